@@ -1,0 +1,17 @@
+"""poisonbench: data poisoning attacks and defenses, measured under one threat model. Imports nothing heavy."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poisonbench.api import own_task as own_task
+    from poisonbench.api import run as run
+
+__all__ = ["own_task", "run"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the Python interface when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'poisonbench' has no attribute {name!r}")
+    return getattr(import_module("poisonbench.api"), name)

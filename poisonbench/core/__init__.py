@@ -1,0 +1,1 @@
+"""Values and protocols: what every other room agrees on."""

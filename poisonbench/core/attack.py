@@ -1,0 +1,119 @@
+"""What an attacker can plug in, and where.
+
+Shape letters: N' rows after poisoning, C clients, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.goals import Goal, NoGoal
+from poisonbench.core.learner import Unchanged, Wrap
+from poisonbench.core.rng import Key
+
+if TYPE_CHECKING:
+    from poisonbench.core.threat import Known
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Poisoned:
+    """A poisoned training set: the clean rows in their order, some of them edited, injected rows behind them.
+
+    Args:
+        data: the rows a defender receives.
+        mask: (N',) bool, the attacker's own account of the rows that are poison; the audit checks it.
+        goal: what the attacker wants.
+    """
+
+    data: Dataset
+    mask: Tensor
+    goal: Goal
+
+
+class DataAttack(Protocol):
+    """An attack on training rows, as a frozen dataclass."""
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return poisoned rows within `known.budget`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Round:
+    """What an attacker on updates sees.
+
+    Args:
+        updates: (C, P) float32, what every client would send if it were honest.
+        visible: (C,) bool, the clients whose updates the attacker sees.
+        malicious: (C,) bool, the clients whose updates the attacker replaces.
+        state: (P,) the global model that the round started from.
+        index: number of the round, from 0.
+        eta: the server's step size.
+    """
+
+    updates: Tensor
+    visible: Tensor
+    malicious: Tensor
+    state: Tensor
+    index: int
+    eta: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Crafted:
+    """Updates (C, P) after the attack, and facts for the record; honest rows stay equal."""
+
+    updates: Tensor
+    facts: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class UpdateAttack(Protocol):
+    """An attack on federated updates, as a frozen dataclass."""
+
+    def craft(self, round: Round, rng: Key) -> Crafted:
+        """Replace the malicious rows of `round.updates`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untouched:
+    """The data attack that does nothing."""
+
+    VERSION: ClassVar[int] = 1
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the clean rows and no goal."""
+        return Poisoned(data=known.rows, mask=torch.zeros(len(known.rows), dtype=torch.bool), goal=NoGoal())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Honest:
+    """The update attack that does nothing."""
+
+    VERSION: ClassVar[int] = 1
+
+    def craft(self, round: Round, rng: Key) -> Crafted:
+        """Return the updates as they came."""
+        return Crafted(updates=round.updates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """One attack: a function for each place where it can act, a null object where it does not.
+
+    Args:
+        data: poisons training rows.
+        update: poisons federated updates.
+        train: for attackers who run the training themselves.
+    """
+
+    data: DataAttack = Untouched()
+    update: UpdateAttack = Honest()
+    train: Wrap = Unchanged()

@@ -1,0 +1,57 @@
+"""Frozen values to tensors and text, and back, without pickle.
+
+A value is a tree of numbers, text, tuples, mappings, tensors and frozen dataclasses of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+
+from torch import Tensor
+
+from poisonbench.core.keys import Canonical
+from poisonbench.core.plugins import find_class
+
+
+def freeze(value: object, tensors: dict[str, Tensor]) -> Canonical:
+    """Write a value as JSON, moving its tensors into `tensors`.
+
+    Raises:
+        TypeError: a value that is none of the above.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous()
+        return {"tensor": name}
+    if isinstance(value, tuple | list):
+        return {"items": [freeze(item, tensors) for item in value]}
+    if isinstance(value, Mapping):
+        return {"mapping": {str(name): freeze(item, tensors) for name, item in value.items()}}
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        held: dict[str, Canonical] = {field.name: freeze(getattr(value, field.name), tensors) for field in fields(value)}
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", "fields": held}
+    raise TypeError(f"cannot store {value!r}: use numbers, text, tensors or frozen dataclasses of them")
+
+
+def thaw(tree: Canonical, tensors: Mapping[str, Tensor], trusted: tuple[str, ...]) -> object:
+    """Rebuild a value; classes are looked up below the `trusted` prefixes only.
+
+    Raises:
+        ConfigError: a class outside those prefixes.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    if "tensor" in tree:
+        return tensors[str(tree["tensor"])]
+    if isinstance(items := tree.get("items"), list):
+        return tuple(thaw(item, tensors, trusted) for item in items)
+    if isinstance(mapping := tree.get("mapping"), dict):
+        return {name: thaw(item, tensors, trusted) for name, item in mapping.items()}
+    held = tree["fields"]
+    assert isinstance(held, dict)
+    kind = find_class(str(tree["class"]), trusted)
+    return kind(**{name: thaw(item, tensors, trusted) for name, item in held.items()})

@@ -1,0 +1,165 @@
+"""Data sets as immutable values, and the task that an experiment starts from.
+
+Shape letters: N rows, C channels, H height, W width, L tokens, D features, R rows touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.errors import DataError
+from poisonbench.core.keys import key, tensor_digest
+
+NO_COLUMNS: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Rows of one split. Read-only by contract: `take`, `edit` and `append` return new values.
+
+    Args:
+        inputs: (N, C, H, W) uint8 pixels, (N, L) int64 token ids with 0 as padding, or (N, D) float32.
+        labels: (N,) int64 in [0, num_classes).
+        ids: (N,) int64 row number in the clean set; injected rows are -1, -2, ... Draws are keyed by it.
+        owners: (N,) int64 contributing client; 0 when central.
+        num_classes: number of answers.
+        extra: further columns, (N, ...) each; every operation treats them alike.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    ids: Tensor
+    owners: Tensor
+    num_classes: int
+    extra: Mapping[str, Tensor] = field(default_factory=lambda: NO_COLUMNS)
+
+    @classmethod
+    def of(cls, inputs: Tensor, labels: Tensor, *, num_classes: int, name: str = "data") -> Dataset:
+        """Check somebody's tensors and number their rows from 0.
+
+        Raises:
+            DataError: wrong shapes or types, labels out of range, values that are not finite.
+        """
+        _check(inputs, labels, num_classes, name)
+        rows = torch.arange(len(labels))
+        return cls(inputs=inputs, labels=labels.to(torch.int64), ids=rows, owners=torch.zeros_like(rows), num_classes=num_classes)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.labels)
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """Every column by name, `inputs` and `labels` first."""
+        return {"inputs": self.inputs, "labels": self.labels, "ids": self.ids, "owners": self.owners, **self.extra}
+
+    def with_columns(self, columns: Mapping[str, Tensor]) -> Dataset:
+        """Return a data set with these columns in place of its own."""
+        fixed = ("inputs", "labels", "ids", "owners")
+        extra = MappingProxyType({name: column for name, column in columns.items() if name not in fixed})
+        inputs, labels, ids, owners = (columns[name] for name in fixed)
+        return dataclasses.replace(self, inputs=inputs, labels=labels, ids=ids, owners=owners, extra=extra)
+
+    def take(self, rows: Tensor) -> Dataset:
+        """Return the rows at these positions, or where a boolean mask holds."""
+        return self.with_columns({name: column[rows] for name, column in self.columns.items()})
+
+    def edit(self, rows: Tensor, *, inputs: Tensor | None = None, labels: Tensor | None = None, **columns: Tensor) -> Dataset:
+        """Return a copy whose rows at positions `rows` (R,) hold new values; columns not named are kept."""
+        given = {"inputs": inputs, "labels": labels, **columns}
+        changed = {name: _put(self.columns[name], rows, values) for name, values in given.items() if values is not None}
+        return self.with_columns(self.columns | changed)
+
+    def append(self, other: Dataset) -> Dataset:
+        """Return these rows followed by those of `other`, which must hold the same columns."""
+        assert self.columns.keys() == other.columns.keys(), "both data sets need the same columns"
+        return self.with_columns({name: torch.cat([column, other.columns[name]]) for name, column in self.columns.items()})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, shapes, dtypes and bytes of every column."""
+        whole = hashlib.sha256(str(self.num_classes).encode())
+        for name, column in self.columns.items():
+            whole.update(f"{name}={tensor_digest(column)};".encode())
+        return whole.hexdigest()
+
+    @property
+    def content(self) -> str:
+        """A data set contributes its content to a key."""
+        return self.digest
+
+
+def _put(column: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    fresh = column.clone()
+    fresh[rows] = values
+    return fresh
+
+
+def _check(inputs: Tensor, labels: Tensor, num_classes: int, name: str) -> None:
+    if labels.ndim != 1 or len(labels) != len(inputs):
+        raise DataError(f"{name}: {len(inputs)} inputs, labels of shape {tuple(labels.shape)}; give one label a row")
+    if len(labels) == 0:
+        raise DataError(f"{name}: no rows; give at least one row a class")
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise DataError(f"{name}: labels are {labels.dtype}; give integers")
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise DataError(f"{name}: label {int(labels[row])} in row {row} is out of range; {num_classes} classes allow 0 to {num_classes - 1}")
+    shapes = {torch.uint8: 4, torch.int64: 2, torch.float32: 2}
+    if shapes.get(inputs.dtype) != inputs.ndim:
+        raise DataError(
+            f"{name}: inputs are {inputs.dtype} of shape {tuple(inputs.shape)}; give uint8 pixels (N, C, H, W), int64 tokens (N, L) or float32 features (N, D)"
+        )
+    if inputs.dtype.is_floating_point and not inputs.isfinite().all():
+        row = int((~inputs.isfinite()).any(1).nonzero()[0])
+        raise DataError(f"{name}: row {row} holds a value that is not finite; drop or mend it")
+
+
+class Codec(Protocol):
+    """Text to tokens and back, for tasks whose inputs are token ids."""
+
+    def encode(self, text: str) -> Tensor:
+        """Return (L,) int64 token ids."""
+        ...
+
+    def decode(self, tokens: Tensor) -> str:
+        """Return the text of (L,) token ids."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """Where an experiment starts: four splits that overlap nowhere.
+
+    Args:
+        name: what tables and records call it.
+        train: the rows an attacker may reach.
+        test: rows for measuring, never for choosing anything.
+        trusted: the defender's clean rows, split off the training rows; may be empty.
+        public: rows that nobody can poison, for extractors; may be empty.
+        class_names: one name a class, or empty.
+        codec: for token inputs.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset
+    trusted: Dataset
+    public: Dataset
+    class_names: tuple[str, ...] = ()
+    codec: Codec | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the four splits."""
+        return key(self.train, self.test, self.trusted, self.public)

@@ -1,0 +1,195 @@
+"""What a defender can plug in, and where.
+
+Shape letters: N rows, M test rows, K classes, R contributions, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.learner import Unchanged, Victim, Wrap
+from poisonbench.core.rng import Key
+
+
+class Fit(Protocol):
+    """Train on rows; another `draw` is another, independent initialisation."""
+
+    def __call__(self, data: Dataset, *, draw: int = 0) -> Victim:
+        """Return the trained victim."""
+        ...
+
+
+class Tune(Protocol):
+    """Train on from a victim."""
+
+    def __call__(self, victim: Victim, data: Dataset, *, epochs: int) -> Victim:
+        """Return the tuned victim; the one given stays as it is."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Means:
+    """The defender's whole world, the twin of the attacker's `Known`.
+
+    Args:
+        trusted: clean rows; may be empty.
+        fit: the undefended recipe.
+        tune: the same recipe, on from a victim.
+        truth: (N,) bool, the poison mask, for plugins that declare NEEDS = {"truth"}; empty for all others.
+    """
+
+    trusted: Dataset
+    fit: Fit
+    tune: Tune
+    truth: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Verdict:
+    """A sanitizer's judgement.
+
+    Args:
+        keep: (N,) bool, the rows to train on.
+        suspicion: (N,) float32, larger is more suspicious.
+    """
+
+    keep: Tensor
+    suspicion: Tensor
+
+
+class Sanitizer(Protocol):
+    """Judges training rows before the victim is trained, as a frozen dataclass."""
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
+        """Return a verdict, or None for no judgement."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Server:
+    """What an aggregator knows beside the contributions.
+
+    Args:
+        round: number of the round, from 0.
+        state: (P,) the model that the contributions start from.
+        malicious: f, the number of malicious contributors to assume.
+        reference: returns (P,), the update on trusted rows; computed only if asked for.
+    """
+
+    round: int
+    state: Tensor
+    malicious: int
+    reference: Callable[[], Tensor]
+
+
+class Aggregator(Protocol):
+    """Makes one of many contributions, as a frozen dataclass."""
+
+    def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
+        """Return (P,) from (R, P)."""
+        ...
+
+
+class Repairer(Protocol):
+    """Mends a trained victim, as a frozen dataclass."""
+
+    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Victim:
+        """Return the mended victim; the one given stays as it is."""
+        ...
+
+
+class Screen(Protocol):
+    """Judges inputs at test time, as a frozen dataclass."""
+
+    def suspicion(self, victim: Victim, inputs: Tensor, means: Means, rng: Key) -> Tensor | None:
+        """Return (M,) float32, larger is more suspicious, or None for no judgement."""
+        ...
+
+
+class Certifier(Protocol):
+    """Proves how much poison an answer withstands, as a frozen dataclass."""
+
+    def certify(self, victim: Victim, test: Dataset) -> Tensor | None:
+        """Return (M,) int64, the radius for each test row, -1 where the answer is already wrong; None for no proof."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepAll:
+    """The sanitizer that judges nothing."""
+
+    VERSION: ClassVar[int] = 1
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
+        """Return no judgement: every row is kept."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """The aggregator that averages."""
+
+    VERSION: ClassVar[int] = 1
+
+    def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
+        """Return the mean contribution."""
+        return rows_RP.mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsTrained:
+    """The repairer that repairs nothing."""
+
+    VERSION: ClassVar[int] = 1
+
+    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Victim:
+        """Return the victim."""
+        return victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassAll:
+    """The screen that lets every input pass."""
+
+    VERSION: ClassVar[int] = 1
+
+    def suspicion(self, victim: Victim, inputs: Tensor, means: Means, rng: Key) -> Tensor | None:
+        """Return no judgement."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCertificate:
+    """The certifier that proves nothing."""
+
+    VERSION: ClassVar[int] = 1
+
+    def certify(self, victim: Victim, test: Dataset) -> Tensor | None:
+        """Return no proof."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense:
+    """One defense: a function for each place where it can act, a null object where it does not.
+
+    Args:
+        sanitize: removes training rows.
+        train: changes the training.
+        aggregate: combines contributions.
+        repair: mends the trained victim.
+        screen: refuses inputs at test time.
+        certify: proves robustness.
+    """
+
+    sanitize: Sanitizer = KeepAll()
+    train: Wrap = Unchanged()
+    aggregate: Aggregator = Mean()
+    repair: Repairer = AsTrained()
+    screen: Screen = PassAll()
+    certify: Certifier = NoCertificate()

@@ -1,0 +1,58 @@
+"""A poisoned data set as what differs from the clean one: small to store, exact to apply.
+
+Shape letters: R edited rows, I injected rows, N' rows after poisoning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.data import Dataset
+from poisonbench.core.goals import Goal
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Delta:
+    """The difference between a clean data set and an audited poisoned one.
+
+    Args:
+        base: digest of the clean data set.
+        rows: (R,) int64, positions of the edited rows.
+        edited: every column's new values for those rows.
+        injected: every column of the (I,) rows behind the clean ones.
+        mask: (N',) bool, the attacker's own account.
+        goal: what the attacker wants.
+    """
+
+    base: str
+    rows: Tensor
+    edited: Mapping[str, Tensor]
+    injected: Mapping[str, Tensor]
+    mask: Tensor
+    goal: Goal
+
+    @classmethod
+    def between(cls, clean: Dataset, poisoned: Poisoned) -> Delta:
+        """Subtract; `poisoned` must have passed the audit, which proves that clean rows kept their order."""
+        old = len(clean)
+        after = poisoned.data.columns
+        changed = [
+            (after[name][:old] != column).flatten(1).any(1) if column.ndim > 1 else after[name][:old] != column for name, column in clean.columns.items()
+        ]
+        rows = torch.stack(changed).any(0).nonzero()[:, 0]
+        edited = {name: column[rows] for name, column in after.items()}
+        injected = {name: column[old:] for name, column in after.items()}
+        return cls(base=clean.digest, rows=rows, edited=edited, injected=injected, mask=poisoned.mask, goal=poisoned.goal)
+
+    def apply(self, clean: Dataset) -> Poisoned:
+        """Add the difference to the data set that it was taken from."""
+        assert clean.digest == self.base, "a delta applies to its own base alone"
+        data = clean.edit(self.rows, **self.edited)
+        if len(self.mask) > len(clean):
+            data = data.append(clean.with_columns(self.injected))
+        return Poisoned(data=data, mask=self.mask, goal=self.goal)

@@ -1,0 +1,36 @@
+"""Errors a user can act on: what was asked, what holds, what to do. Imports nothing heavy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PoisonbenchError(ValueError):
+    """Base of every error that one sentence explains; the command line prints it and exits with 2."""
+
+
+class ConfigError(PoisonbenchError):
+    """A name, a value or a combination of values that cannot be run."""
+
+
+class DataError(PoisonbenchError):
+    """A data set that is missing, damaged or not what its task expects."""
+
+
+class BudgetError(PoisonbenchError):
+    """An attack that did more than its threat allows; raised by the audit alone."""
+
+
+class Incompatible(PoisonbenchError):
+    """A slot that the learner cannot honour; the run ends as a *skipped* record with this reason."""
+
+
+class Diverged(ArithmeticError):
+    """A loss or an update that is not finite; the run ends as a *failed* record that names the step."""
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean ...?" for a word that is not known, with what is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    listed = ", ".join(known) or "nothing"
+    return f"did you mean {near[0]}? known: {listed}" if near else f"known: {listed}"

@@ -1,0 +1,70 @@
+"""Files that are whole or absent: atomic writes, digests, and a file as a value. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from poisonbench.core.errors import DataError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it into place.
+
+    A reader sees the old file or the new one, never a part; a crash leaves at most a hidden temporary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)  # mkstemp makes a file that only its owner may read
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomically(path, lambda temporary: _fill(temporary, text))
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class File:
+    """A file named in a plugin's field: keyed by its content, never by where it lies."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        """Refuse a file that is not there, before any compute."""
+        if not Path(self.path).expanduser().is_file():
+            raise DataError(f"no file at {self.path}; give the path of an existing file")
+
+    @cached_property
+    def content(self) -> str:
+        """The part of a key that this file contributes."""
+        return file_digest(Path(self.path).expanduser())

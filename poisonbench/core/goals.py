@@ -1,0 +1,102 @@
+"""What counts as success for an attacker: which of the K answers serve them, and on which inputs.
+
+Shape letters: M probed rows, K classes (answers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+
+if TYPE_CHECKING:
+    from poisonbench.core.learner import Victim
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Probe:
+    """Inputs on which an attack is judged. ASR is the mean of hit[i, answer_i], R-Acc of answer == truth.
+
+    Args:
+        inputs: (M, ...) in the form of the task's inputs.
+        truth: (M,) int64, the right answer.
+        hit: (M, K) bool, the answers that serve the attacker.
+        answers: candidate answers for victims that do not have classes.
+    """
+
+    inputs: Tensor
+    truth: Tensor
+    hit: Tensor
+    answers: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Count the probed rows."""
+        return len(self.truth)
+
+
+class Goal(Protocol):
+    """The attacker's criterion, apart from the attack, as a frozen dataclass of tensors and numbers."""
+
+    def probe(self, test: Dataset) -> Probe:
+        """Build the inputs to be judged from test rows."""
+        ...
+
+    def measure(self, victim: Victim) -> Mapping[str, float]:
+        """Return figures that are not an argmax; empty where there are none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoGoal:
+    """Nothing is wanted: an empty probe, so that every attack metric is absent."""
+
+    VERSION: ClassVar[int] = 1
+
+    def probe(self, test: Dataset) -> Probe:
+        """Return no rows."""
+        return Probe(inputs=test.inputs[:0], truth=test.labels[:0], hit=torch.zeros(0, test.num_classes, dtype=torch.bool))
+
+    def measure(self, victim: Victim) -> Mapping[str, float]:
+        """Return nothing."""
+        return {}
+
+
+class Trigger(Protocol):
+    """A change of inputs that the attacker can make at test time, as a frozen dataclass."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return triggered copies of (M, C, H, W) uint8 inputs, same shape and dtype."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Backdoor:
+    """Triggered rows are to be answered with the label that the attacker wishes for their true label.
+
+    Only rows whose true label is not the wished one are probed: a clean model answers the others "with
+    the target" without any attack, which some published code counts as success.
+
+    Args:
+        trigger: what is stamped on test rows.
+        wish: (K,) int64, the wished answer for each true label.
+    """
+
+    VERSION: ClassVar[int] = 1
+    trigger: Trigger
+    wish: Tensor
+
+    def probe(self, test: Dataset) -> Probe:
+        """Stamp every test row whose label is not already the wished one."""
+        wished = self.wish[test.labels]
+        rows = (wished != test.labels).nonzero()[:, 0]
+        hit = torch.nn.functional.one_hot(wished[rows], test.num_classes).bool()
+        return Probe(inputs=self.trigger(test.inputs[rows]), truth=test.labels[rows], hit=hit)
+
+    def measure(self, victim: Victim) -> Mapping[str, float]:
+        """Return nothing: an argmax says it all."""
+        return {}

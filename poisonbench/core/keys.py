@@ -1,0 +1,63 @@
+"""What a value is, as text: the canonical form behind every store key and every record.
+
+A plugin contributes its class path, its VERSION and its fields; a data set contributes its content, not
+its recipe, so that two recipes that give equal bytes share work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TypeAlias
+
+import torch
+
+Canonical: TypeAlias = "bool | int | float | str | list[Canonical] | dict[str, Canonical] | None"
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Return the SHA-256 of a tensor's shape, dtype and bytes."""
+    whole = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tuple(whole.shape)}{whole.dtype}".encode())
+    digest.update(whole.flatten().view(torch.uint8).numpy().data if whole.numel() else b"")
+    return digest.hexdigest()
+
+
+def canonical(value: object) -> Canonical:
+    """Write a value as JSON with one spelling.
+
+    A value with a `content` attribute (a file, somebody's own module) is that content. A field with
+    `metadata={"spec": False}` says where work is done, not what is done, and is left out.
+
+    Raises:
+        TypeError: a value whose identity cannot be written down, such as a lambda.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.Tensor):
+        return {"tensor": tensor_digest(value)}
+    if isinstance(value, Mapping):
+        return {str(name): canonical(value[name]) for name in sorted(value)}
+    if isinstance(value, tuple | list):
+        return [canonical(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plugin(value)
+    raise TypeError(f"cannot write {value!r} into a key: use numbers, text, tensors or frozen dataclasses of them")
+
+
+def _plugin(value: object) -> dict[str, Canonical]:
+    kind = type(value)
+    head: dict[str, Canonical] = {"class": f"{kind.__module__}.{kind.__qualname__}", "version": getattr(kind, "VERSION", 1)}
+    if hasattr(value, "content"):
+        return head | {"content": canonical(value.content)}
+    assert is_dataclass(value)
+    spec = [field.name for field in fields(value) if field.metadata.get("spec", True)]
+    return head | {name: canonical(getattr(value, name)) for name in spec}
+
+
+def key(*parts: object) -> str:
+    """Return the SHA-256, in hexadecimal, of the canonical form of `parts`."""
+    text = json.dumps(canonical(parts), sort_keys=True, separators=(",", ":"), allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()

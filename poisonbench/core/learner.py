@@ -1,0 +1,191 @@
+"""How a model comes out of data: the protocols of learners, victims and training steps.
+
+Shape letters: N rows, M test rows, B rows of a batch, K classes, D features, R contributions, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.rng import Key
+
+if TYPE_CHECKING:
+    from poisonbench.core.attack import UpdateAttack
+    from poisonbench.core.defense import Aggregator
+
+
+class Victim(Protocol):
+    """A trained model that answers. Tensors come in and go out on the CPU."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What the training found out about itself (epochs, epsilon, ...), as JSON values."""
+        ...
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The differentiable model from pixels 0..255 to (M, K) scores, normalisation inside; None if there is none."""
+        ...
+
+    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return (M, K) float32; the largest is the answer."""
+        ...
+
+    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
+        """Return (M, D) float32 representations."""
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return all that `Learner.restore` needs, as CPU tensors."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Combine:
+    """How the contributions of many become one; the learners that have only one contributor ignore it.
+
+    Args:
+        craft: what malicious contributors send.
+        aggregate: what the server makes of all contributions.
+        malicious: (M,) int64 contributors under the attacker's hand.
+    """
+
+    craft: UpdateAttack
+    aggregate: Aggregator
+    malicious: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """Rows of one training step, after augmentation, on the learner's device.
+
+    Args:
+        inputs: (B, C, H, W) float32 in 0..255, or (B, D) float32.
+        labels: (B,) int64.
+        ids: (B,) int64 row ids.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Moment:
+    """Where in a training a step stands.
+
+    Args:
+        module: the model in training.
+        epoch: passes completed.
+        step: steps completed, over all epochs.
+        rng: the stream of this step alone.
+    """
+
+    module: nn.Module
+    epoch: int
+    step: int
+    rng: Key
+
+
+class Step(Protocol):
+    """One turn of the training loop, in four places where an attack or a defense may act. Steps chain."""
+
+    def sample(self, batches: Iterable[Tensor], rows: int, rng: Key) -> Iterable[Tensor]:
+        """Return the row positions of each step of one epoch; `batches` is the plan so far."""
+        ...
+
+    def batch(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the batch to train on."""
+        ...
+
+    def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
+        """Return (B,) losses from (B,) losses; their mean is minimised."""
+        ...
+
+    def update(self, moment: Moment) -> None:
+        """Act between the backward pass and the optimiser, on the gradients of `moment.module`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainStep:
+    """The step that changes nothing; the base of those that change one place."""
+
+    VERSION: ClassVar[int] = 1
+
+    def sample(self, batches: Iterable[Tensor], rows: int, rng: Key) -> Iterable[Tensor]:
+        """Keep the plan."""
+        return batches
+
+    def batch(self, batch: Batch, moment: Moment) -> Batch:
+        """Keep the batch."""
+        return batch
+
+    def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
+        """Keep the losses."""
+        return losses
+
+    def update(self, moment: Moment) -> None:
+        """Keep the gradients."""
+
+
+class Learner(Protocol):
+    """A training recipe, as a frozen dataclass: the same data, combine and rng give the same victim."""
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """The slots that this learner honours, such as "attack.train" or "defense.aggregate"."""
+        ...
+
+    @property
+    def runtime(self) -> Mapping[str, str | int]:
+        """Device type, threads and versions: bits may differ between them, so they are part of every fit key."""
+        ...
+
+    def check(self, data: Dataset) -> None:
+        """Raise ConfigError for data that this recipe cannot train on; cheap, and asked before any compute."""
+        ...
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
+        """Train from scratch, or on from `start`."""
+        ...
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
+        """Train one victim a part; no part sees another's rows."""
+        ...
+
+    def with_step(self, step: Step) -> Learner:
+        """Return this recipe with one more step in its chain."""
+        ...
+
+    def with_epochs(self, epochs: int) -> Learner:
+        """Return this recipe with another number of passes over the data."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], facts: Mapping[str, object], like: Dataset) -> Victim:
+        """Rebuild a victim from its state; `like` gives the shape of inputs and the number of classes."""
+        ...
+
+
+Wrap: TypeAlias = Callable[[Learner], Learner]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unchanged:
+    """The wrap that returns the learner as it is."""
+
+    VERSION: ClassVar[int] = 1
+
+    def __call__(self, learner: Learner) -> Learner:
+        """Return the learner."""
+        return learner
+
+
+def fit_each(learner: Learner, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> list[Victim]:
+    """Train one victim a part, one after the other: the default of `Learner.fit_many`."""
+    return [learner.fit(part, combine, rng) for part, rng in zip(parts, rngs, strict=True)]

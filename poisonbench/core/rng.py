@@ -1,0 +1,112 @@
+"""Random numbers as a value: a key goes in, the same numbers come out, whoever else draws.
+
+Shape letters: N rows, R draws per row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    """Write an unsigned 64-bit word as the int64 with the same bits."""
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_FIRST = _signed(0xBF58476D1CE4E5B9)
+_SECOND = _signed(0x94D049BB133111EB)
+
+
+def _shifted(words: Tensor, bits: int) -> Tensor:
+    """Shift right without the sign (torch has no unsigned 64-bit arithmetic)."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """Finalise int64 counters as splitmix64 does (Steele, Lea, Flood, OOPSLA 2014)."""
+    words = (words ^ _shifted(words, 30)) * _FIRST
+    words = (words ^ _shifted(words, 27)) * _SECOND
+    return words ^ _shifted(words, 31)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A node of the tree of random streams.
+
+    Args:
+        digest: 64 hexadecimal digits; use `Key.root` and `child`.
+    """
+
+    digest: str
+
+    @classmethod
+    def root(cls, seed: int) -> Key:
+        """Return the key of a whole run."""
+        return cls(hashlib.sha256(f"poisonbench/{seed}".encode()).hexdigest())
+
+    def child(self, name: str) -> Key:
+        """Return the stream called `name`; siblings never move each other."""
+        return Key(hashlib.sha256(f"{self.digest}/{name}".encode()).hexdigest())
+
+    @property
+    def seed(self) -> int:
+        """A non-negative 63-bit seed for other people's generators."""
+        return int(self.digest[:16], 16) >> 1
+
+    def torch(self, device: str = "cpu") -> torch.Generator:
+        """Return a fresh torch generator; two calls give two generators in the same state."""
+        return torch.Generator(device=device).manual_seed(self.seed)
+
+    def numpy(self) -> np.random.Generator:
+        """Return a fresh numpy generator."""
+        return np.random.default_rng(self.seed)
+
+    def per_row(self, ids_N: Tensor, epoch: int = 0, draws: int = 1) -> Tensor:
+        """Draw uniform numbers that depend on (key, row id, epoch) and on nothing else.
+
+        Batch size, order, device and the other rows change nothing: a row keeps its draws when another
+        row is inserted or deleted.
+
+        Args:
+            ids_N: (N,) int64 row ids, on any device.
+            epoch: pass over the data.
+            draws: R, numbers per row.
+
+        Returns:
+            (N, R) float64 in [0, 1), on the device of `ids_N`.
+        """
+        rows = _mixed(_mixed(ids_N.to(torch.int64) * _GOLDEN + self.seed) + epoch)
+        steps = torch.arange(1, draws + 1, device=ids_N.device, dtype=torch.int64) * _GOLDEN
+        return _shifted(_mixed(rows[:, None] + steps[None]), 11).to(torch.float64) / (1 << 53)
+
+    def pick(self, ids_N: Tensor, count: int) -> Tensor:
+        """Choose `count` of the rows, uniformly, without replacement.
+
+        Choices are nested: the rows of a smaller count are among those of a larger one, so that a curve
+        over poison rates adds rows instead of exchanging them.
+
+        Returns:
+            (count,) int64 positions in `ids_N`, ascending.
+        """
+        assert count <= len(ids_N), f"{count} of {len(ids_N)} rows"
+        order = self.per_row(ids_N)[:, 0].argsort(stable=True)
+        return order[:count].sort().values
+
+
+@contextmanager
+def seeded(key: Key) -> Iterator[None]:
+    """Run a block with torch's global generators seeded from `key`, and put them back afterwards.
+
+    For initialisers and dropout, which take no generator.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(key.seed)
+        yield

@@ -1,0 +1,112 @@
+"""What an attacker may do and what an attacker knows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset, Task
+from poisonbench.core.defense import Fit, Tune
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much an attacker may change. An attack reads it; the audit enforces it.
+
+    Args:
+        rate: poisoned rows / clean training rows, in [0, 1]; also for clean-label attacks.
+        count: poisoned rows, instead of `rate`.
+        norm: how a change of one row is measured: "linf" or "l2" over 0..255, "tokens" changed; None is free.
+        limit: the largest change of one row in that norm.
+        relabel: labels may change; False is a clean-label threat.
+        inject: rows may be added.
+        clients: share of malicious clients, in [0, 1].
+    """
+
+    VERSION: ClassVar[int] = 1
+    rate: float = 0.05
+    count: int | None = None
+    norm: Literal["linf", "l2", "tokens"] | None = None
+    limit: float | None = None
+    relabel: bool = True
+    inject: bool = False
+    clients: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if not 0 <= self.rate <= 1:
+            raise ConfigError(f"threat.budget.rate={self.rate}: a poison rate lies in [0, 1]; 0.05 is 5 %")
+        if not 0 <= self.clients <= 1:
+            raise ConfigError(f"threat.budget.clients={self.clients}: a share of clients lies in [0, 1]")
+        if self.count is not None and self.count < 0:
+            raise ConfigError(f"threat.budget.count={self.count}: a number of rows is 0 or more")
+        if (self.norm is None) != (self.limit is None):
+            raise ConfigError(f"threat.budget.norm={self.norm} with limit={self.limit}: set both or neither")
+        if self.limit is not None and not 0 <= self.limit < math.inf:
+            raise ConfigError(f"threat.budget.limit={self.limit}: a limit is finite and 0 or more")
+
+    def rows(self, clean: int) -> int:
+        """Return how many of `clean` rows may be poisoned: never more than the rate says.
+
+        Raises:
+            ConfigError: the budget is above zero and still selects no row.
+        """
+        if self.count is not None:
+            return self.count
+        allowed = math.floor(self.rate * clean + 1e-9)
+        if self.rate > 0 and allowed == 0:
+            raise ConfigError(f"threat.budget.rate={self.rate} of {clean} rows selects none; give at least {math.ceil(1e6 / clean) / 1e6:g}, or 0")
+        return allowed
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Known:
+    """The attacker's whole world.
+
+    Args:
+        rows: the clean training rows.
+        writable: (N,) bool, the rows that the attacker may change.
+        budget: how much may change.
+        public: rows that nobody can poison.
+        fit: trains the attacker's surrogate; its seeds are never the victim's.
+        tune: trains on from a surrogate.
+    """
+
+    rows: Dataset
+    writable: Tensor
+    budget: Budget
+    public: Dataset
+    fit: Fit
+    tune: Tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What the attacker knows and may do.
+
+    Args:
+        budget: how much may change.
+        surrogate: the attacker's guess of the victim's learner.
+    """
+
+    VERSION: ClassVar[int] = 1
+    budget: Budget
+    surrogate: Learner
+
+    def malicious(self, data: Dataset) -> Tensor:
+        """Return the (M,) malicious clients: the first of them, as many as the budget says."""
+        clients = int(data.owners.max()) + 1
+        return torch.arange(math.floor(self.budget.clients * clients + 1e-9))
+
+    def reveal(self, task: Task, fit: Fit, tune: Tune) -> Known:
+        """Show the task to the attacker, as far as this threat goes."""
+        owned = torch.isin(task.train.owners, self.malicious(task.train))
+        everywhere = torch.ones(len(task.train), dtype=torch.bool)
+        writable = owned if self.budget.clients else everywhere
+        return Known(rows=task.train, writable=writable, budget=self.budget, public=task.public, fit=fit, tune=tune)

@@ -1,0 +1,111 @@
+import dataclasses
+
+import pytest
+import torch
+
+from poisonbench.core.attack import Crafted, Poisoned, Round
+from poisonbench.core.audit import audit, audit_round, change
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import BudgetError, ConfigError
+from poisonbench.core.goals import NoGoal
+from poisonbench.core.threat import Budget
+
+EVERYWHERE = torch.ones(10, dtype=torch.bool)
+
+
+def clean() -> Dataset:
+    return Dataset.of(torch.full((10, 1, 2, 2), 100, dtype=torch.uint8), torch.arange(10) % 2, num_classes=2)
+
+
+def poisoned(data: Dataset, *rows: int) -> Poisoned:
+    mask = torch.zeros(len(data), dtype=torch.bool)
+    mask[list(rows)] = True
+    return Poisoned(data=data, mask=mask, goal=NoGoal())
+
+
+def bright(data: Dataset, *rows: int, by: int = 50) -> Dataset:
+    chosen = torch.tensor(rows)
+    return data.edit(chosen, inputs=data.inputs[chosen] + by)
+
+
+def test_an_attack_within_its_budget_passes():
+    data = clean()
+    audit(data, poisoned(bright(data, 1, 3), 1, 3), Budget(rate=0.2), EVERYWHERE)
+    audit(data, poisoned(data), Budget(rate=0.0), EVERYWHERE)
+
+
+CHEATS = {
+    "rows changed outside the mask": lambda d: (poisoned(bright(d, 1), 2), Budget(rate=0.5)),
+    "3 poisoned rows; threat.budget.rate=0.2 of 10 allows 2": lambda d: (poisoned(bright(d, 1, 2, 3), 1, 2, 3), Budget(rate=0.2)),
+    "count=1 allows 1": lambda d: (poisoned(bright(d, 1, 2), 1, 2), Budget(count=1)),
+    "labels changed, but threat.budget.relabel=false": lambda d: (
+        poisoned(d.edit(torch.tensor([1]), labels=torch.tensor([0])), 1),
+        Budget(rate=0.5, relabel=False),
+    ),
+    "changed by 50 in linf": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="linf", limit=49.0)),
+    "changed by 100 in l2": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="l2", limit=99.0)),
+    "changed by 4 in tokens": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="tokens", limit=3.0)),
+    "vanished or moved": lambda d: (poisoned(d.take(torch.arange(9))), Budget()),
+    "out of range": lambda d: (poisoned(d.edit(torch.tensor([1]), labels=torch.tensor([2])), 1), Budget(rate=0.5)),
+    "classes after poisoning": lambda d: (poisoned(dataclasses.replace(d, num_classes=3)), Budget()),
+    "another type or shape": lambda d: (poisoned(d.with_columns({**d.columns, "inputs": d.inputs.float()})), Budget()),
+    "owners changed": lambda d: (poisoned(d.edit(torch.tensor([1]), owners=torch.tensor([1])), 1), Budget(rate=0.5)),
+    "rows injected, but": lambda d: (poisoned(injected(d), 10), Budget(rate=0.5)),
+    "must be marked as poison": lambda d: (poisoned(injected(d)), Budget(rate=0.5, inject=True)),
+    "distinct negative ids": lambda d: (poisoned(d.append(d.take(torch.tensor([0]))), 10), Budget(rate=0.5, inject=True)),
+    "the mask is": lambda d: (Poisoned(data=d, mask=torch.zeros(3, dtype=torch.bool), goal=NoGoal()), Budget()),
+}
+
+
+def injected(data: Dataset) -> Dataset:
+    return data.append(data.take(torch.tensor([0])).edit(torch.tensor([0]), ids=torch.tensor([-1])))
+
+
+@pytest.mark.parametrize("says", CHEATS)
+def test_every_way_to_cheat_is_caught(says):
+    data = clean()
+    attempt, budget = CHEATS[says](data)
+    with pytest.raises(BudgetError, match=says):
+        audit(data, attempt, budget, EVERYWHERE)
+
+
+def test_rows_that_the_attacker_does_not_own_are_out_of_bounds():
+    data = clean()
+    writable = torch.arange(10) < 5
+    audit(data, poisoned(bright(data, 1), 1), Budget(rate=0.5), writable)
+    with pytest.raises(BudgetError, match="does not own"):
+        audit(data, poisoned(bright(data, 7), 7), Budget(rate=0.5), writable)
+
+
+def test_a_change_downwards_counts_like_one_upwards():
+    before, after = torch.tensor([[10, 0]], dtype=torch.uint8), torch.tensor([[0, 3]], dtype=torch.uint8)
+    assert change(after, before, "linf").item() == 10
+    assert change(after, before, "l2").item() == pytest.approx(109**0.5)
+    assert change(after, before, "tokens").item() == 2
+
+
+def test_a_budget_never_allows_more_than_its_rate_and_never_selects_nothing_silently():
+    assert Budget(rate=0.06).rows(600) == 36
+    assert Budget(rate=0.05).rows(1365) == 68
+    assert Budget(rate=0.0).rows(600) == 0
+    assert Budget(count=5).rows(600) == 5
+    with pytest.raises(ConfigError, match=r"selects none; give at least 0\.001667"):
+        Budget(rate=0.001).rows(600)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rate": 1.5}, {"rate": -0.1}, {"rate": float("nan")}, {"count": -1}, {"clients": 2.0}, {"norm": "linf"}, {"norm": "l2", "limit": -1.0}]
+)
+def test_budgets_that_mean_nothing_are_refused(fields):
+    with pytest.raises(ConfigError, match=r"threat\.budget"):
+        Budget(**fields)
+
+
+def test_the_update_of_an_honest_client_stays_equal():
+    updates, malicious = torch.ones(3, 2), torch.tensor([True, False, False])
+    round_ = Round(updates=updates, visible=malicious, malicious=malicious, state=torch.zeros(2), index=0, eta=1.0)
+    audit_round(round_, Crafted(updates=torch.cat([-updates[:1], updates[1:]])))
+    with pytest.raises(BudgetError, match="honest client"):
+        audit_round(round_, Crafted(updates=-updates))
+    with pytest.raises(BudgetError, match="shape"):
+        audit_round(round_, Crafted(updates=updates[:2]))

@@ -1,0 +1,49 @@
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+import torch
+
+from poisonbench.core.files import File
+from poisonbench.core.keys import canonical, key
+
+
+@dataclass(frozen=True)
+class Plugin:
+    VERSION: ClassVar[int] = 1
+    size: int = 3
+    where: str = field(default="here", metadata={"spec": False})
+
+
+def test_a_plugin_is_its_class_version_and_fields():
+    assert canonical(Plugin()) == {"class": f"{__name__}.Plugin", "version": 1, "size": 3}
+
+
+def test_a_new_version_or_value_is_another_key_and_a_place_is_not(monkeypatch):
+    before = key(Plugin())
+    assert key(Plugin(size=4)) != before
+    assert key(Plugin(where="there")) == before
+    monkeypatch.setattr(Plugin, "VERSION", 2)
+    assert key(Plugin()) != before
+
+
+def test_keys_do_not_depend_on_the_order_of_a_mapping():
+    assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
+
+
+def test_tensors_are_told_apart_by_shape_type_and_bytes():
+    tensors = [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.float64), torch.tensor([0.0, 0, 0, 1]), torch.zeros(0)]
+    assert len({key(tensor) for tensor in tensors}) == len(tensors)
+    assert key(torch.arange(6).reshape(2, 3).T) == key(torch.arange(6).reshape(2, 3).T.contiguous())
+
+
+def test_a_file_is_its_content_not_its_path(tmp_path):
+    for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).write_text(text)
+    one, same, other = (key(File(str(tmp_path / name))) for name in "abc")
+    assert one == same != other
+
+
+def test_a_value_without_identity_is_refused():
+    with pytest.raises(TypeError, match="cannot write"):
+        key(lambda: None)
