@@ -1,0 +1,107 @@
+"""One formula each, for every attack and every defense: a victim gives scores, a goal says which answers serve it.
+
+A figure that does not apply is absent, never 0. Fractions lie in [0, 1].
+Shape letters: M test rows, K classes, N training rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Verdict
+from poisonbench.core.goals import Probe
+
+SCREEN_FPR = 0.05
+
+
+def accuracy(scores_MK: Tensor, labels_M: Tensor) -> float:
+    """Return C-Acc: the share of rows whose answer is right."""
+    return _mean(scores_MK.argmax(1) == labels_M)
+
+
+def success(scores_MK: Tensor, probe: Probe) -> dict[str, float]:
+    """Return ASR, the share of answers that serve the attacker, and R-Acc, the share that is right all the same."""
+    if len(probe) == 0:
+        return {}
+    answers = scores_MK.argmax(1)
+    hits = probe.hit.gather(1, answers[:, None])[:, 0]
+    return {"asr": _mean(hits), "r_acc": _mean(answers == probe.truth)}
+
+
+def hits(scores_MK: Tensor, probe: Probe) -> int:
+    """Count the answers that serve the attacker."""
+    return int(probe.hit.gather(1, scores_MK.argmax(1)[:, None]).sum())
+
+
+def filtering(verdict: Verdict | None, mask_N: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """Judge a filter by the attacker's own account of what is poison.
+
+    Returns:
+        "removed" rows; "fpr", the share of clean rows that were removed; with poison also "tpr", "auroc_all"
+        (the suspicion of poisoned against clean rows) and "auroc_in_class" (the same within each class that
+        holds both, weighted by its poisoned rows).
+    """
+    if verdict is None:
+        return {}
+    removed, clean = ~verdict.keep, ~mask_N
+    figures: dict[str, float] = {"removed": int(removed.sum())}
+    if clean.any():
+        figures["fpr"] = _mean(removed[clean])
+    if not mask_N.any():
+        return figures
+    figures["tpr"] = _mean(removed[mask_N])
+    if clean.any():
+        figures["auroc_all"] = auroc(verdict.suspicion, mask_N)
+    mixed = [rows for label in labels_N.unique() if mask_N[rows := labels_N == label].any() and clean[rows].any()]
+    weights = [int(mask_N[rows].sum()) for rows in mixed]
+    if mixed:
+        inside = [auroc(verdict.suspicion[rows], mask_N[rows]) for rows in mixed]
+        figures["auroc_in_class"] = sum(w * a for w, a in zip(weights, inside, strict=True)) / sum(weights)
+    return figures
+
+
+def screening(scores: Mapping[str, Tensor], suspicion: Mapping[str, Tensor], test: Dataset, probe: Probe) -> dict[str, float]:
+    """Judge a screen that refuses inputs above the 5 % quantile of the trusted rows.
+
+    A refused clean row counts as wrong, a refused probe as no success.
+
+    Args:
+        scores: "test" and "probe" (M, K).
+        suspicion: "trusted", "test" and "probe" (M,).
+        test: the clean rows.
+        probe: the attacker's rows.
+    """
+    threshold = torch.quantile(suspicion["trusted"], 1 - SCREEN_FPR)
+    passed = {name: values <= threshold for name, values in suspicion.items()}
+    figures = {"fpr": _mean(~passed["test"]), "c_acc": _mean((scores["test"].argmax(1) == test.labels) & passed["test"])}
+    if len(probe):
+        poisoned = torch.cat([torch.zeros(len(test)), torch.ones(len(probe))]).bool()
+        figures["auroc"] = auroc(torch.cat([suspicion["test"], suspicion["probe"]]), poisoned)
+        served = probe.hit.gather(1, scores["probe"].argmax(1)[:, None])[:, 0]
+        figures["asr"] = _mean(served & passed["probe"])
+    return figures
+
+
+def certified(radii_M: Tensor) -> dict[str, object]:
+    """Return certified accuracy at radius 0, 1, ... and the largest radius at which it is at least 0.5.
+
+    The list ends at the first radius that no row reaches. Some published code counts its median one higher.
+    """
+    curve = [_mean(radii_M >= radius) for radius in range(int(radii_M.max()) + 2)]
+    held = [radius for radius, share in enumerate(curve) if share >= 0.5]
+    return {"certified": curve} | ({"median_radius": held[-1]} if held else {})
+
+
+def auroc(suspicion_N: Tensor, positive_N: Tensor) -> float:
+    """Return the area under the ROC curve; ties count one half."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive_N.numpy(), suspicion_N.numpy()))
+
+
+def _mean(claims: Tensor) -> float:
+    return int(claims.sum()) / claims.numel()

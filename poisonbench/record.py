@@ -1,0 +1,132 @@
+"""One JSON file a run: what was asked, what came out, what it cost, where it ran. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from poisonbench.core.errors import DataError
+from poisonbench.core.files import write_text
+
+SCHEMA = 1
+Status = Literal["done", "skipped", "failed"]
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "opacus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run, as it is written to disk.
+
+    Args:
+        spec: what was asked: attack, defense, task, net, learner, threat, seed.
+        status: "done", "skipped" (the learner cannot honour a slot) or "failed".
+        reason: why it was skipped or failed.
+        command: what repeats it.
+        metrics: the defended victim's figures.
+        undefended: the same without the defense.
+        baseline: the same probe on a victim trained on clean rows.
+        counts: absolute numbers behind the fractions.
+        curves: figures over rounds or epochs.
+        facts: what trainings found out about themselves.
+        keys: where the poison and the victims lie in the store.
+        cost: seconds a stage and peak memory.
+        provenance: digests, versions, device, threads, commit.
+    """
+
+    spec: Mapping[str, object]
+    status: Status = "done"
+    reason: str = ""
+    command: str = ""
+    metrics: Mapping[str, object] = field(default_factory=dict)
+    undefended: Mapping[str, object] = field(default_factory=dict)
+    baseline: Mapping[str, object] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    curves: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    cost: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Name of the file: what was asked and on which kind of device."""
+        return _digest({"spec": self.spec, "device": self.provenance.get("device", "")})[:16]
+
+    @property
+    def result_digest(self) -> str:
+        """SHA-256 of all but cost and provenance: two runs with this digest in common agree to the bit."""
+        told = ("cost", "provenance", "command")
+        return _digest({name: value for name, value in dataclasses.asdict(self).items() if name not in told})
+
+    def write(self, folder: Path) -> Path:
+        """Write the record into `folder`, whole or not at all, and return where it lies."""
+        whole = {"schema": SCHEMA, **dataclasses.asdict(self), "result_digest": self.result_digest}
+        path = folder / f"{self.key}.json"
+        write_text(path, json.dumps(_finite(whole), indent=1, allow_nan=False) + "\n")
+        return path
+
+
+def read(path: Path) -> Record:
+    """Read a record and check it against its own digest.
+
+    Raises:
+        DataError: no such file, no record, or one that was changed by hand.
+    """
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        schema, digest = whole.pop("schema"), whole.pop("result_digest")
+        record = Record(**whole)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is not a record of poisonbench ({type(error).__name__}: {error})") from error
+    if schema != SCHEMA:
+        raise DataError(f"{path} has schema {schema}; this version reads {SCHEMA}")
+    if record.result_digest != digest:
+        raise DataError(f"{path} does not agree with its own digest; it was changed after it was written")
+    return record
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(_finite(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finite(value: object) -> object:
+    """Write what JSON has no number for as text, and tuples as lists."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def provenance() -> dict[str, object]:
+    """Return versions and the commit; `dirty` ignores `results/`, which runs themselves write."""
+    versions = {"python": platform.python_version()}
+    for package in ("poisonbench", *PACKAGES):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = _git("rev-parse", "HEAD")
+    dirty = bool(_git("status", "--porcelain", "--", ":!results"))
+    return {"versions": versions, "commit": commit, "dirty": dirty, "machine": platform.machine()}
+
+
+def _git(*words: str) -> str:
+    home = Path(__file__).parent.parent
+    try:
+        done = subprocess.run(["git", "-C", str(home), *words], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,28 @@
+"""Intervals for figures over seeds. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    """A mean and the half-width of its 95 % interval; no half-width for fewer than two values."""
+
+    mean: float
+    half: float | None
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Return the mean and the half-width of its 95 % Student-t interval.
+
+    A percentile bootstrap over three seeds covers about 74 % where it says 95 %; Student's t keeps its word.
+    """
+    from scipy.stats import t
+
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Interval(mean, None)
+    return Interval(mean, float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values)))

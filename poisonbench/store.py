@@ -1,0 +1,111 @@
+"""The store: every costly value is computed once and found again by what it is made of.
+
+A value lies in two files, `<stage>-<key>.safetensors` and, beside it, the SHA-256 of its bytes and the seconds
+it took, each written whole. A damaged file is reported and recomputed, never trusted. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, cast
+
+import safetensors.torch
+from safetensors import safe_open
+from torch import Tensor
+
+from poisonbench.core.codec import freeze, thaw
+from poisonbench.core.files import file_digest, write_atomically, write_text
+from poisonbench.core.keys import Canonical, key
+from poisonbench.core.plugins import OWN
+from poisonbench.core.progress import labelled
+
+log = logging.getLogger("poisonbench")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One value asked of the store.
+
+    Args:
+        stage: what was asked for, such as "fit undefended".
+        key: the key it lies under.
+        seconds: what it cost when it was made.
+        made: it was made now, not found.
+    """
+
+    stage: str
+    key: str
+    seconds: float
+    made: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A folder of values.
+
+    Args:
+        root: the folder; made when the first value is kept.
+        trusted: prefixes of classes that may be rebuilt from files.
+        visits: all that was asked for, in order.
+    """
+
+    root: Path
+    trusted: tuple[str, ...] = OWN
+    visits: list[Visit] = field(default_factory=list)
+
+    def memo(self, stage: str, parts: tuple[object, ...], make: Callable[[], T], *, label: str = "") -> T:
+        """Return the value made of `parts`, from disk where it lies there, else from `make`.
+
+        What is returned is always what the files hold, so the first run and every later one see the same value.
+
+        Args:
+            stage: the kind of value; a part of its key.
+            parts: all that the value depends on.
+            make: computes it; its result is a tree of frozen dataclasses, tensors and numbers.
+            label: which of several values of this kind, for logs and progress.
+        """
+        name = f"{stage}-{key(stage, *parts)[:24]}"
+        title = f"{stage} {label}".strip()
+        found = self._load(name)
+        if found is not None:
+            value, seconds = found
+            log.info("%s: from the store (%s)", title, name)
+            self.visits.append(Visit(stage=title, key=name, seconds=seconds, made=False))
+            return cast("T", value)
+        start = time.perf_counter()
+        with labelled(title):
+            fresh = make()
+        seconds = time.perf_counter() - start
+        self._keep(name, fresh, seconds)
+        log.info("%s: made in %.1f s (%s)", title, seconds, name)
+        self.visits.append(Visit(stage=title, key=name, seconds=seconds, made=True))
+        again = self._load(name)
+        assert again is not None, f"{name} was written and cannot be read"
+        return cast("T", again[0])
+
+    def _keep(self, name: str, value: object, seconds: float) -> None:
+        tensors: dict[str, Tensor] = {}
+        tree = json.dumps(freeze(value, tensors))
+        path = self.root / f"{name}.safetensors"
+        write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, {"tree": tree}))
+        write_text(path.with_suffix(".sha256"), f"{file_digest(path)} {seconds:.6f}\n")
+
+    def _load(self, name: str) -> tuple[object, float] | None:
+        path = self.root / f"{name}.safetensors"
+        beside = path.with_suffix(".sha256")
+        if not (path.is_file() and beside.is_file()):
+            return None
+        digest, _, seconds = beside.read_text(encoding="utf-8").strip().partition(" ")
+        if file_digest(path) != digest:
+            log.warning("%s is damaged (its SHA-256 differs); it is made again", path)
+            return None
+        with safe_open(path, framework="pt") as file:
+            tree: Canonical = json.loads(file.metadata()["tree"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        return thaw(tree, tensors, self.trusted), float(seconds)

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from poisonbench import metrics
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Verdict
+from poisonbench.core.goals import Probe
+
+ANSWERS = torch.eye(3)[[0, 0, 1, 2]]  # four rows answered 0, 0, 1, 2
+
+
+def probe() -> Probe:
+    return Probe(inputs=torch.zeros(4, 1), truth=torch.tensor([1, 2, 1, 2]), hit=torch.eye(3)[[0, 0, 0, 0]].bool())
+
+
+def test_asr_counts_answers_that_serve_and_r_acc_answers_that_are_right():
+    assert metrics.success(ANSWERS, probe()) == {"asr": 0.5, "r_acc": 0.5}
+    assert metrics.hits(ANSWERS, probe()) == 2
+
+
+def test_an_empty_probe_gives_no_figures():
+    nothing = Probe(inputs=torch.zeros(0, 1), truth=torch.zeros(0, dtype=torch.int64), hit=torch.zeros(0, 3, dtype=torch.bool))
+    assert metrics.success(torch.zeros(0, 3), nothing) == {}
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    assert metrics.accuracy(ANSWERS, torch.tensor([0, 1, 1, 1])) == 0.5
+
+
+def test_a_filter_is_judged_within_the_classes_that_hold_poison():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    mask = torch.tensor([True, True, False, False, False, False])
+    suspicion = torch.tensor([0.9, 0.3, 0.5, 0.1, 1.0, 1.0])
+    verdict = Verdict(keep=torch.tensor([False, True, True, True, False, True]), suspicion=suspicion)
+    figures = metrics.filtering(verdict, mask, labels)
+    assert figures["removed"] == 2
+    assert figures["tpr"] == 0.5
+    assert figures["fpr"] == 0.25
+    assert figures["auroc_in_class"] == pytest.approx(3 / 4)  # 0.9 beats both, 0.3 one of two
+    assert figures["auroc_all"] == pytest.approx(3 / 8)  # of 2 x 4 pairs, 0.9 wins two and 0.3 one
+
+
+def test_a_filter_without_poison_has_a_false_positive_rate_alone():
+    verdict = Verdict(keep=torch.tensor([True, False]), suspicion=torch.zeros(2))
+    assert metrics.filtering(verdict, torch.zeros(2, dtype=torch.bool), torch.tensor([0, 1])) == {"removed": 1, "fpr": 0.5}
+    assert metrics.filtering(None, torch.zeros(2, dtype=torch.bool), torch.tensor([0, 1])) == {}
+
+
+def test_ties_in_suspicion_count_one_half():
+    assert metrics.auroc(torch.zeros(4), torch.tensor([True, False, True, False])) == 0.5
+
+
+def test_a_screen_that_refuses_all_probes_leaves_no_success():
+    test = Dataset.of(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 0, 1, 2]), num_classes=3)
+    suspicion = {"trusted": torch.arange(100.0), "test": torch.tensor([0.0, 1, 2, 200]), "probe": torch.full((4,), 99.5)}
+    figures = metrics.screening({"test": ANSWERS, "probe": ANSWERS}, suspicion, test, probe())
+    assert figures == {"fpr": 0.25, "c_acc": 0.75, "auroc": 0.75, "asr": 0.0}
+
+
+def test_the_certified_curve_starts_at_radius_zero_and_its_median_is_the_last_half():
+    figures = metrics.certified(torch.tensor([-1, 0, 1, 3]))
+    assert figures["certified"] == [0.75, 0.5, 0.25, 0.25, 0.0]
+    assert figures["median_radius"] == 1
+    assert metrics.certified(torch.tensor([-1, -1, 0])) == {"certified": [1 / 3, 0.0]}
