@@ -1,0 +1,256 @@
+"""The one training loop: data on the device as one tensor, augmentation as a function of a batch.
+
+Shape letters: N rows, M test rows, B rows of a batch, K classes, D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError, Diverged
+from poisonbench.core.learner import Batch, Combine, Moment, Step, Victim, fit_each
+from poisonbench.core.progress import track
+from poisonbench.core.rng import Key, seeded
+from poisonbench.learn import augment, device
+from poisonbench.nets.net import Net, Normalized
+
+EVAL_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Central:
+    """One model, trained on all rows with SGD and Nesterov momentum; the last epoch counts.
+
+    The learning rate always anneals to zero over the epochs asked for: a schedule cut short is a common
+    reason why published figures do not come back. Weight decay spares biases and normalisation.
+
+    Args:
+        net: the network's recipe.
+        epochs: passes over the data.
+        batch_size: rows of a step; the last steps of an epoch share what is left evenly.
+        lr: largest learning rate.
+        momentum: of SGD, with Nesterov's correction.
+        weight_decay: on weights of convolutions and linear layers.
+        schedule: "one_cycle" (warm-up over the first `warmup` of the steps, then cosine) or "cosine".
+        warmup: share of the steps, for "one_cycle".
+        label_smoothing: in [0, 1).
+        crop: largest random shift, in pixels; 0 is off.
+        flip: mirror left to right at random.
+        cutout: side of the erased square, in pixels; 0 is off.
+        precision: "bf16" autocasts where the processor has it natively, "fp32" never.
+        steps: what attacks and defenses add to the loop.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    VERSION: ClassVar[int] = 1
+    net: Net
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Literal["one_cycle", "cosine"]
+    warmup: float
+    label_smoothing: float
+    crop: int
+    flip: bool
+    cutout: int
+    precision: Literal["fp32", "bf16"]
+    steps: tuple[Step, ...] = ()
+    device: str = field(default="auto", metadata={"spec": False})
+
+    def __post_init__(self) -> None:
+        """Refuse recipes that cannot be trained."""
+        if min(self.epochs, self.batch_size) < 1:
+            raise ConfigError(f"learner: epochs={self.epochs}, batch_size={self.batch_size}; both need to be at least 1")
+        if not (0 < self.lr < math.inf and 0 <= self.momentum < 1 and 0 <= self.label_smoothing < 1 and 0 < self.warmup < 1):
+            raise ConfigError("learner: lr must be above 0, momentum and label_smoothing in [0, 1), warmup in (0, 1)")
+        if min(self.crop, self.cutout, self.weight_decay) < 0:
+            raise ConfigError("learner: crop, cutout and weight_decay are 0 or more")
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """All slots but those of federated rounds and of certificates."""
+        return frozenset({"attack.data", "attack.train", "defense.sanitize", "defense.train", "defense.repair", "defense.screen"})
+
+    @property
+    def runtime(self) -> Mapping[str, str | int]:
+        """Device type, threads, versions."""
+        return device.runtime(self.device)
+
+    def with_step(self, step: Step) -> Central:
+        """Return this recipe with one more step in its chain."""
+        return dataclasses.replace(self, steps=(*self.steps, step))
+
+    def with_epochs(self, epochs: int) -> Central:
+        """Return this recipe with another number of epochs."""
+        return dataclasses.replace(self, epochs=epochs)
+
+    def check(self, data: Dataset) -> None:
+        """Build the network once and let it refuse inputs that do not fit."""
+        with seeded(Key.root(0)):
+            self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
+        """Train on `data`; `combine` is ignored, there is one contributor.
+
+        Raises:
+            Diverged: a loss that is not finite; names the epoch and the step.
+        """
+        with seeded(rng.child("init")):
+            module = self._module(data, Normalized.over(data.inputs))
+        if start is not None:
+            module.load_state_dict(dict(start.state()))
+        module = self._placed(module)
+        self._train(module, data, rng)
+        facts = {"epochs": self.epochs, "steps": self.epochs * self._steps_per_epoch(len(data))}
+        return NetVictim(module=module.eval(), facts=facts, learner=self)
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
+        """Train one victim a part, one after the other."""
+        return fit_each(self, parts, combine, rngs)
+
+    def restore(self, state: Mapping[str, Tensor], facts: Mapping[str, object], like: Dataset) -> Victim:
+        """Rebuild a victim from its state."""
+        channels = like.inputs.shape[1]
+        with seeded(Key.root(0)):
+            module = self._module(like, Normalized(torch.zeros(channels), torch.ones(channels)))
+        module.load_state_dict(dict(state))
+        return NetVictim(module=self._placed(module).eval(), facts=facts, learner=self)
+
+    def _module(self, like: Dataset, normalized: Normalized) -> nn.Module:
+        return normalized.before(self.net.build(tuple(like.inputs.shape[1:]), like.num_classes))
+
+    def _placed(self, module: nn.Module) -> nn.Module:
+        return module.to(device.resolve(self.device)).to(memory_format=torch.channels_last)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which this recipe computes."""
+        place = device.resolve(self.device)
+        wanted = self.precision == "bf16" and device.has_bf16(place)
+        return torch.autocast(place, torch.bfloat16, enabled=wanted)
+
+    def _steps_per_epoch(self, rows: int) -> int:
+        return math.ceil(rows / self.batch_size)
+
+    def _train(self, module: nn.Module, data: Dataset, rng: Key) -> None:
+        place = device.resolve(self.device)
+        data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
+        steps = self._steps_per_epoch(len(data))
+        optimizer = self._optimizer(module)
+        schedule = self._schedule(optimizer, self.epochs * steps)
+        module.train()
+        for epoch in track(self.epochs, "epochs"):
+            losses = []
+            with seeded(rng.child(f"epoch/{epoch}")):
+                for number, rows in enumerate(self._plan(data, epoch, rng)):
+                    moment = Moment(module=module, epoch=epoch, step=epoch * steps + number, rng=rng.child(f"step/{epoch}/{number}"))
+                    losses.append(self._step(self._batch(data, rows, epoch, rng), moment, optimizer))
+                    schedule.step()
+            _check_finite(torch.stack(losses), epoch)  # the one look at the device in an epoch
+
+    def _plan(self, data: Dataset, epoch: int, rng: Key) -> Iterable[Tensor]:
+        order = rng.child("order").per_row(data.ids, epoch)[:, 0].argsort(stable=True)
+        batches: Iterable[Tensor] = order.tensor_split(self._steps_per_epoch(len(data)))
+        for step in self.steps:
+            batches = step.sample(batches, len(data), rng.child(f"sample/{epoch}"))
+        return batches
+
+    def _batch(self, data: Dataset, rows: Tensor, epoch: int, rng: Key) -> Batch:
+        inputs, ids = data.inputs[rows], data.ids[rows]
+        if inputs.ndim == 4:
+            draws = rng.child("augment").per_row(ids, epoch, augment.DRAWS)
+            inputs = augment.crop(inputs, draws[:, augment.CROP], self.crop) if self.crop else inputs
+            inputs = augment.flip(inputs, draws[:, augment.FLIP]) if self.flip else inputs
+            inputs = augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
+            inputs = inputs.float().contiguous(memory_format=torch.channels_last)
+        return Batch(inputs=inputs, labels=data.labels[rows], ids=ids)
+
+    def _step(self, batch: Batch, moment: Moment, optimizer: torch.optim.Optimizer) -> Tensor:
+        for step in self.steps:
+            batch = step.batch(batch, moment)
+        with self.autocast():
+            scores = moment.module(batch.inputs)
+        losses = F.cross_entropy(scores.float(), batch.labels, reduction="none", label_smoothing=self.label_smoothing)
+        for step in self.steps:
+            losses = step.loss(losses, batch, moment)
+        loss = losses.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        for step in self.steps:
+            step.update(moment)
+        optimizer.step()
+        return loss.detach()
+
+    def _optimizer(self, module: nn.Module) -> torch.optim.SGD:
+        decayed = [weight for weight in module.parameters() if weight.ndim > 1]
+        spared = [weight for weight in module.parameters() if weight.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        warm = self.warmup * steps if self.schedule == "one_cycle" else 0.0
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return (step + 1) / (warm + 1)
+            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
+
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _check_finite(losses: Tensor, epoch: int) -> None:
+    wrong = (~losses.isfinite()).nonzero()
+    if len(wrong):
+        raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {int(wrong[0]) + 1} of {len(losses)}; lower learner.lr")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NetVictim:
+    """A trained network.
+
+    Args:
+        module: from pixels 0..255 to scores, in evaluation mode, on the learner's device.
+        facts: what the training found out about itself.
+        learner: the recipe, for its device and precision.
+    """
+
+    module: nn.Module
+    facts: Mapping[str, object]
+    learner: Central
+
+    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return (M, K) float32 scores."""
+        return torch.cat([self.module(batch).float().cpu() for batch in self._batches(inputs)])
+
+    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
+        """Return (M, D) float32, what the last linear layer sees.
+
+        Raises:
+            ConfigError: another layer.
+        """
+        if layer != "penultimate":
+            raise ConfigError(f"layer={layer}: this network offers its penultimate features alone")
+        inside: Normalized = self.module.normalized  # type: ignore[assignment]
+        return torch.cat([self.module.net.features(inside(batch)).float().cpu() for batch in self._batches(inputs)])  # type: ignore[union-attr, operator]
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return parameters and buffers on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
+
+    def _batches(self, inputs: Tensor) -> Iterator[Tensor]:
+        place = device.resolve(self.learner.device)
+        with torch.inference_mode(), self.learner.autocast():
+            for batch in inputs.split(EVAL_BATCH):
+                moved = batch.to(place).float()
+                yield moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved

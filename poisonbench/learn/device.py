@@ -1,0 +1,54 @@
+"""Where tensors are computed. Nothing outside `learn` asks."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+
+import torch
+
+from poisonbench.core.errors import ConfigError
+
+
+def resolve(asked: str) -> str:
+    """Return the device to use: "cpu" or "cuda" for "auto".
+
+    Raises:
+        ConfigError: a device that is unknown or not there.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device={asked}: choose auto, cpu or cuda")
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
+    return "cuda" if there and asked != "cpu" else "cpu"
+
+
+def has_bf16(device: str) -> bool:
+    """Tell whether bfloat16 arithmetic is native there; where it is emulated it only costs time."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def runtime(device: str) -> Mapping[str, str | int]:
+    """Return what bits depend on beside the recipe: device type, threads, torch version, native bfloat16."""
+    place = resolve(device)
+    return {"device": place, "threads": torch.get_num_threads(), "torch": torch.__version__, "bf16": int(has_bf16(place))}
+
+
+def set_threads(threads: int) -> None:
+    """Use this many CPU threads; 0 keeps torch's choice, one a core.
+
+    Raises:
+        ConfigError: a negative number.
+    """
+    if threads < 0:
+        raise ConfigError(f"threads={threads}: give a number of CPU threads, or 0 for one a core")
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,103 @@
+"""What a network is: a recipe that builds a module with features() and head(), pixels 0..255 in.
+
+Shape letters: M rows, C channels, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+NormKind = Literal["batch", "group"]
+
+
+class Net(Protocol):
+    """A network's recipe, as a frozen dataclass. Weights come from torch's global generator, which the learner seeds."""
+
+    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+        """Return a fresh module for inputs of `shape`, such as (3, 32, 32)."""
+        ...
+
+
+class FeatureNet(nn.Module):
+    """A module in two parts: forward(x) = head(features(x))."""
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return (M, D), what the head sees."""
+        raise NotImplementedError
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        return self.head(self.features(inputs))
+
+
+class Normalized(nn.Module):
+    """Standardise each channel by figures that are part of the model, so that gradients reach the pixels.
+
+    Args:
+        mean: (C,) subtracted.
+        std: (C,) divided by.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    @classmethod
+    def over(cls, inputs: Tensor) -> Normalized:
+        """Measure mean and deviation of each channel over (N, C, ...) training inputs."""
+        count, total, square = 0, torch.zeros(inputs.shape[1], dtype=torch.float64), torch.zeros(inputs.shape[1], dtype=torch.float64)
+        for part in inputs.split(2000):
+            flat = part.to(torch.float64).transpose(0, 1).flatten(1)
+            count, total, square = count + flat.shape[1], total + flat.sum(1), square + flat.square().sum(1)
+        mean = total / count
+        std = (square / count - mean.square()).clamp_min(0).sqrt()
+        return cls(mean.float(), torch.where(std > 1e-6, std, 1.0).float())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return standardised inputs of the same shape."""
+        shape = (1, -1) + (1,) * (inputs.ndim - 2)
+        return (inputs - self.mean.view(shape)) / self.std.view(shape)
+
+    def before(self, net: FeatureNet) -> NormalizedNet:
+        """Return the model that standardises, then asks `net`."""
+        return NormalizedNet(self, net)
+
+
+class NormalizedNet(nn.Module):
+    """A network behind its normalisation."""
+
+    def __init__(self, normalized: Normalized, net: FeatureNet) -> None:
+        super().__init__()
+        self.normalized = normalized
+        self.net = net
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return (M, D) from pixels."""
+        return self.net.features(self.normalized(inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (M, K) scores from pixels."""
+        scores: Tensor = self.net(self.normalized(inputs))
+        return scores
+
+
+def norm(kind: NormKind, channels: int) -> nn.Module:
+    """Return a normalisation layer; "group" has no batch statistics, as DP-SGD and small batches need.
+
+    Groups are the largest divisor of `channels` up to 8, at most channels / 2.
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    groups = max(divisor for divisor in range(1, 9) if channels % divisor == 0 and (divisor == 1 or channels // divisor >= 2))
+    return nn.GroupNorm(groups, channels)

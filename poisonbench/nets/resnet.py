@@ -1,0 +1,84 @@
+"""Pre-activation residual networks for 32x32 images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from poisonbench.core.errors import ConfigError
+from poisonbench.nets.net import FeatureNet, NormKind, norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreActResNet18:
+    """PreAct-ResNet-18 with a 3x3 stem, as the backdoor literature trains it on CIFAR-10.
+
+    Source: He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016. Four stages of two
+    blocks, 64 to 512 channels. A last normalisation and ReLU before the pooling, as in the paper; several
+    published ports leave them out. 11.17 million parameters at 10 classes.
+
+    Args:
+        pool: "max" or "average", over positions, before the head; the literature averages.
+        norm: "batch" or "group".
+    """
+
+    VERSION: ClassVar[int] = 1
+    pool: Literal["max", "average"]
+    norm: NormKind
+
+    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+        """Return a fresh module.
+
+        Raises:
+            ConfigError: inputs that are not images of 16x16 or more.
+        """
+        if len(shape) != 3 or min(shape[1:]) < 16:
+            raise ConfigError(f"net=preact_resnet18 is made for images of 32x32, not {shape}; use net=small")
+        return _PreActResNet(self, shape[0], num_classes)
+
+
+class _Block(nn.Module):
+    def __init__(self, kind: NormKind, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(norm(kind, channels), nn.ReLU())
+        self.rest = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, 1, bias=False),
+            norm(kind, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+        )
+        same = stride == 1 and channels == width
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, width, 1, stride, bias=False)
+        self.same = same
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        active = self.first(inputs)
+        # a shortcut that changes the shape starts from the activated input, one that does not from the raw one
+        passed: Tensor = inputs if self.same else self.shortcut(active)
+        rest: Tensor = self.rest(active)
+        return passed + rest
+
+
+class _PreActResNet(FeatureNet):
+    def __init__(self, recipe: PreActResNet18, channels: int, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False)]
+        before = 64
+        for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+            layers += [_Block(recipe.norm, before, width, stride), _Block(recipe.norm, width, width, 1)]
+            before = width
+        self.blocks = nn.Sequential(*layers, norm(recipe.norm, before), nn.ReLU())
+        self.pool = recipe.pool
+        self.last = nn.Linear(before, num_classes)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return (M, 512) pooled activations."""
+        maps: Tensor = self.blocks(inputs)
+        return maps.amax((2, 3)) if self.pool == "max" else maps.mean((2, 3))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        scores: Tensor = self.last(features)
+        return scores

@@ -1,0 +1,104 @@
+"""Small networks: a few convolutions for 8x8 to 32x32, and a linear model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from poisonbench.core.errors import ConfigError
+from poisonbench.nets.net import FeatureNet, NormKind, norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallCNN:
+    """Blocks of 3x3 convolutions, each block at half the resolution of the one before; global pooling; linear head.
+
+    Whether spectral signatures find a patch hangs on the pooling: the maximum over positions keeps a small
+    trigger as one large feature, the average dilutes it (README, "What decides").
+
+    Args:
+        widths: channels of each block.
+        depths: convolutions in each block, one number a block.
+        pool: "max" or "average", over positions, before the head.
+        norm: "batch" or "group".
+    """
+
+    VERSION: ClassVar[int] = 1
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    pool: Literal["max", "average"]
+    norm: NormKind
+
+    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+        """Return a fresh module.
+
+        Raises:
+            ConfigError: inputs that are not images, or too small for the number of blocks.
+        """
+        if len(self.widths) != len(self.depths) or not self.widths or min(*self.widths, *self.depths) < 1:
+            raise ConfigError(f"net.widths={list(self.widths)}, net.depths={list(self.depths)}: give both lists one number of 1 or more a block")
+        least = 2 ** (len(self.widths) - 1)
+        if len(shape) != 3 or min(shape[1:]) < least:
+            raise ConfigError(f"net=small with {len(self.widths)} blocks needs images of {least}x{least} or more, not {shape}; lower net.widths")
+        return _SmallCNN(self, shape[0], num_classes)
+
+
+class _SmallCNN(FeatureNet):
+    def __init__(self, recipe: SmallCNN, channels: int, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for block, (width, depth) in enumerate(zip(recipe.widths, recipe.depths, strict=True)):
+            layers += [nn.MaxPool2d(2)] if block else []
+            for _ in range(depth):
+                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(recipe.norm, width), nn.ReLU()]
+                channels = width
+        self.blocks = nn.Sequential(*layers)
+        self.pool = recipe.pool
+        self.last = nn.Linear(channels, num_classes)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return (M, D) pooled activations, D the last width."""
+        maps: Tensor = self.blocks(inputs)
+        return maps.amax((2, 3)) if self.pool == "max" else maps.mean((2, 3))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        scores: Tensor = self.last(features)
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Multinomial logistic regression on the flattened input; its features are that input.
+
+    Args:
+        norm: "none", or "group": each input standardised by its own mean and deviation. There are no batch
+            statistics either way.
+    """
+
+    VERSION: ClassVar[int] = 1
+    norm: Literal["none", "group"]
+
+    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+        """Return a fresh module."""
+        return _Linear(int(torch.tensor(shape).prod()), num_classes, grouped=self.norm == "group")
+
+
+class _Linear(FeatureNet):
+    def __init__(self, width: int, num_classes: int, *, grouped: bool) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width) if grouped else nn.Identity()
+        self.last = nn.Linear(width, num_classes)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return the flattened input."""
+        flat: Tensor = self.norm(inputs.flatten(1))
+        return flat
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        scores: Tensor = self.last(features)
+        return scores

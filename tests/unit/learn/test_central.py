@@ -1,0 +1,188 @@
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError, Diverged
+from poisonbench.core.learner import PlainStep
+from poisonbench.core.rng import Key
+from poisonbench.learn.device import resolve, set_threads
+from poisonbench.nets.small import Linear
+from poisonbench.pipeline import Line
+
+
+@pytest.fixture
+def parts(tiny, store):
+    experiment = tiny()
+    return experiment.learner, experiment.task.train, Line(experiment=experiment, store=store).honest
+
+
+def weights(victim) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in victim.state().values()])
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(parts):
+    learner, data, honest = parts
+    one, same, other = (learner.fit(data, honest, Key.root(seed)) for seed in (0, 0, 1))
+    assert torch.equal(weights(one), weights(same))
+    assert not torch.equal(weights(one), weights(other))
+
+
+def test_training_leaves_its_data_and_the_global_generator_alone(parts):
+    learner, data, honest = parts
+    columns = {name: column.clone() for name, column in data.columns.items()}
+    before = torch.random.get_rng_state()
+    learner.fit(data, honest, Key.root(0))
+    assert all(torch.equal(columns[name], column) for name, column in data.columns.items())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_it_learns_blobs(parts, tiny):
+    learner, data, honest = parts
+    victim = learner.fit(data, honest, Key.root(0))
+    test = tiny().task.test
+    assert (victim.scores(test.inputs).argmax(1) == test.labels).float().mean() > 0.95
+
+
+def test_one_step_of_a_linear_model_equals_the_closed_form(parts):
+    learner, _, honest = parts
+    inputs = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.0]])
+    data = Dataset.of(inputs, torch.tensor([0, 1, 1]), num_classes=2)
+    plain = dataclasses.replace(
+        learner, net=Linear(norm="none"), epochs=1, batch_size=3, lr=0.5, momentum=0.0, weight_decay=0.1, schedule="cosine", label_smoothing=0.0
+    )
+    start = plain.fit(data, honest, Key.root(0)).state()  # any state serves as a start
+    start = {**start, "net.last.weight": torch.tensor([[0.1, 0.2], [0.0, -0.3]]), "net.last.bias": torch.zeros(2)}
+    begun = plain.restore(start, {}, data)
+    after = plain.fit(data, honest, Key.root(0), begun).state()
+    standard = (inputs - start["normalized.mean"]) / start["normalized.std"]
+    errors = torch.softmax(standard @ start["net.last.weight"].T, 1) - torch.eye(2)[data.labels]
+    gradient = errors.T @ standard / 3 + 0.1 * start["net.last.weight"]
+    torch.testing.assert_close(after["net.last.weight"], start["net.last.weight"] - 0.5 * gradient)
+    torch.testing.assert_close(after["net.last.bias"], -0.5 * errors.mean(0))  # biases do not decay
+
+
+def test_the_schedule_anneals_to_nearly_zero_whatever_the_number_of_epochs(parts):
+    learner, *_ = parts
+    for kind in ("one_cycle", "cosine"):
+        for steps in (10, 1000):
+            recipe = dataclasses.replace(learner, schedule=kind)
+            optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+            factor = recipe._schedule(optimizer, steps).lr_lambdas[0]
+            rates = [factor(step) for step in range(steps)]
+            assert max(rates) <= 1
+            assert max(rates) > 0.9
+            assert rates[-1] < 0.05
+            assert factor(steps) == pytest.approx(0)
+
+
+def test_a_loss_that_is_not_finite_names_its_step(parts):
+    learner, data, honest = parts
+    with pytest.raises(Diverged, match=r"epoch \d+, step \d+ of 12"):
+        dataclasses.replace(learner, lr=1e9).fit(data, honest, Key.root(0))
+
+
+def test_a_victim_is_restored_from_its_state(parts):
+    learner, data, honest = parts
+    victim = learner.fit(data, honest, Key.root(0))
+    again = learner.restore(victim.state(), victim.facts, data)
+    assert torch.equal(victim.scores(data.inputs), again.scores(data.inputs))
+    assert torch.equal(victim.features(data.inputs), again.features(data.inputs))
+
+
+def test_the_head_of_the_features_gives_the_scores(parts):
+    learner, data, honest = parts
+    victim = learner.fit(data, honest, Key.root(0))
+    features = victim.features(data.inputs)
+    assert features.shape == (len(data), 16)
+    torch.testing.assert_close(victim.module.net.head(features).detach(), victim.scores(data.inputs))
+    with pytest.raises(ConfigError, match="penultimate"):
+        victim.features(data.inputs, "first")
+
+
+def test_gradients_reach_the_pixels_through_the_normalisation(parts):
+    learner, data, honest = parts
+    victim = learner.fit(data, honest, Key.root(0))
+    pixels = data.inputs[:2].float().requires_grad_()
+    victim.module(pixels).sum().backward()
+    assert pixels.grad.abs().sum() > 0
+
+
+def test_many_fits_equal_single_fits(parts):
+    learner, data, honest = parts
+    halves, keys = [data.take(torch.arange(0, 100)), data.take(torch.arange(100, 200))], [Key.root(1), Key.root(2)]
+    together = learner.fit_many(halves, honest, keys)
+    for victim, half, key in zip(together, halves, keys, strict=True):
+        assert torch.equal(weights(victim), weights(learner.fit(half, honest, key)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halve(PlainStep):
+    """Train on the first half of each batch, count what is seen."""
+
+    def sample(self, batches, rows, rng):
+        return [batch[: len(batch) // 2] for batch in batches]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freeze(PlainStep):
+    """Set every gradient to zero."""
+
+    def update(self, moment):
+        for weight in moment.module.parameters():
+            weight.grad.zero_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(PlainStep):
+    by: float = 1.0
+
+    def loss(self, losses, batch, moment):
+        return losses * self.by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relabel(PlainStep):
+    def batch(self, batch, moment):
+        return dataclasses.replace(batch, labels=torch.zeros_like(batch.labels))
+
+
+def test_steps_act_in_their_places_and_chain(parts):
+    learner, data, honest = parts
+    base = weights(learner.fit(data, honest, Key.root(0)))
+    assert torch.equal(base, weights(learner.with_step(PlainStep()).fit(data, honest, Key.root(0))))
+    for step in (Halve(), Freeze(), Scale(by=0.5), Relabel()):
+        assert not torch.equal(base, weights(learner.with_step(step).fit(data, honest, Key.root(0))))
+    undone = learner.with_step(Scale(by=0.5)).with_step(Scale(by=2.0))
+    assert torch.equal(base, weights(undone.fit(data, honest, Key.root(0))))
+    relabelled = learner.with_step(Relabel()).fit(data, honest, Key.root(0))
+    assert (relabelled.scores(data.inputs).argmax(1) == 0).all()
+
+
+def test_tuning_starts_from_the_victim(parts):
+    learner, data, honest = parts
+    victim = learner.fit(data, honest, Key.root(0))
+    barely = dataclasses.replace(learner, lr=1e-12).with_epochs(1).fit(data, honest, Key.root(5), victim)
+    parameters = [name for name, _ in victim.module.named_parameters()]
+    assert barely.facts["epochs"] == 1
+    for name in parameters:
+        torch.testing.assert_close(barely.state()[name], victim.state()[name])
+
+
+@pytest.mark.parametrize("field", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"crop": -1}, {"label_smoothing": 1.0}, {"warmup": 0.0}])
+def test_recipes_that_cannot_be_trained_are_refused(parts, field):
+    with pytest.raises(ConfigError, match="learner"):
+        dataclasses.replace(parts[0], **field)
+
+
+def test_devices_that_are_unknown_or_absent_are_refused():
+    with pytest.raises(ConfigError, match="choose auto, cpu or cuda"):
+        resolve("tpu")
+    with pytest.raises(ConfigError, match="threads=-1"):
+        set_threads(-1)
+    if not torch.cuda.is_available():
+        assert resolve("auto") == "cpu"
+        with pytest.raises(ConfigError, match="sees no CUDA device"):
+            resolve("cuda")

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from torch import nn
+
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key, seeded
+from poisonbench.nets.net import Normalized, norm
+from poisonbench.nets.own import OwnNet
+from poisonbench.nets.resnet import PreActResNet18
+from poisonbench.nets.small import Linear, SmallCNN
+
+NETS = [
+    (SmallCNN(widths=(8, 16), depths=(2, 1), pool="max", norm="batch"), (1, 8, 8)),
+    (SmallCNN(widths=(8, 16, 32), depths=(1, 1, 1), pool="average", norm="group"), (3, 32, 32)),
+    (PreActResNet18(pool="average", norm="batch"), (3, 32, 32)),
+    (PreActResNet18(pool="max", norm="group"), (3, 32, 32)),
+    (Linear(norm="none"), (1, 8, 8)),
+    (Linear(norm="group"), (3, 4, 4)),
+]
+
+
+@pytest.mark.parametrize(("net", "shape"), NETS)
+def test_forward_is_the_head_of_the_features(net, shape):
+    with seeded(Key.root(0)):
+        module = net.build(shape, 7).eval()
+        inputs = torch.rand(3, *shape)
+    features = module.features(inputs)
+    assert features.ndim == 2
+    assert module(inputs).shape == (3, 7)
+    torch.testing.assert_close(module(inputs), module.head(features))
+
+
+@pytest.mark.parametrize(("net", "shape"), [case for case in NETS if case[0].norm == "group"])
+def test_group_variants_hold_no_batch_statistics(net, shape):
+    module = net.build(shape, 7)
+    assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+    inputs = torch.rand(4, *shape)
+    torch.testing.assert_close(module(inputs)[:1], module(inputs[:1]))
+
+
+def test_pooling_is_what_it_says():
+    maps = torch.rand(2, 3, 4, 4)
+    for pool, expected in (("max", maps.amax((2, 3))), ("average", maps.mean((2, 3)))):
+        module = SmallCNN(widths=(3,), depths=(1,), pool=pool, norm="batch").build((3, 4, 4), 2)
+        module.blocks = nn.Identity()
+        assert torch.equal(module.features(maps), expected)
+
+
+def test_the_residual_network_has_the_published_size():
+    module = PreActResNet18(pool="average", norm="batch").build((3, 32, 32), 10)
+    assert sum(weight.numel() for weight in module.parameters()) == 11_172_170
+
+
+def test_groups_divide_the_channels():
+    assert norm("group", 32).num_groups == 8
+    assert norm("group", 3).num_groups == 1
+    assert norm("group", 12).num_groups == 6
+
+
+def test_normalisation_measures_each_channel():
+    inputs = torch.stack([torch.arange(8.0).reshape(2, 2, 2), torch.full((2, 2, 2), 5.0)], dim=1)
+    layer = Normalized.over(inputs)
+    torch.testing.assert_close(layer.mean, torch.tensor([3.5, 5.0]))
+    torch.testing.assert_close(layer.std, torch.tensor([5.25**0.5, 1.0]))
+    assert layer(inputs)[:, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize("net", [SmallCNN(widths=(4,) * 5, depths=(1,) * 5, pool="max", norm="batch"), PreActResNet18(pool="max", norm="batch")])
+def test_images_that_are_too_small_are_refused(net):
+    with pytest.raises(ConfigError, match="images"):
+        net.build((1, 8, 8), 10)
+
+
+def tower() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def test_an_own_network_is_split_at_its_last_linear_layer():
+    with seeded(Key.root(0)):
+        module = OwnNet(make=tower).build((1, 4, 4), 3)
+    inputs = torch.rand(2, 1, 4, 4)
+    assert module.features(inputs).shape == (2, 5)
+    torch.testing.assert_close(module.head(module.features(inputs)), module(inputs))
+    assert len(list(module.parameters())) == 4
+
+
+def test_an_own_module_starts_from_its_weights_and_a_function_from_the_seed():
+    held = tower()
+    one, other = (OwnNet(make=held).build((1, 4, 4), 3).module for _ in range(2))
+    assert torch.equal(one[1].weight, held[1].weight)
+    assert one is not other
+    with seeded(Key.root(0)):
+        first = OwnNet(make=tower).build((1, 4, 4), 3).module[1].weight
+    with seeded(Key.root(1)):
+        second = OwnNet(make=tower).build((1, 4, 4), 3).module[1].weight
+    assert not torch.equal(first, second)
+
+
+def test_own_networks_are_told_apart():
+    contents = {OwnNet(make=make).content for make in (tower, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))}
+    assert len(contents) == 2
+    assert OwnNet(make=tower).content == OwnNet(make=tower).content
+
+
+def test_an_own_network_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="scores 3 classes, the task has 4"):
+        OwnNet(make=tower).build((1, 4, 4), 4)
+    with pytest.raises(ConfigError, match=r"no nn\.Linear"):
+        OwnNet(make=nn.Flatten).build((1, 4, 4), 4)
