@@ -1,0 +1,1 @@
+"""Tasks: real data in, four splits out. The only room that reads data sets."""

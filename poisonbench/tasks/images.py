@@ -1,0 +1,278 @@
+"""Images in files: folders of pictures, parquet as public hubs publish it, torchvision's own formats.
+
+Decoding is done once; the pixels are kept in the store under the digest of their source.
+Shape letters: N rows, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from poisonbench.core.data import Task
+from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.core.files import file_digest
+from poisonbench.core.keys import key
+from poisonbench.store import Store
+from poisonbench.tasks.source import Raw, Split
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "val", "valid", "validation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(Split):
+    """A folder of pictures: `root/train/<class>/*.png` and `root/test/<class>/*.png` (or `val`).
+
+    Classes are the sub-folders of `train`, sorted by name.
+
+    Args:
+        root: the folder; variables such as $DATA are expanded.
+        size: scale every picture to this many pixels a side; None demands that all have one size.
+        grey: read one channel instead of three.
+    """
+
+    VERSION: ClassVar[int] = 1
+    root: str | None
+    size: int | None
+    grey: bool
+
+    def load(self, store: Store) -> Task:
+        """Return the task.
+
+        Raises:
+            DataError: no such folder, no pictures, a damaged picture, or pictures of several sizes.
+        """
+        root = folder(self.root)
+        parts = {"train": _child(root, TRAIN_NAMES), "test": _child(root, TEST_NAMES)}
+        names = tuple(sorted(entry.name for entry in parts["train"].iterdir() if entry.is_dir()))
+        if not names:
+            raise DataError(f"{parts['train']} holds no class folders; lay pictures out as train/<class>/<name>.png")
+        files = {part: [(path, label) for label, name in enumerate(names) for path in _pictures(parts[part] / name)] for part in parts}
+        source = key([(str(path.relative_to(root)), file_digest(path)) for part in files.values() for path, _ in part])
+
+        def decode() -> Raw:
+            columns = {
+                part: _decoded(((str(path), path.read_bytes(), label) for path, label in files[part]), self.size, grey=self.grey, where=str(parts[part]))
+                for part in parts
+            }
+            return Raw(train=columns["train"], test=columns["test"], class_names=names)
+
+        raw = store.memo("pixels", (self.VERSION, source, self.size, self.grey), decode)
+        return self.task(root.name, raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(Split):
+    """Image classification in parquet, as public hubs publish it.
+
+    One column is a struct with the bytes of a picture, one an integer class label; both are found by their
+    types. Class names come from the file's own description, else they are the numbers.
+
+    Args:
+        root: the folder with train*.parquet and test*.parquet; variables such as $DATA are expanded.
+        size: scale every picture to this many pixels a side; None demands that all have one size.
+        grey: read one channel instead of three.
+    """
+
+    VERSION: ClassVar[int] = 1
+    root: str | None
+    size: int | None
+    grey: bool
+
+    def load(self, store: Store) -> Task:
+        """Return the task.
+
+        Raises:
+            DataError: no such files, damaged ones, or none with a picture and a label.
+        """
+        return self.task(folder(self.root).name, self.read(store))
+
+    def read(self, store: Store) -> Raw:
+        """Return the pixels, from the store where they have been decoded before."""
+        root = folder(self.root)
+        files = {"train": _parquets(root, TRAIN_NAMES), "test": _parquets(root, TEST_NAMES)}
+        source = key([file_digest(path) for part in files.values() for path in part])
+
+        def decode() -> Raw:
+            names = _class_names(files["train"][0])
+            columns = {part: _decoded(_parquet_rows(files[part]), self.size, grey=self.grey, where=str(root)) for part in files}
+            kinds = int(columns["train"]["labels"].max()) + 1
+            return Raw(train=columns["train"], test=columns["test"], class_names=names or tuple(str(label) for label in range(kinds)))
+
+        return store.memo("pixels", (self.VERSION, source, self.size, self.grey), decode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionSet(Split):
+    """A known data set: parquet if it lies in `root`, torchvision's own files otherwise.
+
+    Args:
+        name: "cifar10" or "mnist".
+        root: the folder; variables such as $DATA are expanded.
+        download: let torchvision fetch the files into `root` if they are missing.
+    """
+
+    VERSION: ClassVar[int] = 1
+    name: str
+    root: str | None
+    download: bool
+
+    def load(self, store: Store) -> Task:
+        """Return the task.
+
+        Raises:
+            DataError: nothing readable in `root`.
+        """
+        if self.root is not None and self.download:
+            Path(os.path.expandvars(self.root)).expanduser().mkdir(parents=True, exist_ok=True)
+        root = folder(self.root)
+        if any(root.glob("*.parquet")):
+            raw = Parquet(root=str(root), size=None, grey=self.name == "mnist", limit=None, trusted=0.0, public=0.0, split_seed=0).read(store)
+        else:
+            raw = self._from_torchvision(root, store)
+        return self.task(self.name, raw)
+
+    def _from_torchvision(self, root: Path, store: Store) -> Raw:
+        kinds = torchvision_sets()
+        if self.name not in kinds:
+            raise ConfigError(f"task.name={self.name}: choose {' or '.join(kinds)}")
+        try:
+            train, test = (kinds[self.name](str(root), train=train, download=self.download) for train in (True, False))
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise DataError(f"{root} holds neither parquet nor torchvision's files of {self.name}; set task.root, or task.download=true ({error})") from error
+        columns = [{"inputs": _pixels(part.data), "labels": torch.as_tensor(part.targets).long()} for part in (train, test)]
+        names = tuple(str(name) for name in train.classes)
+        return Raw(train=columns[0], test=columns[1], class_names=names)
+
+
+def torchvision_sets() -> dict[str, Callable[..., Any]]:
+    """Import torchvision's data sets.
+
+    Raises:
+        ConfigError: torchvision is missing or was built for another torch.
+    """
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError(f"torchvision does not fit this torch ({error}); install the pair that constraints.txt names") from error
+    return {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}
+
+
+def folder(root: str | None) -> Path:
+    """Return the folder that `task.root` names.
+
+    Raises:
+        DataError: none given, or none there.
+    """
+    if root is None:
+        raise DataError("this task reads your own files; name their folder with task.root=PATH")
+    path = Path(os.path.expandvars(root)).expanduser()
+    if not path.is_dir():
+        raise DataError(f"no folder at task.root={root}; give the path of an existing folder")
+    return path
+
+
+def _pixels(data: Tensor | NDArray[np.uint8]) -> Tensor:
+    pixels = torch.as_tensor(data)
+    return pixels[:, None].contiguous() if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def _child(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"{root} holds none of the folders {', '.join(names)}; lay pictures out as train/<class>/ and test/<class>/")
+
+
+def _pictures(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.glob("*") if entry.suffix.lower() in SUFFIXES)
+
+
+def _parquets(root: Path, names: Iterable[str]) -> list[Path]:
+    for name in names:
+        if found := sorted(root.glob(f"{name}*.parquet")):
+            return found
+    raise DataError(f"{root} holds no {'*.parquet, '.join(names)}*.parquet; name the folder of the parquet files with task.root=PATH")
+
+
+def _decoded(rows: Iterable[tuple[str, bytes, int]], size: int | None, *, grey: bool, where: str) -> dict[str, Tensor]:
+    """Decode (name, bytes, label) rows into uint8 pixels (N, C, H, W) and labels (N,)."""
+    from PIL import Image, UnidentifiedImageError
+
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    first = (0, 0)
+    for name, content, label in rows:
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                image = picture.convert("L" if grey else "RGB")
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{name} cannot be read as an image ({error}); remove or replace it") from error
+        image = image.resize((size, size)) if size else image
+        first = first if images else image.size
+        if image.size != first:
+            raise DataError(f"{name} is {image.width}x{image.height}, others are {first[0]}x{first[1]}; scale all with task.size={first[0]}")
+        images.append(np.asarray(image, dtype=np.uint8))
+        labels.append(label)
+    if not images:
+        raise DataError(f"{where} holds no pictures")
+    return {"inputs": _pixels(np.stack(images)), "labels": torch.tensor(labels, dtype=torch.int64)}
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    try:
+        return pq.ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
+
+
+def _parquet_rows(paths: list[Path]) -> Iterator[tuple[str, bytes, int]]:
+    from pyarrow import ArrowException
+
+    for path in paths:
+        image, label = _columns(path)
+        try:
+            for batch in _opened(path).iter_batches(batch_size=2000, columns=[image, label]):
+                for number, (cell, kind) in enumerate(zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True)):
+                    if not isinstance(cell, dict) or cell.get("bytes") is None or kind is None:
+                        raise DataError(f"{path}, row {number} of a batch, holds no picture or no label")
+                    yield f"{path}: {cell.get('path') or number}", cell["bytes"], kind
+        except (ArrowException, OSError) as error:
+            raise DataError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
+
+
+def _columns(path: Path) -> tuple[str, str]:
+    """Find the picture column and the label column by their types."""
+    from pyarrow import types
+
+    schema = _opened(path).schema_arrow
+    images = [field.name for field in schema if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0]
+    labels = [field.name for field in schema if types.is_integer(field.type)]
+    if len(images) != 1 or len(labels) != 1:
+        raise DataError(f"{path} has the columns {', '.join(schema.names)}; one struct with picture bytes and one integer label are needed")
+    return images[0], labels[0]
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """Read the class names from the file's own description; empty if it has none."""
+    described = (_opened(path).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    features = json.loads(described).get("info", {}).get("features", {})
+    named = [feature["names"] for feature in features.values() if isinstance(feature, dict) and "names" in feature]
+    return tuple(str(name) for name in named[0]) if named else ()

@@ -1,0 +1,126 @@
+"""How data become a task: read, checked, decoded once, split the same way everywhere.
+
+Shape letters: N rows, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset, Task
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+from poisonbench.store import Store
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Raw:
+    """What lies in files.
+
+    Args:
+        train: inputs and labels, "inputs" (N, C, H, W) and "labels" (N,).
+        test: the same for the test rows.
+        class_names: one name a class.
+    """
+
+    train: Mapping[str, Tensor]
+    test: Mapping[str, Tensor]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How the training rows are divided; the same for every seed of an experiment. The base of every source.
+
+    Args:
+        limit: training rows to keep, in the proportions of the classes; None keeps all.
+        trusted: the defender's clean rows, as a share of the kept training rows.
+        public: rows that nobody can poison, as a share of the kept training rows.
+        split_seed: which rows.
+    """
+
+    VERSION: ClassVar[int] = 1
+    limit: int | None
+    trusted: float
+    public: float
+    split_seed: int
+
+    def task(self, name: str, raw: Raw) -> Task:
+        """Divide the rows of `raw`.
+
+        Raises:
+            DataError: rows that are not what a data set may hold.
+            ConfigError: shares or a limit that leave nothing to train on.
+        """
+        kinds = len(raw.class_names)
+        train = Dataset.of(raw.train["inputs"], raw.train["labels"], num_classes=kinds, name=f"{name}, training rows")
+        test = Dataset.of(raw.test["inputs"], raw.test["labels"], num_classes=kinds, name=f"{name}, test rows")
+        if not (self.trusted >= 0 and self.public >= 0 and self.trusted + self.public < 1):
+            raise ConfigError(f"task.trusted={self.trusted}, task.public={self.public}: shares of 0 or more that leave rows to train on")
+        if self.limit is not None and not kinds <= self.limit <= len(train):
+            raise ConfigError(f"task.limit={self.limit}: the task has {len(train)} training rows of {kinds} classes; give a number between")
+        key = Key.root(self.split_seed).child("split")
+        kept = train if self.limit is None else train.take(stratified(train, self.limit, key.child("limit"))[0])
+        trusted, rest = stratified(kept, round(self.trusted * len(kept)), key.child("trusted"))
+        remaining = kept.take(rest)
+        public, rest = stratified(remaining, round(self.public * len(kept)), key.child("public"))
+        return Task(
+            name=name,
+            train=remaining.take(rest),
+            test=test,
+            trusted=kept.take(trusted),
+            public=remaining.take(public),
+            class_names=raw.class_names,
+        )
+
+
+class Source(Protocol):
+    """A task's recipe, as a frozen dataclass; those here extend `Split`."""
+
+    def load(self, store: Store) -> Task:
+        """Return the task; costly decoding is kept in `store`."""
+        ...
+
+
+def stratified(data: Dataset, count: int, key: Key) -> tuple[Tensor, Tensor]:
+    """Choose `count` rows so that every class keeps its share, and return the others as well.
+
+    Rows are ranked at random within their class; the `count` smallest relative ranks are chosen, so shares
+    differ from the whole by less than one row a class.
+
+    Returns:
+        Two ascending (int64) position tensors, chosen and left.
+    """
+    draws = key.per_row(data.ids)[:, 0]
+    relative = torch.empty(len(data), dtype=torch.float64)
+    for label in data.labels.unique().tolist():
+        rows = (data.labels == label).nonzero()[:, 0]
+        relative[rows[draws[rows].argsort(stable=True)]] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
+    order = relative.argsort(stable=True)
+    return order[:count].sort().values, order[count:].sort().values
+
+
+def own(name: str, *, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], split: Split | None = None) -> Task:
+    """Make a task of one's own tensors.
+
+    Args:
+        name: what tables and records call it.
+        train: inputs, as `Dataset` describes them, and (N,) integer labels.
+        test: the same for the test rows.
+        split: how the training rows are divided; 5 % trusted by default.
+
+    Raises:
+        DataError: rows that are not what a data set may hold.
+    """
+    kinds = int(train[1].max()) + 1 if len(train[1]) else 0
+    raw = Raw(
+        train={"inputs": train[0], "labels": train[1]},
+        test={"inputs": test[0], "labels": test[1]},
+        class_names=tuple(str(label) for label in range(kinds)),
+    )
+    return (split or Split(limit=None, trusted=0.05, public=0.0, split_seed=0)).task(name, raw)

@@ -1,0 +1,190 @@
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from poisonbench.core.errors import DataError
+from poisonbench.tasks.images import ImageFolder, Parquet, TorchvisionSet
+
+SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0}
+
+
+def picture(value: int, size: tuple[int, int] = (4, 4)) -> Image.Image:
+    return Image.new("RGB", size, (value, value // 2, 0))
+
+
+def encoded(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for part, count in (("train", 4), ("test", 2)):
+        for kind, name in enumerate(("cat", "dog")):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for number in range(count):
+                picture(100 * kind + number).save(tmp_path / "data" / part / name / f"{number}.png")
+    return tmp_path / "data"
+
+
+def write_parquet(path, values: list[int], *, names: list[str] | None = ("night", "day"), labels: list[int] | None = None) -> None:
+    path.parent.mkdir(exist_ok=True)
+    cells = [{"bytes": encoded(picture(value)), "path": f"{value}.png"} for value in values]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"img": pa.array(cells, kind), "label": pa.array(labels or [value // 100 for value in values], pa.int64())})
+    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(names or [])}}
+    described = {"huggingface": json.dumps({"info": {"features": features}})} if names else {}
+    pq.write_table(table.replace_schema_metadata(described), path)
+
+
+@pytest.fixture
+def parquets(tmp_path):
+    write_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", [0, 1, 100, 101])
+    write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", [2, 102])
+    write_parquet(tmp_path / "data" / "test.parquet", [5, 105])
+    return tmp_path / "data"
+
+
+def test_a_folder_of_pictures_becomes_a_task(folders, store):
+    task = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT).load(store)
+    assert task.class_names == ("cat", "dog")
+    assert task.train.inputs.shape == (8, 3, 4, 4)
+    assert task.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert task.train.inputs[5, :, 0, 0].tolist() == [101, 50, 0]
+    assert len(task.test) == 4
+
+
+def test_grey_and_scaled_pictures(folders, store):
+    task = ImageFolder(root=str(folders), size=8, grey=True, **SPLIT).load(store)
+    assert task.train.inputs.shape == (8, 1, 8, 8)
+
+
+def test_pixels_are_decoded_once_and_again_when_a_file_changes(folders, store):
+    source = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT)
+    source.load(store)
+    source.load(store)
+    assert [visit.made for visit in store.visits] == [True, False]
+    picture(50).save(folders / "train" / "cat" / "0.png")
+    assert source.load(store).train.inputs[0, 0, 0, 0] == 50
+    assert store.visits[-1].made
+
+
+def test_parquet_gives_pixels_labels_and_class_names(parquets, store):
+    task = Parquet(root=str(parquets), size=None, grey=False, **SPLIT).load(store)
+    assert task.class_names == ("night", "day")
+    assert task.train.labels.tolist() == [0, 0, 1, 1, 0, 1]
+    assert task.train.inputs[:, 0, 0, 0].tolist() == [0, 1, 100, 101, 2, 102]
+
+
+def test_parquet_without_a_description_numbers_its_classes(tmp_path, store):
+    for part in ("train", "test"):
+        write_parquet(tmp_path / "data" / f"{part}.parquet", [0, 100], names=None)
+    assert Parquet(root=str(tmp_path / "data"), size=None, grey=False, **SPLIT).load(store).class_names == ("0", "1")
+
+
+def test_a_known_set_reads_parquet_where_it_lies(parquets, store, monkeypatch):
+    monkeypatch.setenv("DATA", str(parquets.parent))
+    task = TorchvisionSet(name="cifar10", root="$DATA/data", download=False, **SPLIT).load(store)
+    assert (task.name, len(task.train)) == ("cifar10", 6)
+
+
+def test_a_known_set_reads_torchvisions_own_files(tmp_path, store):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, rows in (("train", 3), ("t10k", 2)):
+        images = np.arange(rows * 28 * 28, dtype=np.uint64).astype(np.uint8)
+        head = np.array([0x803, rows, 28, 28], dtype=">u4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        labels = np.arange(rows, dtype=np.uint8)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([0x801, rows], dtype=">u4").tobytes() + labels.tobytes())
+    task = TorchvisionSet(name="mnist", root=str(tmp_path), download=False, **SPLIT).load(store)
+    assert task.train.inputs.shape == (3, 1, 28, 28)
+    assert task.train.labels.tolist() == [0, 1, 2]
+    assert task.train.inputs.flatten()[:300].tolist() == [value % 256 for value in range(300)]
+
+
+def broken_picture(root):
+    (root / "train" / "cat" / "1.png").write_bytes(b"\x89PNG\r\n broken")
+
+
+def other_size(root):
+    picture(3, (5, 4)).save(root / "train" / "dog" / "2.png")
+
+
+def no_classes(root):
+    for path in sorted((root / "train").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+def no_train(root):
+    (root / "train").rename(root / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (broken_picture, "1.png cannot be read as an image"),
+        (other_size, r"2.png is 5x4, others are 4x4; scale all with task.size=4"),
+        (no_classes, "holds no class folders"),
+        (no_train, "holds none of the folders train"),
+    ],
+)
+def test_damaged_folders_are_refused_in_words(folders, store, damage, says):
+    damage(folders)
+    with pytest.raises(DataError, match=says):
+        ImageFolder(root=str(folders), size=None, grey=False, **SPLIT).load(store)
+
+
+def torn(root):
+    path = root / "train-00000-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(root):
+    path = root / "train-00000-of-00002.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:300] = bytes(296)
+    path.write_bytes(content)
+
+
+def stranger(root):
+    pq.write_table(pa.table({"text": ["a"], "label": [0]}), root / "train-00000-of-00002.parquet")
+
+
+def beyond(root):
+    write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, 9])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (torn, "cannot be read as parquet"),
+        (flipped, "cannot be read as"),
+        (stranger, "one struct with picture bytes"),
+        (beyond, "label 9 in row 1 is out of range"),
+    ],
+)
+def test_damaged_parquet_is_refused_in_words(parquets, store, damage, says):
+    damage(parquets)
+    with pytest.raises(DataError, match=says):
+        Parquet(root=str(parquets), size=None, grey=False, **SPLIT).load(store)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path, store):
+    for root, says in ((None, "task.root=PATH"), (str(tmp_path / "nowhere"), "no folder at task.root")):
+        with pytest.raises(DataError, match=says):
+            Parquet(root=root, size=None, grey=False, **SPLIT).load(store)
+    with pytest.raises(DataError, match="neither parquet nor torchvision's files"):
+        TorchvisionSet(name="cifar10", root=str(tmp_path), download=False, **SPLIT).load(store)
+
+
+def test_pixels_of_the_cache_are_those_of_a_fresh_decoding(parquets, store):
+    source = Parquet(root=str(parquets), size=None, grey=False, **SPLIT)
+    assert torch.equal(source.load(store).train.inputs, source.load(store).train.inputs)
