@@ -1,0 +1,89 @@
+"""Triggers that are stamped on images.
+
+Shape letters: M rows, C channels, H height, W width, S side of the patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.core.files import File
+
+Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "center"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Patch:
+    """A patch of pixels at a fixed place.
+
+    Black pixels are stamped like any other; some published code takes "above zero" as the mask and cannot.
+
+    Args:
+        pixels: (C, S, S) uint8.
+        mask: (S, S) bool, the pixels that are stamped.
+        top: first row.
+        left: first column.
+    """
+
+    VERSION: ClassVar[int] = 1
+    pixels: Tensor
+    mask: Tensor
+    top: int
+    left: int
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, C, H, W) copies with the patch."""
+        stamped = inputs.clone()
+        side = len(self.mask)
+        window = stamped[:, :, self.top : self.top + side, self.left : self.left + side]
+        window.copy_(torch.where(self.mask, self.pixels, window))
+        return stamped
+
+
+def place(shape: tuple[int, ...], side: int, position: Position, margin: int) -> tuple[int, int]:
+    """Return the first row and column of a patch in images of `shape` (C, H, W).
+
+    Raises:
+        ConfigError: a patch that does not fit.
+    """
+    if len(shape) != 3:
+        raise ConfigError(f"a patch needs images, not inputs of shape {shape}")
+    height, width = shape[1:]
+    if side < 1 or margin < 0 or side + margin > min(height, width):
+        raise ConfigError(f"a patch of {side}x{side} with margin {margin} does not fit {height}x{width} images; lower attack.data.size")
+    low, right = height - side - margin, width - side - margin
+    corners = {"bottom_right": (low, right), "bottom_left": (low, margin), "top_right": (margin, right), "top_left": (margin, margin)}
+    return corners.get(position, ((height - side) // 2, (width - side) // 2))
+
+
+def drawn(pattern: Literal["white", "checkerboard"], channels: int, side: int) -> tuple[Tensor, Tensor]:
+    """Return pixels (C, S, S) and mask (S, S) of a drawn pattern; a checkerboard begins with white."""
+    squares = torch.arange(side)[:, None] + torch.arange(side)[None]
+    white = torch.ones(side, side, dtype=torch.bool) if pattern == "white" else squares % 2 == 0
+    return (white * 255).to(torch.uint8).expand(channels, side, side).clone(), torch.ones(side, side, dtype=torch.bool)
+
+
+def from_file(image: File, channels: int, side: int) -> tuple[Tensor, Tensor]:
+    """Return pixels (C, S, S) and mask (S, S) of an image file, scaled to S x S; transparent pixels are not stamped.
+
+    Raises:
+        DataError: a file that is no image, or a number of channels that no image has.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if channels not in (1, 3):
+        raise DataError(f"a trigger from a file needs images of 1 or 3 channels, not {channels}")
+    try:
+        with Image.open(Path(image.path).expanduser()) as picture:
+            scaled = picture.convert("RGBA").resize((side, side))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{image.path} cannot be read as an image: {error}") from error
+    rgba = torch.tensor(list(scaled.convert("RGB").convert("L" if channels == 1 else "RGB").tobytes()), dtype=torch.uint8)
+    alpha = torch.tensor(list(scaled.getchannel("A").tobytes()), dtype=torch.uint8)
+    return rgba.reshape(side, side, channels).permute(2, 0, 1).contiguous(), alpha.reshape(side, side) > 127

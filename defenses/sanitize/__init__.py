@@ -1,0 +1,1 @@
+"""Defenses that remove training rows."""

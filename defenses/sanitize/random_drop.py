@@ -1,0 +1,44 @@
+"""The control of every filter: as many rows of each class, at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Defense, Means, Verdict
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomDrop:
+    """Remove as many rows per class as another filter does, chosen at random.
+
+    A filter that is no better than this one has found nothing: it merely trained on less data.
+
+    Args:
+        like: the defense whose filter is matched; on the command line `defense@defense.sanitize.like=NAME`.
+    """
+
+    VERSION: ClassVar[int] = 1
+    like: Defense
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
+        """Ask the other filter for its verdict and keep nothing of it but the counts.
+
+        Raises:
+            ConfigError: `like` has no filter.
+        """
+        verdict = self.like.sanitize.judge(data, means, rng)
+        if verdict is None:
+            raise ConfigError("defense=random_drop matches a filter; name one with defense@defense.sanitize.like=spectral")
+        suspicion = rng.child("random_drop").per_row(data.ids)[:, 0].float()
+        keep = torch.ones(len(data), dtype=torch.bool)
+        for label in data.labels.unique().tolist():
+            rows = (data.labels == label).nonzero()[:, 0]
+            count = int((~verdict.keep[rows]).sum())
+            keep[rows[suspicion[rows].argsort(descending=True, stable=True)[:count]]] = False
+        return Verdict(keep=keep, suspicion=suspicion)
