@@ -1,0 +1,61 @@
+"""The same from Python: the words of the command line, with one's own tensors and network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from poisonbench.assemble import Places, assemble, open_store
+from poisonbench.commands.compose import tree_of
+from poisonbench.record import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from poisonbench.core.data import Task
+
+
+def own_task(*, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], name: str = "own", trusted: float = 0.05, public: float = 0.0) -> Task:
+    """Make a task of one's own tensors.
+
+    Args:
+        train: (N, C, H, W) uint8 pixels, or (N, D) float32 features, and (N,) integer labels from 0.
+        test: the same for the test rows.
+        name: what tables and records call it.
+        trusted: share of the training rows that the defender knows to be clean.
+        public: share of the training rows that nobody can poison.
+
+    Raises:
+        DataError: tensors that are not what a data set may hold.
+    """
+    from poisonbench.tasks.source import Split, own
+
+    return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0))
+
+
+def run(*words: str, task: Task | None = None, net: nn.Module | Callable[[], nn.Module] | None = None, results_dir: str | None = None) -> Record:
+    """Run one experiment and write its record.
+
+    Args:
+        words: as on the command line, such as "attack=backdoor", "seed=3".
+        task: one's own task, instead of `task=NAME`.
+        net: one's own network, or a function that makes one, instead of `net=NAME`.
+        results_dir: where the record and the store lie; as on the command line by default.
+
+    Returns:
+        The record; `record.metrics["asr"]` is the defended attack success rate.
+
+    Raises:
+        PoisonbenchError: one sentence on what cannot be run.
+    """
+    tree = tree_of(words) | ({"results_dir": results_dir} if results_dir else {})
+    places = Places.of(tree)
+    store = open_store(tree, places)
+    from poisonbench.nets.own import OwnNet
+    from poisonbench.pipeline import run as walk
+
+    experiment = assemble(tree, store, task=task, net=None if net is None else OwnNet(make=net))
+    record = dataclasses.replace(walk(experiment, store), command=f"poisonbench.run({', '.join(map(repr, words))})")
+    record.write(places.results / "records")
+    return record

@@ -1,0 +1,135 @@
+"""A tree of plain values to an experiment; the last place that knows a configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from poisonbench.build import build, check_targets
+from poisonbench.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from poisonbench.core.data import Task
+    from poisonbench.nets.net import Net
+    from poisonbench.pipeline import Experiment
+    from poisonbench.store import Store
+    from poisonbench.trackers.none import Tracker
+
+HOME = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a run writes.
+
+    Args:
+        results: holds `records/*.json` and `store/`.
+        published: the clone's `results/records`, where published records go.
+    """
+
+    results: Path
+    published: Path
+
+    @classmethod
+    def of(cls, tree: Mapping[str, object]) -> Places:
+        """Return the places that a configuration names; in a clone the default is `results/local`.
+
+        Raises:
+            ConfigError: a folder that cannot be written.
+        """
+        in_clone = Path.cwd() == HOME.resolve() and (HOME / "pyproject.toml").is_file()
+        asked = tree["results_dir"]
+        default = Path("results/local") if in_clone else Path("results")
+        results = default if asked is None else Path(os.path.expandvars(str(asked))).expanduser()
+        nearest = next(parent for parent in (results.absolute(), *results.absolute().parents) if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise ConfigError(f"results_dir={results}: cannot be written; name a folder that can")
+        return cls(results=results, published=Path("results/records"))
+
+
+def adopt_own_packages() -> None:
+    """Import our `attacks` and `defenses`, whatever lies in the working directory.
+
+    Raises:
+        ConfigError: another package of that name is already imported.
+    """
+    for name in ("attacks", "defenses"):
+        home = (HOME / name).resolve()
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, home / "__init__.py", submodule_search_locations=[str(home)])
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+        elif str(home) not in [str(Path(path).resolve()) for path in sys.modules[name].__path__]:
+            raise ConfigError(f"a package called {name} that is not poisonbench's is already imported; rename it or start from another folder")
+
+
+def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = None, net: Net | None = None) -> Experiment:
+    """Build an experiment.
+
+    Args:
+        tree: a composed configuration.
+        store: keeps decoded pixels, and knows whose classes may be built.
+        task: one's own task, in place of the configured one.
+        net: one's own network, in place of the configured one.
+
+    Raises:
+        PoisonbenchError: a value or a data set that cannot be used.
+    """
+    from poisonbench.core.attack import Attack
+    from poisonbench.core.defense import Defense
+    from poisonbench.core.learner import Learner
+    from poisonbench.core.threat import Threat
+    from poisonbench.learn.device import resolve, set_threads
+    from poisonbench.pipeline import Experiment
+    from poisonbench.tasks.source import Source
+
+    adopt_own_packages()
+    resolve(str(tree["device"]))
+    set_threads(cast("int", tree["threads"]))
+    tree = tree if net is None else _with_net(tree, net)
+    built = {name: build(tree[name], store.trusted, name) for name in ("threat", "learner", "attack", "defense")}
+    if not isinstance(built["attack"], Attack) or not isinstance(built["defense"], Defense):
+        raise ConfigError("attack and defense need to be of poisonbench.core.attack.Attack and poisonbench.core.defense.Defense")
+    source = None if task is not None else cast("Source", build(tree["task"], store.trusted, "task"))
+    return Experiment(
+        task=cast("Task", task) if source is None else source.load(store),
+        threat=cast("Threat", built["threat"]),
+        attack=built["attack"],
+        defense=built["defense"],
+        learner=cast("Learner", built["learner"]),
+        seed=cast("int", tree["seed"]),
+    )
+
+
+def _with_net(tree: Mapping[str, object], net: Net) -> dict[str, object]:
+    learner = {**cast("dict[str, object]", tree["learner"]), "net": net}
+    threat = {**cast("dict[str, object]", tree["threat"]), "surrogate": learner}
+    return {**tree, "learner": learner, "threat": threat}
+
+
+def open_store(tree: Mapping[str, object], places: Places) -> Store:
+    """Return the store of these places; refuses a configuration that names classes outside the trusted prefixes.
+
+    Raises:
+        ConfigError: such a class.
+    """
+    trusted = check_targets(tree, str(tree["trust"]))
+    from poisonbench.store import Store
+
+    return Store(places.results / "store", trusted)
+
+
+def tracker_of(tree: Mapping[str, object], store: Store, places: Places) -> Tracker:
+    """Build the tracker; a folder that it does not name is the results folder."""
+    node = {**cast("dict[str, object]", tree["tracker"])}
+    if "folder" in node and node["folder"] is None:
+        node["folder"] = str(places.results)
+    return cast("Tracker", build(node, store.trusted, "tracker"))

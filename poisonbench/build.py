@@ -1,0 +1,119 @@
+"""A tree of plain values with `_target_`s to plugins, checked against the plugins' own dataclasses."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Literal, Union, cast
+
+from poisonbench.core.errors import ConfigError, meant
+from poisonbench.core.files import File
+from poisonbench.core.plugins import OWN, find_class
+
+
+def targets(tree: object) -> Iterator[str]:
+    """Yield every class path that a tree names."""
+    if isinstance(tree, Mapping):
+        if "_target_" in tree:
+            yield str(tree["_target_"])
+        for item in tree.values():
+            yield from targets(item)
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from targets(item)
+
+
+def check_targets(tree: object, trust: str) -> tuple[str, ...]:
+    """Refuse every class outside our own packages and the trusted prefix, before anything is imported.
+
+    Returns:
+        The prefixes that may be built.
+
+    Raises:
+        ConfigError: names the class and the way to allow it.
+    """
+    allowed = (*OWN, *(prefix if prefix.endswith(".") else f"{prefix}." for prefix in trust.split(",") if prefix))
+    for target in targets(tree):
+        if not target.startswith(allowed):
+            raise ConfigError(
+                f"_target_: {target} lies outside {', '.join(allowed)}; if you trust its code, say trust={target.split('.')[0]}. on the command line"
+            )
+    return allowed
+
+
+def build(tree: object, allowed: tuple[str, ...], where: str) -> object:
+    """Build the plugin that `tree` describes.
+
+    Args:
+        tree: plain values; a mapping with `_target_` is a dataclass.
+        allowed: prefixes of class paths.
+        where: the place in the configuration, for messages, such as "attack".
+
+    Raises:
+        ConfigError: an unknown or missing field, or a value of the wrong type.
+    """
+    if not isinstance(tree, Mapping) or "_target_" not in tree:
+        return tree
+    kind = find_class(str(tree["_target_"]), allowed)
+    assert is_dataclass(kind)
+    hints = typing.get_type_hints(kind)
+    given = {str(name): build(value, allowed, f"{where}.{name}") for name, value in tree.items() if name != "_target_"}
+    wanted = {field.name: field for field in fields(kind)}
+    for name in given:
+        if name not in wanted:
+            raise ConfigError(f"{where}.{name}: {kind.__name__} has no such field; {meant(name, wanted)}")
+    missing = [name for name, field in wanted.items() if name not in given and field.default is MISSING and field.default_factory is MISSING]
+    if missing:
+        raise ConfigError(f"{where}: {kind.__name__} needs {', '.join(missing)}")
+    return kind(**{name: fitted(value, hints[name], f"{where}.{name}") for name, value in given.items()})
+
+
+def fitted(value: object, hint: object, where: str) -> object:
+    """Return `value` as the type `hint`; lists become tuples, whole numbers floats, paths files.
+
+    Raises:
+        ConfigError: a value of another type.
+    """
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return _one_of(value, typing.get_args(hint), where)
+    if typing.get_origin(hint) is Literal:
+        choices = [str(choice) for choice in typing.get_args(hint)]
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{where}={value}: {meant(str(value), choices)}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}={value}: give a list, such as [1,2]")
+        inner = typing.get_args(hint)[0]
+        return tuple(fitted(item, inner, f"{where}[{place}]") for place, item in enumerate(value))
+    return _plain(value, hint, where)
+
+
+def _one_of(value: object, options: tuple[object, ...], where: str) -> object:
+    if value is None and type(None) in options:
+        return None
+    (option,) = [option for option in options if option is not type(None)]
+    return fitted(value, option, where)
+
+
+def _plain(value: object, hint: object, where: str) -> object:
+    if value is None and hint is not object:
+        raise ConfigError(f"{where}: give {_named(hint)}, not nothing")
+    if hint is File and isinstance(value, str):
+        return File(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (bool, int, float, str):
+        kind = cast("type", hint)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise ConfigError(f"{where}={value}: give {_named(kind)}, not {_named(type(value))}")
+    elif is_dataclass(hint) and not isinstance(value, cast("type", hint)):
+        raise ConfigError(f"{where}: {cast('type', hint).__name__} is needed, not {value!r}")
+    return value
+
+
+def _named(kind: object) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing", list: "a list"}
+    return names.get(kind, f"a {getattr(kind, '__name__', kind)}") if isinstance(kind, type) else f"a {kind}"

@@ -1,0 +1,119 @@
+"""The words of a command line to a tree of plain values; every mistake in them to one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from poisonbench.core.errors import ConfigError, meant
+from poisonbench.schema import Keys
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+PLANS = ("attack", "defense")
+
+ConfigStore.instance().store(name="keys", node=Keys)
+
+
+def tree_of(words: Sequence[str]) -> dict[str, object]:
+    """Compose the configuration that the words of a command line describe.
+
+    Two attacks or two defenses, as in `defense=[spectral,fine_pruning]`, are composed alone and then joined slot by
+    slot: Hydra's own merge would mix their fields.
+
+    Raises:
+        ConfigError: one sentence on the first mistake.
+    """
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(words))
+        lists = {override.key_or_group: cast("list[str]", override.value()) for override in overrides if _is_plan_list(override)}
+        single = [override for override in overrides if not _is_plan_list(override)]
+        tree = _composed([str(override.input_line) for override in single if not any(_inside(override, kind) for kind in lists)])
+        for kind, names in lists.items():
+            tree[kind] = _joined(kind, names, single)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explained(error, words)) from error
+    given = {override.key_or_group: override.value() for override in overrides}
+    if tree["trust"] != given.get("trust", ""):
+        raise ConfigError("trust is set in a configuration file; it counts on the command line alone")
+    return tree
+
+
+def _is_plan_list(override: Override) -> bool:
+    return override.key_or_group in PLANS and isinstance(override.value(), list)
+
+
+def _inside(override: Override, kind: str) -> bool:
+    return override.key_or_group.startswith(f"{kind}.")
+
+
+def _composed(words: list[str]) -> dict[str, object]:
+    started = GlobalHydra.instance().is_initialized()  # inside hydra.main it is, from Python it is not
+    with contextlib.nullcontext() if started else initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS.resolve())):
+        config = compose("config", overrides=words)
+    return cast("dict[str, object]", OmegaConf.to_container(config, resolve=True))
+
+
+def _joined(kind: str, names: list[str], overrides: list[Override]) -> dict[str, object]:
+    others = [str(override.input_line) for override in overrides if not _inside(override, kind)]
+    joined: dict[str, object] = {}
+    for name in names:
+        slots = cast("dict[str, object]", _composed([*others, f"{kind}={name}"])[kind])
+        own = [str(override.input_line) for override in overrides if _inside(override, kind) and override.key_or_group.split(".")[1] in slots]
+        plan = cast("dict[str, object]", _composed([*others, f"{kind}={name}", *own])[kind])
+        twice = (plan.keys() & joined.keys()) - {"_target_"}
+        if twice:
+            raise ConfigError(f"{kind}={names}: two of them fill the slot {', '.join(sorted(twice))}; choose one")
+        joined |= plan
+    return joined
+
+
+def explained(error: Exception, words: Sequence[str]) -> str:
+    """Return one sentence for an error of Hydra or OmegaConf."""
+    if isinstance(error, MissingConfigException):
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group or 'config'}={name}: no such option; {meant(name, error.options or [])}"
+    text = f"{error} {error.__cause__ or ''}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found[1].partition("@")[0], words)
+    if found := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
+        return _unknown_key(found[2], words)
+    if found := re.search(r"Error merging override (\S+)", text):
+        cause = str(error.__cause__ or error).splitlines()[0]
+        return f"{found[1]}: {cause}"
+    return " ".join(str(error).split())
+
+
+def _unknown_key(path: str, words: Sequence[str]) -> str:
+    parent, _, name = path.rpartition(".")
+    known: object = _plain_tree(words)
+    for part in parent.split(".") if parent else ():
+        known = known.get(part) if isinstance(known, Mapping) else None
+    names = [str(key) for key in known if key != "_target_"] if isinstance(known, Mapping) else []
+    return f"{path}: no such key; {meant(name, names)}"
+
+
+def _plain_tree(words: Iterable[str]) -> dict[str, object]:
+    """Compose with the choices of groups alone, to know which keys there are."""
+    groups = {entry.name for entry in CONFIGS.iterdir() if entry.is_dir()}
+    chosen = [word for word in words if word.lstrip("+").split("=")[0].split("@")[0] in groups and not word.startswith("[")]
+    try:
+        return _composed([word for word in chosen if "[" not in word and "," not in word])
+    except (HydraException, OmegaConfBaseException):
+        return _composed([])
+
+
+def options(group: str) -> list[str]:
+    """Return the names that a group offers, sorted."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))

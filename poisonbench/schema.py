@@ -1,0 +1,48 @@
+"""Types of the keys that every run has. Standard library only; not frozen, since a frozen node cannot be overridden."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class BudgetKeys:
+    """How much an attacker may change; see poisonbench.core.threat.Budget."""
+
+    _target_: str = "poisonbench.core.threat.Budget"
+    rate: float = 0.05
+    count: int | None = None
+    norm: str | None = None
+    limit: float | None = None
+    relabel: bool = True
+    inject: bool = False
+    clients: float = 0.0
+
+
+@dataclass
+class ThreatKeys:
+    """What an attacker knows and may do; see poisonbench.core.threat.Threat."""
+
+    _target_: str = "poisonbench.core.threat.Threat"
+    budget: BudgetKeys = field(default_factory=BudgetKeys)
+    surrogate: Any = None
+
+
+@dataclass
+class Keys:
+    """The top of every configuration; the groups are typed by their plugins' own dataclasses."""
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    results_dir: str | None = None
+    publish: bool = False
+    trust: str = ""
+    task: Any = None
+    net: Any = None
+    learner: Any = None
+    threat: ThreatKeys = field(default_factory=ThreatKeys)
+    tracker: Any = None
+    attack: Any = None
+    defense: Any = None

@@ -1,0 +1,134 @@
+"""What a person sees: progress while it runs, a small table when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from poisonbench.core.progress import Listen
+from poisonbench.record import Record
+
+PLAIN_SECONDS = 10.0
+ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
+
+
+class _Lines(logging.Handler):
+    """Print log records through a console, so that they do not tear a progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        self._console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(console: Console) -> Iterator[tuple[Listen, logging.Handler]]:
+    """Yield a listener for progress, bars on a terminal and a line now and then elsewhere, and a handler for logs."""
+    handler = _Lines(console)
+    if not console.is_terminal:
+        yield _plain(console), handler
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        known: dict[str, TaskID] = {}
+
+        def listen(label: str, done: int, total: int) -> None:
+            if label not in known:
+                known[label] = bars.add_task(escape(label), total=total)
+            bars.update(known[label], completed=done, total=total)
+            if done == total:
+                bars.remove_task(known.pop(label))
+
+        yield listen, handler
+
+
+def _plain(console: Console) -> Listen:
+    last = [time.monotonic()]
+
+    def listen(label: str, done: int, total: int) -> None:
+        if time.monotonic() - last[0] >= PLAIN_SECONDS:
+            last[0] = time.monotonic()
+            console.print(f"{label}: {done}/{total}", markup=False, highlight=False)
+
+    return listen
+
+
+def show_record(console: Console, record: Record, path: Path) -> None:
+    """Print one record as a table of undefended against defended figures, and where it lies."""
+    title = f"{_name(record, 'attack')} against {_name(record, 'defense')} on {_name(record, 'task')}, seed {record.spec['seed']}"
+    if record.status != "done":
+        console.print(f"{title}: {record.status}, {record.reason}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(_table(title, record))
+        for line in _filter_lines(record.metrics):
+            console.print(line, markup=False, highlight=False)
+    console.print(f"record: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, record: Record) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for column in ("", "clean training", "undefended", "defended"):
+        table.add_column(column, justify="right" if column else "left")
+    for label, name in ROWS:
+        figures = [percent(part.get(name)) for part in (record.baseline, record.undefended, record.metrics)]
+        if any(figures):
+            table.add_row(label, *figures)
+    return table
+
+
+def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
+    if "removed" in metrics:
+        told = [f"filter removed {metrics['removed']} rows"]
+        told += [f"{name} {percent(metrics[key])}" for name, key in (("TPR", "tpr"), ("FPR", "fpr")) if key in metrics]
+        told += [f"AUROC within class {metrics['auroc_in_class']:.3f}"] if "auroc_in_class" in metrics else []
+        yield ", ".join(told)
+    if isinstance(screened := metrics.get("screen"), Mapping):
+        yield "screen: " + ", ".join(f"{name} {value:.3f}" for name, value in screened.items())
+    if "median_radius" in metrics:
+        yield f"certified: median radius {metrics['median_radius']}"
+
+
+def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:
+    """Print one line a cell."""
+    table = Table(title="sweep", title_justify="left")
+    columns = ("attack", "defense", "rate", "seed", "status", "C-Acc", "ASR", "undefended C-Acc", "undefended ASR", "record")
+    for column in columns:
+        table.add_column(column)
+    for record, path in cells:
+        table.add_row(
+            _name(record, "attack"),
+            _name(record, "defense"),
+            escape(_rate(record)),
+            str(record.spec["seed"]),
+            record.status,
+            *(percent(part.get(name)) for part in (record.metrics, record.undefended) for name in ("c_acc", "asr")),
+            path.stem,
+        )
+    console.print(table)
+
+
+def _rate(record: Record) -> str:
+    threat = record.spec["threat"]
+    budget = threat.get("budget") if isinstance(threat, Mapping) else None
+    return str(budget.get("rate")) if isinstance(budget, Mapping) else ""
+
+
+def _name(record: Record, part: str) -> str:
+    value = record.spec[part]
+    return str(value["name"]) if isinstance(value, Mapping) else str(value)
+
+
+def percent(fraction: object) -> str:
+    """Return a fraction as a percentage with one decimal, or nothing for a figure that does not apply."""
+    return f"{100 * fraction:.1f} %" if isinstance(fraction, int | float) else ""

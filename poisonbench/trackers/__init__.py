@@ -1,0 +1,1 @@
+"""Trackers: where records may go beside the disk."""
