@@ -1,0 +1,82 @@
+"""Every YAML of the registry: it builds, it lists every field, it says where it comes from."""
+
+import inspect
+import typing
+from dataclasses import fields, is_dataclass
+from typing import ClassVar
+
+import pytest
+import yaml
+
+from poisonbench.assemble import HOME
+from poisonbench.build import build, targets
+from poisonbench.commands.compose import CONFIGS, options, tree_of
+from poisonbench.core.plugins import OWN, find_class
+
+GROUPS = ("attack", "defense", "task", "net", "learner", "tracker")
+ENTRIES = [(group, name) for group in GROUPS for name in options(group)]
+PACKAGES = {"attack": "attacks", "defense": "defenses"}
+
+
+def nodes(tree):
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield tree
+        for item in tree.values():
+            yield from nodes(item)
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from nodes(item)
+
+
+@pytest.mark.parametrize(("group", "name"), ENTRIES)
+def test_a_yaml_lists_every_field_of_its_plugin_and_builds(group, name):
+    tree = tree_of([f"{group}={name}", "results_dir=results/local"])[group]
+    for node in nodes(tree):
+        kind = find_class(node["_target_"], OWN)
+        slots = kind.__module__ in ("poisonbench.core.attack", "poisonbench.core.defense")
+        listed, wanted = set(node) - {"_target_"}, {field.name for field in fields(kind)}
+        assert listed <= wanted if slots else listed == wanted
+    assert build(tree, OWN, group) is not None
+
+
+@pytest.mark.parametrize(("group", "name"), ENTRIES)
+def test_a_plugin_is_a_frozen_documented_and_versioned_dataclass(group, name):
+    for path in targets(tree_of([f"{group}={name}"])[group]):
+        kind = find_class(path, OWN)
+        assert kind.__dataclass_params__.frozen
+        documented = inspect.getdoc(kind) or ""
+        if kind.__module__.startswith(("attacks.", "defenses.")):
+            assert "VERSION" in vars(kind)
+            assert typing.get_type_hints(kind)["VERSION"] == ClassVar[int]
+            assert kind.__module__.endswith("random_drop") or "Source:" in documented
+        for field in fields(kind):
+            if kind.__module__.startswith(("attacks.", "defenses.")):
+                assert f"{field.name}: " in documented or f"{field.name}:" in documented
+
+
+@pytest.mark.parametrize("group", list(PACKAGES))
+def test_every_plugin_file_is_in_the_registry(group):
+    listed = {path for name in options(group) for path in targets(tree_of([f"{group}={name}"])[group])}
+    modules = {path.rpartition(".")[0] for path in listed}
+    for file in (HOME / PACKAGES[group]).glob("*/*.py"):
+        module = ".".join(file.relative_to(HOME).with_suffix("").parts)
+        source = file.read_text()
+        if file.name != "__init__.py" and any(f"def {verb}(" in source for verb in ("poison", "craft", "judge", "repair", "certify", "suspicion")):
+            assert module in modules
+
+
+def test_every_experiment_composes():
+    for name in options("experiment"):
+        assert tree_of([f"+experiment={name}"])["attack"] is not None
+
+
+def test_the_schema_and_the_configuration_hold_the_same_keys():
+    from poisonbench.core.threat import Budget
+    from poisonbench.schema import BudgetKeys, Keys
+
+    top = yaml.safe_load((CONFIGS / "config.yaml").read_text())
+    groups = {next(iter(entry)) for entry in top["defaults"] if isinstance(entry, dict) and not next(iter(entry)).startswith("override")}
+    assert groups | (top.keys() - {"defaults", "hydra"}) == {field.name for field in fields(Keys)}
+    assert {field.name for field in fields(Budget)} == {field.name for field in fields(BudgetKeys)} - {"_target_"}
+    assert is_dataclass(Keys)

@@ -1,0 +1,64 @@
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import pytest
+
+from poisonbench.build import build, check_targets, fitted
+from poisonbench.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    VERSION: ClassVar[int] = 1
+    size: int
+    kind: Literal["white", "black"] = "white"
+    widths: tuple[int, ...] = ()
+    share: float | None = None
+    inner: object = None
+
+
+TARGET = f"{__name__}.Thing"
+HERE = (f"{__name__}.",)
+
+
+def test_a_tree_becomes_nested_dataclasses():
+    tree = {"_target_": TARGET, "size": 3, "widths": [1, 2], "share": 1, "inner": {"_target_": TARGET, "size": 4}}
+    thing = build(tree, HERE, "attack")
+    assert thing == Thing(size=3, widths=(1, 2), share=1.0, inner=Thing(size=4))
+    assert isinstance(thing.share, float)
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ({"sise": 3}, r"attack.sise: Thing has no such field; did you mean size\?"),
+        ({"size": "3"}, "attack.size=3: give a whole number, not text"),
+        ({"size": True}, "give a whole number, not true or false"),
+        ({"size": 1.5}, "give a whole number, not a number"),
+        ({"size": 1, "kind": "whit"}, r"did you mean white\?"),
+        ({"size": 1, "widths": 3}, "give a list"),
+        ({"size": 1, "widths": ["a"]}, r"attack.widths\[0\]=a: give a whole number"),
+        ({"size": 1, "share": "x"}, "give a number, not text"),
+        ({}, "Thing needs size"),
+    ],
+)
+def test_a_wrong_field_is_refused_in_words(field, says):
+    with pytest.raises(ConfigError, match=says):
+        build({"_target_": TARGET, **field}, HERE, "attack")
+
+
+@pytest.mark.parametrize("target", ["builtins.open", "os.system", "pathlib.Path.touch", "subprocess.run", "attacksx.evil", "poisonbench"])
+def test_targets_outside_our_packages_are_refused_before_they_are_imported(target):
+    with pytest.raises(ConfigError, match="lies outside"):
+        check_targets({"attack": {"data": [{"_target_": target}]}}, "")
+
+
+def test_a_trusted_prefix_is_a_whole_package_name():
+    assert "my_lab." in check_targets({"_target_": "my_lab.plugins.Mine"}, "my_lab")
+    with pytest.raises(ConfigError, match="lies outside"):
+        check_targets({"_target_": "my_lab_evil.Mine"}, "my_lab")
+
+
+def test_a_plugin_slot_cannot_be_empty():
+    with pytest.raises(ConfigError, match="give a Thing, not nothing"):
+        fitted(None, Thing, "defense.sanitize")

@@ -1,0 +1,303 @@
+"""The line, with a toy plugin in every slot."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
+from poisonbench.core.audit import audit_round
+from poisonbench.core.defense import Defense, Server, Verdict
+from poisonbench.core.errors import BudgetError, Diverged
+from poisonbench.core.goals import NoGoal
+from poisonbench.core.learner import Combine, Learner, PlainStep, fit_each
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Budget, Threat
+from poisonbench.nets.small import Linear
+from poisonbench.pipeline import filled, name_of, run
+
+
+def made(store, stage: str) -> int:
+    return sum(visit.made for visit in store.visits if visit.key.startswith(f"{stage}-"))
+
+
+def test_a_backdoor_works_undefended_and_the_record_tells_all(tiny, store):
+    record = run(tiny("attack=backdoor", "threat.budget.rate=0.2"), store)
+    assert record.status == "done"
+    assert record.undefended["asr"] > 0.9
+    assert record.baseline["asr"] < 0.3
+    assert record.undefended["c_acc"] > 0.9
+    assert record.counts == {
+        "train": 380,
+        "trusted": 20,
+        "poisoned": 76,
+        "poisoned_kept": 76,
+        "exposures": 304,
+        "test": 200,
+        "probe": 150,
+        "hits": record.counts["hits"],
+    }
+    assert record.counts["hits"] / 150 == record.metrics["asr"]
+    assert record.spec["attack"]["name"] == "badnets"
+    assert record.facts == {"epochs": 4, "steps": 48}
+    assert {"device", "threads", "torch", "data_digest", "commit", "versions"} <= record.provenance.keys()
+
+
+def test_without_an_attack_its_figures_are_absent(tiny, store):
+    record = run(tiny(), store)
+    assert set(record.metrics) == {"c_acc"}
+    assert "hits" not in record.counts
+    assert made(store, "fit") == 1  # baseline, undefended and defended are one victim
+
+
+def test_victims_are_trained_once_for_all_defenses_and_seeds_apart(tiny, store):
+    for defense in ("none", "spectral", "random_drop"):
+        run(tiny("attack=backdoor", f"defense={defense}"), store)
+    assert made(store, "fit") == 4  # baseline, undefended, two defended
+    run(tiny("attack=backdoor", "seed=1"), store)
+    assert made(store, "fit") == 6
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same_digest(tiny, store):
+    words = ("attack=backdoor", "defense=spectral")
+    first = run(tiny(*words), store)
+    before = len([visit for visit in store.visits if visit.made])
+    second = run(tiny(*words), store)
+    assert len([visit for visit in store.visits if visit.made]) == before
+    assert first.result_digest == second.result_digest
+
+
+def test_a_fresh_store_gives_the_same_digest(tiny, store, tmp_path):
+    from poisonbench.store import Store
+
+    experiment = tiny("attack=backdoor", "defense=spectral")
+    assert run(experiment, store).result_digest == run(experiment, Store(tmp_path / "another")).result_digest
+
+
+def test_every_defense_meets_the_same_poison_and_every_seed_another(tiny, store):
+    keys = [run(tiny("attack=backdoor", *words), store).keys["poison"] for words in (("defense=none",), ("defense=spectral",), ("seed=1",))]
+    assert keys[0] == keys[1] != keys[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cheat:
+    """Poison twice what is allowed and mark none of it."""
+
+    def poison(self, known, rng):
+        rows = torch.arange(2 * known.budget.rows(len(known.rows)))
+        data = known.rows.edit(rows, labels=1 - known.rows.labels[rows].clamp_max(1))
+        return Poisoned(data=data, mask=torch.zeros(len(data), dtype=torch.bool), goal=NoGoal())
+
+
+def test_an_attack_that_cheats_is_caught(tiny, store):
+    with pytest.raises(BudgetError, match="outside the mask"):
+        run(tiny(attack=Attack(data=Cheat())), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """Train two surrogates and a tuned one, then poison nothing."""
+
+    def poison(self, known, rng):
+        one, other = known.fit(known.rows), known.fit(known.rows, draw=1)
+        known.tune(one, known.rows, epochs=1)
+        assert not torch.equal(one.scores(known.rows.inputs), other.scores(known.rows.inputs))
+        return Poisoned(data=known.rows, mask=torch.zeros(len(known.rows), dtype=torch.bool), goal=NoGoal())
+
+
+def test_surrogates_never_share_the_victims_seed(tiny, store):
+    run(tiny(attack=Attack(data=Surrogate())), store)
+    assert made(store, "fit") == 3  # two surrogates and the victim, though all saw the same rows
+    assert made(store, "tune") == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oracle:
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"truth"})
+
+    def judge(self, data, means, rng):
+        return Verdict(keep=~means.truth, suspicion=means.truth.float())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curious:
+    """Claim the truth without declaring it."""
+
+    def judge(self, data, means, rng):
+        assert len(means.truth) == 0
+        assert len(means.trusted) == 20
+        return None
+
+
+def test_the_truth_is_handed_only_to_those_who_declare_it(tiny, store):
+    words = ("attack=backdoor", "threat.budget.rate=0.2")
+    record = run(tiny(*words, defense=Defense(sanitize=Oracle())), store)
+    assert (record.metrics["tpr"], record.metrics["fpr"]) == (1.0, 0.0)
+    assert abs(record.metrics["asr"] - record.baseline["asr"]) < 0.1
+    run(tiny(*words, defense=Defense(sanitize=Curious())), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain:
+    """Repair by tuning on the trusted rows, after looking at the verdict."""
+
+    def repair(self, victim, verdict, means, rng):
+        assert verdict is None
+        return means.tune(victim, means.trusted, epochs=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CornerScreen:
+    """Suspect bright corners."""
+
+    def suspicion(self, victim, inputs, means, rng):
+        return inputs[:, 0, -3:, -3:].float().mean((1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    def certify(self, victim, test):
+        return torch.where(victim.scores(test.inputs).argmax(1) == test.labels, 2, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """A learner that has a place for certificates."""
+
+    inner: Learner
+
+    @property
+    def stages(self):
+        return self.inner.stages | {"defense.certify"}
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certifying:
+    def __call__(self, learner):
+        return Certified(inner=learner)
+
+
+def test_repair_screen_and_certify_reach_the_record(tiny, store):
+    defense = Defense(train=Certifying(), repair=Retrain(), screen=CornerScreen(), certify=Constant())
+    record = run(tiny("attack=backdoor", "threat.budget.rate=0.2", defense=defense), store)
+    assert record.facts["epochs"] == 1
+    assert record.metrics["screen"]["auroc"] > 0.95
+    assert record.metrics["screen"]["asr"] < 0.05
+    assert record.metrics["certified"] == [record.metrics["c_acc"]] * 3 + [0.0]
+    assert record.metrics["median_radius"] == 2
+
+
+def test_a_slot_that_the_learner_cannot_honour_is_skipped_before_any_compute(tiny, store):
+    record = run(tiny("attack=backdoor", defense=Defense(certify=Constant())), store)
+    assert (record.status, record.reason) == ("skipped", "Central has no place for defense.certify")
+    assert not store.visits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """The attacker runs the training."""
+
+    def __call__(self, learner):
+        return learner.with_step(PlainStep())
+
+
+def test_where_the_attacker_trains_filters_are_skipped_and_repairs_act(tiny, store):
+    attack = dataclasses.replace(tiny("attack=backdoor").attack, train=Outside())
+    assert "the attacker runs the training" in run(tiny("defense=spectral", attack=attack), store).reason
+    assert run(tiny(attack=attack, defense=Defense(repair=Retrain())), store).status == "done"
+    assert not any(visit.key.startswith("judge") and visit.made and visit.seconds > 1 for visit in store.visits)
+
+
+def test_a_loss_that_is_not_finite_is_raised_by_the_line(tiny, store):
+    with pytest.raises(Diverged):
+        run(tiny("learner.lr=1e9"), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyFederated:
+    """Each owner trains alone, the server combines the states: enough to walk the slots of federated rounds."""
+
+    inner: Learner
+
+    @property
+    def stages(self):
+        return frozenset({"attack.data", "attack.update", "defense.aggregate"})
+
+    @property
+    def runtime(self):
+        return self.inner.runtime
+
+    def check(self, data):
+        self.inner.check(data)
+
+    def fit(self, data, combine: Combine, rng: Key, start=None):
+        owners = data.owners.unique()
+        victims = self.inner.fit_many([data.take(data.owners == owner) for owner in owners], combine, [rng] * len(owners))
+        names = [name for name, value in victims[0].state().items() if value.dtype == torch.float32]
+        updates = torch.stack([torch.cat([victim.state()[name].flatten() for name in names]) for victim in victims])
+        malicious = torch.isin(owners, combine.malicious)
+        round_ = Round(updates=updates, visible=malicious, malicious=malicious, state=torch.zeros(updates.shape[1]), index=0, eta=1.0)
+        crafted = combine.craft.craft(round_, rng)
+        audit_round(round_, crafted)
+        server = Server(round=0, state=round_.state, malicious=int(malicious.sum()), reference=lambda: updates[-1])
+        together, state, at = combine.aggregate(crafted.updates, server), dict(victims[0].state()), 0
+        for name in names:
+            state[name] = together[at : at + state[name].numel()].view_as(state[name])
+            at += state[name].numel()
+        return self.inner.restore(state, victims[0].facts, data)
+
+    def fit_many(self, parts: Sequence, combine, rngs):
+        return fit_each(self, parts, combine, rngs)
+
+    def with_step(self, step):
+        return dataclasses.replace(self, inner=self.inner.with_step(step))
+
+    def with_epochs(self, epochs):
+        return dataclasses.replace(self, inner=self.inner.with_epochs(epochs))
+
+    def restore(self, state, facts, like):
+        return self.inner.restore(state, facts, like)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    def craft(self, round: Round, rng: Key) -> Crafted:
+        updates = round.updates.clone()
+        updates[round.malicious] = -1000.0
+        return Crafted(updates=updates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Median:
+    def __call__(self, rows_RP, server):
+        return rows_RP.median(0).values
+
+
+def test_updates_are_crafted_audited_and_aggregated(tiny, store):
+    task, learner = tiny().task, dataclasses.replace(tiny("learner.epochs=8").learner, net=Linear(norm="none"))
+    owned = dataclasses.replace(task, train=task.train.edit(torch.arange(380), owners=torch.arange(380) // 76))
+    learner = ToyFederated(inner=learner)
+    threat = Threat(budget=Budget(rate=0.05, clients=0.2), surrogate=learner)
+    fields = {"task": owned, "learner": learner, "threat": threat, "attack": Attack(update=Garbage())}
+    experiment = tiny(**fields)
+    broken = run(experiment, store)
+    saved = run(dataclasses.replace(experiment, defense=Defense(aggregate=Median())), store)
+    assert broken.baseline["c_acc"] > 0.9
+    assert broken.metrics["c_acc"] < 0.5
+    assert saved.metrics["c_acc"] > 0.9
+    assert saved.undefended == broken.undefended
+    assert run(dataclasses.replace(experiment, defense=Defense(sanitize=Oracle())), store).status == "skipped"
+
+
+def test_plans_are_named_by_their_modules(tiny):
+    assert name_of(Attack()) == "none"
+    assert name_of(tiny("attack=backdoor").attack) == "badnets"
+    both = dataclasses.replace(tiny("defense=spectral").defense, repair=Retrain())
+    assert name_of(both) == "spectral+test_pipeline"
+    assert filled("defense", both) == {"defense.sanitize", "defense.repair"}
