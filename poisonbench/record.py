@@ -125,6 +125,8 @@ def provenance() -> dict[str, object]:
 
 def _git(*words: str) -> str:
     home = Path(__file__).parent.parent
+    if not (home / "pyproject.toml").is_file():
+        return ""  # an installed copy may lie inside somebody else's repository
     try:
         done = subprocess.run(["git", "-C", str(home), *words], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -22,9 +22,9 @@ class SpectralSignatures:
     """Drop the rows that align most with the top singular direction of their class.
 
     Source: Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, Algorithm 1.
-    Features are those of the undefended victim, one row each, without augmentation. Where a class holds no
-    more rows than are to be removed, `keep_at_least` of it stay: the paper assumes that poison is the
-    smaller part of a class, and the squared score cannot say which half is poison once it nears one half.
+    Features are those of the undefended victim, without augmentation. The paper assumes that poison is the
+    smaller part of a class: the squared score cannot say which half is poison once it nears one half. With
+    `classes: all` and a rate near 1 / K the paper's count exceeds a clean class; `keep_at_least` bounds it.
 
     Args:
         expected_rate: poisoned rows / training rows to assume, in [0, 0.5). Oracle knowledge when it equals the

@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
             kind = find_class(str(node["_target_"]), allowed)
             fields = {name: value for name, value in node.items() if name != "_target_" and not isinstance(value, Mapping)}
             console.print(f"{known[word]}={word}: {kind.__name__}\n", style="bold", markup=False, highlight=False)
-            console.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
+            console.print(inspect.getdoc(kind) or "", markup=False, highlight=False, soft_wrap=True)
             console.print(
                 "\n" + "\n".join(f"  {where}.{name}={'null' if value is None else value}" for name, value in fields.items()), markup=False, highlight=False
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -28,7 +29,8 @@ def has_bf16(device: str) -> bool:
     """Tell whether bfloat16 arithmetic is native there; where it is emulated it only costs time."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot tell
+    return bool(capabilities().get("avx512_bf16", False))
 
 
 def runtime(device: str) -> Mapping[str, str | int]:
@@ -51,4 +53,5 @@ def set_threads(threads: int) -> None:
 
 def peak_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,15 @@
+"""The README's first example, on a seed that no record uses."""
+
+from poisonbench.assemble import assemble
+from poisonbench.commands.compose import tree_of
+from poisonbench.pipeline import run
+
+
+def test_spectral_signatures_undo_a_backdoor_on_digits(store):
+    record = run(assemble(tree_of(["attack=backdoor", "defense=spectral", "seed=100"]), store), store)
+    assert record.undefended["c_acc"] >= 0.95
+    assert record.undefended["asr"] >= 0.95
+    assert record.metrics["asr"] <= 0.1
+    assert record.metrics["c_acc"] >= record.undefended["c_acc"] - 0.02
+    assert record.baseline["asr"] <= 0.03
+    assert record.metrics["auroc_in_class"] >= 0.95

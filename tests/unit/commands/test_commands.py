@@ -1,0 +1,140 @@
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+from poisonbench.assemble import HOME
+from poisonbench.cli import entry
+from poisonbench.commands.compose import tree_of
+from poisonbench.report.tables import filled, published, table
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """Return the path of the record of one run, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    assert entry([*TINY, "attack=backdoor", "defense=spectral", "threat.budget.rate=0.1"]) == 0
+    (path,) = tmp_path.glob("results/records/*.json")
+    return path
+
+
+def test_a_record_is_verified_from_nothing(record, capsys):
+    assert entry(["verify", str(record)]) == 0
+    assert "verified, every figure equal" in capsys.readouterr().out
+
+
+def test_a_record_that_claims_too_much_is_found_out(record, capsys, monkeypatch):
+    import dataclasses
+
+    from poisonbench.record import read
+
+    better = dataclasses.replace(read(record), metrics={**read(record).metrics, "asr": 0.0001})
+    path = better.write(record.parent.parent)
+    assert entry(["verify", str(path)]) == 1
+    assert "metrics.asr: recorded 0.0001, now" in capsys.readouterr().out
+
+
+def test_a_record_is_drawn(record, capsys):
+    picture = record.parent / "picture.png"
+    assert entry(["show", str(record), str(picture)]) == 0
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+        assert drawn.width > 800
+        assert len(drawn.convert("L").getcolors()) > 50
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["show"], "show RECORD"),
+        (["show", "nowhere.json"], "is not a record"),
+        (["verify"], "verify RECORD"),
+        (["list", "defence"], "did you mean defense?"),
+        (["describe", "spectrals"], "did you mean spectral?"),
+        (["describe"], "known: "),
+        (["report"], "report FILE"),
+        (["report", "nowhere.md"], "no such file"),
+    ],
+)
+def test_wrong_words_are_one_sentence(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert entry(words) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_a_run_without_poison_has_nothing_to_draw(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry([*TINY]) == 0
+    (path,) = tmp_path.glob("results/records/*.json")
+    assert entry(["show", str(path)]) == 2
+    assert "no poisoned images" in capsys.readouterr().err
+
+
+def test_a_method_is_described_with_its_source_and_fields(capsys):
+    assert entry(["describe", "spectral"]) == 0
+    out = capsys.readouterr().out
+    assert "Tran, Li, Madry" in out
+    assert "defense.sanitize.margin=1.5" in out
+
+
+def test_the_doctor_finds_this_machine_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["doctor"]) == 0
+    assert "FAILED" not in capsys.readouterr().out
+
+
+def test_the_doctor_says_what_is_broken(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert entry(["doctor"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_table_folds_seeds_into_a_mean_and_an_interval(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["-m", *TINY, "attack=backdoor", "defense=spectral", "seed=0,1,2"]) == 0
+    records = published(tmp_path / "results" / "records")
+    (line,) = table(records).splitlines()[2:]
+    assert "| blobs | badnets | 5 % | spectral |" in line
+    assert "| 3 |" in line
+    values = [100 * record.undefended["asr"] for record in records]
+    assert f"{sum(values) / 3:.1f} ±" in line
+    text = filled("before\n<!-- records: blobs -->\nold\n<!-- end -->\nafter\n", records)
+    assert "old" not in text
+    assert line in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_the_readme_shows_what_the_records_say():
+    text = (HOME / "README.md").read_text()
+    assert filled(text, published(HOME / "results" / "records")) == text
+
+
+def test_published_records_name_no_place_of_a_machine():
+    for path in (HOME / "results" / "records").glob("*.json"):
+        text = path.read_text()
+        assert not [word for word in ("/home/", "/root/", "/tmp/", "/Users/", "/work/") if word in text], path
+        told = json.loads(text)
+        assert told["status"] == "done"
+        assert not told["provenance"]["dirty"], path
+
+
+def test_constraints_hold_names_and_versions_alone():
+    lines = (HOME / "constraints.txt").read_text().splitlines()
+    assert lines
+    assert not [line for line in lines if "://" in line or "@" in line or "==" not in line]
+
+
+def test_wandb_hears_of_a_record_offline(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert entry([*TINY, "tracker=wandb"]) == 0
+    assert list(tmp_path.glob("results/wandb/offline-run-*"))
+
+
+def test_a_configuration_is_plain_values():
+    assert json.loads(json.dumps(tree_of(list(TINY))))["seed"] == 0
