@@ -27,14 +27,12 @@ def success(scores_MK: Tensor, probe: Probe) -> dict[str, float]:
     """Return ASR, the share of answers that serve the attacker, and R-Acc, the share that is right all the same."""
     if len(probe) == 0:
         return {}
-    answers = scores_MK.argmax(1)
-    hits = probe.hit.gather(1, answers[:, None])[:, 0]
-    return {"asr": _mean(hits), "r_acc": _mean(answers == probe.truth)}
+    return {"asr": _mean(served(scores_MK, probe)), "r_acc": _mean(scores_MK.argmax(1) == probe.truth)}
 
 
-def hits(scores_MK: Tensor, probe: Probe) -> int:
-    """Count the answers that serve the attacker."""
-    return int(probe.hit.gather(1, scores_MK.argmax(1)[:, None]).sum())
+def served(scores_MK: Tensor, probe: Probe) -> Tensor:
+    """Return (M,) bool, the answers that serve the attacker."""
+    return probe.hit.gather(1, scores_MK.argmax(1)[:, None])[:, 0]
 
 
 def filtering(verdict: Verdict | None, mask_N: Tensor, labels_N: Tensor) -> dict[str, float]:
@@ -81,8 +79,7 @@ def screening(scores: Mapping[str, Tensor], suspicion: Mapping[str, Tensor], tes
     if len(probe):
         poisoned = torch.cat([torch.zeros(len(test)), torch.ones(len(probe))]).bool()
         figures["auroc"] = auroc(torch.cat([suspicion["test"], suspicion["probe"]]), poisoned)
-        served = probe.hit.gather(1, scores["probe"].argmax(1)[:, None])[:, 0]
-        figures["asr"] = _mean(served & passed["probe"])
+        figures["asr"] = _mean(served(scores["probe"], probe) & passed["probe"])
     return figures
 
 

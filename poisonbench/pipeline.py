@@ -14,7 +14,7 @@ from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned
 from poisonbench.core.audit import audit
 from poisonbench.core.data import Dataset, Task
-from poisonbench.core.defense import Defense, Fit, KeepAll, Mean, Means, Verdict
+from poisonbench.core.defense import Aggregator, Defense, Fit, KeepAll, Mean, Means, Verdict
 from poisonbench.core.delta import Delta
 from poisonbench.core.errors import Incompatible
 from poisonbench.core.goals import Probe
@@ -54,7 +54,7 @@ def run(experiment: Experiment, store: Store) -> Record:
         PoisonbenchError: one sentence explains it; nothing was found worth recording.
         Diverged: a training that went to infinity.
     """
-    line = Line(experiment=experiment, store=store)
+    line = Line(experiment=experiment, store=store, since=len(store.visits))
     reason = line.incompatible()
     if reason:
         return dataclasses.replace(line.record(), status="skipped", reason=reason)
@@ -90,6 +90,7 @@ class Line:
 
     experiment: Experiment
     store: Store
+    since: int = 0  # visits of the store before this run
 
     @cached_property
     def root(self) -> Key:
@@ -116,9 +117,9 @@ class Line:
         """Contributions as they come, averaged."""
         return Combine(craft=Honest(), aggregate=Mean(), malicious=self.malicious[:0])
 
-    def combine(self, aggregate: object) -> Combine:
+    def combine(self, aggregate: Aggregator) -> Combine:
         """Contributions under attack, combined by `aggregate`."""
-        return Combine(craft=self.experiment.attack.update, aggregate=aggregate, malicious=self.malicious)  # type: ignore[arg-type]
+        return Combine(craft=self.experiment.attack.update, aggregate=aggregate, malicious=self.malicious)
 
     def incompatible(self) -> str:
         """Return why this combination cannot be run, or nothing."""
@@ -256,12 +257,13 @@ class Line:
             counts["exposures"] = int(kept.sum()) * epochs
         counts |= {"test": len(task.test), "probe": len(probe)}
         if len(probe):
-            counts["hits"] = metrics.hits(self.scores(victim, probe.inputs, probe.answers, "defended probe"), probe)
+            counts["hits"] = int(metrics.served(self.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
         return counts
 
     def record(self) -> Record:
         """Return a record of what was asked, where, and what it has cost so far."""
-        experiment, visits = self.experiment, {visit.stage: visit for visit in self.store.visits}
+        experiment = self.experiment
+        visits = {visit.stage: visit for visit in reversed(self.store.visits[self.since :])}  # the first visit of a stage tells
         runtime = self.experiment.learner.runtime
         kept = ("poison", "fit baseline", "fit undefended", "fit defended", "judge", "repair")
         cost = {

@@ -28,17 +28,18 @@ def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor) 
     """
     _check_form(clean, poisoned)
     old = len(clean)
-    edited = {name: column[:old] for name, column in poisoned.data.columns.items()}
-    changed = torch.stack([_differs(edited[name], column) for name, column in clean.columns.items()]).any(0)
+    changed = changed_rows(clean, poisoned.data)
     _check_rows(changed, poisoned, budget, writable)
-    relabelled = _differs(edited["labels"], clean.labels)
+    relabelled = poisoned.data.labels[:old] != clean.labels
     if not budget.relabel and relabelled.any():
         raise BudgetError(f"{int(relabelled.sum())} labels changed, but threat.budget.relabel=false is a clean-label threat")
-    _check_norm(edited["inputs"][changed], clean.inputs[changed], budget)
+    _check_norm(poisoned.data.inputs[:old][changed], clean.inputs[changed], budget)
 
 
-def _differs(one: Tensor, other: Tensor) -> Tensor:
-    return (one != other).flatten(1).any(1) if one.ndim > 1 else one != other
+def changed_rows(clean: Dataset, data: Dataset) -> Tensor:
+    """Return (N,) bool, the clean rows that differ in any column of `data`, whose first N rows they are."""
+    pairs = [(column, data.columns[name][: len(clean)]) for name, column in clean.columns.items()]
+    return torch.stack([(one != other).reshape(len(clean), -1).any(1) for one, other in pairs]).any(0)
 
 
 def _check_form(clean: Dataset, poisoned: Poisoned) -> None:

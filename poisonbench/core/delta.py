@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from poisonbench.core.attack import Poisoned
+from poisonbench.core.audit import changed_rows
 from poisonbench.core.data import Dataset
 from poisonbench.core.goals import Goal
 
@@ -39,12 +39,8 @@ class Delta:
     @classmethod
     def between(cls, clean: Dataset, poisoned: Poisoned) -> Delta:
         """Subtract; `poisoned` must have passed the audit, which proves that clean rows kept their order."""
-        old = len(clean)
-        after = poisoned.data.columns
-        changed = [
-            (after[name][:old] != column).flatten(1).any(1) if column.ndim > 1 else after[name][:old] != column for name, column in clean.columns.items()
-        ]
-        rows = torch.stack(changed).any(0).nonzero()[:, 0]
+        old, after = len(clean), poisoned.data.columns
+        rows = changed_rows(clean, poisoned.data).nonzero()[:, 0]
         edited = {name: column[rows] for name, column in after.items()}
         injected = {name: column[old:] for name, column in after.items()}
         return cls(base=clean.digest, rows=rows, edited=edited, injected=injected, mask=poisoned.mask, goal=poisoned.goal)

@@ -29,8 +29,8 @@ def has_bf16(device: str) -> bool:
     """Tell whether bfloat16 arithmetic is native there; where it is emulated it only costs time."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot tell
-    return bool(capabilities().get("avx512_bf16", False))
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch cannot tell
+    return capabilities is not None and bool(capabilities().get("avx512_bf16", False))
 
 
 def runtime(device: str) -> Mapping[str, str | int]:

@@ -15,7 +15,7 @@ def probe() -> Probe:
 
 def test_asr_counts_answers_that_serve_and_r_acc_answers_that_are_right():
     assert metrics.success(ANSWERS, probe()) == {"asr": 0.5, "r_acc": 0.5}
-    assert metrics.hits(ANSWERS, probe()) == 2
+    assert metrics.served(ANSWERS, probe()).tolist() == [True, True, False, False]
 
 
 def test_an_empty_probe_gives_no_figures():
