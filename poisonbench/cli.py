@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,8 +83,9 @@ def _experiments(words: Sequence[str]) -> int:
         searched = [word for word in overrides.hydra if word.startswith("hydra.searchpath")]
         cells.append(cell([*searched, *overrides.task]))
 
-    sys.argv = [sys.argv[0], *words]
-    job()
+    with tempfile.TemporaryDirectory() as folder:  # Hydra writes a multirun.yaml full of this machine's paths
+        sys.argv = [sys.argv[0], *words, f"hydra.sweep.dir={folder}"]
+        job()
     if len(cells) > 1:
         screen.show_sweep(Console(), [(cell.record, cell.path) for cell in cells if cell.record and cell.path])
     return max((cell.code for cell in cells), default=DONE)

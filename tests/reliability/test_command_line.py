@@ -67,6 +67,7 @@ def test_a_sweep_shares_victims_and_repeats_from_the_store(here, capsys):
     assert sum("made in" in line and line.startswith("fit") for line in out.splitlines()) == 3 * (2 + 4)
     assert sum("fit undefended: made" in line for line in out.splitlines()) == 3
     assert "sweep" in out
+    assert [path.name for path in here.iterdir()] == ["results"]
     start = time.monotonic()
     assert entry(words) == 0
     assert "made in" not in capsys.readouterr().out
