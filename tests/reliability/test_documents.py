@@ -1,0 +1,51 @@
+"""What README and CONTRIBUTING say is run here, word for word."""
+
+import re
+import shlex
+
+import pytest
+
+from poisonbench.assemble import HOME
+from poisonbench.commands.compose import tree_of
+from tests.conftest import TINY
+from tests.reliability.test_command_line import python, records
+
+README = (HOME / "README.md").read_text()
+CONTRIBUTING = (HOME / "CONTRIBUTING.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_attack_of_the_guide_runs_from_a_folder_outside_the_repository(tmp_path):
+    (tmp_path / "my_lab" / "configs" / "attack").mkdir(parents=True)
+    for package in ("my_lab", "my_lab/configs"):
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "my_lab" / "stripe.py").write_text(blocks(CONTRIBUTING, "python")[0])
+    (tmp_path / "my_lab" / "configs" / "attack" / "stripe.yaml").write_text(blocks(CONTRIBUTING, "yaml")[0])
+    (command,) = [line for line in blocks(CONTRIBUTING, "bash")[0].splitlines() if "stripe" in line]
+    done = python(*shlex.split(command)[1:], *TINY, "threat.budget.rate=0.2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stripe against spectral on blobs" in done.stdout
+    assert len(records(tmp_path)) == 1
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path):
+    done = python("-c", blocks(README, "python")[0], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    undefended, _ = map(float, done.stdout.split()[-2:])
+    assert undefended > 0.9
+
+
+COMMANDS = [line.partition("#")[0].strip() for block in blocks(README, "bash") for line in block.splitlines() if line.startswith("python -m poisonbench")]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "my_lab" not in command])
+def test_every_command_of_the_readme_composes(command):
+    words = [word for word in shlex.split(command)[3:] if word != "-m"]
+    tree_of([re.sub(r"=([^\[]*),.*", r"=\1", word.split(",")[0]) for word in words])
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) >= 5
