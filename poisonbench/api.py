@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
+from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def run(*words: str, task: Task | None = None, net: nn.Module | Callable[[], nn.
     from poisonbench.nets.own import OwnNet
     from poisonbench.pipeline import run as walk
 
+    tracker = tracker_of(tree, store.trusted)
     experiment = assemble(tree, store, task=task, net=None if net is None else OwnNet(make=net))
     record = dataclasses.replace(walk(experiment, store), command=f"poisonbench.run({', '.join(map(repr, words))})")
-    record.write(places.results / "records")
+    publish(record, tree, places, tracker)
     return record

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from poisonbench.nets.net import Net
     from poisonbench.pipeline import Experiment
     from poisonbench.store import Store
-    from poisonbench.trackers.none import Tracker
 
 HOME = Path(__file__).parent.parent
 
@@ -125,11 +124,3 @@ def open_store(tree: Mapping[str, object], places: Places) -> Store:
     from poisonbench.store import Store
 
     return Store(places.results / "store", trusted)
-
-
-def tracker_of(tree: Mapping[str, object], store: Store, places: Places) -> Tracker:
-    """Build the tracker; a folder that it does not name is the results folder."""
-    node = {**cast("dict[str, object]", tree["tracker"])}
-    if "folder" in node and node["folder"] is None:
-        node["folder"] = str(places.results)
-    return cast("Tracker", build(node, store.trusted, "tracker"))

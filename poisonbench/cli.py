@@ -24,10 +24,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from poisonbench import screen
-from poisonbench.assemble import Places, assemble, open_store, tracker_of
+from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import CONFIGS, explained, tree_of
 from poisonbench.core.errors import Incompatible, PoisonbenchError
 from poisonbench.core.progress import listening
+from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequen
     from poisonbench.pipeline import Line, run
 
     experiment = assemble(tree, store)
-    tracker = tracker_of(tree, store, places)
+    tracker = tracker_of(tree, store.trusted)
     try:
         record = run(experiment, store)
     except Incompatible as error:
@@ -121,11 +122,7 @@ def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequen
         traceback.print_exc()
         record = dataclasses.replace(Line(experiment=experiment, store=store).record(), status="failed", reason=f"{type(error).__name__}: {error}")
     record = dataclasses.replace(record, command=portable(words))
-    path = record.write(places.results / "records")
-    if tree["publish"]:
-        path = record.write(places.published)
-    tracker.log(record)
-    return record, path
+    return record, publish(record, tree, places, tracker)
 
 
 def portable(words: Sequence[str]) -> str:

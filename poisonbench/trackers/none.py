@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from poisonbench.record import Record
@@ -11,8 +12,8 @@ from poisonbench.record import Record
 class Tracker(Protocol):
     """Hears of every record after it is on the disk, as a frozen dataclass."""
 
-    def log(self, record: Record) -> None:
-        """Send one record."""
+    def log(self, record: Record, folder: Path) -> None:
+        """Send one record; files of the tracker's own go into `folder`."""
         ...
 
 
@@ -22,5 +23,5 @@ class NoTracker:
 
     VERSION: ClassVar[int] = 1
 
-    def log(self, record: Record) -> None:
+    def log(self, record: Record, folder: Path) -> None:
         """Do nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from poisonbench.record import Record
@@ -15,21 +16,19 @@ class WandbTracker:
 
     Args:
         project: of wandb.
-        mode: "offline" writes into `folder`, for a later `wandb sync`; "online" needs an account.
-        folder: where wandb writes.
+        mode: "offline" writes below the results folder, for a later `wandb sync`; "online" needs an account.
     """
 
     VERSION: ClassVar[int] = 1
     project: str
     mode: Literal["offline", "online"]
-    folder: str
 
-    def log(self, record: Record) -> None:
+    def log(self, record: Record, folder: Path) -> None:
         """Send one record."""
         import wandb
 
         parts = {"defended": record.metrics, "undefended": record.undefended, "baseline": record.baseline}
-        run = wandb.init(project=self.project, mode=self.mode, dir=self.folder, name=record.key, config=dict(record.spec), settings=wandb.Settings(silent=True))
+        run = wandb.init(project=self.project, mode=self.mode, dir=str(folder), name=record.key, config=dict(record.spec), settings=wandb.Settings(silent=True))
         failed = True
         try:
             run.summary.update({f"{part}/{name}": value for part, figures in parts.items() for name, value in _numbers(figures).items()})

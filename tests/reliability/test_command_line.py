@@ -190,11 +190,13 @@ def test_help_and_lists_do_not_import_torch(tmp_path, words):
 def test_help_and_unknown_options_take_less_than_a_second_of_processor_time(tmp_path, words, code):
     import resource
 
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = python("-m", "poisonbench", *words, cwd=tmp_path)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == code
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.5  # 0.6 s alone on two cores
+    seconds = []
+    for _ in range(3):  # the first may find cold files
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert python("-m", "poisonbench", *words, cwd=tmp_path).returncode == code
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 1
 
 
 def test_a_folder_with_its_own_attacks_and_configs_still_finds_ours(tmp_path):
