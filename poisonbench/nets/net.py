@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 NormKind = Literal["batch", "group"]
+Pool = Literal["max", "average"]
 
 
 class Net(Protocol):
@@ -35,6 +36,32 @@ class FeatureNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (M, K) scores."""
         return self.head(self.features(inputs))
+
+
+class PooledNet(FeatureNet):
+    """Convolutions, global pooling, a linear head.
+
+    Args:
+        blocks: from (M, C, H, W) to (M, D, h, w).
+        pool: "max" or "average", over positions.
+        head: from (M, D) to (M, K).
+    """
+
+    def __init__(self, blocks: nn.Module, pool: Pool, head: nn.Linear) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.pool = pool
+        self.last = head
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return (M, D) pooled activations."""
+        maps: Tensor = self.blocks(inputs)
+        return maps.amax((2, 3)) if self.pool == "max" else maps.mean((2, 3))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        scores: Tensor = self.last(features)
+        return scores
 
 
 class Normalized(nn.Module):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.nets.net import FeatureNet, NormKind, norm
+from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class PreActResNet18:
     """
 
     VERSION: ClassVar[int] = 1
-    pool: Literal["max", "average"]
+    pool: Pool
     norm: NormKind
 
     def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
@@ -36,7 +36,13 @@ class PreActResNet18:
         """
         if len(shape) != 3 or min(shape[1:]) < 16:
             raise ConfigError(f"net=preact_resnet18 is made for images of 32x32, not {shape}; use net=small")
-        return _PreActResNet(self, shape[0], num_classes)
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], 64, 3, 1, 1, bias=False)]
+        before = 64
+        for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+            layers += [_Block(self.norm, before, width, stride), _Block(self.norm, width, width, 1)]
+            before = width
+        blocks = nn.Sequential(*layers, norm(self.norm, before), nn.ReLU())
+        return PooledNet(blocks, self.pool, nn.Linear(before, num_classes))
 
 
 class _Block(nn.Module):
@@ -59,26 +65,3 @@ class _Block(nn.Module):
         passed: Tensor = inputs if self.same else self.shortcut(active)
         rest: Tensor = self.rest(active)
         return passed + rest
-
-
-class _PreActResNet(FeatureNet):
-    def __init__(self, recipe: PreActResNet18, channels: int, num_classes: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False)]
-        before = 64
-        for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            layers += [_Block(recipe.norm, before, width, stride), _Block(recipe.norm, width, width, 1)]
-            before = width
-        self.blocks = nn.Sequential(*layers, norm(recipe.norm, before), nn.ReLU())
-        self.pool = recipe.pool
-        self.last = nn.Linear(before, num_classes)
-
-    def features(self, inputs: Tensor) -> Tensor:
-        """Return (M, 512) pooled activations."""
-        maps: Tensor = self.blocks(inputs)
-        return maps.amax((2, 3)) if self.pool == "max" else maps.mean((2, 3))
-
-    def head(self, features: Tensor) -> Tensor:
-        """Return (M, K) scores."""
-        scores: Tensor = self.last(features)
-        return scores

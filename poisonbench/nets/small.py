@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.nets.net import FeatureNet, NormKind, norm
+from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class SmallCNN:
     VERSION: ClassVar[int] = 1
     widths: tuple[int, ...]
     depths: tuple[int, ...]
-    pool: Literal["max", "average"]
+    pool: Pool
     norm: NormKind
 
     def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
@@ -43,31 +43,13 @@ class SmallCNN:
         least = 2 ** (len(self.widths) - 1)
         if len(shape) != 3 or min(shape[1:]) < least:
             raise ConfigError(f"net=small with {len(self.widths)} blocks needs images of {least}x{least} or more, not {shape}; lower net.widths")
-        return _SmallCNN(self, shape[0], num_classes)
-
-
-class _SmallCNN(FeatureNet):
-    def __init__(self, recipe: SmallCNN, channels: int, num_classes: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for block, (width, depth) in enumerate(zip(recipe.widths, recipe.depths, strict=True)):
+        channels, layers = shape[0], list[nn.Module]()
+        for block, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             layers += [nn.MaxPool2d(2)] if block else []
             for _ in range(depth):
-                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(recipe.norm, width), nn.ReLU()]
+                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(self.norm, width), nn.ReLU()]
                 channels = width
-        self.blocks = nn.Sequential(*layers)
-        self.pool = recipe.pool
-        self.last = nn.Linear(channels, num_classes)
-
-    def features(self, inputs: Tensor) -> Tensor:
-        """Return (M, D) pooled activations, D the last width."""
-        maps: Tensor = self.blocks(inputs)
-        return maps.amax((2, 3)) if self.pool == "max" else maps.mean((2, 3))
-
-    def head(self, features: Tensor) -> Tensor:
-        """Return (M, K) scores."""
-        scores: Tensor = self.last(features)
-        return scores
+        return PooledNet(nn.Sequential(*layers), self.pool, nn.Linear(channels, num_classes))
 
 
 @dataclass(frozen=True, kw_only=True)

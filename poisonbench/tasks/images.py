@@ -34,10 +34,8 @@ TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "val", "valid", "valid
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder(Split):
-    """A folder of pictures: `root/train/<class>/*.png` and `root/test/<class>/*.png` (or `val`).
-
-    Classes are the sub-folders of `train`, sorted by name.
+class Pictures(Split):
+    """What every source of encoded pictures is told.
 
     Args:
         root: the folder; variables such as $DATA are expanded.
@@ -45,10 +43,19 @@ class ImageFolder(Split):
         grey: read one channel instead of three.
     """
 
-    VERSION: ClassVar[int] = 1
     root: str | None
     size: int | None
     grey: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(Pictures):
+    """A folder of pictures: `root/train/<class>/*.png` and `root/test/<class>/*.png` (or `val`).
+
+    Classes are the sub-folders of `train`, sorted by name.
+    """
+
+    VERSION: ClassVar[int] = 1
 
     def load(self, store: Store) -> Task:
         """Return the task.
@@ -69,29 +76,22 @@ class ImageFolder(Split):
                 part: _decoded(((str(path), path.read_bytes(), label) for path, label in files[part]), self.size, grey=self.grey, where=str(parts[part]))
                 for part in parts
             }
-            return Raw(train=columns["train"], test=columns["test"], class_names=names)
+            return _sound(Raw(train=columns["train"], test=columns["test"], class_names=names), root)
 
         raw = store.memo("pixels", (self.VERSION, source, self.size, self.grey), decode)
         return self.task(root.name, raw)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(Split):
+class Parquet(Pictures):
     """Image classification in parquet, as public hubs publish it.
 
     One column is a struct with the bytes of a picture, one an integer class label; both are found by their
-    types. Class names come from the file's own description, else they are the numbers.
-
-    Args:
-        root: the folder with train*.parquet and test*.parquet; variables such as $DATA are expanded.
-        size: scale every picture to this many pixels a side; None demands that all have one size.
-        grey: read one channel instead of three.
+    types. Class names come from the file's own description, else they are the numbers. `root` holds
+    train*.parquet and test*.parquet.
     """
 
     VERSION: ClassVar[int] = 1
-    root: str | None
-    size: int | None
-    grey: bool
 
     def load(self, store: Store) -> Task:
         """Return the task.
@@ -111,7 +111,8 @@ class Parquet(Split):
             names = _class_names(files["train"][0])
             columns = {part: _decoded(_parquet_rows(files[part]), self.size, grey=self.grey, where=str(root)) for part in files}
             kinds = int(columns["train"]["labels"].max()) + 1
-            return Raw(train=columns["train"], test=columns["test"], class_names=names or tuple(str(label) for label in range(kinds)))
+            named = names or tuple(str(label) for label in range(kinds))
+            return _sound(Raw(train=columns["train"], test=columns["test"], class_names=named), root)
 
         return store.memo("pixels", (self.VERSION, source, self.size, self.grey), decode)
 
@@ -170,6 +171,12 @@ def torchvision_sets() -> dict[str, Callable[..., Any]]:
     except (ImportError, RuntimeError) as error:
         raise ConfigError(f"torchvision does not fit this torch ({error}); install the pair that constraints.txt names") from error
     return {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}
+
+
+def _sound(raw: Raw, root: Path) -> Raw:
+    """Return `raw` if it can be a data set, so that nothing else is ever kept."""
+    raw.checked(root.name)
+    return raw
 
 
 def folder(root: str | None) -> Path:

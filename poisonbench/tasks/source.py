@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset, Task
-from poisonbench.core.errors import ConfigError
+from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.rng import Key
 from poisonbench.store import Store
 
@@ -31,6 +31,19 @@ class Raw:
     train: Mapping[str, Tensor]
     test: Mapping[str, Tensor]
     class_names: tuple[str, ...]
+
+    def checked(self, name: str) -> tuple[Dataset, Dataset]:
+        """Return the training and the test rows as data sets.
+
+        Raises:
+            DataError: rows that are not what a data set may hold; names the task and the row.
+        """
+        kinds = len(self.class_names)
+        train = Dataset.of(self.train["inputs"], self.train["labels"], num_classes=kinds, name=f"{name}, training rows")
+        test = Dataset.of(self.test["inputs"], self.test["labels"], num_classes=kinds, name=f"{name}, test rows")
+        if train.inputs.shape[1:] != test.inputs.shape[1:]:
+            raise DataError(f"{name}: training inputs are {tuple(train.inputs.shape[1:])}, test inputs {tuple(test.inputs.shape[1:])}; give both one shape")
+        return train, test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +70,8 @@ class Split:
             DataError: rows that are not what a data set may hold.
             ConfigError: shares or a limit that leave nothing to train on.
         """
-        kinds = len(raw.class_names)
-        train = Dataset.of(raw.train["inputs"], raw.train["labels"], num_classes=kinds, name=f"{name}, training rows")
-        test = Dataset.of(raw.test["inputs"], raw.test["labels"], num_classes=kinds, name=f"{name}, test rows")
+        train, test = raw.checked(name)
+        kinds = train.num_classes
         if not (self.trusted >= 0 and self.public >= 0 and self.trusted + self.public < 1):
             raise ConfigError(f"task.trusted={self.trusted}, task.public={self.public}: shares of 0 or more that leave rows to train on")
         if self.limit is not None and not kinds <= self.limit <= len(train):

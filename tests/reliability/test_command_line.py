@@ -14,6 +14,8 @@ from poisonbench.assemble import HOME
 from poisonbench.cli import entry, portable
 from poisonbench.record import read
 from tests.conftest import TINY
+from tests.unit.tasks.test_images import parquets as parquets
+from tests.unit.tasks.test_images import write_parquet
 
 
 @pytest.fixture
@@ -144,6 +146,39 @@ def test_a_results_folder_that_cannot_be_made_is_refused(here, capsys):
 def test_a_missing_data_folder_is_named(here, capsys):
     assert entry(["task=cifar10", f"task.root={here}/nowhere"]) == 2
     assert "no folder at task.root=" in capsys.readouterr().err
+
+
+def torn(folder: Path) -> None:
+    path = folder / "train-00000-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def wrong_label(folder: Path) -> None:
+    write_parquet(folder / "train-00000-of-00002.parquet", [0, 100], labels=[0, 9])
+
+
+def wrong_size(folder: Path) -> None:
+    write_parquet(folder / "test.parquet", [0, 100], size=(5, 4))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"), [(torn, "cannot be read as parquet"), (wrong_label, "label 9 in row 1 is out of range"), (wrong_size, "give both one shape")]
+)
+def test_damaged_data_is_one_sentence_and_leaves_nothing_behind(parquets, here, capsys, damage, says):
+    damage(parquets)
+    before = sorted(path.name for path in here.iterdir())
+    assert entry(["task=parquet", f"task.root={parquets}", "attack=backdoor"]) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert len(told.strip().splitlines()) == 1
+    assert sorted(path.name for path in here.iterdir()) == before
+
+
+def test_the_filter_that_is_matched_at_random_can_be_named():
+    from poisonbench.commands.compose import tree_of
+
+    tree = tree_of(["defense=random_drop", "defense@defense.sanitize.like=spectral", "defense.sanitize.like.sanitize.margin=3.0"])
+    assert tree["defense"]["sanitize"]["like"]["sanitize"]["margin"] == 3.0
 
 
 def test_a_failure_while_computing_is_a_failed_record_and_is_tried_again(here, capsys):

@@ -34,9 +34,9 @@ def folders(tmp_path):
     return tmp_path / "data"
 
 
-def write_parquet(path, values: list[int], *, names: list[str] | None = ("night", "day"), labels: list[int] | None = None) -> None:
+def write_parquet(path, values: list[int], *, names: list[str] | None = ("night", "day"), labels: list[int] | None = None, size=(4, 4)) -> None:
     path.parent.mkdir(exist_ok=True)
-    cells = [{"bytes": encoded(picture(value)), "path": f"{value}.png"} for value in values]
+    cells = [{"bytes": encoded(picture(value, size)), "path": f"{value}.png"} for value in values]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"img": pa.array(cells, kind), "label": pa.array(labels or [value // 100 for value in values], pa.int64())})
     features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(names or [])}}
