@@ -24,7 +24,7 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Threat
 from poisonbench.learn.device import peak_bytes
 from poisonbench.record import Record, provenance
-from poisonbench.store import Store
+from poisonbench.store import Store, Visit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,8 +262,9 @@ class Line:
 
     def record(self) -> Record:
         """Return a record of what was asked, where, and what it has cost so far."""
-        experiment = self.experiment
-        visits = {visit.stage: visit for visit in reversed(self.store.visits[self.since :])}  # the first visit of a stage tells
+        experiment, visits = self.experiment, dict[str, Visit]()
+        for visit in self.store.visits[self.since :]:
+            visits.setdefault(visit.stage, visit)  # later visits of a stage only find what the first one made
         runtime = self.experiment.learner.runtime
         kept = ("poison", "fit baseline", "fit undefended", "fit defended", "judge", "repair")
         cost = {
