@@ -100,22 +100,19 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
 
 
 def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:
-    """Print one line a cell."""
-    table = Table(title="sweep", title_justify="left")
-    columns = ("attack", "defense", "rate", "seed", "status", "C-Acc", "ASR", "undefended C-Acc", "undefended ASR", "record")
-    for column in columns:
-        table.add_column(column)
+    """Print one line a cell, narrow enough for 80 columns."""
+    table = Table(title="sweep: C-Acc / ASR, in %", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("attack", "defense", "rate", "seed", "undefended", "defended", "record"):
+        table.add_column(column, no_wrap=True)
     for record, path in cells:
-        table.add_row(
-            _name(record, "attack"),
-            _name(record, "defense"),
-            escape(_rate(record)),
-            str(record.spec["seed"]),
-            record.status,
-            *(percent(part.get(name)) for part in (record.metrics, record.undefended) for name in ("c_acc", "asr")),
-            path.stem,
-        )
+        figures = [_pair(record.undefended), _pair(record.metrics)] if record.status == "done" else ["", record.status]
+        table.add_row(_name(record, "attack"), _name(record, "defense"), _rate(record), str(record.spec["seed"]), *figures, path.stem[:12])
     console.print(table)
+
+
+def _pair(figures: Mapping[str, object]) -> str:
+    told = [figures.get("c_acc"), figures.get("asr")]
+    return " / ".join(f"{100 * value:.1f}" if isinstance(value, int | float) else "-" for value in told)
 
 
 def _rate(record: Record) -> str:
