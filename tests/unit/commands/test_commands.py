@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 
 import pytest
@@ -118,7 +119,7 @@ def test_the_readme_shows_what_the_records_say():
 def test_published_records_name_no_place_of_a_machine():
     for path in (HOME / "results" / "records").glob("*.json"):
         text = path.read_text()
-        assert not [word for word in ("/home/", "/root/", "/tmp/", "/Users/", "/work/") if word in text], path
+        assert not re.search(r"""["'= ]~?/\w+/""", text), path
         told = json.loads(text)
         assert told["status"] == "done"
         assert not told["provenance"]["dirty"], path
