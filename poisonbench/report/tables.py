@@ -42,7 +42,7 @@ def table(records: Iterable[Record]) -> str:
     cells: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         cells.setdefault(_cell(record), []).append(record)
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *(_line(cell, cells[cell]) for cell in sorted(cells))]
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *(_line(cell, cells[cell]) for cell in sorted(cells, key=_order))]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -63,6 +63,11 @@ def _cell(record: Record) -> tuple[str, ...]:
     assert isinstance(threat, Mapping)
     rate = f"{100 * threat['budget']['rate']:g} %" if _name(record, "attack") != "none" else ""
     return _name(record, "task"), _name(record, "attack"), rate, _name(record, "defense"), setting
+
+
+def _order(cell: tuple[str, ...]) -> tuple[str, str, float, str, str]:
+    task, attack, rate, defense, setting = cell
+    return task, attack, float(rate.removesuffix(" %") or 0), defense, setting
 
 
 def _line(cell: tuple[str, ...], records: Sequence[Record]) -> tuple[str, ...]:

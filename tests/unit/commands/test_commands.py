@@ -139,3 +139,19 @@ def test_wandb_hears_of_a_record_offline(tmp_path, monkeypatch):
 
 def test_a_configuration_is_plain_values():
     assert json.loads(json.dumps(tree_of(list(TINY))))["seed"] == 0
+
+
+def test_the_readmes_first_table_is_that_of_its_record():
+    import io
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from poisonbench.record import read
+    from poisonbench.screen import show_record
+
+    text = (HOME / "README.md").read_text()
+    (key,) = re.findall(r"record: results/local/records/(\w+)\.json", text)
+    stream = io.StringIO()
+    show_record(Console(file=stream, width=80), read(HOME / "results" / "records" / f"{key}.json"), Path(f"results/local/records/{key}.json"))
+    assert "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) in text
