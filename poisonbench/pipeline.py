@@ -16,7 +16,7 @@ from poisonbench.core.audit import audit
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Aggregator, Defense, Fit, KeepAll, Mean, Means, Verdict
 from poisonbench.core.delta import Delta
-from poisonbench.core.errors import Incompatible
+from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.goals import Probe
 from poisonbench.core.keys import canonical, key
 from poisonbench.core.learner import Combine, Learner, Unchanged, Victim
@@ -65,6 +65,8 @@ def run(experiment: Experiment, store: Store) -> Record:
     undefended = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
     verdict = line.judge(poisoned)
     kept = poisoned.data if verdict is None else poisoned.data.take(verdict.keep)
+    if len(kept) == 0:
+        raise ConfigError("the filter removed every training row; lower what it expects, or the share that it removes")
     defended = line.fit(line.defended, kept, line.combine(experiment.defense.aggregate), label="defended")
     repaired = line.repair(defended, verdict, poisoned)
     told = {"baseline": baseline, "undefended": undefended, "defended": repaired}

@@ -11,7 +11,7 @@ import torch
 from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.defense import Defense, Server, Verdict
-from poisonbench.core.errors import BudgetError, Diverged
+from poisonbench.core.errors import BudgetError, ConfigError, Diverged
 from poisonbench.core.goals import NoGoal
 from poisonbench.core.learner import Combine, Learner, PlainStep, fit_each
 from poisonbench.core.rng import Key
@@ -138,6 +138,17 @@ def test_the_truth_is_handed_only_to_those_who_declare_it(tiny, store):
     assert (record.metrics["tpr"], record.metrics["fpr"]) == (1.0, 0.0)
     assert abs(record.metrics["asr"] - record.baseline["asr"]) < 0.1
     run(tiny(*words, defense=Defense(sanitize=Curious())), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropAll:
+    def judge(self, data, means, rng):
+        return Verdict(keep=torch.zeros(len(data), dtype=torch.bool), suspicion=torch.zeros(len(data)))
+
+
+def test_a_filter_that_leaves_nothing_is_refused_in_words(tiny, store):
+    with pytest.raises(ConfigError, match="removed every training row"):
+        run(tiny(defense=Defense(sanitize=DropAll())), store)
 
 
 @dataclass(frozen=True, kw_only=True)
