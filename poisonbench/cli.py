@@ -11,7 +11,7 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,10 +61,8 @@ def main() -> None:
 def entry(words: Sequence[str]) -> int:
     """Run a command, or an experiment, and return the exit code."""
     try:
-        if words and (CONFIGS.parent / "poisonbench" / "commands" / f"{words[0]}.py").is_file():
-            command = importlib.import_module(f"poisonbench.commands.{words[0]}")
-            return int(command.main(list(words[1:])))
-        return _experiments(words)
+        command = _command(words)
+        return command(words[1:]) if command else _experiments(words)
     except PoisonbenchError as error:
         return _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -72,6 +70,13 @@ def entry(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted; what was finished lies in the store, and the same command goes on from there")
         return INTERRUPTED
+
+
+def _command(words: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
+    """Return the command that the first word names, if it names one."""
+    if not words or not (CONFIGS.parent / "poisonbench" / "commands" / f"{words[0]}.py").is_file():
+        return None
+    return getattr(importlib.import_module(f"poisonbench.commands.{words[0]}"), "main", None)
 
 
 def _experiments(words: Sequence[str]) -> int:

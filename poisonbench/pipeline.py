@@ -14,14 +14,14 @@ from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned
 from poisonbench.core.audit import audit
 from poisonbench.core.data import Dataset, Task
-from poisonbench.core.defense import Aggregator, Defense, Fit, KeepAll, Mean, Means, Verdict
+from poisonbench.core.defense import Aggregator, Defense, Fit, KeepAll, Mean, Means, Tune, Verdict
 from poisonbench.core.delta import Delta
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.goals import Probe
 from poisonbench.core.keys import canonical, key
 from poisonbench.core.learner import Combine, Learner, Unchanged, Victim
 from poisonbench.core.rng import Key
-from poisonbench.core.threat import Threat
+from poisonbench.core.threat import Known, Threat
 from poisonbench.learn.device import peak_bytes
 from poisonbench.record import Record, provenance
 from poisonbench.store import Store, Visit
@@ -148,16 +148,21 @@ class Line:
         trained = self.store.memo("fit", (learner, data, combine, rng, learner.runtime), train, label=label)
         return learner.restore(trained.state, trained.facts, data)
 
-    def tune(self, learner: Learner, victim: Victim, data: Dataset, *, epochs: int) -> Victim:
-        """Train on from `victim` with the same recipe."""
-        rng, longer = self.root.child("tune"), learner.with_epochs(epochs)
+    def tuning(self, learner: Learner, stage: str) -> Tune:
+        """Return a `Tune` that trains on with the same recipe, from the seed of `stage`."""
+        rng = self.root.child(stage).child("tune")
 
-        def train() -> Trained:
-            tuned = longer.fit(data, self.honest, rng, victim)
-            return Trained(state=dict(tuned.state()), facts=dict(tuned.facts))
+        def tune(victim: Victim, data: Dataset, *, epochs: int) -> Victim:
+            longer = learner.with_epochs(epochs)
 
-        trained = self.store.memo("tune", (longer, data, victim.state(), rng, longer.runtime), train)
-        return longer.restore(trained.state, trained.facts, data)
+            def train() -> Trained:
+                tuned = longer.fit(data, self.honest, rng, victim)
+                return Trained(state=dict(tuned.state()), facts=dict(tuned.facts))
+
+            trained = self.store.memo("tune", (longer, data, victim.state(), rng, longer.runtime), train)
+            return longer.restore(trained.state, trained.facts, data)
+
+        return tune
 
     def fitting(self, learner: Learner, combine: Combine, stage: str, label: str) -> Fit:
         """Return a `Fit` whose first draw has the seed of `stage`, and every other one its own."""
@@ -167,31 +172,28 @@ class Line:
 
         return fit
 
+    def known(self) -> Known:
+        """Return the attacker's world; surrogates have a seed stream of their own, never the victim's."""
+        threat = self.experiment.threat
+        fit = self.fitting(threat.surrogate, self.honest, "surrogate", "for the attacker")
+        return threat.reveal(self.experiment.task, fit, self.tuning(threat.surrogate, "surrogate"))
+
     def strike(self) -> Poisoned:
         """Let the attacker act, then audit what was done."""
         task, threat, attack = self.experiment.task, self.experiment.threat, self.experiment.attack
-        surrogate = threat.surrogate
-
-        def tune(victim: Victim, data: Dataset, *, epochs: int) -> Victim:
-            return self.tune(surrogate, victim, data, epochs=epochs)
-
-        known = threat.reveal(task, self.fitting(surrogate, self.honest, "surrogate", "for the attacker"), tune)
-        rng = self.root.child("poison")
+        known, rng = self.known(), self.root.child("poison")
 
         def poison() -> Delta:
             poisoned = attack.data.poison(known, rng)
             audit(task.train, poisoned, threat.budget, known.writable)
             return Delta.between(task.train, poisoned)
 
-        parts = (attack.data, task.train, task.public, threat, rng, surrogate.runtime)
+        parts = (attack.data, task.train, task.public, threat, rng, threat.surrogate.runtime)
         return self.store.memo("poison", parts, poison).apply(task.train)
 
     def means(self, poisoned: Poisoned, plugin: object) -> Means:
         """Return the defender's world; the truth is in it only for a plugin that declares to need it."""
-
-        def tune(victim: Victim, data: Dataset, *, epochs: int) -> Victim:
-            return self.tune(self.experiment.learner, victim, data, epochs=epochs)
-
+        tune = self.tuning(self.experiment.learner, "fit")
         told = "truth" in getattr(plugin, "NEEDS", frozenset())
         fit = self.fitting(self.attacked, self.combine(Mean()), "fit", "for the defender")
         return Means(trusted=self.experiment.task.trusted, fit=fit, tune=tune, truth=poisoned.mask if told else poisoned.mask[:0])

@@ -16,8 +16,8 @@ from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
 class SmallCNN:
     """Blocks of 3x3 convolutions, each block at half the resolution of the one before; global pooling; linear head.
 
-    Whether spectral signatures find a patch hangs on the pooling: the maximum over positions keeps a small
-    trigger as one large feature, the average dilutes it (README, "What decides").
+    The maximum over positions keeps a small trigger as one large feature, the average dilutes it; how much that
+    decides for a filter is measured in the README, "What decides".
 
     Args:
         widths: channels of each block.

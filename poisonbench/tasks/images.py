@@ -78,7 +78,7 @@ class ImageFolder(Pictures):
             }
             return _sound(Raw(train=columns["train"], test=columns["test"], class_names=names), root)
 
-        raw = store.memo("pixels", (self.VERSION, source, self.size, self.grey), decode)
+        raw = store.memo("pixels", (self.VERSION, source, names, self.size, self.grey), decode)
         return self.task(root.name, raw)
 
 
@@ -105,7 +105,7 @@ class Parquet(Pictures):
         """Return the pixels, from the store where they have been decoded before."""
         root = folder(self.root)
         files = {"train": _parquets(root, TRAIN_NAMES), "test": _parquets(root, TEST_NAMES)}
-        source = key([file_digest(path) for part in files.values() for path in part])
+        source = key([[file_digest(path) for path in part] for part in files.values()])
 
         def decode() -> Raw:
             names = _class_names(files["train"][0])

@@ -111,6 +111,7 @@ MISTAKES = {
     "attack=[badnets,backdoor]": "two of them fill the slot data",
     "seed=": "seed",
     "attack": "attack",
+    "compose": "compose",
 }
 
 

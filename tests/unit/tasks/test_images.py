@@ -83,6 +83,23 @@ def test_parquet_gives_pixels_labels_and_class_names(parquets, store):
     assert task.train.inputs[:, 0, 0, 0].tolist() == [0, 1, 100, 101, 2, 102]
 
 
+def test_a_file_that_moves_from_test_to_train_is_another_source(parquets, store):
+    source = Parquet(root=str(parquets), size=None, grey=False, **SPLIT)
+    write_parquet(parquets / "test-1.parquet", [7, 107])
+    (parquets / "test.parquet").rename(parquets / "test-0.parquet")
+    before = source.load(store)
+    (parquets / "test-0.parquet").rename(parquets / "train-00002.parquet")
+    after = source.load(store)
+    assert (len(before.train), len(before.test), len(after.train), len(after.test)) == (6, 4, 8, 2)
+
+
+def test_an_empty_class_folder_is_a_class(folders, store):
+    source = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT)
+    assert source.load(store).train.num_classes == 2
+    (folders / "train" / "newt").mkdir()
+    assert source.load(store).class_names == ("cat", "dog", "newt")
+
+
 def test_parquet_without_a_description_numbers_its_classes(tmp_path, store):
     for part in ("train", "test"):
         write_parquet(tmp_path / "data" / f"{part}.parquet", [0, 100], names=None)
