@@ -114,18 +114,19 @@ def cell(words: Sequence[str]) -> Cell:
 
 def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequence[str]) -> tuple[Record, Path]:
     from poisonbench.pipeline import Line, run
+    from poisonbench.pipeline import record as recorded
 
     experiment = assemble(tree, store)
     tracker = tracker_of(tree, store.trusted)
     try:
         record = run(experiment, store)
     except Incompatible as error:
-        record = dataclasses.replace(Line(experiment=experiment, store=store).record(), status="skipped", reason=str(error))
+        record = dataclasses.replace(recorded(Line(experiment=experiment, store=store)), status="skipped", reason=str(error))
     except PoisonbenchError:
         raise
     except Exception as error:  # noqa: BLE001  # the runner alone turns an exception into a failed record
         traceback.print_exc()
-        record = dataclasses.replace(Line(experiment=experiment, store=store).record(), status="failed", reason=f"{type(error).__name__}: {error}")
+        record = dataclasses.replace(recorded(Line(experiment=experiment, store=store)), status="failed", reason=f"{type(error).__name__}: {error}")
     record = dataclasses.replace(record, command=portable(words))
     return record, publish(record, tree, places, tracker)
 

@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
 
 from poisonbench import metrics
-from poisonbench.core.attack import Attack, Honest, Poisoned
-from poisonbench.core.audit import audit
-from poisonbench.core.data import Dataset, Task
-from poisonbench.core.defense import Aggregator, Defense, Fit, KeepAll, Mean, Means, Tune, Verdict
-from poisonbench.core.delta import Delta
+from poisonbench.core.attack import Attack, Poisoned
+from poisonbench.core.defense import Defense, KeepAll, Mean, Verdict, needs
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.goals import Probe
 from poisonbench.core.keys import canonical, key
-from poisonbench.core.learner import Combine, Learner, Unchanged, Victim
-from poisonbench.core.rng import Key
-from poisonbench.core.threat import Known, Threat
+from poisonbench.core.learner import Unchanged, Victim
 from poisonbench.learn.device import peak_bytes
+from poisonbench.line import Experiment, Line, numbered
 from poisonbench.record import Record, provenance
+from poisonbench.stats import wilson
 from poisonbench.store import Store, Visit
 
+__all__ = ["Experiment", "Line", "run"]
 
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """All that a run depends on."""
-
-    task: Task
-    threat: Threat
-    attack: Attack
-    defense: Defense
-    learner: Learner
-    seed: int
+Figures = dict[str, object]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Trained:
-    """A victim as the store keeps it."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Trial:
+    """What one trial came to, before it is measured."""
 
-    state: Mapping[str, Tensor]
-    facts: Mapping[str, object]
+    number: int
+    poisoned: Poisoned
+    undefended: Victim
+    verdict: Verdict | None
+    defended: Victim
 
 
 def run(experiment: Experiment, store: Store) -> Record:
@@ -55,233 +42,150 @@ def run(experiment: Experiment, store: Store) -> Record:
         Diverged: a training that went to infinity.
     """
     line = Line(experiment=experiment, store=store, since=len(store.visits))
-    reason = line.incompatible()
+    reason = incompatible(experiment)
     if reason:
-        return dataclasses.replace(line.record(), status="skipped", reason=reason)
-    line.defended.check(experiment.task.train)
-    poisoned = line.strike()
-    probe = poisoned.goal.probe(experiment.task.test)
-    baseline = line.fit(experiment.learner, experiment.task.train, line.honest, label="baseline")
-    undefended = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
-    verdict = line.judge(poisoned)
-    kept = poisoned.data if verdict is None else poisoned.data.take(verdict.keep)
-    if len(kept) == 0:
-        raise ConfigError("the filter removed every training row; lower what it expects, or the share that it removes")
-    defended = line.fit(line.defended, kept, line.combine(experiment.defense.aggregate), label="defended")
-    repaired = line.repair(defended, verdict, poisoned)
-    told = {"baseline": baseline, "undefended": undefended, "defended": repaired}
-    measured = {name: line.measure(victim, poisoned, probe, name) for name, victim in told.items()}
-    more = {
-        **metrics.filtering(verdict, poisoned.mask, poisoned.data.labels),
-        **line.screen(repaired, poisoned, probe),
-        **line.certify(repaired),
-    }
+        return dataclasses.replace(record(line), status="skipped", reason=reason)
+    check(line)
+    numbers = range(experiment.threat.trials)
+    struck = [line.strike(number) for number in numbers]
+    stages, under_attack = [numbered("fit", number) for number in numbers], line.combine(Mean())
+    baseline = line.fit(line.learner, experiment.task.train, line.honest, label="baseline")
+    undefended = line.fit_many(line.attacked, [poisoned.data for poisoned in struck], under_attack, stages=stages, label="undefended")
+    verdicts = [line.judge(poisoned, number) for number, poisoned in enumerate(struck)]
+    kept = [poisoned.data if verdict is None else poisoned.data.take(verdict.keep) for poisoned, verdict in zip(struck, verdicts, strict=True)]
+    defended = line.fit_many(line.defended, kept, line.combine(experiment.defense.aggregate), stages=stages, label="defended")
+    trials = [Trial(number=n, poisoned=struck[n], undefended=undefended[n], verdict=verdicts[n], defended=defended[n]) for n in numbers]
+    told = [measured(line, trial, baseline) for trial in trials]
     return dataclasses.replace(
-        line.record(),
-        metrics={**measured["defended"], **more},
-        undefended=measured["undefended"],
-        baseline=measured["baseline"],
-        counts=line.counts(poisoned, verdict, defended, probe, repaired),
-        facts=dict(repaired.facts),
+        record(line),
+        metrics=over_trials("metrics", told),
+        undefended=over_trials("undefended", told),
+        baseline=over_trials("baseline", told),
+        curves=over_trials("curves", told),
+        counts=total([cell["counts"] for cell in told]),
+        facts=told[0]["facts"],
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """The stages of one run: each asks the store first, with a seed that hangs on the stage alone."""
+def over_trials(part: str, told: Sequence[Mapping[str, Figures]]) -> Figures:
+    """Return one part of the record over all trials; an ASR over several single targets has its Wilson interval."""
+    figures = folded([cell[part] for cell in told])
+    if len(told) > 1 and "asr" in figures and all(cell["counts"]["probe"] == 1 for cell in told):
+        hits = sum(cell[part]["asr"] == 1 for cell in told)
+        figures["asr_interval"] = list(wilson(hits, len(told)))
+    return figures
 
-    experiment: Experiment
-    store: Store
-    since: int = 0  # visits of the store before this run
 
-    @cached_property
-    def root(self) -> Key:
-        """The stream of the whole run."""
-        return Key.root(self.experiment.seed)
+def total(counts: Sequence[Figures]) -> dict[str, int]:
+    """Return the counts of one trial, or those of all together where they differ by trial."""
+    summed = ("poisoned", "poisoned_kept", "exposures", "probe", "hits") if len(counts) > 1 else ()
+    both = {name: sum(int(str(cell[name])) for cell in counts) if name in summed else int(str(value)) for name, value in counts[0].items()}
+    return both | ({"trials": len(counts)} if len(counts) > 1 else {})
 
-    @cached_property
-    def attacked(self) -> Learner:
-        """The learner of the undefended victim."""
-        return self.experiment.attack.train(self.experiment.learner)
 
-    @cached_property
-    def defended(self) -> Learner:
-        """The learner of the defended victim."""
-        return self.experiment.defense.train(self.attacked)
+def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
+    """Repair one trial's victim and return every figure of it, by the parts of a record."""
+    poisoned, verdict = trial.poisoned, trial.verdict
+    probe = poisoned.goal.probe(line.experiment.task.test)
+    mended = line.repair(trial.defended, verdict, poisoned, trial.number)
+    told = {"baseline": baseline, "undefended": trial.undefended, "defended": mended.victim}
+    figures = {name: line.measure(victim, poisoned, probe, name) for name, victim in told.items()}
+    for name in ("undefended", "defended"):
+        figures[name] |= poisoned.goal.compare(figures[name], figures["baseline"])
+    more: Figures = {
+        **metrics.filtering(verdict, poisoned.mask, poisoned.data.labels),
+        **({"repair": mended.figures} if mended.figures else {}),
+        **line.screen(mended.victim, poisoned, probe, trial.number),
+        **line.certify(mended.victim),
+    }
+    learners = {"baseline": line.learner, "undefended": line.attacked, "defended": line.defended}
+    victims = {**told, "defended": trial.defended}  # a repair comes after the last round
+    curves: Figures = {name: curve for name, victim in victims.items() if (curve := line.history(learners[name], victim, probe))}
+    return {
+        "metrics": {**figures["defended"], **more},
+        "undefended": dict(figures["undefended"]),
+        "baseline": dict(figures["baseline"]),
+        "curves": curves,
+        "counts": counts(line, trial, probe, mended.victim),
+        "facts": dict(mended.victim.facts),
+    }
 
-    @cached_property
-    def malicious(self) -> Tensor:
-        """The contributors under the attacker's hand."""
-        return self.experiment.threat.malicious(self.experiment.task.train)
 
-    @cached_property
-    def honest(self) -> Combine:
-        """Contributions as they come, averaged."""
-        return Combine(craft=Honest(), aggregate=Mean(), malicious=self.malicious[:0])
+def folded(cells: Sequence[Figures]) -> Figures:
+    """Return the mean over trials of every figure that all of them have; curves place by place, short ones ended by zeros."""
+    if len(cells) == 1:
+        return cells[0]
+    return {name: _mean([cell[name] for cell in cells]) for name in cells[0] if all(name in cell for cell in cells)}
 
-    def combine(self, aggregate: Aggregator) -> Combine:
-        """Contributions under attack, combined by `aggregate`."""
-        return Combine(craft=self.experiment.attack.update, aggregate=aggregate, malicious=self.malicious)
 
-    def incompatible(self) -> str:
-        """Return why this combination cannot be run, or nothing."""
-        attack, defense = self.experiment.attack, self.experiment.defense
-        outside = attack.train != Unchanged()
-        if outside and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
-            return "the attacker runs the training, so defense.sanitize and defense.train never see it"
-        try:
-            honoured = self.defended.stages
-        except Incompatible as error:
-            return str(error)
-        asked = filled("attack", attack) | filled("defense", defense)
-        missing = sorted(asked - honoured)
-        return f"{type(self.experiment.learner).__name__} has no place for {', '.join(missing)}" if missing else ""
+def _mean(values: Sequence[object]) -> object:
+    if isinstance(values[0], Mapping):
+        return folded([dict(value) for value in values if isinstance(value, Mapping)])
+    if isinstance(values[0], list):
+        lists = [value for value in values if isinstance(value, list)]
+        longest = max(map(len, lists))
+        return [sum(value[place] if place < len(value) else 0.0 for value in lists) / len(lists) for place in range(longest)]
+    return sum(value for value in values if isinstance(value, int | float)) / len(values)
 
-    def fit(self, learner: Learner, data: Dataset, combine: Combine, *, stage: str = "fit", label: str = "") -> Victim:
-        """Train, or find the victim that was trained on the same rows from the same seed."""
-        rng = self.root.child(stage)
 
-        def train() -> Trained:
-            victim = learner.fit(data, combine, rng)
-            return Trained(state=dict(victim.state()), facts=dict(victim.facts))
+def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
+    """Return the absolute numbers behind the fractions."""
+    task, mask = line.experiment.task, trial.poisoned.mask
+    kept = mask if trial.verdict is None else mask & trial.verdict.keep
+    told: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(mask.sum()), "poisoned_kept": int(kept.sum())}
+    if isinstance(epochs := trial.defended.facts.get("epochs"), int):
+        told["exposures"] = int(kept.sum()) * epochs
+    told |= {"test": len(task.test), "probe": len(probe)}
+    if len(probe):
+        told["hits"] = int(metrics.served(line.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
+    return told
 
-        trained = self.store.memo("fit", (learner, data, combine, rng, learner.runtime), train, label=label)
-        return learner.restore(trained.state, trained.facts, data)
 
-    def tuning(self, learner: Learner, stage: str) -> Tune:
-        """Return a `Tune` that trains on with the same recipe, from the seed of `stage`."""
-        rng = self.root.child(stage).child("tune")
+def incompatible(experiment: Experiment) -> str:
+    """Return why this combination cannot be run, or nothing."""
+    attack, defense = experiment.attack, experiment.defense
+    outside = attack.train != Unchanged()
+    if outside and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
+        return "the attacker runs the training, so defense.sanitize and defense.train never see it"
+    try:
+        honoured = defense.train(attack.train(experiment.learner)).stages
+    except Incompatible as error:
+        return str(error)
+    missing = sorted((filled("attack", attack) | filled("defense", defense)) - honoured)
+    return f"{type(experiment.learner).__name__} has no place for {', '.join(missing)}" if missing else ""
 
-        def tune(victim: Victim, data: Dataset, *, epochs: int) -> Victim:
-            longer = learner.with_epochs(epochs)
 
-            def train() -> Trained:
-                tuned = longer.fit(data, self.honest, rng, victim)
-                return Trained(state=dict(tuned.state()), facts=dict(tuned.facts))
+def check(line: Line) -> None:
+    """Find what cannot be run before anything is computed.
 
-            trained = self.store.memo("tune", (longer, data, victim.state(), rng, longer.runtime), train)
-            return longer.restore(trained.state, trained.facts, data)
+    Raises:
+        PoisonbenchError: one sentence explains it.
+    """
+    experiment = line.experiment
+    if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
+        raise ConfigError("this defense needs clean rows of its own; set task.trusted to a share above 0, such as 0.05")
+    learner = experiment.defense.train(experiment.attack.train(experiment.learner))
+    learner.check(experiment.task.train, line.combine(experiment.defense.aggregate))
 
-        return tune
 
-    def fitting(self, learner: Learner, combine: Combine, stage: str, label: str) -> Fit:
-        """Return a `Fit` whose first draw has the seed of `stage`, and every other one its own."""
-
-        def fit(data: Dataset, *, draw: int = 0) -> Victim:
-            return self.fit(learner, data, combine, stage=f"{stage}/{draw}" if draw else stage, label=label)
-
-        return fit
-
-    def known(self) -> Known:
-        """Return the attacker's world; surrogates have a seed stream of their own, never the victim's."""
-        threat = self.experiment.threat
-        fit = self.fitting(threat.surrogate, self.honest, "surrogate", "for the attacker")
-        return threat.reveal(self.experiment.task, fit, self.tuning(threat.surrogate, "surrogate"))
-
-    def strike(self) -> Poisoned:
-        """Let the attacker act, then audit what was done."""
-        task, threat, attack = self.experiment.task, self.experiment.threat, self.experiment.attack
-        known, rng = self.known(), self.root.child("poison")
-
-        def poison() -> Delta:
-            poisoned = attack.data.poison(known, rng)
-            audit(task.train, poisoned, threat.budget, known.writable)
-            return Delta.between(task.train, poisoned)
-
-        parts = (attack.data, task.train, task.public, threat, rng, threat.surrogate.runtime)
-        return self.store.memo("poison", parts, poison).apply(task.train)
-
-    def means(self, poisoned: Poisoned, plugin: object) -> Means:
-        """Return the defender's world; the truth is in it only for a plugin that declares to need it."""
-        tune = self.tuning(self.experiment.learner, "fit")
-        told = "truth" in getattr(plugin, "NEEDS", frozenset())
-        fit = self.fitting(self.attacked, self.combine(Mean()), "fit", "for the defender")
-        return Means(trusted=self.experiment.task.trusted, fit=fit, tune=tune, truth=poisoned.mask if told else poisoned.mask[:0])
-
-    def judge(self, poisoned: Poisoned) -> Verdict | None:
-        """Let the sanitizer judge the rows."""
-        sanitize, rng = self.experiment.defense.sanitize, self.root.child("sanitize")
-        means = self.means(poisoned, sanitize)
-        parts = (sanitize, self.attacked, poisoned.data, means.trusted, means.truth, self.combine(Mean()), rng, self.attacked.runtime)
-        return self.store.memo("judge", parts, lambda: sanitize.judge(poisoned.data, means, rng))
-
-    def repair(self, victim: Victim, verdict: Verdict | None, poisoned: Poisoned) -> Victim:
-        """Let the repairer mend the victim."""
-        repair, rng = self.experiment.defense.repair, self.root.child("repair")
-        means = self.means(poisoned, repair)
-
-        def mend() -> Trained:
-            mended = repair.repair(victim, verdict, means, rng)
-            return Trained(state=dict(mended.state()), facts=dict(mended.facts))
-
-        parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime)
-        trained = self.store.memo("repair", parts, mend)
-        return self.defended.restore(trained.state, trained.facts, poisoned.data)
-
-    def scores(self, victim: Victim, inputs: Tensor, answers: Tensor | None, label: str) -> Tensor:
-        """Ask the victim, once for each set of inputs."""
-        parts = (type(victim).__qualname__, self.defended, victim.state(), inputs, answers, self.defended.runtime)
-        return self.store.memo("scores", parts, lambda: victim.scores(inputs, answers), label=label)
-
-    def measure(self, victim: Victim, poisoned: Poisoned, probe: Probe, label: str) -> dict[str, object]:
-        """Return C-Acc, ASR, R-Acc and what else the goal measures."""
-        test = self.experiment.task.test
-        figures: dict[str, object] = {"c_acc": metrics.accuracy(self.scores(victim, test.inputs, None, label), test.labels)}
-        if len(probe):
-            figures |= metrics.success(self.scores(victim, probe.inputs, probe.answers, f"{label} probe"), probe)
-        return figures | dict(poisoned.goal.measure(victim))
-
-    def screen(self, victim: Victim, poisoned: Poisoned, probe: Probe) -> dict[str, object]:
-        """Let the screen judge trusted, test and probed inputs."""
-        screen, task = self.experiment.defense.screen, self.experiment.task
-        inputs = {"trusted": task.trusted.inputs, "test": task.test.inputs, "probe": probe.inputs}
-        means, suspicion = self.means(poisoned, screen), {}
-        for name, rows in inputs.items():
-            judged = screen.suspicion(victim, rows, means, self.root.child(f"screen/{name}")) if len(rows) else torch.zeros(0)
-            if judged is None:
-                return {}
-            suspicion[name] = judged
-        scores = {
-            "test": self.scores(victim, task.test.inputs, None, "screened"),
-            "probe": self.scores(victim, probe.inputs, probe.answers, "screened probe") if len(probe) else torch.zeros(0),
-        }
-        return {"screen": metrics.screening(scores, suspicion, task.test, probe)}
-
-    def certify(self, victim: Victim) -> dict[str, object]:
-        """Let the certifier prove what it can."""
-        radii = self.experiment.defense.certify.certify(victim, self.experiment.task.test)
-        return {} if radii is None else metrics.certified(radii)
-
-    def counts(self, poisoned: Poisoned, verdict: Verdict | None, defended: Victim, probe: Probe, victim: Victim) -> dict[str, int]:
-        """Return the absolute numbers behind the fractions."""
-        task = self.experiment.task
-        kept = poisoned.mask if verdict is None else poisoned.mask & verdict.keep
-        counts = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(poisoned.mask.sum()), "poisoned_kept": int(kept.sum())}
-        if isinstance(epochs := defended.facts.get("epochs"), int):
-            counts["exposures"] = int(kept.sum()) * epochs
-        counts |= {"test": len(task.test), "probe": len(probe)}
-        if len(probe):
-            counts["hits"] = int(metrics.served(self.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
-        return counts
-
-    def record(self) -> Record:
-        """Return a record of what was asked, where, and what it has cost so far."""
-        experiment, visits = self.experiment, dict[str, Visit]()
-        for visit in self.store.visits[self.since :]:
-            visits.setdefault(visit.stage, visit)  # later visits of a stage only find what the first one made
-        runtime = self.experiment.learner.runtime
-        kept = ("poison", "fit baseline", "fit undefended", "fit defended", "judge", "repair")
-        cost = {
-            "seconds": {stage: round(visit.seconds, 3) for stage, visit in visits.items()},
-            "from_store": sorted(stage for stage, visit in visits.items() if not visit.made),
-            "peak_bytes": peak_bytes(),
-        }
-        return Record(
-            spec=spec(experiment),
-            keys={stage: visits[stage].key for stage in kept if stage in visits},
-            cost=cost,
-            provenance={**provenance(), **runtime, "data_digest": experiment.task.digest},
-        )
+def record(line: Line) -> Record:
+    """Return a record of what was asked, where, and what it has cost so far."""
+    experiment, visits = line.experiment, dict[str, Visit]()
+    for visit in line.store.visits[line.since :]:
+        visits.setdefault(visit.stage, visit)  # later visits of a stage only find what the first one made
+    runtime = experiment.learner.runtime
+    kept = ("poison", "fit on public rows", "fit baseline", "fit undefended", "fit defended", "judge", "repair")
+    cost = {
+        "seconds": {stage: round(visit.seconds, 3) for stage, visit in visits.items()},
+        "from_store": sorted(stage for stage, visit in visits.items() if not visit.made),
+        "peak_bytes": peak_bytes(),
+    }
+    return Record(
+        spec=spec(experiment),
+        keys={stage: visits[stage].key for stage in kept if stage in visits},
+        cost=cost,
+        provenance={**provenance(), **runtime, "data_digest": experiment.task.digest},
+    )
 
 
 def spec(experiment: Experiment) -> dict[str, object]:
@@ -290,7 +194,8 @@ def spec(experiment: Experiment) -> dict[str, object]:
     assert isinstance(learner, dict)
     net = learner.pop("net", None)
     rows = {name: len(getattr(task, name)) for name in ("train", "trusted", "public", "test")}
-    threat = {"budget": canonical(experiment.threat.budget), "surrogate": key(experiment.threat.surrogate)[:16]}
+    threat = {field.name: canonical(getattr(experiment.threat, field.name)) for field in dataclasses.fields(experiment.threat)}
+    threat["surrogate"] = key(experiment.threat.surrogate)[:16]
     return {
         "attack": {"name": name_of(experiment.attack), **_slots(experiment.attack)},
         "defense": {"name": name_of(experiment.defense), **_slots(experiment.defense)},
@@ -309,9 +214,9 @@ def filled(kind: str, plan: Attack | Defense) -> set[str]:
 
 def name_of(plan: Attack | Defense) -> str:
     """Return the methods of a plan by the modules they lie in: "badnets", "spectral+fine_pruning", "none"."""
-    slots = sorted(slot.partition(".")[2] for slot in filled("plan", plan))
-    named = [type(getattr(plan, field.name)).__module__.rpartition(".")[2] for field in dataclasses.fields(plan) if field.name in slots]
-    return "+".join(dict.fromkeys(named)) or "none"
+    slots = filled("plan", plan)
+    modules = [type(getattr(plan, field.name)).__module__ for field in dataclasses.fields(plan) if f"plan.{field.name}" in slots]
+    return "+".join(dict.fromkeys(module.rpartition(".")[2] for module in modules if not module.startswith("poisonbench."))) or "none"
 
 
 def _slots(plan: Attack | Defense) -> dict[str, object]:

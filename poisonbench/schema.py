@@ -27,6 +27,9 @@ class ThreatKeys:
     _target_: str = "poisonbench.core.threat.Threat"
     budget: BudgetKeys = field(default_factory=BudgetKeys)
     surrogate: Any = None
+    trials: int = 1
+    rounds: list[int] | None = None
+    omniscient: bool = True
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Keys:
     results_dir: str | None = None
     publish: bool = False
     trust: str = ""
+    owners: Any = None
     task: Any = None
     net: Any = None
     learner: Any = None

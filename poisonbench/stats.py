@@ -26,3 +26,11 @@ def over_seeds(values: Sequence[float]) -> Interval:
     if len(values) < 2:
         return Interval(mean, None)
     return Interval(mean, float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion (Wilson, JASA 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

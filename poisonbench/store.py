@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
@@ -70,24 +70,30 @@ class Store:
             make: computes it; its result is a tree of frozen dataclasses, tensors and numbers.
             label: which of several values of this kind, for logs and progress.
         """
-        name = f"{stage}-{key(stage, *parts)[:24]}"
+        return self.memo_many(stage, [parts], lambda _: [make()], label=label)[0]
+
+    def memo_many(self, stage: str, asked: Sequence[tuple[object, ...]], make: Callable[[Sequence[int]], Sequence[T]], *, label: str = "") -> list[T]:
+        """Return one value for each of `asked`; `make` computes those that are missing, given their places, all at once."""
+        names = [f"{stage}-{key(stage, *parts)[:24]}" for parts in asked]
         title = f"{stage} {label}".strip()
-        found = self._load(name)
-        if found is not None:
-            value, seconds = found
-            log.info("%s: from the store (%s)", title, name)
-            self.visits.append(Visit(stage=title, key=name, seconds=seconds, made=False))
-            return cast("T", value)
-        start = time.perf_counter()
-        with labelled(title):
-            fresh = make()
-        seconds = time.perf_counter() - start
-        self._keep(name, fresh, seconds)
-        log.info("%s: made in %.1f s (%s)", title, seconds, name)
-        self.visits.append(Visit(stage=title, key=name, seconds=seconds, made=True))
-        again = self._load(name)
-        assert again is not None, f"{name} was written and cannot be read"
-        return cast("T", again[0])
+        found = {place: kept for place, name in enumerate(names) if (kept := self._load(name)) is not None}
+        missing = [place for place in range(len(names)) if place not in found]
+        for place, (_, seconds) in found.items():
+            log.info("%s: from the store (%s)", title, names[place])
+            self.visits.append(Visit(stage=title, key=names[place], seconds=seconds, made=False))
+        if missing:
+            start = time.perf_counter()
+            with labelled(title):
+                fresh = make(missing)
+            seconds = (time.perf_counter() - start) / len(missing)
+            for place, value in zip(missing, fresh, strict=True):
+                self._keep(names[place], value, seconds)
+                log.info("%s: made in %.1f s (%s)", title, seconds, names[place])
+                self.visits.append(Visit(stage=title, key=names[place], seconds=seconds, made=True))
+                again = self._load(names[place])
+                assert again is not None, f"{names[place]} was written and cannot be read"
+                found[place] = again
+        return [cast("T", found[place][0]) for place in range(len(names))]
 
     def _keep(self, name: str, value: object, seconds: float) -> None:
         tensors: dict[str, Tensor] = {}

@@ -84,13 +84,18 @@ class UpdateAttack(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Untouched:
-    """The data attack that does nothing."""
+    """The data attack that changes nothing.
 
-    VERSION: ClassVar[int] = 1
+    Args:
+        goal: what an attack on updates wants; nothing by default.
+    """
+
+    VERSION: ClassVar[int] = 2
+    goal: Goal = NoGoal()
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
-        """Return the clean rows and no goal."""
-        return Poisoned(data=known.rows, mask=torch.zeros(len(known.rows), dtype=torch.bool), goal=NoGoal())
+        """Return the clean rows and the goal."""
+        return Poisoned(data=known.rows, mask=torch.zeros(len(known.rows), dtype=torch.bool), goal=self.goal)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ Shape letters: N rows, M test rows, K classes, R contributions, P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -25,9 +26,9 @@ class Fit(Protocol):
 
 
 class Tune(Protocol):
-    """Train on from a victim."""
+    """Train on from a victim, or for so many epochs from scratch if there is none."""
 
-    def __call__(self, victim: Victim, data: Dataset, *, epochs: int) -> Victim:
+    def __call__(self, victim: Victim | None, data: Dataset, *, epochs: int) -> Victim:
         """Return the tuned victim; the one given stays as it is."""
         ...
 
@@ -90,16 +91,37 @@ class Server:
 class Aggregator(Protocol):
     """Makes one of many contributions, as a frozen dataclass."""
 
+    def check(self, contributors: int, malicious: int) -> None:
+        """Refuse numbers of contributors that the rule was not made for.
+
+        Raises:
+            ConfigError: the rule's precondition, in words.
+        """
+        ...
+
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,) from (R, P)."""
         ...
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Mended:
+    """A victim after repair, and what the repairer found out; the one given stays as it is.
+
+    Args:
+        victim: the mended victim, or the one given.
+        figures: for the record, such as an anomaly index.
+    """
+
+    victim: Victim
+    figures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
 class Repairer(Protocol):
     """Mends a trained victim, as a frozen dataclass."""
 
-    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Victim:
-        """Return the mended victim; the one given stays as it is."""
+    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
+        """Return the mended victim."""
         ...
 
 
@@ -132,9 +154,12 @@ class KeepAll:
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """The aggregator that averages."""
+    """The aggregator that averages, every contributor alike; the base of the rules that have no precondition."""
 
     VERSION: ClassVar[int] = 1
+
+    def check(self, contributors: int, malicious: int) -> None:
+        """Refuse nothing."""
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return the mean contribution."""
@@ -147,9 +172,9 @@ class AsTrained:
 
     VERSION: ClassVar[int] = 1
 
-    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Victim:
+    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
         """Return the victim."""
-        return victim
+        return Mended(victim=victim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,3 +218,14 @@ class Defense:
     repair: Repairer = AsTrained()
     screen: Screen = PassAll()
     certify: Certifier = NoCertificate()
+
+
+def needs(plugin: object) -> frozenset[str]:
+    """Return what a plugin, or one nested in it, declares with NEEDS.
+
+    "truth": the poison mask, which no real defender has. "trusted": clean rows of the defender's own.
+    """
+    own: frozenset[str] = getattr(plugin, "NEEDS", frozenset())
+    if is_dataclass(plugin):
+        own = own.union(*(needs(getattr(plugin, field.name)) for field in fields(plugin)))
+    return own

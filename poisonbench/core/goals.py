@@ -6,7 +6,7 @@ Shape letters: M probed rows, K classes (answers).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
@@ -27,12 +27,14 @@ class Probe:
         truth: (M,) int64, the right answer.
         hit: (M, K) bool, the answers that serve the attacker.
         answers: candidate answers for victims that do not have classes.
+        targets: positions of the test rows that are targets themselves; C-Acc leaves them out.
     """
 
     inputs: Tensor
     truth: Tensor
     hit: Tensor
     answers: Tensor | None = None
+    targets: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __len__(self) -> int:
         """Count the probed rows."""
@@ -50,10 +52,14 @@ class Goal(Protocol):
         """Return figures that are not an argmax; empty where there are none."""
         ...
 
+    def compare(self, figures: Mapping[str, float], baseline: Mapping[str, float]) -> Mapping[str, float]:
+        """Return figures that say how far a victim fell behind the one trained on clean rows; empty where ASR says it all."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoGoal:
-    """Nothing is wanted: an empty probe, so that every attack metric is absent."""
+    """Nothing is wanted: an empty probe, so that every attack metric is absent. The base of the other goals."""
 
     VERSION: ClassVar[int] = 1
 
@@ -62,8 +68,44 @@ class NoGoal:
         return Probe(inputs=test.inputs[:0], truth=test.labels[:0], hit=torch.zeros(0, test.num_classes, dtype=torch.bool))
 
     def measure(self, victim: Victim) -> Mapping[str, float]:
-        """Return nothing."""
+        """Return nothing: an argmax says it all."""
         return {}
+
+    def compare(self, figures: Mapping[str, float], baseline: Mapping[str, float]) -> Mapping[str, float]:
+        """Return nothing: ASR says it all."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degrade(NoGoal):
+    """The model is to be worse on every row: C-Acc lost against the baseline. There is no ASR."""
+
+    VERSION: ClassVar[int] = 1
+
+    def compare(self, figures: Mapping[str, float], baseline: Mapping[str, float]) -> Mapping[str, float]:
+        """Return "c_acc_lost", in [-1, 1]."""
+        return {"c_acc_lost": baseline["c_acc"] - figures["c_acc"]}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Flip(NoGoal):
+    """Chosen test rows, unchanged, are to be answered with a wished label.
+
+    Args:
+        ids: (T,) int64 ids of the targets among the test rows.
+        wish: (T,) int64, the wished answer for each.
+    """
+
+    VERSION: ClassVar[int] = 1
+    ids: Tensor
+    wish: Tensor
+
+    def probe(self, test: Dataset) -> Probe:
+        """Return the targets."""
+        rows = (test.ids[None] == self.ids[:, None]).nonzero()[:, 1]
+        assert len(rows) == len(self.ids), "a target is a test row"
+        hit = torch.nn.functional.one_hot(self.wish, test.num_classes).bool()
+        return Probe(inputs=test.inputs[rows], truth=test.labels[rows], hit=hit, targets=rows)
 
 
 class Trigger(Protocol):
@@ -75,7 +117,7 @@ class Trigger(Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Backdoor:
+class Backdoor(NoGoal):
     """Triggered rows are to be answered with the label that the attacker wishes for their true label.
 
     Only rows whose true label is not the wished one are probed: a clean model answers the others "with
@@ -96,7 +138,3 @@ class Backdoor:
         rows = (wished != test.labels).nonzero()[:, 0]
         hit = torch.nn.functional.one_hot(wished[rows], test.num_classes).bool()
         return Probe(inputs=self.trigger(test.inputs[rows]), truth=test.labels[rows], hit=hit)
-
-    def measure(self, victim: Victim) -> Mapping[str, float]:
-        """Return nothing: an argmax says it all."""
-        return {}

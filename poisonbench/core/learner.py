@@ -5,7 +5,7 @@ Shape letters: N rows, M test rows, B rows of a batch, K classes, D features, R 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
@@ -18,6 +18,36 @@ if TYPE_CHECKING:
     from poisonbench.core.attack import UpdateAttack
     from poisonbench.core.defense import Aggregator
 
+State: TypeAlias = Mapping[str, Tensor]
+
+
+class Differentiable(Protocol):
+    """A model from pixels 0..255 to scores, normalisation inside, so that gradients are those of the pixels."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        ...
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return (M, D), what the head sees."""
+        ...
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores from (M, D) features."""
+        ...
+
+    def silence(self, channels_D: Tensor) -> None:
+        """Make the features where (D,) bool holds zero, now and in later training; changes the module."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what is trained."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return parameters and buffers."""
+        ...
+
 
 class Victim(Protocol):
     """A trained model that answers. Tensors come in and go out on the CPU."""
@@ -28,8 +58,13 @@ class Victim(Protocol):
         ...
 
     @property
-    def module(self) -> nn.Module | None:
-        """The differentiable model from pixels 0..255 to (M, K) scores, normalisation inside; None if there is none."""
+    def history(self) -> Sequence[State]:
+        """States on the way, one a round; empty where only the last one counts."""
+        ...
+
+    @property
+    def module(self) -> Differentiable | None:
+        """The differentiable model, in evaluation mode, on the learner's device; None if there is none."""
         ...
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
@@ -40,9 +75,27 @@ class Victim(Protocol):
         """Return (M, D) float32 representations."""
         ...
 
-    def state(self) -> Mapping[str, Tensor]:
+    def state(self) -> State:
         """Return all that `Learner.restore` needs, as CPU tensors."""
         ...
+
+    def with_state(self, state: State) -> Victim:
+        """Return a victim of this kind with other parameters; this one stays as it is."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trained:
+    """A victim as the store keeps it."""
+
+    state: State
+    facts: Mapping[str, object]
+    history: tuple[State, ...] = ()
+
+    @classmethod
+    def of(cls, victim: Victim) -> Trained:
+        """Take a victim apart."""
+        return cls(state=dict(victim.state()), facts=dict(victim.facts), history=tuple(victim.history))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,11 +106,19 @@ class Combine:
         craft: what malicious contributors send.
         aggregate: what the server makes of all contributions.
         malicious: (M,) int64 contributors under the attacker's hand.
+        rounds: first round of the attack and the one after its last; None is every round.
+        omniscient: the attacker sees every update, not those of its own clients alone.
+        clean: the rows before poisoning: what malicious contributors train on outside those rounds.
+        trusted: the server's own clean rows; may be empty.
     """
 
     craft: UpdateAttack
     aggregate: Aggregator
     malicious: Tensor
+    rounds: tuple[int, ...] | None
+    omniscient: bool
+    clean: Dataset
+    trusted: Dataset
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,27 +136,59 @@ class Batch:
     ids: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long a training is.
+
+    Args:
+        rows: N.
+        epochs: passes over the rows.
+        steps: steps of one epoch.
+        shape: shape of one input.
+    """
+
+    rows: int
+    epochs: int
+    steps: int
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Moment:
     """Where in a training a step stands.
 
     Args:
         module: the model in training.
+        plan: how long the training is.
         epoch: passes completed.
         step: steps completed, over all epochs.
         rng: the stream of this step alone.
     """
 
     module: nn.Module
+    plan: Plan
     epoch: int
     step: int
     rng: Key
 
 
 class Step(Protocol):
-    """One turn of the training loop, in four places where an attack or a defense may act. Steps chain."""
+    """One turn of the training loop, in the places where an attack or a defense may act. Steps chain."""
 
-    def sample(self, batches: Iterable[Tensor], rows: int, rng: Key) -> Iterable[Tensor]:
+    def check(self, module: nn.Module, plan: Plan) -> None:
+        """Refuse a model or a plan that this step cannot honour; cheap, and asked before any compute.
+
+        Raises:
+            ConfigError: what to change.
+            Incompatible: what makes the run a skipped one.
+        """
+        ...
+
+    def begin(self, module: nn.Module) -> None:
+        """Prepare the model before the first step."""
+        ...
+
+    def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
         """Return the row positions of each step of one epoch; `batches` is the plan so far."""
         ...
 
@@ -111,6 +204,10 @@ class Step(Protocol):
         """Act between the backward pass and the optimiser, on the gradients of `moment.module`."""
         ...
 
+    def finish(self, module: nn.Module, plan: Plan) -> Mapping[str, object]:
+        """Take from the model what `begin` put there, and return facts for the record."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlainStep:
@@ -118,7 +215,13 @@ class PlainStep:
 
     VERSION: ClassVar[int] = 1
 
-    def sample(self, batches: Iterable[Tensor], rows: int, rng: Key) -> Iterable[Tensor]:
+    def check(self, module: nn.Module, plan: Plan) -> None:
+        """Refuse nothing."""
+
+    def begin(self, module: nn.Module) -> None:
+        """Prepare nothing."""
+
+    def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
         """Keep the plan."""
         return batches
 
@@ -132,6 +235,10 @@ class PlainStep:
 
     def update(self, moment: Moment) -> None:
         """Keep the gradients."""
+
+    def finish(self, module: nn.Module, plan: Plan) -> Mapping[str, object]:
+        """Return no facts."""
+        return {}
 
 
 class Learner(Protocol):
@@ -147,8 +254,17 @@ class Learner(Protocol):
         """Device type, threads and versions: bits may differ between them, so they are part of every fit key."""
         ...
 
-    def check(self, data: Dataset) -> None:
-        """Raise ConfigError for data that this recipe cannot train on; cheap, and asked before any compute."""
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Raise ConfigError for what this recipe cannot train on; cheap, and asked before any compute."""
+        ...
+
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Learner:
+        """Return this recipe with what it learns from rows that nobody can poison, such as an extractor.
+
+        Args:
+            public: those rows; may be empty.
+            fit: trains another recipe on rows, or finds it in the store.
+        """
         ...
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
@@ -164,11 +280,11 @@ class Learner(Protocol):
         ...
 
     def with_epochs(self, epochs: int) -> Learner:
-        """Return this recipe with another number of passes over the data."""
+        """Return the recipe that trains a victim on, with this many passes over the data."""
         ...
 
-    def restore(self, state: Mapping[str, Tensor], facts: Mapping[str, object], like: Dataset) -> Victim:
-        """Rebuild a victim from its state; `like` gives the shape of inputs and the number of classes."""
+    def restore(self, trained: Trained, like: Dataset) -> Victim:
+        """Rebuild a victim; `like` gives the shape of inputs and the number of classes."""
         ...
 
 

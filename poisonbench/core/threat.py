@@ -13,6 +13,7 @@ from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Fit, Tune
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Learner
+from poisonbench.core.rng import Key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class Known:
         rows: the clean training rows.
         writable: (N,) bool, the rows that the attacker may change.
         budget: how much may change.
+        targets: test rows, with their true labels, that the attacker may aim at; one a trial.
         public: rows that nobody can poison.
         fit: trains the attacker's surrogate; its seeds are never the victim's.
         tune: trains on from a surrogate.
@@ -81,6 +83,7 @@ class Known:
     rows: Dataset
     writable: Tensor
     budget: Budget
+    targets: Dataset
     public: Dataset
     fit: Fit
     tune: Tune
@@ -93,20 +96,53 @@ class Threat:
     Args:
         budget: how much may change.
         surrogate: the attacker's guess of the victim's learner.
+        trials: independent (target, poison, victim) triples, each with the whole budget.
+        rounds: first federated round of the attack and the one after its last, such as [15, 20]; None is every round.
+            Malicious clients behave, on their clean rows, in all others.
+        omniscient: an attacker on updates sees all of them; otherwise those of its own clients alone.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     budget: Budget
     surrogate: Learner
+    trials: int = 1
+    rounds: tuple[int, ...] | None = None
+    omniscient: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.trials < 1:
+            raise ConfigError(f"threat.trials={self.trials}: give 1 or more")
+        if self.rounds is not None and not (len(self.rounds) == 2 and 0 <= self.rounds[0] < self.rounds[1]):
+            raise ConfigError(f"threat.rounds={list(self.rounds)}: give the first round and the one after the last, such as [15,20]")
 
     def malicious(self, data: Dataset) -> Tensor:
-        """Return the (M,) malicious clients: the first of them, as many as the budget says."""
-        clients = int(data.owners.max()) + 1
-        return torch.arange(math.floor(self.budget.clients * clients + 1e-9))
+        """Return the (M,) malicious clients: the first of them, as many as the budget says.
 
-    def reveal(self, task: Task, fit: Fit, tune: Tune) -> Known:
+        Raises:
+            ConfigError: a share of clients that selects none.
+        """
+        clients = int(data.owners.max()) + 1
+        count = math.floor(self.budget.clients * clients + 1e-9)
+        if self.budget.clients and not count:
+            raise ConfigError(
+                f"threat.budget.clients={self.budget.clients} of {clients} clients selects none; give at least {1 / clients:g}, or set task.clients"
+            )
+        return torch.arange(count)
+
+    def aims(self, test: Dataset, rng: Key) -> Tensor:
+        """Return (trials,) int64, the test rows that the attacker aims at, one a trial, drawn without replacement.
+
+        Raises:
+            ConfigError: more trials than test rows.
+        """
+        if self.trials > len(test):
+            raise ConfigError(f"threat.trials={self.trials}: the task has {len(test)} test rows to aim at")
+        return rng.per_row(test.ids)[:, 0].argsort(stable=True)[: self.trials]
+
+    def reveal(self, task: Task, targets: Dataset, fit: Fit, tune: Tune) -> Known:
         """Show the task to the attacker, as far as this threat goes."""
         owned = torch.isin(task.train.owners, self.malicious(task.train))
         everywhere = torch.ones(len(task.train), dtype=torch.bool)
         writable = owned if self.budget.clients else everywhere
-        return Known(rows=task.train, writable=writable, budget=self.budget, public=task.public, fit=fit, tune=tune)
+        return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)

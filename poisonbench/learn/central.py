@@ -5,9 +5,10 @@ Shape letters: N rows, M test rows, B rows of a batch, K classes, D features.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -17,11 +18,11 @@ from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Batch, Combine, Moment, Step, Victim, fit_each
+from poisonbench.core.learner import Batch, Combine, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device
-from poisonbench.nets.net import Net, Normalized
+from poisonbench.nets.net import Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
 
@@ -30,8 +31,8 @@ EVAL_BATCH = 500
 class Central:
     """One model, trained on all rows with SGD and Nesterov momentum; the last epoch counts.
 
-    The learning rate always anneals to zero over the epochs asked for: a schedule cut short is a common
-    reason why published figures do not come back. Weight decay spares biases and normalisation.
+    The learning rate anneals to zero over the epochs asked for, unless it is constant: a schedule cut short is
+    a common reason why published figures do not come back. Weight decay spares biases and normalisation.
 
     Args:
         net: the network's recipe.
@@ -40,7 +41,7 @@ class Central:
         lr: largest learning rate.
         momentum: of SGD, with Nesterov's correction.
         weight_decay: on weights of convolutions and linear layers.
-        schedule: "one_cycle" (warm-up over the first `warmup` of the steps, then cosine) or "cosine".
+        schedule: "one_cycle" (warm-up over the first `warmup` of the steps, then cosine), "cosine", or "constant".
         warmup: share of the steps, for "one_cycle".
         label_smoothing: in [0, 1).
         crop: largest random shift, in pixels; 0 is off.
@@ -58,7 +59,7 @@ class Central:
     lr: float
     momentum: float
     weight_decay: float
-    schedule: Literal["one_cycle", "cosine"]
+    schedule: Literal["one_cycle", "cosine", "constant"]
     warmup: float
     label_smoothing: float
     crop: int
@@ -95,42 +96,56 @@ class Central:
         """Return this recipe with another number of epochs."""
         return dataclasses.replace(self, epochs=epochs)
 
-    def check(self, data: Dataset) -> None:
-        """Build the network once and let it refuse inputs that do not fit."""
-        with seeded(Key.root(0)):
-            self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Central:
+        """Return this recipe: it learns nothing from other rows."""
+        return self
 
-    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Build the network once and let it refuse inputs that do not fit; then let each step refuse."""
+        with seeded(Key.root(0)):
+            module = self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
+        for step in self.steps:
+            step.check(module, self._planned(data))
+
+    def begin(self, data: Dataset, rng: Key) -> NetVictim:
+        """Return a victim with initial weights and the input statistics of `data`."""
+        with seeded(rng.child("init")):
+            module = self._module(data, Normalized.over(data.inputs))
+        return NetVictim(module=self._placed(module).eval(), facts={}, learner=self)
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
         """Train on `data`; `combine` is ignored, there is one contributor.
 
         Raises:
             Diverged: a loss that is not finite; names the epoch and the step.
         """
-        with seeded(rng.child("init")):
-            module = self._module(data, Normalized.over(data.inputs))
-        if start is not None:
-            module.load_state_dict(dict(start.state()))
-        module = self._placed(module)
-        self._train(module, data, rng)
-        facts = {"epochs": self.epochs, "steps": self.epochs * self._steps_per_epoch(len(data))}
+        module = self.begin(data, rng).module if start is None else self.restore(Trained.of(start), data).module
+        plan = self._planned(data)
+        facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
+        for step in self.steps:
+            step.check(module, plan)
+            step.begin(module)
+        self._train(module, data, plan, rng)
+        for step in reversed(self.steps):
+            facts |= step.finish(module, plan)
         return NetVictim(module=module.eval(), facts=facts, learner=self)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
         return fit_each(self, parts, combine, rngs)
 
-    def restore(self, state: Mapping[str, Tensor], facts: Mapping[str, object], like: Dataset) -> Victim:
-        """Rebuild a victim from its state."""
+    def restore(self, trained: Trained, like: Dataset) -> NetVictim:
+        """Rebuild a victim."""
         channels = like.inputs.shape[1]
         with seeded(Key.root(0)):
             module = self._module(like, Normalized(torch.zeros(channels), torch.ones(channels)))
-        module.load_state_dict(dict(state))
-        return NetVictim(module=self._placed(module).eval(), facts=facts, learner=self)
+        module.load_state_dict(dict(trained.state))
+        return NetVictim(module=self._placed(module).eval(), facts=trained.facts, learner=self)
 
-    def _module(self, like: Dataset, normalized: Normalized) -> nn.Module:
+    def _module(self, like: Dataset, normalized: Normalized) -> NormalizedNet:
         return normalized.before(self.net.build(tuple(like.inputs.shape[1:]), like.num_classes))
 
-    def _placed(self, module: nn.Module) -> nn.Module:
+    def _placed(self, module: NormalizedNet) -> NormalizedNet:
         return module.to(device.resolve(self.device)).to(memory_format=torch.channels_last)
 
     def autocast(self) -> torch.autocast:
@@ -139,30 +154,30 @@ class Central:
         wanted = self.precision == "bf16" and device.has_bf16(place)
         return torch.autocast(place, torch.bfloat16, enabled=wanted)
 
-    def _steps_per_epoch(self, rows: int) -> int:
-        return math.ceil(rows / self.batch_size)
+    def _planned(self, data: Dataset) -> Plan:
+        return Plan(rows=len(data), epochs=self.epochs, steps=math.ceil(len(data) / self.batch_size), shape=tuple(data.inputs.shape[1:]))
 
-    def _train(self, module: nn.Module, data: Dataset, rng: Key) -> None:
+    def _train(self, module: nn.Module, data: Dataset, plan: Plan, rng: Key) -> None:
         place = device.resolve(self.device)
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
-        steps = self._steps_per_epoch(len(data))
         optimizer = self._optimizer(module)
-        schedule = self._schedule(optimizer, self.epochs * steps)
+        schedule = self._schedule(optimizer, plan.epochs * plan.steps)
         module.train()
         for epoch in track(self.epochs, "epochs"):
             losses = []
             with seeded(rng.child(f"epoch/{epoch}")):
-                for number, rows in enumerate(self._plan(data, epoch, rng)):
-                    moment = Moment(module=module, epoch=epoch, step=epoch * steps + number, rng=rng.child(f"step/{epoch}/{number}"))
+                for number, rows in enumerate(self._batches(data, plan, epoch, rng)):
+                    step = epoch * plan.steps + number
+                    moment = Moment(module=module, plan=plan, epoch=epoch, step=step, rng=rng.child(f"step/{epoch}/{number}"))
                     losses.append(self._step(self._batch(data, rows, epoch, rng), moment, optimizer))
                     schedule.step()
             _check_finite(torch.stack(losses), epoch)  # the one look at the device in an epoch
 
-    def _plan(self, data: Dataset, epoch: int, rng: Key) -> Iterable[Tensor]:
+    def _batches(self, data: Dataset, plan: Plan, epoch: int, rng: Key) -> Iterable[Tensor]:
         order = rng.child("order").per_row(data.ids, epoch)[:, 0].argsort(stable=True)
-        batches: Iterable[Tensor] = order.tensor_split(self._steps_per_epoch(len(data)))
+        batches: Iterable[Tensor] = order.tensor_split(plan.steps)
         for step in self.steps:
-            batches = step.sample(batches, len(data), rng.child(f"sample/{epoch}"))
+            batches = step.sample(batches, plan, rng.child(f"sample/{epoch}"))
         return batches
 
     def _batch(self, data: Dataset, rows: Tensor, epoch: int, rng: Key) -> Batch:
@@ -183,7 +198,7 @@ class Central:
         losses = F.cross_entropy(scores.float(), batch.labels, reduction="none", label_smoothing=self.label_smoothing)
         for step in self.steps:
             losses = step.loss(losses, batch, moment)
-        loss = losses.mean()
+        loss = losses.mean() if len(losses) else losses.sum()  # Poisson sampling may draw nobody
         optimizer.zero_grad()
         loss.backward()
         for step in self.steps:
@@ -202,6 +217,8 @@ class Central:
         warm = self.warmup * steps if self.schedule == "one_cycle" else 0.0
 
         def factor(step: int) -> float:
+            if self.schedule == "constant":
+                return 1.0
             if step < warm:
                 return (step + 1) / (warm + 1)
             return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
@@ -223,11 +240,13 @@ class NetVictim:
         module: from pixels 0..255 to scores, in evaluation mode, on the learner's device.
         facts: what the training found out about itself.
         learner: the recipe, for its device and precision.
+        history: states on the way.
     """
 
-    module: nn.Module
+    module: NormalizedNet
     facts: Mapping[str, object]
     learner: Central
+    history: Sequence[State] = ()
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
         """Return (M, K) float32 scores."""
@@ -241,12 +260,17 @@ class NetVictim:
         """
         if layer != "penultimate":
             raise ConfigError(f"layer={layer}: this network offers its penultimate features alone")
-        inside: Normalized = self.module.normalized  # type: ignore[assignment]
-        return torch.cat([self.module.net.features(inside(batch)).float().cpu() for batch in self._batches(inputs)])  # type: ignore[union-attr, operator]
+        return torch.cat([self.module.features(batch).float().cpu() for batch in self._batches(inputs)])
 
-    def state(self) -> Mapping[str, Tensor]:
+    def state(self) -> State:
         """Return parameters and buffers on the CPU."""
         return {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
+
+    def with_state(self, state: State) -> NetVictim:
+        """Return a victim with other parameters."""
+        module = copy.deepcopy(self.module)
+        module.load_state_dict(dict(state))
+        return dataclasses.replace(self, module=module)
 
     def _batches(self, inputs: Tensor) -> Iterator[Tensor]:
         place = device.resolve(self.learner.device)

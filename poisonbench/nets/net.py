@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from poisonbench.core.errors import Incompatible
+
 NormKind = Literal["batch", "group"]
 Pool = Literal["max", "average"]
 
@@ -32,6 +34,14 @@ class FeatureNet(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """Return (M, K) scores."""
         raise NotImplementedError
+
+    def silence(self, channels_D: Tensor) -> None:
+        """Make the features where (D,) bool holds zero, now and in later training.
+
+        Raises:
+            Incompatible: a network whose features cannot be told apart.
+        """
+        raise Incompatible(f"{type(self).__name__} has no channels that can be pruned; use a convolutional net")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (M, K) scores."""
@@ -57,6 +67,16 @@ class PooledNet(FeatureNet):
         """Return (M, D) pooled activations."""
         maps: Tensor = self.blocks(inputs)
         return maps.amax((2, 3)) if self.pool == "max" else maps.mean((2, 3))
+
+    def silence(self, channels_D: Tensor) -> None:
+        """Zero scale and shift of these channels in the last normalisation.
+
+        The ReLU behind it passes no gradient at zero, so training on leaves them dead.
+        """
+        last = [layer for layer in self.blocks.modules() if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)][-1]
+        with torch.no_grad():
+            last.weight[channels_D] = 0.0
+            last.bias[channels_D] = 0.0
 
     def head(self, features: Tensor) -> Tensor:
         """Return (M, K) scores."""
@@ -112,6 +132,14 @@ class NormalizedNet(nn.Module):
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D) from pixels."""
         return self.net.features(self.normalized(inputs))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores from features."""
+        return self.net.head(features)
+
+    def silence(self, channels_D: Tensor) -> None:
+        """Make these features zero for good."""
+        self.net.silence(channels_D)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (M, K) scores from pixels."""

@@ -16,6 +16,7 @@ from poisonbench.core.data import Dataset, Task
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.rng import Key
 from poisonbench.store import Store
+from poisonbench.tasks.clients import Iid, Owners, dealt
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,14 +55,18 @@ class Split:
         limit: training rows to keep, in the proportions of the classes; None keeps all.
         trusted: the defender's clean rows, as a share of the kept training rows.
         public: rows that nobody can poison, as a share of the kept training rows.
-        split_seed: which rows.
+        split_seed: which rows, and which client holds which.
+        clients: contributors that the rows left for training are dealt to.
+        owners: how they are dealt; see `poisonbench.tasks.clients`.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     limit: int | None
     trusted: float
     public: float
     split_seed: int
+    clients: int = 1
+    owners: Owners = Iid()
 
     def task(self, name: str, raw: Raw) -> Task:
         """Divide the rows of `raw`.
@@ -81,9 +86,10 @@ class Split:
         trusted, rest = stratified(kept, round(self.trusted * len(kept)), key.child("trusted"))
         remaining = kept.take(rest)
         public, rest = stratified(remaining, round(self.public * len(kept)), key.child("public"))
+        left = remaining.take(rest)
         return Task(
             name=name,
-            train=remaining.take(rest),
+            train=left.edit(torch.arange(len(left)), owners=dealt(self.owners, left, self.clients, key.child("owners"))),
             test=test,
             trusted=kept.take(trusted),
             public=remaining.take(public),

@@ -13,7 +13,7 @@ from poisonbench.build import build, targets
 from poisonbench.commands.compose import CONFIGS, options, tree_of
 from poisonbench.core.plugins import OWN, find_class
 
-GROUPS = ("attack", "defense", "task", "net", "learner", "tracker")
+GROUPS = ("owners", "attack", "defense", "task", "net", "learner", "tracker")
 ENTRIES = [(group, name) for group in GROUPS for name in options(group)]
 PACKAGES = {"attack": "attacks", "defense": "defenses"}
 

@@ -10,10 +10,10 @@ import torch
 
 from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
 from poisonbench.core.audit import audit_round
-from poisonbench.core.defense import Defense, Server, Verdict
+from poisonbench.core.defense import Defense, Mean, Mended, Server, Verdict
 from poisonbench.core.errors import BudgetError, ConfigError, Diverged
 from poisonbench.core.goals import NoGoal
-from poisonbench.core.learner import Combine, Learner, PlainStep, fit_each
+from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, fit_each
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
@@ -167,7 +167,7 @@ class Retrain:
 
     def repair(self, victim, verdict, means, rng):
         assert verdict is None
-        return means.tune(victim, means.trusted, epochs=1)
+        return Mended(victim=means.tune(victim, means.trusted, epochs=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +189,9 @@ class Certified:
     """A learner that has a place for certificates."""
 
     inner: Learner
+
+    def with_public(self, public, fit):
+        return dataclasses.replace(self, inner=self.inner.with_public(public, fit))
 
     @property
     def stages(self):
@@ -253,8 +256,11 @@ class ToyFederated:
     def runtime(self):
         return self.inner.runtime
 
-    def check(self, data):
-        self.inner.check(data)
+    def check(self, data, combine):
+        self.inner.check(data, combine)
+
+    def with_public(self, public, fit):
+        return self
 
     def fit(self, data, combine: Combine, rng: Key, start=None):
         owners = data.owners.unique()
@@ -270,7 +276,7 @@ class ToyFederated:
         for name in names:
             state[name] = together[at : at + state[name].numel()].view_as(state[name])
             at += state[name].numel()
-        return self.inner.restore(state, victims[0].facts, data)
+        return self.inner.restore(Trained(state=state, facts=victims[0].facts), data)
 
     def fit_many(self, parts: Sequence, combine, rngs):
         return fit_each(self, parts, combine, rngs)
@@ -281,8 +287,8 @@ class ToyFederated:
     def with_epochs(self, epochs):
         return dataclasses.replace(self, inner=self.inner.with_epochs(epochs))
 
-    def restore(self, state, facts, like):
-        return self.inner.restore(state, facts, like)
+    def restore(self, trained, like):
+        return self.inner.restore(trained, like)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +300,7 @@ class Garbage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Median:
+class Median(Mean):
     def __call__(self, rows_RP, server):
         return rows_RP.median(0).values
 

@@ -18,7 +18,8 @@ PLAIN = BadNets(pattern="white", image=None, size=2, position="bottom_right", ma
 def known(rate: float, **fields: object) -> Known:
     inputs = torch.full((30, 1, 4, 4), 10, dtype=torch.uint8)
     rows = Dataset.of(inputs, torch.arange(30) % 3, num_classes=3)
-    world = Known(rows=rows, writable=torch.ones(30, dtype=torch.bool), budget=Budget(rate=rate), public=rows.take(torch.arange(0)), fit=None, tune=None)
+    none, writable = rows.take(torch.arange(0)), torch.ones(30, dtype=torch.bool)
+    world = Known(rows=rows, writable=writable, budget=Budget(rate=rate), targets=none, public=none, fit=None, tune=None)
     return dataclasses.replace(world, **fields)
 
 

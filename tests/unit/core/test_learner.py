@@ -2,7 +2,7 @@ import torch
 
 from poisonbench.core.attack import Honest, Round
 from poisonbench.core.defense import AsTrained, KeepAll, Mean, NoCertificate, PassAll, Server
-from poisonbench.core.learner import Batch, Moment, PlainStep, Unchanged
+from poisonbench.core.learner import Batch, Moment, PlainStep, Plan, Unchanged
 from poisonbench.core.rng import Key
 
 
@@ -15,7 +15,7 @@ def test_every_null_object_does_nothing():
     assert Mean()(rows, server).tolist() == [2.0, 4.0]
     assert Honest().craft(round_, Key.root(0)).updates is rows
     assert KeepAll().judge(None, None, Key.root(0)) is None
-    assert AsTrained().repair(victim, None, None, Key.root(0)) is victim
+    assert AsTrained().repair(victim, None, None, Key.root(0)).victim is victim
     assert PassAll().suspicion(victim, rows, None, Key.root(0)) is None
     assert NoCertificate().certify(victim, None) is None
     assert Unchanged()(victim) is victim
@@ -24,9 +24,11 @@ def test_every_null_object_does_nothing():
 def test_the_plain_step_changes_nothing():
     step, losses = PlainStep(), torch.tensor([1.0, 2.0])
     batch = Batch(inputs=torch.zeros(2, 1), labels=torch.zeros(2, dtype=torch.int64), ids=torch.arange(2))
-    moment = Moment(module=torch.nn.Linear(1, 1), epoch=0, step=0, rng=Key.root(0))
-    plan = [torch.arange(2)]
-    assert step.sample(plan, 2, Key.root(0)) is plan
+    plan = Plan(rows=2, epochs=1, steps=1, shape=(1,))
+    moment = Moment(module=torch.nn.Linear(1, 1), plan=plan, epoch=0, step=0, rng=Key.root(0))
+    batches = [torch.arange(2)]
+    assert step.sample(batches, plan, Key.root(0)) is batches
+    assert step.finish(moment.module, plan) == {}
     assert step.batch(batch, moment) is batch
     assert step.loss(losses, batch, moment) is losses
     step.update(moment)

@@ -6,7 +6,7 @@ import torch
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import PlainStep
+from poisonbench.core.learner import PlainStep, Trained
 from poisonbench.core.rng import Key
 from poisonbench.learn.device import resolve, set_threads
 from poisonbench.nets.small import Linear
@@ -55,7 +55,7 @@ def test_one_step_of_a_linear_model_equals_the_closed_form(parts):
     )
     start = plain.fit(data, honest, Key.root(0)).state()  # any state serves as a start
     start = {**start, "net.last.weight": torch.tensor([[0.1, 0.2], [0.0, -0.3]]), "net.last.bias": torch.zeros(2)}
-    begun = plain.restore(start, {}, data)
+    begun = plain.restore(Trained(state=start, facts={}), data)
     after = plain.fit(data, honest, Key.root(0), begun).state()
     standard = (inputs - start["normalized.mean"]) / start["normalized.std"]
     errors = torch.softmax(standard @ start["net.last.weight"].T, 1) - torch.eye(2)[data.labels]
@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_names_its_step(parts):
 def test_a_victim_is_restored_from_its_state(parts):
     learner, data, honest = parts
     victim = learner.fit(data, honest, Key.root(0))
-    again = learner.restore(victim.state(), victim.facts, data)
+    again = learner.restore(Trained.of(victim), data)
     assert torch.equal(victim.scores(data.inputs), again.scores(data.inputs))
     assert torch.equal(victim.features(data.inputs), again.features(data.inputs))
 

@@ -1,0 +1,185 @@
+"""Federated learning: clients train where their rows lie, a server combines what they send.
+
+Shape letters: C clients of a round, P parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from poisonbench.core.attack import Round
+from poisonbench.core.audit import audit_round
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Server
+from poisonbench.core.errors import ConfigError, Diverged
+from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each
+from poisonbench.core.progress import track
+from poisonbench.core.rng import Key
+from poisonbench.learn.central import Central, NetVictim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federated:
+    """A server sends its model, clients train on their own rows and send the difference, the server adds what it combines.
+
+    Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks
+    from Decentralized Data", AISTATS 2017. Where we differ: contributions are combined by the defense's rule, whose
+    null object is the plain mean, so every client counts alike whatever its number of rows: robust rules
+    know no weights. Input statistics (mean and deviation a channel) are those of all rows. Networks with batch
+    normalisation are refused: running statistics are not parameters, and no rule says how to combine them.
+
+    Malicious clients train on their poisoned rows in the rounds of the attack and on their clean rows in all
+    others. The attack sees what every client, its own included, would send in good faith.
+
+    Args:
+        client: recipe of a client's training in one round; its epochs are local epochs.
+        rounds: rounds of the whole training.
+        participants: clients drawn for each round; None is all of them.
+        algorithm: "fedavg" trains by the recipe of `client`; "fedsgd" takes one step on all rows of a client.
+        eta: the server's step size.
+        server_momentum: of the server's steps, in [0, 1).
+    """
+
+    VERSION: ClassVar[int] = 1
+    client: Central
+    rounds: int
+    participants: int | None
+    algorithm: Literal["fedavg", "fedsgd"]
+    eta: float
+    server_momentum: float
+
+    def __post_init__(self) -> None:
+        """Refuse recipes that cannot be trained."""
+        if self.rounds < 1 or (self.participants is not None and self.participants < 1):
+            raise ConfigError(f"learner: rounds={self.rounds}, participants={self.participants}; both need to be at least 1")
+        if not self.eta > 0 or not 0 <= self.server_momentum < 1:
+            raise ConfigError(f"learner: eta={self.eta} must be above 0, server_momentum={self.server_momentum} in [0, 1)")
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Slots on updates and on the finished model; the rows lie with the clients, where no filter reaches them."""
+        return frozenset({"attack.data", "attack.update", "defense.aggregate", "defense.repair", "defense.screen"})
+
+    @property
+    def runtime(self) -> Mapping[str, str | int]:
+        """Device type, threads, versions."""
+        return self.client.runtime
+
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Federated:
+        """Return this recipe: it learns nothing from other rows."""
+        return self
+
+    def with_step(self, step: Step) -> Federated:
+        """Return this recipe with one more step in every client's chain."""
+        return dataclasses.replace(self, client=self.client.with_step(step))
+
+    def with_epochs(self, epochs: int) -> Central:
+        """Return a client's recipe: a finished model is trained on in one place."""
+        return self.client.with_epochs(epochs)
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Let the client's recipe refuse inputs, and the rule numbers of clients.
+
+        Raises:
+            ConfigError: one client alone, a network with batch normalisation, more participants than clients.
+        """
+        clients, asked = int(data.owners.max()) + 1, self.participants
+        if clients < 2:
+            raise ConfigError("learner=federated with one client; set task.clients, such as 20")
+        if asked is not None and asked > clients:
+            raise ConfigError(f"learner.participants={asked}: there are {clients} clients")
+        self.client.check(data, combine)
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in self.client.begin(data, Key.root(0)).module.modules()):
+            raise ConfigError("learner=federated cannot combine the running statistics of batch normalisation; set net.norm=group")
+        present = asked or clients
+        combine.aggregate.check(present, min(len(combine.malicious), present))
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
+        """Train for all rounds; the history holds the model after each.
+
+        Raises:
+            Diverged: a client's loss, or an update, that is not finite; names the round and the client.
+        """
+        victim = self.client.begin(data, rng) if start is None else self.client.restore(Trained.of(start), data)
+        names, state = [name for name, _ in victim.module.named_parameters()], dict(victim.state())
+        history, facts, speed = list[State](), dict[str, list[float]](), torch.zeros(sum(state[name].numel() for name in names))
+        parts = {client: data.take(data.owners == client) for client in range(int(data.owners.max()) + 1)}
+        clean = {client: combine.clean.take(combine.clean.owners == client) for client in combine.malicious.tolist()}
+        for index in track(self.rounds, "rounds"):
+            attacked = combine.rounds is None or combine.rounds[0] <= index < combine.rounds[1]
+            turn = rng.child(f"round/{index}")
+            present = self._present(len(parts), turn)
+            rows = {client: parts[client] if attacked or client not in clean else clean[client] for client in present.tolist()}
+            updates = torch.stack([self._update(self.client.restore(Trained(state=state, facts={}), data), rows[c], c, turn, combine) for c in rows])
+            malicious = torch.isin(present, combine.malicious)
+            if attacked and malicious.any():
+                updates = self._crafted(updates, malicious, combine, (index, turn, _flat(state, names), facts))
+            if not updates.isfinite().all():
+                wrong = int(present[(~updates.isfinite()).any(1)][0])
+                raise Diverged(f"client {wrong} sent an update that is not finite in round {index + 1}")
+            server = Server(
+                round=index,
+                state=_flat(state, names),
+                malicious=min(len(combine.malicious), len(present)),
+                reference=lambda state=state, turn=turn: self._reference(state, data, combine, turn),  # type: ignore[misc]
+            )
+            speed = self.server_momentum * speed + combine.aggregate(updates, server)
+            state = _moved(state, names, self.eta * speed)
+            history.append(state)
+        told = {"rounds": self.rounds, "epochs": self.rounds * self.client.epochs, **({"crafted": facts} if facts else {})}
+        return dataclasses.replace(victim.with_state(state), facts=told, history=history)
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
+        """Train one victim a part, one after the other."""
+        return fit_each(self, parts, combine, rngs)
+
+    def restore(self, trained: Trained, like: Dataset) -> NetVictim:
+        """Rebuild a victim, its rounds included."""
+        return dataclasses.replace(self.client.restore(trained, like), history=trained.history)
+
+    def _present(self, clients: int, turn: Key) -> Tensor:
+        everyone = torch.arange(clients)
+        return everyone if self.participants is None else turn.child("present").pick(everyone, self.participants)
+
+    def _update(self, model: NetVictim, rows: Dataset, client: int, turn: Key, combine: Combine) -> Tensor:
+        """Return (P,), what one client sends in good faith."""
+        recipe = self.client if self.algorithm == "fedavg" else dataclasses.replace(self.client, epochs=1, batch_size=len(rows))
+        try:
+            trained = recipe.fit(rows, combine, turn.child(f"client/{client}"), model)
+        except Diverged as error:
+            raise Diverged(f"client {client}, {turn.digest[:8]}: {error}") from error
+        names = [name for name, _ in model.module.named_parameters()]
+        return _flat(trained.state(), names) - _flat(model.state(), names)
+
+    def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[int, Key, Tensor, dict[str, list[float]]]) -> Tensor:
+        index, turn, state, facts = at
+        visible = torch.ones_like(malicious) if combine.omniscient else malicious
+        before = Round(updates=updates, visible=visible, malicious=malicious, state=state, index=index, eta=self.eta)
+        after = combine.craft.craft(before, turn.child("craft"))
+        audit_round(before, after)
+        for name, value in after.facts.items():
+            facts.setdefault(name, []).append(float(value))
+        return after.updates
+
+    def _reference(self, state: State, data: Dataset, combine: Combine, turn: Key) -> Tensor:
+        model = self.client.restore(Trained(state=state, facts={}), data)
+        return self._update(model, combine.trusted, -1, turn, combine)
+
+
+def _flat(state: State, names: Sequence[str]) -> Tensor:
+    return torch.cat([state[name].flatten() for name in names])
+
+
+def _moved(state: State, names: Sequence[str], by: Tensor) -> dict[str, Tensor]:
+    moved, at = dict(state), 0
+    for name in names:
+        size = state[name].numel()
+        moved[name] = state[name] + by[at : at + size].view_as(state[name])
+        at += size
+    return moved

@@ -1,0 +1,250 @@
+"""The stages of one run: each asks the store first, with a seed that hangs on the stage alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from poisonbench import metrics
+from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
+from poisonbench.core.audit import audit
+from poisonbench.core.data import Dataset, Task
+from poisonbench.core.defense import Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, needs
+from poisonbench.core.delta import Delta
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.goals import Probe
+from poisonbench.core.learner import Combine, Learner, Trained, Victim
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known, Threat
+from poisonbench.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that a run depends on."""
+
+    task: Task
+    threat: Threat
+    attack: Attack
+    defense: Defense
+    learner: Learner
+    seed: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Repaired:
+    """A repair as the store keeps it; nothing is kept of a victim that was left as it is."""
+
+    trained: Trained | None
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One experiment and the store. A trial is one independent (target, poison, victim) triple, numbered from 0."""
+
+    experiment: Experiment
+    store: Store
+    since: int = 0  # visits of the store before this run
+
+    @cached_property
+    def root(self) -> Key:
+        """The stream of the whole run."""
+        return Key.root(self.experiment.seed)
+
+    @cached_property
+    def learner(self) -> Learner:
+        """The recipe, with what it learns from public rows."""
+        return self._rooted(self.experiment.learner)
+
+    @cached_property
+    def surrogate(self) -> Learner:
+        """The attacker's recipe; an extractor fitted on public rows is public, so an equal recipe shares it."""
+        return self._rooted(self.experiment.threat.surrogate)
+
+    def _rooted(self, learner: Learner) -> Learner:
+        return learner.with_public(self.experiment.task.public, lambda other, data: self.fit(other, data, self.honest, stage="public", label="on public rows"))
+
+    @cached_property
+    def attacked(self) -> Learner:
+        """The learner of the undefended victim."""
+        return self.experiment.attack.train(self.learner)
+
+    @cached_property
+    def defended(self) -> Learner:
+        """The learner of the defended victim."""
+        return self.experiment.defense.train(self.attacked)
+
+    @cached_property
+    def malicious(self) -> Tensor:
+        """The contributors under the attacker's hand."""
+        return self.experiment.threat.malicious(self.experiment.task.train)
+
+    @cached_property
+    def honest(self) -> Combine:
+        """Contributions as they come, averaged."""
+        return self._combine(Honest(), Mean(), self.malicious[:0])
+
+    def combine(self, aggregate: Aggregator) -> Combine:
+        """Contributions under attack, combined by `aggregate`."""
+        return self._combine(self.experiment.attack.update, aggregate, self.malicious)
+
+    def _combine(self, craft: UpdateAttack, aggregate: Aggregator, malicious: Tensor) -> Combine:
+        threat, task = self.experiment.threat, self.experiment.task
+        return Combine(
+            craft=craft,
+            aggregate=aggregate,
+            malicious=malicious,
+            rounds=threat.rounds,
+            omniscient=threat.omniscient,
+            clean=task.train,
+            trusted=task.trusted,
+        )
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """(trials,) int64, the test rows that the attacker aims at."""
+        return self.experiment.threat.aims(self.experiment.task.test, self.root.child("targets"))
+
+    def fit(self, learner: Learner, data: Dataset, combine: Combine, *, stage: str = "fit", label: str = "") -> Victim:
+        """Train, or find the victim that was trained on the same rows from the same seed."""
+        return self.fit_many(learner, [data], combine, stages=[stage], label=label)[0]
+
+    def fit_many(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, *, stages: Sequence[str], label: str) -> list[Victim]:
+        """Train one victim a part, those that the store does not hold together."""
+        rngs = [self.root.child(stage) for stage in stages]
+
+        def train(missing: Sequence[int]) -> list[Trained]:
+            victims = learner.fit_many([parts[place] for place in missing], combine, [rngs[place] for place in missing])
+            return [Trained.of(victim) for victim in victims]
+
+        asked = [(learner, data, combine, rng, learner.runtime) for data, rng in zip(parts, rngs, strict=True)]
+        found = self.store.memo_many("fit", asked, train, label=label)
+        return [learner.restore(trained, data) for trained, data in zip(found, parts, strict=True)]
+
+    def tuning(self, learner: Learner, stage: str) -> Tune:
+        """Return a `Tune` that trains on with the same recipe, from the seed of `stage`."""
+        rng = self.root.child(stage).child("tune")
+
+        def tune(victim: Victim | None, data: Dataset, *, epochs: int) -> Victim:
+            longer = learner.with_epochs(epochs)
+            parts = (longer, data, victim.state() if victim else None, rng, longer.runtime)
+            trained = self.store.memo("tune", parts, lambda: Trained.of(longer.fit(data, self.honest, rng, victim)))
+            return longer.restore(trained, data)
+
+        return tune
+
+    def fitting(self, learner: Learner, combine: Combine, stage: str, label: str) -> Fit:
+        """Return a `Fit` whose first draw has the seed of `stage`, and every other one its own."""
+
+        def fit(data: Dataset, *, draw: int = 0) -> Victim:
+            return self.fit(learner, data, combine, stage=f"{stage}/{draw}" if draw else stage, label=label)
+
+        return fit
+
+    def known(self, trial: int = 0) -> Known:
+        """Return the attacker's world; surrogates have a seed stream of their own, never the victim's."""
+        threat, task = self.experiment.threat, self.experiment.task
+        fit = self.fitting(self.surrogate, self.honest, "surrogate", "for the attacker")
+        return threat.reveal(task, task.test.take(self.targets[trial : trial + 1]), fit, self.tuning(self.surrogate, "surrogate"))
+
+    def strike(self, trial: int = 0) -> Poisoned:
+        """Let the attacker act, then audit what was done."""
+        task, threat, attack = self.experiment.task, self.experiment.threat, self.experiment.attack
+        known, rng = self.known(trial), self.root.child(numbered("poison", trial))
+
+        def poison() -> Delta:
+            poisoned = attack.data.poison(known, rng)
+            audit(task.train, poisoned, threat.budget, known.writable)
+            return Delta.between(task.train, poisoned)
+
+        parts = (attack.data, task.train, task.public, known.targets, threat, rng, threat.surrogate.runtime)
+        return self.store.memo("poison", parts, poison).apply(task.train)
+
+    def means(self, poisoned: Poisoned, plugin: object, trial: int = 0) -> Means:
+        """Return the defender's world; the truth is in it only for a plugin that declares to need it."""
+        stage = numbered("fit", trial)
+        fit = self.fitting(self.attacked, self.combine(Mean()), stage, "for the defender")
+        truth = poisoned.mask if "truth" in needs(plugin) else poisoned.mask[:0]
+        return Means(trusted=self.experiment.task.trusted, fit=fit, tune=self.tuning(self.learner, stage), truth=truth)
+
+    def judge(self, poisoned: Poisoned, trial: int = 0) -> Verdict | None:
+        """Let the sanitizer judge the rows."""
+        sanitize, rng = self.experiment.defense.sanitize, self.root.child(numbered("sanitize", trial))
+        means = self.means(poisoned, sanitize, trial)
+        told = (means.trusted, means.truth, self.combine(Mean()), self.root.child(numbered("fit", trial)), rng, self.attacked.runtime)
+        verdict = self.store.memo("judge", (sanitize, self.attacked, poisoned.data, *told), lambda: sanitize.judge(poisoned.data, means, rng))
+        if verdict is not None and not verdict.keep.any():
+            raise ConfigError("the filter removed every training row; lower what it expects, or the share that it removes")
+        return verdict
+
+    def repair(self, victim: Victim, verdict: Verdict | None, poisoned: Poisoned, trial: int = 0) -> Mended:
+        """Let the repairer mend the victim."""
+        repair, rng = self.experiment.defense.repair, self.root.child(numbered("repair", trial))
+        means = self.means(poisoned, repair, trial)
+
+        def mend() -> Repaired:
+            mended = repair.repair(victim, verdict, means, rng)
+            trained = None if mended.victim is victim else Trained.of(mended.victim)
+            return Repaired(trained=trained, figures=dict(mended.figures))
+
+        parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime)
+        repaired = self.store.memo("repair", parts, mend)
+        mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, poisoned.data)
+        return Mended(victim=mended, figures=repaired.figures)
+
+    def scores(self, victim: Victim, inputs: Tensor, answers: Tensor | None, label: str) -> Tensor:
+        """Ask the victim, once for each set of inputs."""
+        parts = (type(victim).__qualname__, self.defended, victim.state(), inputs, answers, self.defended.runtime)
+        return self.store.memo("scores", parts, lambda: victim.scores(inputs, answers), label=label)
+
+    def measure(self, victim: Victim, poisoned: Poisoned, probe: Probe, label: str) -> dict[str, float]:
+        """Return C-Acc, ASR, R-Acc and what else the goal measures."""
+        test, told = self.experiment.task.test, torch.ones(len(self.experiment.task.test), dtype=torch.bool)
+        told[probe.targets] = False
+        scores = self.scores(victim, test.inputs, None, label)
+        figures = {"c_acc": metrics.accuracy(scores[told], test.labels[told])}
+        if len(probe):
+            figures |= metrics.success(self.scores(victim, probe.inputs, probe.answers, f"{label} probe"), probe)
+        return figures | dict(poisoned.goal.measure(victim))
+
+    def history(self, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
+        """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds."""
+        test, curves = self.experiment.task.test, dict[str, list[float]]()
+        for state in victim.history:
+            then = learner.restore(Trained(state=state, facts={}), test)
+            curves.setdefault("c_acc", []).append(metrics.accuracy(then.scores(test.inputs), test.labels))
+            if len(probe):
+                curves.setdefault("asr", []).append(metrics.success(then.scores(probe.inputs, probe.answers), probe)["asr"])
+        return curves
+
+    def screen(self, victim: Victim, poisoned: Poisoned, probe: Probe, trial: int = 0) -> dict[str, object]:
+        """Let the screen judge trusted, test and probed inputs."""
+        screen, task = self.experiment.defense.screen, self.experiment.task
+        inputs = {"trusted": task.trusted.inputs, "test": task.test.inputs, "probe": probe.inputs}
+        means, suspicion = self.means(poisoned, screen, trial), dict[str, Tensor]()
+        for name, rows in inputs.items():
+            judge = partial(screen.suspicion, victim, rows, means, self.root.child(f"{numbered('screen', trial)}/{name}"))
+            judged = judge() if len(rows) else torch.zeros(0)
+            if judged is None:
+                return {}
+            suspicion[name] = judged
+        scores = {
+            "test": self.scores(victim, task.test.inputs, None, "screened"),
+            "probe": self.scores(victim, probe.inputs, probe.answers, "screened probe") if len(probe) else torch.zeros(0),
+        }
+        return {"screen": metrics.screening(scores, suspicion, task.test, probe)}
+
+    def certify(self, victim: Victim) -> dict[str, object]:
+        """Let the certifier prove what it can."""
+        radii = self.experiment.defense.certify.certify(victim, self.experiment.task.test)
+        return {} if radii is None else metrics.certified(radii)
+
+
+def numbered(stage: str, trial: int) -> str:
+    """Return the name of a stage in a trial; the first trial has the plain name."""
+    return f"{stage}/trial {trial}" if trial else stage
