@@ -26,7 +26,7 @@ from rich.console import Console
 from poisonbench import screen
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import CONFIGS, explained, tree_of
-from poisonbench.core.errors import Incompatible, PoisonbenchError
+from poisonbench.core.errors import PoisonbenchError
 from poisonbench.core.progress import listening
 from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
@@ -120,8 +120,6 @@ def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequen
     tracker = tracker_of(tree, store.trusted)
     try:
         record = run(experiment, store)
-    except Incompatible as error:
-        record = dataclasses.replace(recorded(Line(experiment=experiment, store=store)), status="skipped", reason=str(error))
     except PoisonbenchError:
         raise
     except Exception as error:  # noqa: BLE001  # the runner alone turns an exception into a failed record

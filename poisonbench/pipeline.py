@@ -42,10 +42,16 @@ def run(experiment: Experiment, store: Store) -> Record:
         Diverged: a training that went to infinity.
     """
     line = Line(experiment=experiment, store=store, since=len(store.visits))
-    reason = incompatible(experiment)
-    if reason:
-        return dataclasses.replace(record(line), status="skipped", reason=reason)
-    check(line)
+    try:
+        check(line)
+        return walked(line)
+    except Incompatible as error:
+        return dataclasses.replace(record(line), status="skipped", reason=str(error))
+
+
+def walked(line: Line) -> Record:
+    """Return the record of a run that nothing speaks against."""
+    experiment = line.experiment
     numbers = range(experiment.threat.trials)
     struck = [line.strike(number) for number in numbers]
     stages, under_attack = [numbered("fit", number) for number in numbers], line.combine(Mean())
@@ -141,30 +147,23 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     return told
 
 
-def incompatible(experiment: Experiment) -> str:
-    """Return why this combination cannot be run, or nothing."""
-    attack, defense = experiment.attack, experiment.defense
-    outside = attack.train != Unchanged()
-    if outside and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
-        return "the attacker runs the training, so defense.sanitize and defense.train never see it"
-    try:
-        honoured = defense.train(attack.train(experiment.learner)).stages
-    except Incompatible as error:
-        return str(error)
-    missing = sorted((filled("attack", attack) | filled("defense", defense)) - honoured)
-    return f"{type(experiment.learner).__name__} has no place for {', '.join(missing)}" if missing else ""
-
-
 def check(line: Line) -> None:
     """Find what cannot be run before anything is computed.
 
     Raises:
+        Incompatible: a combination that no slot of the learner honours; the run is skipped.
         PoisonbenchError: one sentence explains it.
     """
     experiment = line.experiment
+    attack, defense = experiment.attack, experiment.defense
+    if attack.train != Unchanged() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
+        raise Incompatible("the attacker runs the training, so defense.sanitize and defense.train never see it")
+    learner = defense.train(attack.train(experiment.learner))
+    missing = sorted((filled("attack", attack) | filled("defense", defense)) - learner.stages)
+    if missing:
+        raise Incompatible(f"{type(learner).__name__} has no place for {', '.join(missing)}")
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
         raise ConfigError("this defense needs clean rows of its own; set task.trusted to a share above 0, such as 0.05")
-    learner = experiment.defense.train(experiment.attack.train(experiment.learner))
     learner.check(experiment.task.train, line.combine(experiment.defense.aggregate))
 
 

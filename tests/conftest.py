@@ -11,7 +11,24 @@ from poisonbench.commands.compose import tree_of
 from poisonbench.pipeline import Experiment
 from poisonbench.store import Store
 
-TINY = ("task=blobs", "net.widths=[8,16]", "net.depths=[1,1]", "learner.epochs=4", "learner.batch_size=32", "learner.lr=0.1", "threads=1")
+BASE = ("task=blobs", "net.widths=[8,16]", "net.depths=[1,1]", "threads=1")
+SHORT = {
+    "Central": ("learner.epochs=4", "learner.batch_size=32", "learner.lr=0.1"),
+    "Federated": ("learner.client.epochs=2", "learner.client.lr=0.1", "learner.rounds=4", "task.clients=9", "threat.budget.clients=0.34"),
+    "Transfer": ("learner.extractor.epochs=4", "learner.extractor.batch_size=32", "learner.extractor.lr=0.1", "learner.head.lr=0.1", "threat.trials=2"),
+}
+FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
+TINY = (*BASE, *SHORT["Central"])
+
+
+def tiny_words(*words: str) -> list[str]:
+    """Return the words of a tiny run of whatever learner and attack `words` bring along."""
+    tree = tree_of([*BASE, *words])
+    recipe = SHORT[tree["learner"]["_target_"].rpartition(".")[2]]
+    data = tree["attack"].get("data", {})
+    fewer = [f"attack.data.{name}={count}" for name, count in FEWER.items() if name in data]
+    trials = ["threat.trials=2"] if tree["threat"]["trials"] > 1 else []
+    return [*BASE, *recipe, *fewer, *trials, *words]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +46,7 @@ def tiny(store):
     """Return a function from words and replaced fields to an experiment on blobs."""
 
     def make(*words: str, **fields: object) -> Experiment:
-        experiment = assemble(tree_of([*TINY, *words]), store)
+        experiment = assemble(tree_of(tiny_words(*words)), store)
         return dataclasses.replace(experiment, **fields)
 
     return make

@@ -8,10 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.backdoor.triggers import Patch, Position, drawn, from_file, place
+from attacks.backdoor.triggers import Patch, Position, all_to, drawn, from_file, place
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import File
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.rng import Key
@@ -57,23 +56,14 @@ class BadNets:
         """
         rows, wish = known.rows, self.wish(known.rows.num_classes)
         goal = Backdoor(trigger=self.patch(rows), wish=wish)
-        pool = (known.writable & ((wish[rows.labels] != rows.labels) | self.poison_target_class)).nonzero()[:, 0]
-        count = known.budget.rows(len(rows))
-        if count > len(pool):
-            raise ConfigError(f"threat.budget allows {count} poisoned rows, but only {len(pool)} can be poisoned; lower threat.budget.rate")
-        chosen = pool[rng.child("rows").pick(rows.ids[pool], count)]
+        chosen = known.choose((wish[rows.labels] != rows.labels) | self.poison_target_class, rng.child("rows"))
         data = rows.edit(chosen, inputs=goal.trigger(rows.inputs[chosen]), labels=wish[rows.labels[chosen]])
-        mask = torch.zeros(len(rows), dtype=torch.bool)
-        mask[chosen] = True
-        return Poisoned(data=data, mask=mask, goal=goal)
+        return Poisoned(data=data, mask=known.mask(chosen), goal=goal)
 
     def wish(self, num_classes: int) -> Tensor:
         """Return (K,) int64, the wished label for each true label."""
-        if not 0 <= self.target < num_classes:
-            raise ConfigError(f"attack.data.target={self.target} is no class; {num_classes} classes allow 0 to {num_classes - 1}")
-        if self.mapping == "all_to_all":
-            return (torch.arange(num_classes) + 1) % num_classes
-        return torch.full((num_classes,), self.target)
+        to_one = all_to(self.target, num_classes)
+        return (torch.arange(num_classes) + 1) % num_classes if self.mapping == "all_to_all" else to_one
 
     def patch(self, rows: Dataset) -> Patch:
         """Return the trigger for images like those of `rows`."""

@@ -46,15 +46,35 @@ class Patch:
         return stamped
 
 
+def all_to(target: int, num_classes: int) -> Tensor:
+    """Return (K,) int64, the wish for one target label whatever the true one.
+
+    Raises:
+        ConfigError: a target that is no class.
+    """
+    if not 0 <= target < num_classes:
+        raise ConfigError(f"attack.data.target={target} is no class; {num_classes} classes allow 0 to {num_classes - 1}")
+    return torch.full((num_classes,), target)
+
+
+def images(shape: tuple[int, ...], what: str) -> tuple[int, int, int]:
+    """Return channels, height and width of inputs of `shape`.
+
+    Raises:
+        ConfigError: inputs that are no images.
+    """
+    if len(shape) != 3:
+        raise ConfigError(f"{what} needs images, not inputs of shape {shape}")
+    return shape
+
+
 def place(shape: tuple[int, ...], side: int, position: Position, margin: int) -> tuple[int, int]:
     """Return the first row and column of a patch in images of `shape` (C, H, W).
 
     Raises:
         ConfigError: a patch that does not fit.
     """
-    if len(shape) != 3:
-        raise ConfigError(f"a patch needs images, not inputs of shape {shape}")
-    height, width = shape[1:]
+    _, height, width = images(shape, "a patch")
     if side < 1 or margin < 0 or side + margin > min(height, width):
         raise ConfigError(f"a patch of {side}x{side} with margin {margin} does not fit {height}x{width} images; lower attack.data.size")
     low, right = height - side - margin, width - side - margin

@@ -23,9 +23,7 @@ def freeze(value: object, tensors: dict[str, Tensor]) -> Canonical:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous()
-        return {"tensor": name}
+        return {"tensor": _named(value.detach().cpu().contiguous(), tensors)}
     if isinstance(value, tuple | list):
         return {"items": [freeze(item, tensors) for item in value]}
     if isinstance(value, Mapping):
@@ -35,6 +33,17 @@ def freeze(value: object, tensors: dict[str, Tensor]) -> Canonical:
         held: dict[str, Canonical] = {field.name: freeze(getattr(value, field.name), tensors) for field in fields(value)}
         return {"class": f"{kind.__module__}.{kind.__qualname__}", "fields": held}
     raise TypeError(f"cannot store {value!r}: use numbers, text, tensors or frozen dataclasses of them")
+
+
+def _named(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
+    """Return the name under which a tensor lies in `tensors`, put there unless the very same one already does."""
+    for name, other in tensors.items():
+        same = (other.data_ptr(), other.shape, other.dtype) == (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        if same and tensor.numel():
+            return name
+    name = str(len(tensors))
+    tensors[name] = tensor
+    return name
 
 
 def thaw(tree: Canonical, tensors: Mapping[str, Tensor], trusted: tuple[str, ...]) -> object:

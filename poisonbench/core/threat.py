@@ -88,6 +88,33 @@ class Known:
     fit: Fit
     tune: Tune
 
+    def pool(self, wanted_N: Tensor, count: int) -> Tensor:
+        """Return the positions of the writable rows where (N,) bool `wanted_N` holds; at least `count`.
+
+        Raises:
+            ConfigError: fewer rows than that.
+        """
+        rows = (self.writable & wanted_N).nonzero()[:, 0]
+        if count > len(rows):
+            raise ConfigError(f"threat.budget allows {count} poisoned rows, but only {len(rows)} can be poisoned; lower threat.budget.rate")
+        return rows
+
+    def choose(self, wanted_N: Tensor, rng: Key) -> Tensor:
+        """Return as many of those rows as the budget allows, drawn at random; nested over budgets.
+
+        Raises:
+            ConfigError: fewer rows than that.
+        """
+        count = self.budget.rows(len(self.rows))
+        rows = self.pool(wanted_N, count)
+        return rows[rng.pick(self.rows.ids[rows], count)]
+
+    def mask(self, chosen: Tensor) -> Tensor:
+        """Return (N,) bool, true at the positions `chosen`."""
+        mask = torch.zeros(len(self.rows), dtype=torch.bool)
+        mask[chosen] = True
+        return mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class Threat:

@@ -3,10 +3,46 @@
 import pytest
 import torch
 
-from poisonbench.commands.compose import options
+from poisonbench.commands.compose import options, tree_of
+from poisonbench.core.attack import Round
+from poisonbench.core.audit import audit_round
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
 from poisonbench.pipeline import Line, run
 
 ATTACKS = [name for name in options("attack") if name != "none"]
+PLANS = {name: tree_of([f"attack={name}"])["attack"] for name in ATTACKS}
+# those that change rows themselves: neither on updates alone nor by running the training
+ON_ROWS = [name for name in ATTACKS if "train" not in PLANS[name] and not PLANS[name]["data"]["_target_"].startswith("poisonbench.")]
+ON_UPDATES = [name for name in ATTACKS if "update" in PLANS[name]]
+# what it takes to reach the goal on blobs of 8x8 pixels within four epochs
+HELP = {
+    "wanet": ("attack.data.strength=4", "attack.data.cover_ratio=0.5", "threat.budget.rate=0.3", "learner.epochs=12"),
+    "wanet_training": ("attack.data.like.strength=4", "threat.budget.rate=0.3", "learner.epochs=12"),
+    "bullseye_polytope": ("threat.budget.limit=255", "attack.data.iterations=200", "threat.budget.rate=0.1"),
+    "targeted": ("threat.budget.limit=255", "attack.data.iterations=200", "threat.budget.rate=0.1"),
+    "gradient_matching": (
+        "threat.budget.limit=255",
+        "attack.data.steps=60",
+        "threat.budget.rate=0.2",
+        "attack.data.shift=0",
+        "attack.data.flip=false",
+        "task.noise=100",
+        "learner.epochs=8",
+    ),
+    "sig": ("threat.budget.rate=0.24", "task.noise=120", "task.side=16", "task.rows=800", "learner.epochs=12"),
+    "error_minimizing": ("threat.budget.limit=96", "attack.data.noise=class", "attack.data.steps=20", "attack.data.turns=4"),
+    "model_replacement": ("threat.budget.rate=0.2", "learner.rounds=12", "attack.update.boost=2"),
+    "federated": ("threat.budget.rate=0.2", "learner.rounds=12", "attack.update.boost=2"),
+    "alie": ("attack.update.z=20",),
+    "ipm": ("attack.update.epsilon=10",),
+    "sign_flip": ("attack.update.factor=10",),
+    "min_max": ("attack.update.direction=unit", "owners=shards", "owners.per_client=1"),
+    "label_flip": ("threat.budget.rate=0.9",),
+    "availability": ("threat.budget.rate=0.9",),
+    "random_label": ("threat.budget.rate=1",),
+    "label_flip_targeted": ("threat.budget.rate=0.2",),
+}
 
 
 def strike(tiny, store, name: str, *words: str):
@@ -14,7 +50,7 @@ def strike(tiny, store, name: str, *words: str):
     return experiment, Line(experiment=experiment, store=store).strike()
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", ON_ROWS)
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
 def test_the_budget_is_respected_and_used(tiny, store, name, rate):
     experiment, poisoned = strike(tiny, store, name, f"threat.budget.rate={rate}")  # the audit runs inside
@@ -29,6 +65,12 @@ def test_a_budget_of_zero_leaves_the_data_untouched(tiny, store, name):
     assert not poisoned.mask.any()
 
 
+@pytest.mark.parametrize("name", ON_ROWS)
+def test_a_budget_that_selects_no_row_is_refused(tiny, store, name):
+    with pytest.raises(ConfigError, match="selects none"):
+        strike(tiny, store, name, "threat.budget.rate=0.0001")
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_mask_is_honest_and_clean_rows_are_untouched(tiny, store, name):
     experiment = tiny(f"attack={name}")
@@ -37,10 +79,12 @@ def test_the_mask_is_honest_and_clean_rows_are_untouched(tiny, store, name):
     poisoned = Line(experiment=experiment, store=store).strike()
     assert all(torch.equal(before[key], column) for key, column in clean.columns.items())
     changed = (poisoned.data.inputs != clean.inputs).flatten(1).any(1) | (poisoned.data.labels != clean.labels)
-    assert torch.equal(changed, poisoned.mask)
+    assert not (changed & ~poisoned.mask).any()
+    if name in ON_ROWS:
+        assert changed.sum() > 0.5 * poisoned.mask.sum()  # a random label may be the old one, a faint trigger may vanish
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", ON_ROWS)
 def test_the_same_seed_gives_the_same_poison_and_another_seed_another(tiny, store, tmp_path, name):
     from poisonbench.store import Store
 
@@ -52,5 +96,36 @@ def test_the_same_seed_gives_the_same_poison_and_another_seed_another(tiny, stor
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_goal_is_reached_on_a_tiny_task(tiny, store, name):
-    record = run(tiny(f"attack={name}", "threat.budget.rate=0.2"), store)
-    assert record.undefended["asr"] > record.baseline["asr"] + 0.5
+    help_ = HELP.get(name, ("threat.budget.rate=0.2",))
+    record = run(tiny(f"attack={name}", *help_), store)
+    if "asr" in record.undefended:
+        assert record.undefended["asr"] >= record.baseline["asr"] + 0.5
+    else:
+        assert record.undefended["c_acc_lost"] > 0.1
+
+
+@pytest.mark.parametrize("name", ON_UPDATES)
+def test_only_malicious_updates_change_and_a_seed_repeats_them(tiny, name):
+    update = tiny(f"attack={name}").attack.update
+    updates = torch.randn(7, 50, generator=Key.root(0).torch()) + 1
+    malicious = torch.arange(7) < 2
+    for visible in (torch.ones(7, dtype=torch.bool), malicious):
+        before = Round(updates=updates.clone(), visible=visible, malicious=malicious, state=torch.zeros(50), index=0, eta=1.0)
+        crafted = update.craft(before, Key.root(1))
+        audit_round(before, crafted)
+        assert torch.equal(before.updates, updates)
+        assert crafted.updates.isfinite().all()
+        assert not torch.equal(crafted.updates[malicious], updates[malicious])
+        assert torch.equal(crafted.updates, update.craft(before, Key.root(1)).updates)
+
+
+@pytest.mark.parametrize("name", ON_UPDATES)
+def test_an_attacker_sees_what_the_threat_shows(tiny, name):
+    update = tiny(f"attack={name}").attack.update
+    updates = torch.randn(7, 50, generator=Key.root(0).torch())
+    malicious = torch.arange(7) < 2
+    hidden = updates.clone()
+    hidden[~malicious] = 99.0
+    rounds = [Round(updates=rows, visible=malicious, malicious=malicious, state=torch.zeros(50), index=0, eta=1.0) for rows in (updates, hidden)]
+    one, other = (update.craft(round_, Key.root(1)).updates[malicious] for round_ in rounds)
+    assert torch.equal(one, other)

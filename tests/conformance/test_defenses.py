@@ -1,26 +1,41 @@
 """What every defense must hold to, by discovery."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from poisonbench.commands.compose import options
+from poisonbench.commands.compose import options, tree_of
+from poisonbench.core.defense import Server
+from poisonbench.core.rng import Key
 from poisonbench.pipeline import Line, run
 
 DEFENSES = [name for name in options("defense") if name != "none"]
+PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
+FILTERS = [name for name in DEFENSES if "sanitize" in PLANS[name]]
+RULES = [name for name in DEFENSES if "aggregate" in PLANS[name]]
+CHEAP = {"strip": ("defense.screen.overlays=5",), "neural_cleanse": ("defense.repair.steps=20",), "dpa": ("defense.train.parts=5",)}
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-@pytest.mark.parametrize("attack", ["none", "backdoor"])
+@pytest.mark.parametrize("attack", ["none", "backdoor", "federated", "targeted"])
 def test_a_run_is_done_or_skipped_with_a_reason_and_repeats_itself(tiny, store, tmp_path, name, attack):
     from poisonbench.store import Store
 
-    record = run(tiny(f"attack={attack}", f"defense={name}"), store)
+    words = (f"attack={attack}", f"defense={name}", *CHEAP.get(name, ()))
+    record = run(tiny(*words), store)
     assert record.status == "done" or record.reason
-    again = run(tiny(f"attack={attack}", f"defense={name}"), Store(tmp_path / "another"))
+    again = run(tiny(*words), Store(tmp_path / "another"))
     assert record.result_digest == again.result_digest
 
 
 @pytest.mark.parametrize("name", DEFENSES)
+def test_every_defense_acts_under_some_learner(tiny, store, name):
+    attack = "federated" if name in RULES else "backdoor"
+    assert run(tiny(f"attack={attack}", f"defense={name}", *CHEAP.get(name, ())), store).status == "done"
+
+
+@pytest.mark.parametrize("name", FILTERS)
 def test_a_verdict_covers_every_row_and_leaves_the_data_alone(tiny, store, name):
     experiment = tiny("attack=backdoor", f"defense={name}")
     line = Line(experiment=experiment, store=store)
@@ -28,28 +43,60 @@ def test_a_verdict_covers_every_row_and_leaves_the_data_alone(tiny, store, name)
     columns = {key: column.clone() for key, column in poisoned.data.columns.items()}
     verdict = line.judge(poisoned)
     assert all(torch.equal(columns[key], column) for key, column in poisoned.data.columns.items())
-    if verdict is not None:
-        assert verdict.keep.shape == verdict.suspicion.shape == (len(poisoned.data),)
-        assert verdict.keep.dtype == torch.bool
-        assert verdict.suspicion.dtype == torch.float32
-        assert verdict.suspicion.isfinite().all()
-        assert verdict.keep.any()
+    assert verdict.keep.shape == verdict.suspicion.shape == (len(poisoned.data),)
+    assert verdict.keep.dtype == torch.bool
+    assert verdict.suspicion.dtype == torch.float32
+    assert verdict.suspicion.isfinite().all()
+    assert verdict.keep.any()
 
 
-@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize("name", FILTERS)
 def test_the_order_of_the_rows_decides_nothing(tiny, store, name):
     experiment = tiny("attack=backdoor", f"defense={name}")
     line = Line(experiment=experiment, store=store)
     poisoned, rng = line.strike(), line.root.child("sanitize")
     means = line.means(poisoned, experiment.defense.sanitize)
-    victim = means.fit(poisoned.data)
-    import dataclasses
-
+    victim, order = means.fit(poisoned.data), torch.arange(len(poisoned.data)).flip(0)
     fixed = dataclasses.replace(means, fit=lambda data, draw=0: victim)
+    turned = dataclasses.replace(fixed, truth=fixed.truth[order] if len(fixed.truth) else fixed.truth)
     verdict = experiment.defense.sanitize.judge(poisoned.data, fixed, rng)
-    if verdict is None:
-        return
-    order = torch.arange(len(poisoned.data)).flip(0)
-    turned = experiment.defense.sanitize.judge(poisoned.data.take(order), fixed, rng)
-    torch.testing.assert_close(turned.suspicion, verdict.suspicion[order], rtol=1e-3, atol=1e-3)
-    assert (turned.keep == verdict.keep[order]).float().mean() > 0.99  # ties may fall either way
+    again = experiment.defense.sanitize.judge(poisoned.data.take(order), turned, rng)
+    torch.testing.assert_close(again.suspicion, verdict.suspicion[order], rtol=1e-3, atol=1e-3)
+    assert (again.keep == verdict.keep[order]).float().mean() > 0.99  # ties may fall either way
+
+
+def server(reference: torch.Tensor) -> Server:
+    return Server(round=0, state=torch.zeros(len(reference)), malicious=2, reference=lambda: reference)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_blind_to_the_order_of_contributions_and_leaves_them_alone(tiny, name):
+    rule = tiny(f"defense={name}").defense.aggregate
+    rows = torch.randn(9, 40, generator=Key.root(0).torch())
+    before = rows.clone()
+    one = rule(rows, server(rows[0]))
+    assert torch.equal(rows, before)
+    assert one.shape == (40,)
+    torch.testing.assert_close(one, rule(rows.flip(0), server(rows[0])), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_agrees_with_unanimous_contributors(tiny, name):
+    rule = tiny(f"defense={name}").defense.aggregate
+    same = torch.linspace(-1, 1, 40)
+    torch.testing.assert_close(rule(same.expand(9, 40), server(same)), same)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("fltrust", "norm_clip")])
+def test_a_rule_moves_with_a_shift_of_all_contributions(tiny, name):
+    rule = tiny(f"defense={name}").defense.aggregate
+    rows, shift = torch.randn(9, 40, generator=Key.root(0).torch()), torch.linspace(0, 5, 40)
+    torch.testing.assert_close(rule(rows + shift, server(shift)), rule(rows, server(shift)) + shift, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name != "norm_clip"])
+def test_two_enormous_contributions_of_nine_cannot_carry_a_rule_away(tiny, name):
+    rule = tiny(f"defense={name}", *(("defense.aggregate.steps=50",) if name == "geometric_median" else ())).defense.aggregate
+    rows = torch.randn(9, 40, generator=Key.root(0).torch())
+    rows[:2] = 1e6
+    assert rule(rows, server(rows[2])).abs().max() < 10

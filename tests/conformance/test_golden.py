@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from poisonbench.commands.compose import options, tree_of
+from poisonbench.core.attack import Round
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means
+from poisonbench.core.defense import Means, Server
 from poisonbench.core.keys import canonical, tensor_digest
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import Line
@@ -16,13 +17,9 @@ from poisonbench.pipeline import Line
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
 
-def name_of(plugin: object) -> str:
+def check(option: str, plugin: object, digest: str) -> None:
     told = canonical(plugin)
-    return f"{told['class']}/{told['version']}"
-
-
-def check(plugin: object, digest: str) -> None:
-    name = name_of(plugin)
+    name = f"{option}: {told['class']}/{told['version']}"
     assert name in GOLDEN, f'add "{name}": "{digest}" to golden.json'
     assert GOLDEN[name] == digest, f"{name} gives another output than before; bump VERSION and add the new digest {digest}"
 
@@ -31,7 +28,18 @@ def check(plugin: object, digest: str) -> None:
 def test_attacks_give_the_output_of_their_version(tiny, store, name):
     experiment = tiny(f"attack={name}")
     poisoned = Line(experiment=experiment, store=store).strike()
-    check(experiment.attack.data, poisoned.data.digest[:16])
+    if any(visit.stage.startswith(("fit", "tune")) for visit in store.visits):
+        pytest.skip("a surrogate's rounding decides, and it hangs on the processor")
+    check(name, experiment.attack.data, poisoned.data.digest[:16])
+
+
+@pytest.mark.parametrize("name", [name for name in options("attack") if tree_of([f"attack={name}"])["attack"].get("update")])
+def test_crafted_updates_are_those_of_their_version(tiny, name):
+    update = tiny(f"attack={name}").attack.update
+    updates = torch.randint(-9, 9, (8, 12), generator=Key.root(0).torch()).float()
+    malicious = torch.arange(8) < 2
+    round_ = Round(updates=updates, visible=malicious.logical_not(), malicious=malicious, state=torch.zeros(12), index=0, eta=1.0)
+    check(name, update, tensor_digest((100 * update.craft(round_, Key.root(0)).updates).round())[:16])
 
 
 class Features:
@@ -39,7 +47,15 @@ class Features:
         return inputs
 
 
-@pytest.mark.parametrize("name", [name for name in options("defense") if name != "none"])
+@pytest.mark.parametrize("name", [name for name in options("defense") if tree_of([f"defense={name}"])["defense"].get("aggregate")])
+def test_rules_give_the_output_of_their_version(tiny, name):
+    rule = tiny(f"defense={name}").defense.aggregate
+    rows = torch.randint(-9, 9, (8, 12), generator=Key.root(0).torch()).float()
+    server = Server(round=0, state=torch.zeros(12), malicious=2, reference=lambda: rows[7])
+    check(name, rule, tensor_digest((100 * rule(rows, server)).round())[:16])
+
+
+@pytest.mark.parametrize("name", [name for name in options("defense") if tree_of([f"defense={name}"])["defense"].get("sanitize")])
 def test_filters_give_the_output_of_their_version(tiny, name):
     """On features of whole numbers, so that no processor's rounding decides."""
     sanitize = tiny(f"defense={name}").defense.sanitize
@@ -47,8 +63,9 @@ def test_filters_give_the_output_of_their_version(tiny, name):
     labels = torch.arange(400) % 4
     draw[labels == 2, 3] += 25 * (torch.arange(100) < 15)
     data = Dataset.of(draw, labels, num_classes=4)
-    means = Means(trusted=data, fit=lambda data, draw=0: Features(), tune=None, truth=torch.zeros(0, dtype=torch.bool))
-    check(sanitize, tensor_digest(sanitize.judge(data, means, Key.root(0)).keep)[:16])
+    planted = (labels == 2) & (draw[:, 3] > 12)
+    means = Means(trusted=data, fit=lambda data, draw=0: Features(), tune=None, truth=planted)
+    check(name, sanitize, tensor_digest(sanitize.judge(data, means, Key.root(0)).keep)[:16])
 
 
 @pytest.mark.parametrize("name", ["digits"])
@@ -57,4 +74,4 @@ def test_tasks_give_the_output_of_their_version(store, name):
     from poisonbench.core.plugins import OWN
 
     source = build(tree_of([f"task={name}"])["task"], OWN, "task")
-    check(source, source.load(store).digest[:16])
+    check(name, source, source.load(store).digest[:16])

@@ -1,0 +1,1 @@
+"""Attacks that lower the accuracy on every row."""

@@ -1,0 +1,106 @@
+"""Unlearnable examples: noise that leaves a model nothing to learn from the pictures.
+
+Shape letters: N rows, K classes, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.goals import Degrade
+from poisonbench.core.learner import Victim
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known
+
+CHUNK = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorMinimizing:
+    """Perturb every chosen row so that a surrogate's loss on it is already small.
+
+    Source: Huang, Ma, Erfani, Bailey, Wang, "Unlearnable Examples: Making Personal Data Unexploitable", ICLR 2021.
+    Surrogate and noise take turns: the surrogate trains on the perturbed rows, then signed gradient steps lower
+    its loss within the budget's Linf ball, until it errs on no more than `stop_error` of the perturbed rows.
+    Where we differ: the surrogate trains for whole epochs of its own recipe between the noise steps (the paper: ten
+    batches), since an attacker here is handed a trainer, not an optimiser; augmentation is the recipe's.
+
+    Args:
+        noise: "sample": one noise a row; "class": one a class, shared by its rows.
+        steps: gradient steps on the noise in each turn (paper: 20).
+        step_size: of one step, as a share of the budget's limit (paper: 0.8 of 8, so 0.1).
+        turns: largest number of turns.
+        epochs: passes of the surrogate in each turn.
+        stop_error: training error at which the turns end (paper: 0.01 sample-wise, 0.1 class-wise).
+    """
+
+    VERSION: ClassVar[int] = 1
+    noise: Literal["sample", "class"]
+    steps: int
+    step_size: float
+    turns: int
+    epochs: int
+    stop_error: float
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if min(self.steps, self.turns, self.epochs) < 1 or not self.step_size > 0 or not 0 <= self.stop_error <= 1:
+            raise ConfigError("attack.data: steps, turns and epochs are 1 or more, step_size above 0, stop_error in [0, 1]")
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows with noise on as many of them as the budget allows.
+
+        Raises:
+            ConfigError: a budget without an Linf limit, or inputs that are no images.
+        """
+        rows, limit = known.rows, known.budget.limit
+        if known.budget.norm != "linf" or limit is None or rows.inputs.ndim != 4:
+            raise ConfigError("attack=error_minimizing perturbs images within threat.budget.norm=linf and a limit, such as threat=unlearnable")
+        chosen = known.choose(torch.ones(len(rows), dtype=torch.bool), rng.child("rows"))
+        if len(chosen) == 0:
+            return Poisoned(data=rows, mask=known.mask(chosen), goal=Degrade())
+        data, victim = rows, known.tune(None, rows, epochs=self.epochs)
+        group = rows.labels[chosen] if self.noise == "class" else torch.arange(len(chosen))
+        noise = torch.zeros(int(group.max()) + 1, *rows.inputs.shape[1:])
+        for _ in range(self.turns):
+            noise = self._lowered(victim, rows.take(chosen), noise, group, limit)
+            data = rows.edit(chosen, inputs=perturbed(rows.inputs[chosen], noise[group]))
+            victim = known.tune(victim, data, epochs=self.epochs)
+            answers = victim.scores(data.inputs[chosen]).argmax(1)
+            if (answers != rows.labels[chosen]).double().mean() <= self.stop_error:
+                break
+        return Poisoned(data=data, mask=known.mask(chosen), goal=Degrade())
+
+    def _lowered(self, victim: Victim, rows: Dataset, noise: Tensor, group: Tensor, limit: float) -> Tensor:
+        """Return the noise after one turn of signed gradient steps."""
+        for _ in range(self.steps):
+            gradient = torch.zeros_like(noise)
+            for part in torch.arange(len(rows)).split(CHUNK):
+                gradient.index_add_(0, group[part], pixel_gradient(victim, rows.take(part), noise[group[part]]))
+            noise = (noise - self.step_size * limit * gradient.sign()).clamp(-limit, limit)
+        return noise.trunc()  # whole grey levels within the limit, as rounding might step over it
+
+
+def pixel_gradient(victim: Victim, rows: Dataset, noise: Tensor) -> Tensor:
+    """Return the gradient of the summed loss by the (N, C, H, W) noise."""
+    module = victim.module
+    if module is None:
+        raise ConfigError("attack=error_minimizing needs a surrogate with gradients; choose another threat.surrogate")
+    place = next(iter(module.parameters())).device
+    moved = (rows.inputs.float() + noise).clamp(0, 255).to(place).requires_grad_()
+    loss = F.cross_entropy(module(moved), rows.labels.to(place), reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, moved)
+    return gradient.cpu()
+
+
+def perturbed(inputs: Tensor, noise: Tensor) -> Tensor:
+    """Return uint8 images: inputs plus noise, rounded and cut to 0..255."""
+    return (inputs.float() + noise).round().clamp(0, 255).to(torch.uint8)

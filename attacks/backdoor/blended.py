@@ -1,0 +1,100 @@
+"""Blended injection: a whole picture, faintly laid over the input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.backdoor.triggers import all_to, images
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.core.files import File
+from poisonbench.core.goals import Backdoor
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Blend:
+    """A convex combination with one pattern.
+
+    Args:
+        pattern: (C, H, W) uint8.
+        alpha: weight of the pattern, in [0, 1].
+    """
+
+    VERSION: ClassVar[int] = 1
+    pattern: Tensor
+    alpha: float
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, C, H, W) blended copies, rounded."""
+        return ((1 - self.alpha) * inputs.float() + self.alpha * self.pattern.float()).round().to(torch.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blended:
+    """Blend a pattern into some rows and relabel them.
+
+    Source: Chen, Liu, Li, Lu, Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017,
+    "blended injection". The paper blends a cartoon picture or uniform random pixels; the random pattern is the
+    default here, since no picture is shipped. One weight serves training and test (paper: up to 0.2 in training).
+
+    Args:
+        image: an image file, scaled to the inputs; null draws uniform random pixels.
+        pattern_seed: of the random pixels; the same for every seed of a run.
+        alpha: weight of the pattern, in (0, 1].
+        target: target label.
+    """
+
+    VERSION: ClassVar[int] = 1
+    image: File | None
+    pattern_seed: int
+    alpha: float
+    target: int
+
+    def __post_init__(self) -> None:
+        """Refuse a weight that means nothing."""
+        if not 0 < self.alpha <= 1:
+            raise ConfigError(f"attack.data.alpha={self.alpha}: a weight lies in (0, 1]")
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows with the pattern on as many of them as the budget allows.
+
+        Raises:
+            ConfigError: a target that is no class, inputs that are no images, or too few rows to poison.
+        """
+        rows, wish = known.rows, all_to(self.target, known.rows.num_classes)
+        goal = Backdoor(trigger=Blend(pattern=self.pattern(tuple(rows.inputs.shape[1:])), alpha=self.alpha), wish=wish)
+        chosen = known.choose(rows.labels != self.target, rng.child("rows"))
+        data = rows.edit(chosen, inputs=goal.trigger(rows.inputs[chosen]), labels=wish[rows.labels[chosen]])
+        return Poisoned(data=data, mask=known.mask(chosen), goal=goal)
+
+    def pattern(self, shape: tuple[int, ...]) -> Tensor:
+        """Return (C, H, W) uint8 for images of this shape."""
+        channels, height, width = images(shape, "a blended picture")
+        if self.image is None:
+            draws = Key.root(self.pattern_seed).child("blended").numpy().integers(0, 256, (channels, height, width))
+            return torch.from_numpy(draws).to(torch.uint8)
+        return picture(self.image, channels, (height, width))
+
+
+def picture(image: File, channels: int, size: tuple[int, int]) -> Tensor:
+    """Return (C, H, W) uint8, an image file scaled to `size`.
+
+    Raises:
+        DataError: a file that is no image, or a number of channels that no image has.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if channels not in (1, 3):
+        raise DataError(f"a picture needs images of 1 or 3 channels, not {channels}")
+    try:
+        with Image.open(image.path) as opened:
+            scaled = opened.convert("L" if channels == 1 else "RGB").resize((size[1], size[0]))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{image.path} cannot be read as an image: {error}") from error
+    return torch.frombuffer(bytearray(scaled.tobytes()), dtype=torch.uint8).reshape(*size, channels).permute(2, 0, 1).contiguous()

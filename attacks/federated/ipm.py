@@ -1,0 +1,35 @@
+"""Inner-product manipulation: push against the honest mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attacks.federated.seen import benign, sent_by_all
+from poisonbench.core.attack import Crafted, Round
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ipm:
+    """Send -epsilon times the mean of the visible updates.
+
+    Source: Xie, Koyejo, Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation", UAI
+    2019. A small epsilon (0.1) hides from distance-based rules, a large one (100) destroys the plain mean.
+
+    Args:
+        epsilon: above 0.
+    """
+
+    VERSION: ClassVar[int] = 1
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        """Refuse a factor that means nothing."""
+        if not self.epsilon > 0:
+            raise ConfigError(f"attack.update.epsilon={self.epsilon}: a factor above 0")
+
+    def craft(self, round: Round, rng: Key) -> Crafted:
+        """Return the updates with the negated mean from every malicious client."""
+        return sent_by_all(round, -self.epsilon * benign(round).mean(0), {"epsilon": self.epsilon})

@@ -1,0 +1,90 @@
+"""Bullseye Polytope: poisons whose mean feature is the target's.
+
+Shape letters: R poisons, M surrogates, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.targeted.aims import Bases, Wish, bases, gradients_of, need_pixels, wished
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.goals import Flip
+from poisonbench.core.learner import Differentiable
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known
+
+
+@dataclass(frozen=True, kw_only=True)
+class BullseyePolytope:
+    """Move rows of the wished class, within the budget, so that the mean of their features is the target's.
+
+    Source: Aghakhani, Meng, Wang, Kruegel, Vigna, "Bullseye Polytope: A Scalable Clean-Label Poisoning Attack with
+    Improved Transferability", EuroS&P 2021: minimise, over M surrogates, the mean of
+    ||mean_j phi(x_j) - phi(t)|| / ||phi(t)|| by Adam on the pixels. Settings are those of the poisoning benchmark of
+    Schwarzschild et al., 2021 (1,200 iterations, lr 0.04 on [0, 1], beta1 0.9). The networks here have no dropout,
+    so there is nothing to average over its draws (BP-3x, BP-5x).
+
+    Args:
+        wish: the wished label: "random" among the wrong ones, or the "next" class.
+        bases: rows to start from: "nearest" to the target in feature space, the class's "first" ones, or "random".
+        iterations: of Adam.
+        lr: of Adam, on pixels in [0, 1].
+        surrogates: M, extractors of different seeds.
+    """
+
+    VERSION: ClassVar[int] = 1
+    wish: Wish
+    bases: Bases
+    iterations: int
+    lr: float
+    surrogates: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if min(self.iterations, self.surrogates) < 1 or not self.lr > 0:
+            raise ConfigError("attack.data: iterations and surrogates are 1 or more, lr is above 0")
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows with as many poisons as the budget allows.
+
+        Raises:
+            ConfigError: a threat without an Linf limit, or fewer rows in the wished class than the budget asks for.
+        """
+        rows, wish, limit = known.rows, wished(known.targets, self.wish, rng), need_pixels(known, "bullseye_polytope")
+        goal = Flip(ids=known.targets.ids, wish=wish)
+        if known.budget.rows(len(rows)) == 0:
+            return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
+        victims = [known.fit(rows, draw=draw) for draw in range(self.surrogates)]
+        chosen = bases(known, int(wish[0]), self.bases, rng, victims[0])
+        modules = [gradients_of(victim, "bullseye_polytope") for victim in victims]
+        data = rows.edit(chosen, inputs=self._moved(rows.inputs[chosen], known.targets.inputs, modules, limit))
+        return Poisoned(data=data, mask=known.mask(chosen), goal=goal)
+
+    def _moved(self, inputs: Tensor, target: Tensor, modules: list[Differentiable], limit: float) -> Tensor:
+        """Return (R, C, H, W) uint8 poisons."""
+        place = next(iter(modules[0].parameters())).device
+        clean = inputs.float().to(place)
+        low, high = (clean - limit).clamp_min(0), (clean + limit).clamp_max(255)
+        with torch.no_grad():
+            goals = [module.features(target.float().to(place)) for module in modules]
+        moved = clean.clone().requires_grad_()
+        optimizer = torch.optim.Adam([moved], lr=255 * self.lr)
+        for _ in range(self.iterations):
+            loss = torch.stack([off_centre(module.features(moved), goal) for module, goal in zip(modules, goals, strict=True)]).mean()
+            (moved.grad,) = torch.autograd.grad(loss, moved)
+            optimizer.step()
+            with torch.no_grad():
+                moved.clamp_(low, high)
+        return moved.detach().round().cpu().to(torch.uint8)
+
+
+def off_centre(features_RD: Tensor, target_1D: Tensor) -> Tensor:
+    """Return how far the mean feature is from the target's, as a share of the latter's norm."""
+    off = (features_RD.mean(0, keepdim=True) - target_1D).square().sum()
+    return off.sqrt() / target_1D.square().sum().sqrt().clamp_min(1e-12)

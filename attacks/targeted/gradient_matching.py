@@ -1,0 +1,140 @@
+"""Witches' Brew: poisons whose gradient is the one that would flip the target.
+
+Shape letters: R poisons, B poisons of a batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attacks.targeted.aims import Bases, Wish, bases, gradients_of, need_pixels, wished
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.goals import Flip
+from poisonbench.core.learner import Differentiable
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMatching:
+    """Perturb rows of the wished class so that training on them does what training on the flipped target would.
+
+    Source: Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein, "Witches' Brew: Industrial Scale Data Poisoning via
+    Gradient Matching", ICLR 2021. Minimise 1 - cos(grad L(target, wished), grad L(poisons, their label)) over the
+    surrogates' parameters, by signed Adam on the perturbation; the step size falls by ten at 3/8, 5/8 and 7/8 of the
+    steps. Each batch of poisons is augmented differentiably (flip, shift with bilinear interpolation). Of several
+    restarts the one with the lowest final loss is kept.
+
+    Args:
+        wish: the wished label: "random" among the wrong ones, or the "next" class.
+        bases: rows to start from: "random" of the wished class (paper), "nearest" to the target, or the "first".
+        steps: of Adam (paper: 250).
+        step_size: of one step, as a share of the budget's limit (paper: 0.1 in units of 1 / 255 * 16 at batch 512).
+        batch_size: poisons of one step (paper: 512).
+        restarts: independent starts (paper: 8).
+        surrogates: networks of different seeds, their gradients averaged (paper: 1).
+        shift: largest random shift, in pixels (paper: 8).
+        flip: mirror left to right at random.
+    """
+
+    VERSION: ClassVar[int] = 1
+    wish: Wish
+    bases: Bases
+    steps: int
+    step_size: float
+    batch_size: int
+    restarts: int
+    surrogates: int
+    shift: float
+    flip: bool
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if min(self.steps, self.batch_size, self.restarts, self.surrogates) < 1 or not self.step_size > 0 or self.shift < 0:
+            raise ConfigError("attack.data: steps, batch_size, restarts and surrogates are 1 or more, step_size above 0, shift 0 or more")
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows with as many poisons as the budget allows.
+
+        Raises:
+            ConfigError: a threat without an Linf limit, or fewer rows in the wished class than the budget asks for.
+        """
+        rows, wish, limit = known.rows, wished(known.targets, self.wish, rng), need_pixels(known, "gradient_matching")
+        goal = Flip(ids=known.targets.ids, wish=wish)
+        if known.budget.rows(len(rows)) == 0:
+            return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
+        victims = [known.fit(rows, draw=draw) for draw in range(self.surrogates)]
+        chosen = bases(known, int(wish[0]), self.bases, rng, victims[0])
+        modules = [gradients_of(victim, "gradient_matching") for victim in victims]
+        wanted = [parameter_gradient(module, known.targets.inputs.float(), wish, graph=False) for module in modules]
+        crafted = [self._start(rows.inputs[chosen], int(wish[0]), modules, wanted, (limit, rng.child(f"restart/{n}"))) for n in range(self.restarts)]
+        inputs, _ = min(crafted, key=lambda found: found[1])
+        return Poisoned(data=rows.edit(chosen, inputs=inputs), mask=known.mask(chosen), goal=goal)
+
+    def _start(self, inputs: Tensor, label: int, modules: list[Differentiable], wanted: list[Tensor], at: tuple[float, Key]) -> tuple[Tensor, float]:
+        """Return (R, C, H, W) uint8 poisons of one restart and its final loss."""
+        limit, rng = at
+        clean, labels = inputs.float(), torch.full((len(inputs),), label)
+        noise = (torch.randn(clean.shape, generator=rng.child("start").torch()) * limit).clamp(-limit, limit)
+        noise = within(noise, clean, limit).requires_grad_()
+        optimizer = torch.optim.Adam([noise], lr=self.step_size * limit)
+        falls = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(self.steps * share) for share in (3 / 8, 5 / 8, 7 / 8)])
+        last = 0.0
+        for step in range(self.steps):
+            gradient, losses = torch.zeros_like(clean), list[float]()
+            for part in torch.arange(len(clean)).split(self.batch_size):
+                draws = torch.rand(len(part), 3, generator=rng.child(f"augment/{step}/{int(part[0])}").torch())
+                shown = augmented((clean + noise)[part], draws, self.shift, flip=self.flip)
+                loss = mismatch(modules, wanted, shown, labels[part])
+                gradient += torch.autograd.grad(loss, noise)[0]
+                losses.append(float(loss.detach()))
+            noise.grad = gradient.sign()
+            optimizer.step()
+            falls.step()
+            with torch.no_grad():
+                noise.copy_(within(noise, clean, limit))
+            last = sum(losses) / len(losses)
+        return (clean + noise.detach().trunc()).to(torch.uint8), last
+
+
+def parameter_gradient(module: Differentiable, inputs: Tensor, labels: Tensor, *, graph: bool) -> Tensor:
+    """Return (P,), the gradient of the mean cross-entropy by the parameters, differentiable itself if `graph`."""
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    place = weights[0].device
+    loss = F.cross_entropy(module(inputs.to(place)), labels.to(place))
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights, create_graph=graph)])
+
+
+def mismatch(modules: list[Differentiable], wanted: list[Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 - cosine between the wanted gradient and that of the inputs, averaged over the surrogates; in [0, 2]."""
+    own = [parameter_gradient(module, inputs, labels, graph=True) for module in modules]
+    return torch.stack([1 - F.cosine_similarity(mine, theirs, dim=0) for mine, theirs in zip(own, wanted, strict=True)]).mean()
+
+
+def within(noise: Tensor, clean: Tensor, limit: float) -> Tensor:
+    """Return the noise cut to the limit and to pixels in 0..255."""
+    return (clean + noise.clamp(-limit, limit)).clamp(0, 255) - clean
+
+
+def augmented(inputs: Tensor, draws_B3: Tensor, shift: float, *, flip: bool) -> Tensor:
+    """Return mirrored and shifted images, bilinear, zeros from outside; differentiable by the pixels.
+
+    Args:
+        inputs: (B, C, H, W) float32.
+        draws_B3: uniform in [0, 1), for the shifts along width and height and the mirror.
+        shift: largest shift, in pixels.
+        flip: mirror those whose draw is below one half.
+    """
+    height, width = inputs.shape[2:]
+    mirror = torch.where((draws_B3[:, 2] < 0.5) & torch.tensor(flip), -1.0, 1.0)
+    moves = (2 * draws_B3[:, :2] - 1) * shift * 2 / torch.tensor([width, height])
+    zeros, ones = torch.zeros(len(inputs)), torch.ones(len(inputs))
+    theta = torch.stack([torch.stack([mirror, zeros, moves[:, 0]], 1), torch.stack([zeros, ones, moves[:, 1]], 1)], 1)
+    grid = F.affine_grid(theta.to(inputs.device), list(inputs.shape), align_corners=False)
+    return F.grid_sample(inputs, grid, align_corners=False)

@@ -1,0 +1,41 @@
+"""The dirty-label baseline of targeted attacks: relabel the rows around the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.targeted.aims import Wish, distances, wished
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.goals import Flip
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFlipTargeted:
+    """Give the wished label to the training rows nearest to the target.
+
+    Source: the k-nearest label-flip baseline that clean-label attacks are compared with; see Schwarzschild, Goldblum,
+    Gupta, Dickerson, Goldstein, "Just How Toxic Is Data Poisoning?", ICML 2021, on why such baselines belong in a
+    table. Distance is Euclidean in the features of a surrogate trained on the clean rows; rows that already bear
+    the wished label are left out.
+
+    Args:
+        wish: the wished label: "random" among the wrong ones, or the "next" class.
+    """
+
+    VERSION: ClassVar[int] = 1
+    wish: Wish
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows with the wished label on as many rows around the target as the budget allows."""
+        rows, wish = known.rows, wished(known.targets, self.wish, rng)
+        count = known.budget.rows(len(rows))
+        pool = known.pool(rows.labels != wish[0], count)
+        near = distances(known.fit(rows), rows.inputs[pool], known.targets.inputs) if count else torch.zeros(len(pool))
+        chosen = pool[near.argsort(stable=True)[:count]]
+        data = rows.edit(chosen, labels=wish.expand(len(chosen)))
+        return Poisoned(data=data, mask=known.mask(chosen), goal=Flip(ids=known.targets.ids, wish=wish))

@@ -1,0 +1,49 @@
+"""What distance-based rules share: one Gram matrix, and the paper's Krum score.
+
+Shape letters: R contributions, P parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.errors import ConfigError
+
+
+def squared_distances(rows_RP: Tensor) -> Tensor:
+    """Return (R, R) float64 squared Euclidean distances, from one Gram matrix of centred rows."""
+    centred = rows_RP.to(torch.float64) - rows_RP.to(torch.float64).mean(0)
+    gram = centred @ centred.T
+    sizes = gram.diagonal()
+    return (sizes[:, None] + sizes[None] - 2 * gram).clamp_min(0).fill_diagonal_(0)
+
+
+def krum_scores(squared_RR: Tensor, neighbours: int, *, power: int = 2, include_self: bool = False) -> Tensor:
+    """Return (R,) sums over the nearest contributions.
+
+    Args:
+        squared_RR: squared distances.
+        neighbours: how many are summed.
+        power: of the distance that is summed; the paper sums squares.
+        include_self: count a contribution's own zero among the neighbours; the paper does not.
+    """
+    powered = squared_RR ** (power / 2)
+    ordered = powered.sort(1).values
+    first = 0 if include_self else 1
+    return ordered[:, first : first + neighbours].sum(1)
+
+
+def assumed(asked: int | None, told: int) -> int:
+    """Return f: what the defense was told to assume, or what the threat says, which is oracle knowledge."""
+    return told if asked is None else asked
+
+
+def need(holds: bool, rule: str, contributors: int, malicious: int) -> None:
+    """Refuse numbers of contributors.
+
+    Raises:
+        ConfigError: the precondition, in words.
+    """
+    if not holds:
+        raise ConfigError(f"{rule}; this round has n = {contributors} with f = {malicious}; lower threat.budget.clients, or raise task.clients")

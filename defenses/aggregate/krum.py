@@ -1,0 +1,65 @@
+"""Krum: the one contribution that lies closest to its neighbours.
+
+Shape letters: R contributions, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from defenses.aggregate.distances import assumed, krum_scores, need, squared_distances
+from poisonbench.core.defense import Server
+
+
+class Score(NamedTuple):
+    """How a published code scores: the power of the distance, neighbours n - f - `fewer`, and whether self is one."""
+
+    power: int
+    fewer: int
+    include_self: bool = False
+
+
+VARIANTS = {
+    "paper": Score(2, 2),
+    "byzfl": Score(2, 1),
+    "flpoison": Score(1, 1),
+    "lie": Score(1, 0, include_self=True),
+    "ndss21": Score(2, 2, include_self=True),
+    "epfml": Score(4, 2),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Krum:
+    """Take the contribution with the smallest sum of squared distances to its n - f - 2 nearest others.
+
+    Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
+    NeurIPS 2017; needs n > 2 f + 2. Published codes differ in the power, in the number of neighbours and in whether
+    a contribution is its own neighbour; the variants stand beside the paper's score so that figures can be compared.
+
+    Args:
+        malicious: f, or null for the threat's own number, which is oracle knowledge.
+        variant: "paper", or the score of a published code: "byzfl", "flpoison", "lie", "ndss21", "epfml".
+    """
+
+    VERSION: ClassVar[int] = 1
+    malicious: int | None
+    variant: Literal["paper", "byzfl", "flpoison", "lie", "ndss21", "epfml"]
+
+    def check(self, contributors: int, malicious: int) -> None:
+        """Refuse n <= 2 f + 2."""
+        f = assumed(self.malicious, malicious)
+        need(contributors > 2 * f + 2, "defense=krum needs n > 2 f + 2 contributions", contributors, f)
+
+    def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
+        """Return (P,), one of the contributions."""
+        return rows_RP[self.scores(rows_RP, server).argmin()]
+
+    def scores(self, rows_RP: Tensor, server: Server) -> Tensor:
+        """Return (R,) scores; smaller is better."""
+        score = VARIANTS[self.variant]
+        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious) - score.fewer
+        return krum_scores(squared_distances(rows_RP), neighbours, power=score.power, include_self=score.include_self)

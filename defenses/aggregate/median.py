@@ -1,0 +1,34 @@
+"""The coordinate-wise median.
+
+Shape letters: R contributions, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from defenses.aggregate.distances import need
+from poisonbench.core.defense import Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Median:
+    """Take the median of every coordinate; of an even number, the mean of the middle two.
+
+    Source: Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML
+    2018; needs n > 2 f.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def check(self, contributors: int, malicious: int) -> None:
+        """Refuse n <= 2 f."""
+        need(contributors > 2 * malicious, "defense=median needs n > 2 f contributions", contributors, malicious)
+
+    def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
+        """Return (P,)."""
+        ordered = rows_RP.sort(0).values
+        return (ordered[(len(rows_RP) - 1) // 2] + ordered[len(rows_RP) // 2]) / 2

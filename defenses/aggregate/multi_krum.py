@@ -1,0 +1,49 @@
+"""Multi-Krum: the mean of the contributions that Krum likes best.
+
+Shape letters: R contributions, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from defenses.aggregate.distances import assumed, krum_scores, need, squared_distances
+from poisonbench.core.defense import Server
+from poisonbench.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiKrum:
+    """Average the m contributions with the lowest Krum scores, scored once.
+
+    Source: Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, section 4; needs n > 2 f + 2 and m <= n - f - 2. Some
+    codes score anew after each pick.
+
+    Args:
+        malicious: f, or null for the threat's own number, which is oracle knowledge.
+        kept: m, or null for n - f - 2.
+    """
+
+    VERSION: ClassVar[int] = 1
+    malicious: int | None
+    kept: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse an average over nobody."""
+        if self.kept is not None and self.kept < 1:
+            raise ConfigError(f"defense.aggregate.kept={self.kept}: give 1 or more, or null for n - f - 2")
+
+    def check(self, contributors: int, malicious: int) -> None:
+        """Refuse n <= 2 f + 2 and m > n - f - 2."""
+        f = assumed(self.malicious, malicious)
+        need(contributors > 2 * f + 2, "defense=multi_krum needs n > 2 f + 2 contributions", contributors, f)
+        need(self.kept is None or self.kept <= contributors - f - 2, "defense=multi_krum keeps at most n - f - 2", contributors, f)
+
+    def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
+        """Return (P,), the mean of the kept contributions."""
+        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious) - 2
+        scores = krum_scores(squared_distances(rows_RP), neighbours)
+        return rows_RP[scores.argsort(stable=True)[: self.kept or neighbours]].mean(0)

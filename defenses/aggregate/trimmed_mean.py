@@ -1,0 +1,38 @@
+"""The coordinate-wise trimmed mean.
+
+Shape letters: R contributions, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from defenses.aggregate.distances import assumed, need
+from poisonbench.core.defense import Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimmedMean:
+    """Drop the f largest and the f smallest values of every coordinate and average the rest.
+
+    Source: Yin, Chen, Ramchandran, Bartlett, ICML 2018; needs n > 2 f.
+
+    Args:
+        malicious: f, or null for the threat's own number, which is oracle knowledge.
+    """
+
+    VERSION: ClassVar[int] = 1
+    malicious: int | None
+
+    def check(self, contributors: int, malicious: int) -> None:
+        """Refuse n <= 2 f."""
+        f = assumed(self.malicious, malicious)
+        need(contributors > 2 * f, "defense=trimmed_mean needs n > 2 f contributions", contributors, f)
+
+    def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
+        """Return (P,)."""
+        f = assumed(self.malicious, server.malicious)
+        return rows_RP.sort(0).values[f : len(rows_RP) - f].mean(0)

@@ -1,0 +1,1 @@
+"""Defenses that prove robustness."""

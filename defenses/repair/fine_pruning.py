@@ -1,0 +1,85 @@
+"""Fine-pruning: silence the channels that clean rows leave idle, then fine-tune.
+
+Shape letters: M trusted rows, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.defense import Means, Mended, Verdict
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Victim
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinePruning:
+    """Prune channels of the last convolution in the order of their mean activation on trusted rows, smallest first.
+
+    Source: Liu, Dolan-Gavitt, Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks", RAID
+    2018: prune until the accuracy on trusted rows has fallen by more than `accuracy_drop`, then fine-tune on them.
+    Activations are the pooled features, so the order is that of their maximum or mean, as the network pools.
+    Pruned channels stay silent in the fine-tuning.
+
+    Args:
+        accuracy_drop: largest fall of accuracy on the trusted rows, in [0, 1] (paper: 0.04; common benchmarks: 0.1).
+        epochs: of the fine-tuning, 0 or more.
+    """
+
+    VERSION: ClassVar[int] = 1
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
+    accuracy_drop: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if not 0 <= self.accuracy_drop <= 1 or self.epochs < 0:
+            raise ConfigError("defense.repair: accuracy_drop lies in [0, 1], epochs is 0 or more")
+
+    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
+        """Return the pruned and tuned victim.
+
+        Raises:
+            Incompatible: a victim that is not one network.
+        """
+        if victim.module is None:
+            raise Incompatible("defense=fine_pruning needs a victim that is one network")
+        module = copy.deepcopy(victim.module)
+        features = victim.features(means.trusted.inputs)
+        place = next(iter(module.parameters())).device
+
+        def right(kept_D: Tensor) -> float:
+            with torch.no_grad():
+                answers = module.head((features * kept_D).to(place)).cpu().argmax(1)
+            return float((answers == means.trusted.labels).double().mean())
+
+        pruned = idlest(features, right, self.accuracy_drop)
+        module.silence(pruned.to(place))
+        mended = victim.with_state({name: value.cpu() for name, value in module.state_dict().items()})
+        mended = means.tune(mended, means.trusted, epochs=self.epochs) if self.epochs else mended
+        return Mended(victim=mended, figures={"pruned": int(pruned.sum()), "channels": len(pruned)})
+
+
+def idlest(features_MD: Tensor, right: Callable[[Tensor], float], drop: float) -> Tensor:
+    """Return (D,) bool, the channels to prune.
+
+    Args:
+        features_MD: activations on trusted rows.
+        right: the accuracy when the features where (D,) bool holds are kept.
+        drop: largest fall of that accuracy.
+    """
+    order = features_MD.mean(0).argsort(stable=True)
+    kept, least = torch.ones(len(order), dtype=torch.bool), right(torch.ones(len(order))) - drop
+    for channel in order[:-1].tolist():
+        kept[channel] = False
+        if right(kept) < least:
+            kept[channel] = True
+            break
+    return ~kept

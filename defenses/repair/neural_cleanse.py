@@ -1,0 +1,138 @@
+"""Neural Cleanse: find the smallest trigger of every class, and unlearn the one that is suspiciously small.
+
+Shape letters: M trusted rows, K classes, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Means, Mended, Verdict
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Differentiable, Victim
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inverted:
+    """A trigger found by inversion.
+
+    Args:
+        mask: (1, H, W) in [0, 1].
+        pattern: (C, H, W) in 0..255.
+        success: share of the rows that it sends to its class.
+    """
+
+    mask: Tensor
+    pattern: Tensor
+    success: float
+
+    @property
+    def size(self) -> float:
+        """L1 norm of the mask: how many pixels it covers."""
+        return float(self.mask.sum())
+
+    def on(self, inputs: Tensor) -> Tensor:
+        """Return stamped float32 copies."""
+        return (1 - self.mask) * inputs.float() + self.mask * self.pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralCleanse:
+    """Invert a trigger for every class from trusted rows, flag outliers by their size, unlearn what is flagged.
+
+    Source: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural
+    Networks", IEEE S&P 2019. The anomaly index of a class is |size - median| / (1.4826 MAD); classes above `threshold` and
+    below the median are flagged. Unlearning: train on, on the trusted rows, a share of which bear the inverted trigger
+    and their true label. The weight of the mask's size in the loss rises while `success` of the rows reach the class and
+    falls while they do not, by 1.5 after five steps, as in the paper's code. Of mitigation by pruning nothing is built.
+
+    Args:
+        steps: optimisation steps for each class.
+        lr: of Adam, on mask and pattern before their squashing.
+        weight: first weight of the mask's size (paper: 1e-3).
+        success: share of rows to reach the class (paper: 0.99).
+        threshold: smallest anomaly index that is flagged (paper: 2).
+        stamped: share of the trusted rows that bear the trigger in unlearning (paper: 0.2).
+        epochs: of the unlearning (paper: 1, on 10 % of the training rows).
+    """
+
+    VERSION: ClassVar[int] = 1
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
+    steps: int
+    lr: float
+    weight: float
+    success: float
+    threshold: float
+    stamped: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if min(self.steps, self.epochs) < 1 or not (self.lr > 0 and self.weight > 0 and 0 < self.success <= 1 and 0 <= self.stamped <= 1):
+            raise ConfigError("defense.repair: steps and epochs are 1 or more, lr and weight above 0, success in (0, 1], stamped in [0, 1]")
+
+    def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
+        """Return the victim after unlearning, or as it was if no class is flagged.
+
+        Raises:
+            Incompatible: a victim without gradients, or inputs that are no images.
+        """
+        if victim.module is None or means.trusted.inputs.ndim != 4:
+            raise Incompatible("defense=neural_cleanse needs a victim with gradients by pixels")
+        found = [self.invert(victim.module, means.trusted, label) for label in range(means.trusted.num_classes)]
+        indices = anomaly_indices([trigger.size for trigger in found])
+        worst = max(range(len(found)), key=lambda label: indices[label])
+        flagged = [label for label, index in enumerate(indices) if index > self.threshold]
+        figures = {"anomaly_index": indices[worst], "smallest_class": worst, "flagged": len(flagged), "size": found[worst].size}
+        if not flagged:
+            return Mended(victim=victim, figures=figures)
+        rows = self._stamped(means.trusted, [found[label] for label in flagged], rng)
+        return Mended(victim=means.tune(victim, rows, epochs=self.epochs), figures=figures)
+
+    def _stamped(self, trusted: Dataset, triggers: Sequence[Inverted], rng: Key) -> Dataset:
+        for number, trigger in enumerate(triggers):
+            chosen = rng.child(f"stamped/{number}").pick(trusted.ids, round(self.stamped * len(trusted)))
+            trusted = trusted.edit(chosen, inputs=trigger.on(trusted.inputs[chosen]).round().clamp(0, 255).to(torch.uint8))
+        return trusted
+
+    def invert(self, module: Differentiable, rows: Dataset, label: int) -> Inverted:
+        """Return the smallest trigger that sends `success` of the rows to `label`, or the last one if none does."""
+        place = next(iter(module.parameters())).device
+        inputs = rows.inputs[rows.labels != label].float().to(place)
+        goal = torch.full((len(inputs),), label, device=place)
+        shape = inputs.shape[1:]
+        mask, pattern = torch.zeros(1, *shape[1:], device=place).requires_grad_(), torch.zeros(shape, device=place).requires_grad_()
+        optimizer = torch.optim.Adam([mask, pattern], lr=self.lr, betas=(0.5, 0.9))
+        weight, streak, best = self.weight, 0, None
+        for _ in range(self.steps):
+            now = Inverted(mask=(mask.tanh() + 1) / 2, pattern=255 * (pattern.tanh() + 1) / 2, success=0.0)
+            scores = module(now.on(inputs))
+            loss = F.cross_entropy(scores, goal) + weight * now.mask.sum()
+            mask.grad, pattern.grad = torch.autograd.grad(loss, [mask, pattern])
+            optimizer.step()
+            reached = float((scores.argmax(1) == label).double().mean())
+            fixed = Inverted(mask=now.mask.detach().cpu(), pattern=now.pattern.detach().cpu(), success=reached)
+            good = reached >= self.success
+            if best is None or (good, -fixed.size) > (best.success >= self.success, -best.size):
+                best = fixed
+            streak = max(streak, 0) + 1 if good else min(streak, 0) - 1
+            if abs(streak) == 5:
+                weight, streak = (weight * 1.5 if good else weight / 1.5), 0
+        assert best is not None
+        return best
+
+
+def anomaly_indices(sizes_K: Sequence[float]) -> list[float]:
+    """Return how many consistent deviations each size lies below the median; negative above it."""
+    sizes = torch.tensor(sizes_K, dtype=torch.float64)
+    middle = sizes.quantile(0.5)
+    spread = 1.4826 * (sizes - middle).abs().quantile(0.5)
+    return [float(index) for index in (middle - sizes) / spread.clamp_min(1e-12)]

@@ -1,0 +1,137 @@
+"""Activation clustering: the rows of a poisoned class fall into two clusters.
+
+Shape letters: R rows of one class, D features, d reduced features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clusters:
+    """Two clusters of one class.
+
+    Args:
+        smaller: (R,) bool, the rows of the smaller one.
+        suspicion: (R,) float32, position on the line from the larger centroid (0) to the smaller one (1).
+        silhouette: mean silhouette coefficient, in [-1, 1].
+    """
+
+    smaller: Tensor
+    suspicion: Tensor
+    silhouette: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationClustering:
+    """Split the features of each class in two and drop the smaller cluster where it looks like poison.
+
+    Source: Chen, Carvalho, Baracaldo, Ludwig, Edwards, Lee, Molloy, Srivastava, "Detecting Backdoor Attacks on Deep
+    Neural Networks by Activation Clustering", SafeAI at AAAI 2019. The whole class is clustered at once, after a
+    reduction to `dims` by ICA (paper) or PCA. The most used benchmark clusters each batch of 256 rows alone, on raw
+    features, and drops one cluster of every class: that is close to removing rows at random.
+
+    Args:
+        reduction: "pca" or "ica".
+        dims: features kept (paper: 10).
+        rule: "relative_size": the smaller cluster holds less than `size` of its class; "silhouette": that, and the mean
+            silhouette is above `silhouette`; "exclusionary": a model trained without the cluster gives its rows
+            another label more than `reclassified` times as often as their own.
+        size: largest share of a class that is taken for poison (paper and common ports: 0.35).
+        silhouette: smallest mean silhouette of a split that is no accident (common ports: 0.1).
+        reclassified: rows given to the most frequent other label, over rows given to their own (paper: 1).
+    """
+
+    VERSION: ClassVar[int] = 1
+    reduction: Literal["pca", "ica"]
+    dims: int
+    rule: Literal["relative_size", "silhouette", "exclusionary"]
+    size: float
+    silhouette: float
+    reclassified: float
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.dims < 1 or not 0 <= self.size <= 0.5 or not -1 <= self.silhouette <= 1 or not self.reclassified > 0:
+            raise ConfigError("defense.sanitize: dims is 1 or more, size in [0, 0.5], silhouette in [-1, 1], reclassified above 0")
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
+        """Cluster every class of at least four rows."""
+        features = means.fit(data).features(data.inputs)
+        suspicion, found = torch.zeros(len(data)), dict[int, tuple[Tensor, Clusters]]()
+        for label in data.labels.unique().tolist():
+            rows = (data.labels == label).nonzero()[:, 0]
+            rows = rows[data.ids[rows].argsort()]  # so that the order of the rows decides nothing
+            if len(rows) >= 4:
+                clusters = split(reduced(features[rows], self.reduction, self.dims, rng), rng)
+                suspicion[rows] = clusters.suspicion
+                found[label] = rows, clusters
+        small = torch.zeros(len(data), dtype=torch.bool)
+        for rows, clusters in found.values():
+            small[rows[clusters.smaller]] = True
+        poisoned = {label for label, (rows, clusters) in found.items() if self._small(len(rows), clusters)}
+        if self.rule == "exclusionary":
+            poisoned = self._disowned(data, small, means)
+        suspected = torch.isin(data.labels, torch.tensor(sorted(poisoned), dtype=torch.int64))
+        return Verdict(keep=~(small & suspected), suspicion=suspicion)
+
+    def _small(self, rows: int, clusters: Clusters) -> bool:
+        apart = self.rule == "relative_size" or clusters.silhouette > self.silhouette
+        return apart and int(clusters.smaller.sum()) < self.size * rows
+
+    def _disowned(self, data: Dataset, small: Tensor, means: Means) -> set[int]:
+        """Return the classes whose smaller cluster a model that never saw it gives to another label."""
+        if small.all():
+            return set()
+        answers = means.fit(data.take(~small), draw=1).scores(data.inputs).argmax(1)
+        disowned = set()
+        for label in data.labels[small].unique().tolist():
+            given = torch.bincount(answers[small & (data.labels == label)], minlength=data.num_classes)
+            own = int(given[label])
+            given[label] = 0
+            if int(given.max()) > self.reclassified * own:
+                disowned.add(label)
+        return disowned
+
+
+def reduced(features_RD: Tensor, how: Literal["pca", "ica"], dims: int, rng: Key) -> NDArray[np.float64]:
+    """Return (R, d) features, d at most `dims`, the rows less one, and D."""
+    from sklearn.decomposition import PCA, FastICA
+
+    raw = features_RD.double().numpy()
+    count = min(dims, raw.shape[0] - 1, raw.shape[1])
+    if how == "pca":
+        found: NDArray[np.float64] = PCA(count, svd_solver="full").fit_transform(raw)
+        return found
+    independent: NDArray[np.float64] = FastICA(count, max_iter=1000, tol=1e-2, whiten="unit-variance", random_state=rng.seed % 2**32).fit_transform(raw)
+    return independent
+
+
+def split(points_Rd: NDArray[np.float64], rng: Key) -> Clusters:
+    """Return two clusters by 2-means, the best of ten starts."""
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    if len(np.unique(points_Rd, axis=0)) < 2:
+        return Clusters(smaller=torch.zeros(len(points_Rd), dtype=torch.bool), suspicion=torch.zeros(len(points_Rd)), silhouette=-1.0)
+    means = KMeans(2, n_init=10, random_state=rng.seed % 2**32).fit(points_Rd)
+    small = int(np.bincount(means.labels_, minlength=2).argmin())
+    towards = means.cluster_centers_[small] - means.cluster_centers_[1 - small]
+    along = (points_Rd - means.cluster_centers_[1 - small]) @ towards / (towards @ towards)
+    return Clusters(
+        smaller=torch.from_numpy(means.labels_ == small),
+        suspicion=torch.from_numpy(along).float(),
+        silhouette=float(silhouette_score(points_Rd, means.labels_)),
+    )

@@ -1,0 +1,57 @@
+"""Deep k-NN: a row whose neighbours bear another label is suspect.
+
+Shape letters: N rows, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepKnn:
+    """Keep a row if the most frequent label among its k nearest rows, itself included, is its own.
+
+    Source: Peri, Gupta, Huang, Fowl, Zhu, Feizi, Goldstein, Dickerson, "Deep k-NN Defense Against Clean-Label Data Poisoning
+    Attacks", ECCV 2020 workshops; k should exceed twice the number of poisons. Votes are divided by the size of
+    their class, the paper's remedy for unbalanced classes. Ties keep the row. Features are those of the undefended
+    victim, so poison that forms a cluster of its own votes for itself and stays: this filter is made for poison that
+    lies among rows of another class, such as flipped labels and feature collisions.
+
+    Args:
+        neighbours: k, itself included (paper: 50 for 5 poisons and more).
+    """
+
+    VERSION: ClassVar[int] = 1
+    neighbours: int
+
+    def __post_init__(self) -> None:
+        """Refuse a number that means nothing."""
+        if self.neighbours < 2:
+            raise ConfigError(f"defense.sanitize.neighbours={self.neighbours}: give 2 or more; a row is its own nearest neighbour")
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
+        """Let the neighbours of every row vote."""
+        shares_NK = votes(means.fit(data).features(data.inputs), data, min(self.neighbours, len(data)))
+        own = shares_NK.gather(1, data.labels[:, None])[:, 0]
+        return Verdict(keep=own >= shares_NK.max(1).values, suspicion=(1 - own).float())
+
+
+def votes(features_ND: Tensor, data: Dataset, k: int) -> Tensor:
+    """Return (N, K), the share of each label among the k nearest rows, weighted by one over the size of its class."""
+    from sklearn.neighbors import NearestNeighbors
+
+    points = features_ND.double().numpy()
+    near = torch.from_numpy(NearestNeighbors(n_neighbors=k).fit(points).kneighbors(points, return_distance=False))
+    sizes = torch.bincount(data.labels, minlength=data.num_classes).clamp_min(1)
+    counted = torch.nn.functional.one_hot(data.labels[near], data.num_classes).sum(1) / sizes.double()
+    return counted / counted.sum(1, keepdim=True)

@@ -1,0 +1,69 @@
+"""k-NN outliers: poisoned rows lie far from the bulk of their class.
+
+Shape letters: N rows, R rows of one class, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnOutlier:
+    """Drop the rows whose k-th nearest neighbour within their class is farthest, in units of the class's median.
+
+    Source: Ramaswamy, Rastogi, Shim, "Efficient Algorithms for Mining Outliers from Large Data Sets", SIGMOD 2000, on the
+    features of the undefended victim. Poison of one trigger is itself a tight cluster: k must exceed its size, or every
+    poisoned row has its neighbours among its own kind. So k is what the filter expects to remove. Distances are
+    divided by the class's median, so that classes can be compared.
+
+    Args:
+        expected_rate: poisoned rows / training rows to assume, in [0, 1). Oracle knowledge when it equals the threat's rate,
+            as it does by default.
+        margin: rows removed, and k, as a multiple of expected_rate * N.
+        neighbours: k, or null for the rows removed; at most three quarters of a class either way.
+    """
+
+    VERSION: ClassVar[int] = 1
+    expected_rate: float
+    margin: float
+    neighbours: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if not 0 <= self.expected_rate < 1 or self.margin < 0 or (self.neighbours is not None and self.neighbours < 1):
+            raise ConfigError("defense.sanitize: expected_rate lies in [0, 1), margin is 0 or more, neighbours 1 or more")
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
+        """Score every row within its class and drop the most suspicious of all."""
+        features = means.fit(data).features(data.inputs)
+        count = min(round(self.margin * self.expected_rate * len(data)), len(data) - 1)
+        suspicion = torch.zeros(len(data))
+        for label in data.labels.unique().tolist():
+            rows = data.labels == label
+            suspicion[rows] = relative_distance(features[rows], self.neighbours or max(1, count))
+        keep = torch.ones(len(data), dtype=torch.bool)
+        keep[suspicion.argsort(descending=True, stable=True)[:count]] = False
+        return Verdict(keep=keep, suspicion=suspicion)
+
+
+def relative_distance(features_RD: Tensor, k: int) -> Tensor:
+    """Return (R,) float32, the distance of each row to its k-th neighbour over the median of these distances; 0 for one row."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if len(features_RD) < 2:
+        return torch.zeros(len(features_RD))
+    k = max(1, min(k, 3 * len(features_RD) // 4))
+    points = features_RD.double().numpy()
+    distances, _ = NearestNeighbors(n_neighbors=k).fit(points).kneighbors()  # without points: a row is not its own neighbour
+    kth = torch.from_numpy(distances[:, -1])
+    return (kth / kth.median().clamp_min(1e-12)).float()

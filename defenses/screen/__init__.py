@@ -1,0 +1,1 @@
+"""Defenses that refuse inputs at test time."""

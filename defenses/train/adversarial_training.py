@@ -1,0 +1,84 @@
+"""Adversarial training: learn every row at its worst within a small ball.
+
+Shape letters: B rows of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Batch, Learner, Moment, PlainStep, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCaseStep(PlainStep):
+    """Replace each batch by what projected gradient ascent makes of it.
+
+    Source: Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR
+    2018: Linf 8 of 255, 7 steps of 2, a random start. The model computes in evaluation mode while the batch is
+    sought, so that its running statistics see the final batch alone.
+
+    Args:
+        limit: Linf radius, in grey levels.
+        step_size: of one ascent step, in grey levels.
+        ascents: steps.
+    """
+
+    VERSION: ClassVar[int] = 1
+    limit: float
+    step_size: float
+    ascents: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if not (self.limit > 0 and self.step_size > 0 and self.ascents >= 1):
+            raise ConfigError("defense.train.step: limit and step_size are above 0, ascents 1 or more")
+
+    def check(self, module: nn.Module, plan: Plan) -> None:
+        """Refuse inputs that are no images.
+
+        Raises:
+            Incompatible: a ball of grey levels means nothing there.
+        """
+        if len(plan.shape) != 3:
+            raise Incompatible(f"adversarial training perturbs pixels; this learner's model sees inputs of shape {plan.shape}")
+
+    def batch(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the perturbed batch."""
+        clean, module = batch.inputs, moment.module
+        start = torch.rand(clean.shape, generator=moment.rng.child("ball").torch()).to(clean.device)
+        moved = (clean + (2 * start - 1) * self.limit).clamp(0, 255)
+        module.eval()
+        for _ in range(self.ascents):
+            moved.requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(module(moved), batch.labels), moved)
+            moved = moved.detach() + self.step_size * gradient.sign()
+            moved = torch.minimum(torch.maximum(moved, clean - self.limit), clean + self.limit).clamp(0, 255)
+        module.train()
+        return dataclasses.replace(batch, inputs=moved.detach())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTraining:
+    """Train on worst-case neighbours of the rows.
+
+    Source: Madry et al., ICLR 2018; against unlearnable examples and other small perturbations: Tao, Feng, Yi, Huang, Chen,
+    "Better Safe Than Sorry: Preventing Delusive Adversaries with Adversarial Training", NeurIPS 2021.
+
+    Args:
+        step: what happens to a batch.
+    """
+
+    VERSION: ClassVar[int] = 1
+    step: WorstCaseStep
+
+    def __call__(self, learner: Learner) -> Learner:
+        """Return the learner with the step."""
+        return learner.with_step(self.step)

@@ -1,0 +1,169 @@
+"""Transfer learning: an extractor fitted on public rows, frozen, and a new linear head.
+
+Shape letters: N rows, M test rows, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Combine, Differentiable, Learner, State, Step, Trained, Victim, fit_each
+from poisonbench.core.rng import Key
+from poisonbench.learn.central import Central, NetVictim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Train a linear head on the features of a frozen extractor.
+
+    Source: the transfer setting of Schwarzschild, Goldblum, Gupta, Dickerson, Goldstein, "Just How Toxic Is Data
+    Poisoning?", ICML 2021. There the extractor comes from another data set; here it is fitted on `task.public`, rows of
+    the same kind that nobody can poison and nobody else uses. Features are taken once, without augmentation, so that a
+    head costs less than a second.
+
+    Args:
+        extractor: recipe of the extractor.
+        head: recipe of the head; its network sees features in place of pixels.
+        fitted: the extractor's state, once it is fitted.
+    """
+
+    VERSION: ClassVar[int] = 1
+    extractor: Central
+    head: Central
+    fitted: State = field(default_factory=dict)
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """All slots of a central training but that of the attacker's own training."""
+        return self.head.stages - {"attack.train"}
+
+    @property
+    def runtime(self) -> Mapping[str, str | int]:
+        """Device type, threads, versions."""
+        return self.head.runtime
+
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Transfer:
+        """Return this recipe with its extractor fitted on the public rows.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        _need(public)
+        return dataclasses.replace(self, fitted=dict(fit(self.extractor, public).state()))
+
+    def with_step(self, step: Step) -> Transfer:
+        """Return this recipe with one more step in the head's chain."""
+        return dataclasses.replace(self, head=self.head.with_step(step))
+
+    def with_epochs(self, epochs: int) -> Transfer:
+        """Return this recipe with another number of epochs of the head."""
+        return dataclasses.replace(self, head=self.head.with_epochs(epochs))
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Let both recipes refuse inputs."""
+        self.extractor.check(data, combine)
+        width = self.extractor.begin(data, Key.root(0)).features(data.inputs[:1]).shape[1]
+        self.head.check(data.with_columns(data.columns | {"inputs": torch.zeros(len(data), width)}), combine)
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> TransferVictim:
+        """Train the head; from `start`, go on with its head."""
+        assert self.fitted, "with_public comes first"
+        frozen = self.extractor.restore(Trained(state=self.fitted, facts={}), data)
+        begun = None if start is None else self.restore(Trained.of(start), data)
+        frozen = frozen if begun is None else begun.extractor
+        head = self.head.fit(_featured(frozen, data), combine, rng, begun and begun.linear)
+        return TransferVictim(extractor=frozen, linear=head)
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
+        """Train one victim a part, one after the other."""
+        return fit_each(self, parts, combine, rngs)
+
+    def restore(self, trained: Trained, like: Dataset) -> TransferVictim:
+        """Rebuild a victim."""
+        frozen = self.extractor.restore(Trained(state=_under("extractor.", trained.state), facts={}), like)
+        featured = _featured(frozen, like.take(torch.arange(min(1, len(like)))))
+        head = self.head.restore(Trained(state=_under("last.", trained.state), facts=trained.facts), featured)
+        return TransferVictim(extractor=frozen, linear=head)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TransferVictim:
+    """An extractor and a head.
+
+    Args:
+        extractor: gives features.
+        linear: scores them.
+        history: states on the way.
+    """
+
+    extractor: NetVictim
+    linear: NetVictim
+    history: Sequence[State] = ()
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What the head's training found out."""
+        return self.linear.facts
+
+    @property
+    def module(self) -> Differentiable:
+        """The differentiable model from pixels to scores."""
+        return _Joined(self.extractor, self.linear)
+
+    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return (M, K) float32 scores."""
+        return self.linear.scores(self.extractor.features(inputs))
+
+    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
+        """Return (M, D), the extractor's features."""
+        return self.extractor.features(inputs, layer)
+
+    def state(self) -> State:
+        """Return the states of both parts."""
+        extractor = {f"extractor.{name}": value for name, value in self.extractor.state().items()}
+        return extractor | {f"last.{name}": value for name, value in self.linear.state().items()}
+
+    def with_state(self, state: State) -> TransferVictim:
+        """Return a victim with other parameters."""
+        extractor, linear = self.extractor.with_state(_under("extractor.", state)), self.linear.with_state(_under("last.", state))
+        return TransferVictim(extractor=extractor, linear=linear)
+
+
+class _Joined(nn.Module):
+    def __init__(self, extractor: NetVictim, linear: NetVictim) -> None:
+        super().__init__()
+        self.extractor, self.last = extractor.module, linear.module
+
+    def features(self, inputs: Tensor) -> Tensor:
+        return self.extractor.features(inputs)
+
+    def head(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.last(features)
+        return scores
+
+    def silence(self, channels_D: Tensor) -> None:
+        self.extractor.silence(channels_D)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.features(inputs))
+
+
+def _featured(extractor: NetVictim, data: Dataset) -> Dataset:
+    return data.with_columns(data.columns | {"inputs": extractor.features(data.inputs)})
+
+
+def _under(prefix: str, state: State) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _need(public: Dataset) -> None:
+    if len(public) == 0:
+        raise ConfigError("learner=transfer fits its extractor on public rows; set task.public to a share above 0, such as 0.5")
