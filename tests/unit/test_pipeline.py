@@ -327,3 +327,61 @@ def test_plans_are_named_by_their_modules(tiny):
     both = dataclasses.replace(tiny("defense=spectral").defense, repair=Retrain())
     assert name_of(both) == "spectral+test_pipeline"
     assert filled("defense", both) == {"defense.sanitize", "defense.repair"}
+
+
+TARGETED = ("attack=label_flip_targeted", "threat.trials=4", "threat.budget.rate=0.1")
+
+
+def test_trials_are_independent_and_their_success_is_a_proportion(tiny, store):
+    experiment = tiny(*TARGETED)
+    line = Line(experiment=experiment, store=store)
+    struck = [line.strike(trial) for trial in range(4)]
+    assert len({int(poisoned.goal.ids[0]) for poisoned in struck}) == 4
+    assert len({poisoned.data.digest for poisoned in struck}) == 4
+    record = run(experiment, store)
+    assert record.counts["trials"] == record.counts["probe"] == 4
+    assert record.counts["hits"] == round(4 * record.metrics["asr"])
+    low, high = record.metrics["asr_interval"]
+    assert low <= record.metrics["asr"] <= high
+    assert record.baseline["asr"] <= record.undefended["asr"]
+
+
+def test_more_trials_train_only_the_new_victims(tiny, store):
+    run(tiny(*TARGETED), store)
+    before = made(store, "fit")
+    run(tiny(*TARGETED, "threat.trials=6"), store)
+    # the poisons hang on the threat, but equal rows give equal keys: two victims more
+    assert made(store, "fit") == before + 2
+
+
+def test_targets_are_left_out_of_clean_accuracy(tiny, store):
+    experiment = tiny(*TARGETED, "threat.trials=1")
+    line = Line(experiment=experiment, store=store)
+    poisoned = line.strike()
+    probe = poisoned.goal.probe(experiment.task.test)
+    victim = line.fit(line.learner, poisoned.data, line.honest)
+    right = victim.scores(experiment.task.test.inputs).argmax(1) == experiment.task.test.labels
+    right[probe.targets] = False
+    assert line.measure(victim, poisoned, probe, "x")["c_acc"] == int(right.sum()) / 199
+
+
+def test_degrade_reports_what_was_lost_and_no_success_rate(tiny, store):
+    record = run(tiny("attack=availability", "threat.budget.rate=0.9"), store)
+    assert record.metrics["c_acc_lost"] == pytest.approx(record.baseline["c_acc"] - record.metrics["c_acc"])
+    assert "asr" not in record.metrics
+
+
+def test_a_victim_that_is_left_as_it_is_costs_no_second_file(tiny, store):
+    run(tiny("attack=backdoor"), store)
+    (repaired,) = store.root.glob("repair-*.safetensors")
+    assert repaired.stat().st_size < 1000
+
+
+def test_a_nested_filter_may_need_the_truth(tiny, store):
+    record = run(tiny("attack=backdoor", "defense=random_drop", "defense@defense.sanitize.like=oracle", "threat.budget.rate=0.2"), store)
+    assert record.metrics["removed"] == record.counts["poisoned"]
+
+
+def test_more_trials_than_test_rows_are_refused(tiny, store):
+    with pytest.raises(ConfigError, match="200 test rows"):
+        run(tiny(*TARGETED, "threat.trials=201"), store)

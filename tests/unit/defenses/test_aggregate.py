@@ -1,0 +1,132 @@
+"""Every rule on updates small enough to be worked by hand."""
+
+import itertools
+
+import pytest
+import torch
+
+from defenses.aggregate.distances import krum_scores, squared_distances
+from defenses.aggregate.fltrust import FlTrust
+from defenses.aggregate.geometric_median import GeometricMedian
+from defenses.aggregate.krum import VARIANTS, Krum
+from defenses.aggregate.median import Median
+from defenses.aggregate.multi_krum import MultiKrum
+from defenses.aggregate.norm_clip import NormClip
+from defenses.aggregate.trimmed_mean import TrimmedMean
+from poisonbench.core.defense import Server
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+
+ROWS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [9.0, 9.0]])
+
+
+def server(f: int = 1, reference: torch.Tensor | None = None) -> Server:
+    own = torch.ones(2) if reference is None else reference
+    return Server(round=0, state=torch.zeros(2), malicious=f, reference=lambda: own)
+
+
+def test_squared_distances_are_those_of_the_plane_even_far_from_the_origin():
+    expected = [[0, 1, 4, 9, 162], [1, 0, 5, 4, 145], [4, 5, 0, 13, 130], [9, 4, 13, 0, 117], [162, 145, 130, 117, 0]]
+    assert squared_distances(ROWS).round(decimals=6).tolist() == expected
+    assert squared_distances(ROWS + 1e4).round(decimals=3).tolist() == expected
+
+
+def test_krum_scores_five_vectors_as_by_hand():
+    # n = 5, f = 1: the two nearest others
+    assert krum_scores(squared_distances(ROWS), 2).round(decimals=6).tolist() == [5.0, 5.0, 9.0, 13.0, 247.0]
+    assert Krum(malicious=None, variant="paper")(ROWS + torch.tensor([[0.0, -0.1], [0, 0], [0, 0], [0, 0], [0, 0]]), server()).tolist() == [1.0, 0.0]
+
+
+def test_the_variants_sum_what_they_say():
+    def scores(variant: str) -> list[float]:
+        return [round(x, 4) for x in Krum(malicious=1, variant=variant).scores(ROWS, server()).tolist()]
+
+    assert scores("paper")[:2] == [5.0, 5.0]  # 1 + 4 and 1 + 4
+    assert scores("byzfl")[:2] == [14.0, 10.0]  # one neighbour more
+    assert scores("ndss21")[:2] == [1.0, 1.0]  # self's 0 among the two
+    assert scores("epfml")[:2] == [17.0, 17.0]  # fourth powers
+    assert scores("flpoison")[:2] == [6.0, 5.2361]  # plain distances: 1 + 2 + 3 and 1 + 2 + sqrt 5
+    assert scores("lie")[:2] == [6.0, 5.2361]  # four neighbours, self among them
+    assert set(VARIANTS) == {"paper", "byzfl", "flpoison", "lie", "ndss21", "epfml"}
+
+
+def test_krum_equals_brute_force_over_neighbourhoods():
+    rows = torch.randn(8, 5, generator=Key.root(3).torch())
+    costs = []
+    for i in range(8):
+        others = [float((rows[i] - rows[j]).square().sum()) for j in range(8) if j != i]
+        costs.append(min(sum(chosen) for chosen in itertools.combinations(others, 8 - 2 - 2)))
+    chosen = int(torch.tensor(costs).argmin())
+    assert torch.equal(Krum(malicious=2, variant="paper")(rows, server()), rows[chosen])
+
+
+def test_multi_krum_averages_the_best():
+    assert MultiKrum(malicious=None, kept=None)(ROWS, server()).tolist() == [0.5, 0.0]
+    assert MultiKrum(malicious=None, kept=1)(ROWS, server()).tolist() == [0.0, 0.0]
+
+
+def test_median_and_trimmed_mean_as_by_hand():
+    assert Median()(ROWS, server()).tolist() == [1.0, 0.0]
+    assert Median()(ROWS[:4], server()).tolist() == [0.5, 0.0]
+    torch.testing.assert_close(TrimmedMean(malicious=None)(ROWS, server()), torch.tensor([4 / 3, 2 / 3]))
+    torch.testing.assert_close(TrimmedMean(malicious=2)(ROWS, server()), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(TrimmedMean(malicious=0)(ROWS, server()), ROWS.mean(0))
+
+
+def test_the_geometric_median_of_an_equilateral_triangle_is_its_centre_and_of_a_majority_its_point():
+    triangle = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    found = GeometricMedian(steps=200, smoothing=1e-9)(triangle + torch.tensor([5.0, -2.0]), server())
+    torch.testing.assert_close(found, triangle.mean(0) + torch.tensor([5.0, -2.0]))
+    majority = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [50.0, 0.0], [0.0, -70.0]])
+    torch.testing.assert_close(GeometricMedian(steps=200, smoothing=1e-9)(majority, server()), torch.ones(2), rtol=1e-4, atol=1e-4)
+
+
+def test_the_geometric_median_is_no_worse_than_any_point_nearby():
+    rows = torch.randn(7, 3, generator=Key.root(0).torch()).double()
+    found = GeometricMedian(steps=500, smoothing=1e-9)(rows, server())
+
+    def cost(point: torch.Tensor) -> float:
+        return float((rows - point).square().sum(1).sqrt().sum())
+
+    for move in torch.randn(100, 3, generator=Key.root(1).torch()).double() * 0.05:
+        assert cost(found) <= cost(found + move) + 1e-9
+
+
+def test_fltrust_weighs_by_positive_cosine_at_the_servers_length():
+    own = torch.tensor([2.0, 0.0])
+    rows = torch.tensor([[4.0, 0.0], [3.0, 3.0], [-5.0, 0.0]])  # cosines 1, 1 / sqrt 2, -1
+    trust = torch.tensor([1.0, 0.5**0.5, 0.0])
+    scaled = torch.tensor([[2.0, 0.0], [2**0.5, 2**0.5], [-2.0, 0.0]])
+    torch.testing.assert_close(FlTrust()(rows, server(reference=own)), trust @ scaled / trust.sum())
+    assert FlTrust()(rows[2:], server(reference=own)).tolist() == [0.0, 0.0]
+
+
+def test_norm_clip_scales_what_is_long():
+    rows = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    torch.testing.assert_close(NormClip(bound=1.0)(rows, server()), torch.tensor([0.45, 0.6]))
+    torch.testing.assert_close(NormClip(bound=None)(torch.cat([rows, rows[1:]]), server()), torch.tensor([0.3, 0.4]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "enough", "words"),
+    [
+        (Krum(malicious=None, variant="paper"), (7, 2), "n > 2 f [+] 2"),
+        (MultiKrum(malicious=None, kept=None), (7, 2), "n > 2 f [+] 2"),
+        (Median(), (5, 2), "n > 2 f"),
+        (TrimmedMean(malicious=None), (5, 2), "n > 2 f"),
+        (GeometricMedian(steps=3, smoothing=1e-6), (5, 2), "n > 2 f"),
+    ],
+)
+def test_preconditions_are_said_in_words(rule, enough, words):
+    contributors, malicious = enough
+    rule.check(contributors, malicious)
+    with pytest.raises(ConfigError, match=words):
+        rule.check(contributors - 1, malicious)
+
+
+def test_what_a_defense_assumes_may_differ_from_the_truth():
+    Krum(malicious=1, variant="paper").check(5, 4)
+    with pytest.raises(ConfigError, match="f = 3"):
+        Krum(malicious=3, variant="paper").check(8, 1)
+    with pytest.raises(ConfigError, match="keeps at most"):
+        MultiKrum(malicious=1, kept=5).check(7, 1)

@@ -1,0 +1,105 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from defenses.train.dp_sgd import HOOKS, PrivateStep, clipped_sum, noise_for, spent_epsilon
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Plan
+from poisonbench.core.rng import Key
+from poisonbench.pipeline import run
+
+STEP = {"epsilon": 3.0, "delta": 1e-5, "max_grad_norm": 1.0, "accountant": "rdp", "sampling": "poisson"}
+PLAN = Plan(rows=1000, epochs=10, steps=20, shape=(3,))
+
+
+def test_rows_are_clipped_to_a_joint_norm_and_summed():
+    first, second = torch.tensor([[3.0], [0.3]]), torch.tensor([[[4.0]], [[0.4]]])
+    one, other = clipped_sum([first, second], 1.0)
+    torch.testing.assert_close(one, torch.tensor([0.6 + 0.3]))
+    torch.testing.assert_close(other, torch.tensor([[0.8 + 0.4]]))
+
+
+def test_per_example_gradients_equal_a_loop_over_rows():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        module = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+        inputs, labels = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    step = PrivateStep(**STEP)
+    step.begin(module)
+    nn.functional.cross_entropy(module(inputs.clone().requires_grad_()), labels).backward()
+    found = [weight.grad_sample.clone() for weight in module.parameters()]
+    step.finish(module, PLAN)
+    assert not hasattr(module, HOOKS)
+    for row in range(5):
+        module.zero_grad()
+        nn.functional.cross_entropy(module(inputs[row : row + 1]), labels[row : row + 1]).backward()
+        for weight, grad_sample in zip(module.parameters(), found, strict=True):
+            torch.testing.assert_close(grad_sample[row], weight.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_are_poisson():
+    step = PrivateStep(**STEP)
+    sizes = [len(rows) for epoch in range(50) for rows in step.sample([], PLAN, Key.root(0).child(str(epoch)))]
+    assert len(sizes) == 1000
+    mean, variance = torch.tensor(sizes).double().mean(), torch.tensor(sizes).double().var()
+    assert mean == pytest.approx(50, abs=1)
+    assert variance == pytest.approx(50 * 0.95, rel=0.15)  # fixed batches would have none
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 3.0, 8.0])
+def test_two_accountants_agree_and_neither_spends_more_than_asked(epsilon):
+    noise = noise_for("rdp", epsilon, 1e-5, PLAN)
+    rdp = spent_epsilon("rdp", noise, 1 / 20, 200, 1e-5)
+    prv = spent_epsilon("prv", noise, 1 / 20, 200, 1e-5)
+    assert epsilon - 0.011 <= rdp <= epsilon + 1e-9
+    assert 0.75 * rdp < prv <= rdp + 0.02  # numerical composition is the tighter one
+
+
+def test_the_gaussian_mechanism_alone_costs_what_its_closed_form_says():
+    """One full-batch step: the exact epsilon of Balle and Wang, ICML 2018, Theorem 8, found by bisection."""
+    from statistics import NormalDist
+
+    noise, delta, cdf = 2.0, 1e-5, NormalDist().cdf
+    low, high = 0.0, 50.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        spent = cdf(0.5 / noise - middle * noise) - torch.tensor(middle).exp().item() * cdf(-0.5 / noise - middle * noise)
+        low, high = (middle, high) if spent > delta else (low, middle)
+    assert spent_epsilon("prv", noise, 1.0, 1, delta) == pytest.approx(high, abs=0.03)
+    assert high <= spent_epsilon("rdp", noise, 1.0, 1, delta) < 1.2 * high
+
+
+def test_a_run_reports_what_it_spent(tiny, store):
+    record = run(tiny("defense=dp_sgd", "defense.train.step.delta=1e-3"), store)
+    assert record.facts["epsilon"] <= 3.0
+    assert record.facts["sampling_rate"] == pytest.approx(1 / 12)
+    assert {"delta", "noise_multiplier", "accountant", "adjacency", "max_grad_norm"} <= record.facts.keys()
+
+
+def test_more_noise_than_signal_learns_nothing(tiny, store):
+    record = run(tiny("defense=dp_sgd", "defense.train.step.epsilon=0.01", "defense.train.step.delta=1e-3"), store)
+    assert record.undefended["c_acc"] > 0.9
+    assert record.metrics["c_acc"] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("net.norm=batch",), r"set net\.norm=group"),
+        (("defense.train.step.delta=0.01",), "1 / N"),
+        (("defense.train.step.epsilon=0",), "above 0"),
+        (("defense.train.step.sampling=shuffle",), "Poisson"),
+    ],
+)
+def test_what_breaks_the_promise_is_refused_with_the_fix(tiny, store, words, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        run(tiny("defense=dp_sgd", *words), store)
+    assert not store.visits
+
+
+def test_an_empty_sample_still_adds_noise(tiny, store):
+    experiment = tiny("defense=dp_sgd", "defense.train.step.delta=1e-3", "learner.batch_size=1", "task.rows=12", "learner.epochs=1")
+    assert run(experiment, store).status == "done"
+    assert dataclasses.replace(experiment.defense.train.step, epsilon=1.0).epsilon == 1.0

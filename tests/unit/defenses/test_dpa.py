@@ -1,0 +1,119 @@
+"""The ensemble, its isolation, and its certificate against brute force."""
+
+import itertools
+
+import pytest
+import torch
+
+from defenses.certify.dpa import radius
+from defenses.train.dpa import divided
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+from poisonbench.pipeline import Line, run
+
+WORDS = ("defense=dpa", "defense.train.parts=6")
+
+
+def answer(votes: list[int]) -> int:
+    return max(range(len(votes)), key=lambda kind: (votes[kind], -kind))
+
+
+def true_radius(members: tuple[int, ...], kinds: int) -> int:
+    """The largest r such that no change of any r members changes the answer."""
+    counted = [members.count(kind) for kind in range(kinds)]
+    first = answer(counted)
+    for changed in range(1, len(members) + 1):
+        for places in itertools.combinations(range(len(members)), changed):
+            for values in itertools.product(range(kinds), repeat=changed):
+                other = list(members)
+                for place, value in zip(places, values, strict=True):
+                    other[place] = value
+                if answer([other.count(kind) for kind in range(kinds)]) != first:
+                    return changed - 1
+    return len(members)
+
+
+def test_the_radius_equals_brute_force_over_every_change_of_votes_ties_included():
+    instances, ties = 0, 0
+    for kinds, most in ((2, 8), (3, 7), (4, 7), (5, 5)):
+        for k in range(1, most + 1):
+            for members in itertools.combinations_with_replacement(range(kinds), k):
+                counted = [members.count(kind) for kind in range(kinds)]
+                radii, answers = radius(torch.tensor([counted]))
+                assert int(answers[0]) == answer(counted)
+                assert int(radii[0]) == true_radius(members, kinds), members
+                instances, ties = instances + 1, ties + (counted.count(max(counted)) > 1)
+    assert instances >= 500
+    assert ties >= 50
+
+
+def test_ties_break_to_the_smaller_class():
+    radii, answers = radius(torch.tensor([[2, 2, 0], [0, 3, 2], [1, 3, 0], [5, 0, 0]]))
+    assert answers.tolist() == [0, 1, 1, 0]
+    assert radii.tolist() == [0, 0, 0, 2]
+
+
+def members(tiny, store, data):
+    line = Line(experiment=tiny(*WORDS), store=store)
+    return line.defended.fit(data, line.honest, Key.root(0)).members
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one.state()[name], other.state()[name]) for name in one.state())
+
+
+@pytest.mark.parametrize("change", ["insert", "delete", "flip", "permute"])
+def test_a_change_of_one_row_leaves_all_other_members_bit_identical(tiny, store, change):
+    data = tiny(*WORDS).task.train
+    before = members(tiny, store, data)
+    fresh = data.take(torch.arange(1)).edit(torch.arange(1), inputs=255 - data.inputs[:1], ids=torch.tensor([-1]))
+    changed = {
+        "insert": lambda: data.append(fresh),
+        "delete": lambda: data.take(torch.arange(len(data)) != 7),
+        "flip": lambda: data.edit(torch.tensor([7]), labels=(data.labels[7:8] + 1) % 4),
+        "permute": lambda: data.take(torch.arange(len(data)).flip(0)),
+    }[change]()
+    after = members(tiny, store, changed)
+    differing = [place for place in before if not same(before[place], after[place])]
+    assert len(differing) == (0 if change == "permute" else 1)
+
+
+def test_parts_hang_on_inputs_and_salt_alone(tiny):
+    data = tiny().task.train
+    parts = divided(data, 6, Key.root(0))
+    assert sum(map(len, parts)) == len(data)
+    assert [len(part) for part in parts] != [len(part) for part in divided(data, 6, Key.root(1))]
+    relabelled = divided(data.edit(torch.arange(len(data)), labels=(data.labels + 1) % 4), 6, Key.root(0))
+    assert [len(part) for part in parts] == [len(part) for part in relabelled]
+
+
+def test_a_part_without_rows_votes_for_the_first_class(tiny, store):
+    data = tiny().task.train.take(torch.arange(3))
+    line = Line(experiment=tiny(*WORDS), store=store)
+    victim = line.defended.fit(data, line.honest, Key.root(0))
+    empty = 6 - len(victim.members)
+    assert empty > 0
+    assert victim.scores(data.inputs).sum(1).tolist() == [6.0] * 3
+    assert victim.scores(data.inputs)[:, 0].min() >= empty
+
+
+def test_more_parts_than_rows_are_refused(tiny, store):
+    with pytest.raises(ConfigError, match="380 training rows"):
+        run(tiny("defense=dpa", "defense.train.parts=381"), store)
+
+
+def test_no_insertion_of_r_rows_beats_the_certificate_at_r(tiny, store):
+    """Any r injected rows, mislabelled at will, leave at least the certified accuracy at r."""
+    experiment = tiny(*WORDS)
+    task, line = experiment.task, Line(experiment=experiment, store=store)
+    record = run(experiment, store)
+    certified = record.metrics["certified"]
+    assert certified[0] == record.metrics["c_acc"]
+    for count in (1, 2):
+        rows = torch.arange(40 * count)
+        poison = task.train.take(rows[:count]).edit(
+            torch.arange(count), inputs=task.test.inputs[:count], labels=(task.test.labels[:count] + 1) % 4, ids=-1 - torch.arange(count)
+        )
+        victim = line.defended.fit(task.train.append(poison), line.honest, line.root.child("fit"))
+        c_acc = float((victim.scores(task.test.inputs).argmax(1) == task.test.labels).double().mean())
+        assert c_acc >= (certified[count] if count < len(certified) else 0.0)

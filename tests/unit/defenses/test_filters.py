@@ -1,0 +1,131 @@
+"""Activation clustering, k-NN outliers and deep k-NN on planted features."""
+
+import numpy as np
+import pytest
+import torch
+
+from defenses.sanitize.activation_clustering import ActivationClustering, reduced, split
+from defenses.sanitize.deep_knn import DeepKnn, votes
+from defenses.sanitize.knn_outlier import KnnOutlier, relative_distance
+from defenses.sanitize.oracle import Oracle
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Means
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+
+AC = {"reduction": "pca", "dims": 10, "rule": "silhouette", "size": 0.35, "silhouette": 0.1, "reclassified": 1.0}
+
+
+class Planted:
+    """Features are the inputs, scores those of a fixed answer."""
+
+    def __init__(self, answers=None):
+        self.answers = answers
+
+    def features(self, inputs):
+        return inputs
+
+    def scores(self, inputs):
+        return torch.nn.functional.one_hot(self.answers, 2).float()
+
+
+def planted(poison: int = 30, shift: float = 12.0):
+    """Two classes of 100 rows; the last `poison` rows of class 1 lie elsewhere."""
+    draws = torch.randn(200, 20, generator=Key.root(0).torch())
+    labels = torch.arange(200) // 100
+    mask = torch.arange(200) >= 200 - poison
+    draws[mask, 0] += shift
+    return Dataset.of(draws, labels, num_classes=2), mask
+
+
+def means(data, answers=None, truth=None):
+    told = torch.zeros(0, dtype=torch.bool) if truth is None else truth
+    return Means(trusted=data, fit=lambda rows, draw=0: Planted(answers), tune=None, truth=told)
+
+
+@pytest.mark.parametrize("reduction", ["pca", "ica"])
+@pytest.mark.parametrize("rule", ["silhouette", "relative_size"])
+def test_clustering_finds_a_planted_cluster_whole(reduction, rule):
+    data, mask = planted()
+    # whitening makes every independent component as long as the planted one, so noise is not to outnumber it
+    dims = {"pca": 10, "ica": 1}[reduction]
+    verdict = ActivationClustering(**{**AC, "reduction": reduction, "rule": rule, "dims": dims}).judge(data, means(data), Key.root(0))
+    assert (verdict.keep[mask] == 0).all()
+    assert verdict.suspicion[mask].min() > verdict.suspicion[100:170].max()
+    if rule == "silhouette":
+        assert verdict.keep[~mask].all()
+
+
+def test_clustering_keeps_a_class_of_one_cloud_and_a_class_split_in_halves():
+    data, _ = planted(poison=0)
+    assert ActivationClustering(**AC).judge(data, means(data), Key.root(0)).keep.all()
+    halves, mask = planted(poison=50)
+    assert ActivationClustering(**AC).judge(halves, means(halves), Key.root(0)).keep.all()  # half is not below 0.35
+    assert not ActivationClustering(**{**AC, "size": 0.5, "silhouette": -1.0}).judge(halves, means(halves), Key.root(0)).keep.all() or mask.sum() == 50
+
+
+def test_suspicion_is_the_place_between_the_centroids():
+    points = np.array([[0.0], [0.2], [-0.2], [0.0], [10.0], [10.0]])
+    clusters = split(points, Key.root(0))
+    assert clusters.smaller.tolist() == [False] * 4 + [True] * 2
+    torch.testing.assert_close(clusters.suspicion, torch.tensor([0.0, 0.02, -0.02, 0.0, 1.0, 1.0]))
+    assert split(np.zeros((5, 2)), Key.root(0)).smaller.sum() == 0
+
+
+def test_the_exclusionary_rule_asks_a_model_that_never_saw_the_cluster():
+    data, mask = planted()
+    rule = ActivationClustering(**{**AC, "rule": "exclusionary"})
+    disowned = torch.where(mask, 0, data.labels)
+    assert (~rule.judge(data, means(data, disowned), Key.root(0)).keep[mask]).all()
+    assert rule.judge(data, means(data, data.labels), Key.root(0)).keep.all()
+
+
+def test_a_reduction_keeps_no_more_than_there_is():
+    assert reduced(torch.randn(6, 20), "pca", 10, Key.root(0)).shape == (6, 5)
+    assert reduced(torch.randn(60, 3), "pca", 10, Key.root(0)).shape == (60, 3)
+
+
+def test_the_kth_neighbour_on_a_line_is_as_by_hand():
+    line = torch.tensor([[0.0], [1.0], [2.0], [4.0], [20.0]])
+    # second nearest others: 2, 1, 2, 3, 18; median 2
+    torch.testing.assert_close(relative_distance(line, 2), torch.tensor([1.0, 0.5, 1.0, 1.5, 9.0]))
+    assert relative_distance(line[:1], 3).tolist() == [0.0]
+
+
+def test_outliers_are_found_only_with_more_neighbours_than_poison():
+    data, mask = planted()
+    found = KnnOutlier(expected_rate=0.15, margin=1.5, neighbours=None).judge(data, means(data), Key.root(0))
+    assert (~found.keep[mask]).all()
+    assert int((~found.keep).sum()) == 45
+    missed = KnnOutlier(expected_rate=0.15, margin=1.0, neighbours=5).judge(data, means(data), Key.root(0))
+    assert missed.keep[mask].double().mean() > 0.2
+
+
+def test_neighbours_vote_the_row_itself_among_them():
+    data = Dataset.of(torch.tensor([[0.0], [0.1], [0.2], [0.15], [9.0], [9.1]]), torch.tensor([0, 0, 0, 1, 1, 1]), num_classes=2)
+    shares = votes(data.inputs, data, 3)
+    torch.testing.assert_close(shares[3], torch.tensor([2 / 3, 1 / 3], dtype=torch.float64))
+    verdict = DeepKnn(neighbours=3).judge(data, means(data), Key.root(0))
+    assert verdict.keep.tolist()[3] is False
+    assert verdict.suspicion[3] == pytest.approx(2 / 3)
+
+
+def test_votes_are_weighed_by_the_size_of_their_class():
+    data = Dataset.of(torch.tensor([[0.0], [0.0], [0.0], [9.0], [9.0], [9.0], [9.0]]), torch.tensor([1, 0, 0, 0, 0, 0, 0]), num_classes=2)
+    # row 0 sees one vote of a class of one and two of a class of six: 1 against 1/3
+    torch.testing.assert_close(votes(data.inputs, data, 3)[0], torch.tensor([0.25, 0.75], dtype=torch.float64))
+
+
+def test_the_oracle_removes_the_truth():
+    data, mask = planted()
+    assert torch.equal(Oracle().judge(data, means(data, truth=mask), Key.root(0)).keep, ~mask)
+
+
+def test_values_that_mean_nothing_are_refused():
+    for make in (
+        lambda: ActivationClustering(**{**AC, "size": 0.9}),
+        lambda: KnnOutlier(expected_rate=1.0, margin=1.5, neighbours=None),
+        lambda: DeepKnn(neighbours=1),
+    ):
+        with pytest.raises(ConfigError, match=r"defense\.sanitize"):
+            make()

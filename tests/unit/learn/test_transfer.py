@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Trained
+from poisonbench.core.rng import Key
+from poisonbench.pipeline import Line, run
+
+
+@pytest.fixture
+def line(tiny, store):
+    return Line(experiment=tiny("learner=transfer"), store=store)
+
+
+def parts(victim, prefix):
+    return {name: value for name, value in victim.state().items() if name.startswith(prefix)}
+
+
+def test_only_the_head_is_trained_and_the_extractor_comes_from_public_rows(line, store):
+    data = line.experiment.task.train
+    one, other = (line.learner.fit(data, line.honest, Key.root(seed)) for seed in (0, 1))
+    assert all(torch.equal(value, parts(other, "extractor.")[name]) for name, value in parts(one, "extractor.").items())
+    assert any(not torch.equal(value, parts(other, "last.")[name]) for name, value in parts(one, "last.").items())
+    assert [visit.stage for visit in store.visits] == ["fit on public rows"]
+    overlap = (line.experiment.task.public.inputs[:, None] == data.inputs[None]).flatten(2).all(2).any()
+    assert not overlap
+
+
+def test_victim_and_attacker_share_the_public_extractor(line, store):
+    line.learner, line.surrogate  # noqa: B018
+    assert sum(visit.made for visit in store.visits) == 1
+
+
+def test_its_module_gives_its_scores_and_gradients_of_pixels(line):
+    data = line.experiment.task.train
+    victim = line.learner.fit(data, line.honest, Key.root(0))
+    pixels = data.inputs[:4].float().requires_grad_()
+    scores = victim.module(pixels)
+    torch.testing.assert_close(scores.detach(), victim.scores(data.inputs[:4]))
+    torch.testing.assert_close(victim.module.features(pixels).detach(), victim.features(data.inputs[:4]))
+    scores.sum().backward()
+    assert pixels.grad.abs().sum() > 0
+
+
+def test_it_survives_the_store_and_tuning_moves_the_head_alone(line):
+    data = line.experiment.task.train
+    victim = line.learner.fit(data, line.honest, Key.root(0))
+    again = line.learner.restore(Trained.of(victim), data)
+    assert torch.equal(victim.scores(data.inputs), again.scores(data.inputs))
+    tuned = line.learner.with_epochs(1).fit(data, line.honest, Key.root(1), victim)
+    assert all(torch.equal(value, parts(tuned, "extractor.")[name]) for name, value in parts(victim, "extractor.").items())
+    assert any(not torch.equal(value, parts(tuned, "last.")[name]) for name, value in parts(victim, "last.").items())
+
+
+def test_without_public_rows_it_is_refused(tiny, store):
+    with pytest.raises(ConfigError, match=r"set task\.public"):
+        run(tiny("learner=transfer", "task.public=0"), store)
+
+
+def test_pixel_defenses_on_features_are_skipped_with_a_reason(tiny, store):
+    record = run(tiny("learner=transfer", "defense=adversarial_training"), store)
+    assert record.status == "skipped"
+    assert "perturbs pixels" in record.reason
