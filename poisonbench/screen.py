@@ -71,7 +71,7 @@ def show_record(console: Console, record: Record, path: Path) -> None:
         console.print(f"{title}: {record.status}, {record.reason}", markup=False, highlight=False, soft_wrap=True)
     else:
         console.print(_table(title, record))
-        for line in _filter_lines(record.metrics):
+        for line in (*_trial_lines(record), *_filter_lines(record.metrics)):
             console.print(line, markup=False, highlight=False)
     console.print(f"record: {path}", markup=False, highlight=False, soft_wrap=True)
 
@@ -87,6 +87,15 @@ def _table(title: str, record: Record) -> Table:
     return table
 
 
+def _trial_lines(record: Record) -> Iterator[str]:
+    if isinstance(interval := record.undefended.get("asr_interval"), list | tuple):
+        yield f"undefended ASR over {record.counts['trials']} targets: {percent(interval[0])} to {percent(interval[1])} (Wilson, 95 %)"
+    if "c_acc_lost" in record.undefended:
+        yield f"C-Acc lost: undefended {percent(record.undefended['c_acc_lost'])}, defended {percent(record.metrics['c_acc_lost'])}"
+    if "epsilon" in record.facts:
+        yield f"privacy: epsilon {record.facts['epsilon']:.3f} at delta {record.facts['delta']}"
+
+
 def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
     if "removed" in metrics:
         told = [f"filter removed {metrics['removed']} rows"]
@@ -95,15 +104,18 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
         yield ", ".join(told)
     if isinstance(screened := metrics.get("screen"), Mapping):
         yield "screen: " + ", ".join(f"{name} {value:.3f}" for name, value in screened.items())
-    if "median_radius" in metrics:
-        yield f"certified: median radius {metrics['median_radius']}"
+    if isinstance(mended := metrics.get("repair"), Mapping):
+        yield "repair: " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in mended.items())
+    if isinstance(certified := metrics.get("certified"), list | tuple):
+        told = [f"{percent(share)} at radius {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
+        yield f"certified around the training set given: {', '.join(told)}; median radius {metrics.get('median_radius', 'none')}"
 
 
 def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:
     """Print one line a cell, narrow enough for 80 columns."""
     table = Table(title="sweep: C-Acc / ASR, in %", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("attack", "defense", "rate", "seed", "undefended", "defended", "record"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column not in ("attack", "defense"), overflow="fold")
     for record, path in cells:
         figures = [_pair(record.undefended), _pair(record.metrics)] if record.status == "done" else ["", record.status]
         table.add_row(_name(record, "attack"), _name(record, "defense"), _rate(record), str(record.spec["seed"]), *figures, path.stem[:12])

@@ -23,9 +23,10 @@ COLUMNS = (
     "TPR",
     "FPR",
     "AUROC within class",
+    "more",
 )
 NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "+experiment")
-BLOCK = re.compile(r"(<!-- records: (\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- records: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def published(folder: Path) -> list[Record]:
@@ -38,19 +39,26 @@ def published(folder: Path) -> list[Record]:
 
 
 def table(records: Iterable[Record]) -> str:
-    """Return one Markdown table; cells of fewer than three seeds say so by their number of seeds."""
+    """Return one Markdown table without its empty columns; cells of fewer than three seeds say so by their number of seeds."""
     cells: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         cells.setdefault(_cell(record), []).append(record)
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *(_line(cell, cells[cell]) for cell in sorted(cells, key=_order))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows = [_line(cell, cells[cell]) for cell in sorted(cells, key=_order)]
+    used = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
+    return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines)
 
 
 def filled(text: str, records: Sequence[Record]) -> str:
-    """Return `text` with every `<!-- records: TASK --> ... <!-- end -->` block holding the table of that task's records."""
+    """Return `text` with every `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` block holding the table of those records.
+
+    Keys are attack, defense (names) and learner (class of the recipe, such as Federated).
+    """
 
     def block(found: re.Match[str]) -> str:
-        chosen = [record for record in records if record.status == "done" and _name(record, "task") == found[2]]
+        task, *asked = found[2].split()
+        wanted = {"task": [task], **{name: values.split(",") for name, _, values in (word.partition("=") for word in asked)}}
+        chosen = [record for record in records if record.status == "done" and all(_part(record, name) in wanted[name] for name in wanted)]
         return f"{found[1]}{table(chosen)}{found[3]}"
 
     return BLOCK.sub(block, text)
@@ -74,15 +82,45 @@ def _line(cell: tuple[str, ...], records: Sequence[Record]) -> tuple[str, ...]:
     task, attack, rate, defense, setting = cell
     pairs = [f"{_over(records, part, 'c_acc')} / {_over(records, part, 'asr') or '-'}" for part in ("baseline", "undefended", "metrics")]
     filters = [_over(records, "metrics", name) for name in ("tpr", "fpr")] + [_over(records, "metrics", "auroc_in_class", scale=1.0, digits=3)]
-    return task, attack, rate, defense, f"`{setting}`" if setting else "", str(len(records)), *pairs, *filters
+    return task, attack, rate, defense, f"`{setting}`" if setting else "", str(len(records)), *pairs, *filters, _more(records)
+
+
+def _more(records: Sequence[Record]) -> str:
+    """Return what only some defenses and attacks report, in words."""
+    told = [f"C-Acc lost {lost}" for lost in [_over(records, "undefended", "c_acc_lost")] if lost]
+    if len(records) == 1 and isinstance(interval := records[0].undefended.get("asr_interval"), list | tuple):
+        low, high = (100 * float(end) for end in interval)
+        told.append(f"undefended ASR {low:.1f} to {high:.1f} over {records[0].counts['trials']} targets")
+    screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
+    told += [f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")] if screened[0] else []
+    told += [f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0))]
+    told += [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
+    told += [f"epsilon {spent}" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent]
+    return "; ".join(told)
+
+
+def _inside(records: Sequence[Record], part: str, name: str, scale: float) -> str:
+    """Return a figure of one part of the metrics, over seeds."""
+    parts = [inner for record in records if isinstance(inner := record.metrics.get(part), Mapping)]
+    return _told([scale * float(inner[name]) for inner in parts if name in inner], 2 if scale == 1.0 else 1)
 
 
 def _over(records: Sequence[Record], part: str, name: str, *, scale: float = 100.0, digits: int = 1) -> str:
     values = [float(value) for record in records if isinstance(value := getattr(record, part).get(name), int | float)]
+    return _told([scale * value for value in values], digits)
+
+
+def _told(values: Sequence[float], digits: int) -> str:
     if not values:
         return ""
-    mean, half = over_seeds([scale * value for value in values])
+    mean, half = over_seeds(values)
     return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def _part(record: Record, name: str) -> str:
+    """Return what a block's key selects by."""
+    learner = record.spec["learner"]
+    return str(learner["class"]).rpartition(".")[2] if name == "learner" and isinstance(learner, Mapping) else _name(record, name)
 
 
 def _name(record: Record, part: str) -> str:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ from PIL import Image
 from poisonbench.assemble import HOME
 from poisonbench.cli import entry
 from poisonbench.commands.compose import tree_of
+from poisonbench.pipeline import run
 from poisonbench.report.tables import filled, published, table
 from tests.conftest import TINY
 
@@ -95,6 +97,16 @@ def test_the_doctor_says_what_is_broken(tmp_path, monkeypatch, capsys):
     assert "FAILED" in capsys.readouterr().out
 
 
+SELECTED = (
+    ("attack=backdoor", "threat.budget.rate=0.2"),
+    (),
+    ("attack=sign_flip",),
+    ("attack=backdoor", "threat.budget.rate=0.2", "defense=dpa", "defense.train.parts=5"),
+    ("attack=backdoor", "threat.budget.rate=0.2", "defense=strip", "defense.screen.overlays=5"),
+    ("attack=backdoor", "threat.budget.rate=0.2", "defense=neural_cleanse", "defense.repair.steps=20"),
+)
+
+
 def test_a_table_folds_seeds_into_a_mean_and_an_interval(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert entry(["-m", *TINY, "attack=backdoor", "defense=spectral", "seed=0,1,2"]) == 0
@@ -111,9 +123,22 @@ def test_a_table_folds_seeds_into_a_mean_and_an_interval(tmp_path, monkeypatch):
     assert text.endswith("after\n")
 
 
-def test_the_readme_shows_what_the_records_say():
-    text = (HOME / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_pages_show_what_the_records_say(page):
+    text = (HOME / page).read_text()
     assert filled(text, published(HOME / "results" / "records")) == text
+
+
+def test_a_block_selects_by_attack_defense_and_learner_and_leaves_empty_columns_out(tiny, store):
+    records = [dataclasses.replace(run(tiny(*words), store), command=f"python -m poisonbench {' '.join(words)}") for words in SELECTED]
+    text = filled("<!-- records: blobs attack=badnets,none learner=Central -->\n<!-- end -->", records)
+    assert "| badnets | 20 % | none |" in text
+    assert "AUROC" not in text  # no filter ran
+    assert len(text.splitlines()) == 6
+    text = filled("<!-- records: blobs learner=Federated -->\n<!-- end -->", records)
+    assert "C-Acc lost" in text
+    text = filled("<!-- records: blobs defense=dpa,strip,neural_cleanse -->\n<!-- end -->", records)
+    assert all(words in text for words in ("median radius", "screened", "AUROC", "anomaly index"))
 
 
 def test_published_records_name_no_place_of_a_machine():

@@ -1,0 +1,61 @@
+"""Federated rounds as curves: how the attack's success grows with exposure, one line a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poisonbench.core.errors import ConfigError
+from poisonbench.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Panel = tuple[str, str]
+
+
+def draw(records: Iterable[Record], path: Path) -> None:
+    """Write an SVG: a panel for each way to deal rows and each range of attacked rounds, ASR over rounds, means over seeds.
+
+    Raises:
+        ConfigError: no record has a curve of an attack.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = _panels(records)
+    if not panels:
+        raise ConfigError("no record here has the rounds of a federated attack; make some with attack=federated publish=true")
+    with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(3.6 * len(panels), 3.4), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, (panel, lines) in zip(axes, sorted(panels.items()), strict=True):
+            _fill(axis, panel, lines)
+        axes[0].set_ylabel("ASR of the defended model")
+        axes[-1].legend(fontsize=7, frameon=False)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Sequence[float]]]]:
+    panels: dict[Panel, dict[str, list[Sequence[float]]]] = {}
+    for record in records:
+        curve = record.curves.get("defended")
+        if record.status != "done" or not isinstance(curve, Mapping) or "asr" not in curve:
+            continue
+        defense, owners = record.spec["defense"], "dirichlet" if "owners=dirichlet" in record.command else "iid"
+        rounds = record.spec["threat"]["rounds"]  # type: ignore[index]
+        when = f"rounds {rounds[0] + 1} to {rounds[1]}" if rounds else "every round"
+        panels.setdefault((owners, when), {}).setdefault(str(defense["name"]), []).append(curve["asr"])  # type: ignore[index]
+    return panels
+
+
+def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    styles = ("-", "--", ":", "-.")
+    for number, (name, curves) in enumerate(sorted(lines.items())):
+        mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+        axis.plot(range(1, len(mean) + 1), mean, styles[number % 4], label=name, linewidth=1.4)
+    axis.set_title(f"{panel[0]}, attacked in {panel[1]}", fontsize=8)
+    axis.set_xlabel("round")
+    axis.set_ylim(-0.03, 1.03)
+    axis.spines[["top", "right"]].set_visible(False)
