@@ -131,7 +131,7 @@ def test_the_pages_show_what_the_records_say(page):
 
 def test_a_block_selects_by_attack_defense_and_learner_and_leaves_empty_columns_out(tiny, store):
     records = [dataclasses.replace(run(tiny(*words), store), command=f"python -m poisonbench {' '.join(words)}") for words in SELECTED]
-    text = filled("<!-- records: blobs attack=badnets,none learner=Central -->\n<!-- end -->", records)
+    text = filled("<!-- records: blobs attack=badnets,none defense=none learner=Central -->\n<!-- end -->", records)
     assert "| badnets | 20 % | none |" in text
     assert "AUROC" not in text  # no filter ran
     assert len(text.splitlines()) == 6

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from defenses.sanitize.activation_clustering import ActivationClustering, reduced, split
+from defenses.sanitize.batch_clustering import BatchClustering
 from defenses.sanitize.deep_knn import DeepKnn, votes
 from defenses.sanitize.knn_outlier import KnnOutlier, relative_distance
 from defenses.sanitize.oracle import Oracle
@@ -129,3 +130,18 @@ def test_values_that_mean_nothing_are_refused():
     ):
         with pytest.raises(ConfigError, match=r"defense\.sanitize"):
             make()
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_the_batchwise_variant_is_close_to_a_random_filter_where_the_right_one_finds_all(shuffled):
+    draws = torch.randn(4000, 20, generator=Key.root(0).torch())
+    labels, mask = torch.arange(4000) % 10, torch.zeros(4000, dtype=torch.bool)
+    mask[torch.arange(0, 1000, 10)] = True  # a quarter of class 0
+    draws[mask] += 6.0
+    data = Dataset.of(draws, labels, num_classes=10)
+    wrong = BatchClustering(batch_size=256, dims=10, shuffled=shuffled).judge(data, means(data), Key.root(0))
+    right = ActivationClustering(**AC).judge(data, means(data), Key.root(0))
+    assert (~right.keep[mask]).all()
+    assert right.keep[~mask].double().mean() > 0.95
+    assert 0.35 < (~wrong.keep[~mask]).double().mean() < 0.5  # it drops nearly half of the clean rows
+    assert (~wrong.keep[mask]).double().mean() < 0.9
