@@ -23,7 +23,8 @@ class Strip:
 
     Source: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019:
     the entropy of the answers to N = 100 superpositions with clean rows; suspicion is its negative. The paper's code
-    adds the pictures at full weight and lets pixels saturate (`weight` 1); 0.5 averages them. Rows above the 5 % false
+    adds the pictures at full weight and lets pixels saturate (`weight` 1); averaging them (0.5) halves the trigger as well, and a
+    patch on digits is then missed altogether. Rows above the 5 % false
     positive threshold of the trusted rows are refused, as its paper sets it.
 
     Args:

@@ -72,11 +72,17 @@ def _joined(kind: str, names: list[str], overrides: list[Override]) -> dict[str,
         slots = cast("dict[str, object]", _composed([*others, f"{kind}={name}"])[kind])
         own = [str(override.input_line) for override in overrides if _inside(override, kind) and override.key_or_group.split(".")[1] in slots]
         plan = cast("dict[str, object]", _composed([*others, f"{kind}={name}", *own])[kind])
-        twice = (plan.keys() & joined.keys()) - {"_target_"}
+        plan = {slot: part for slot, part in plan.items() if slot not in joined or not _is_null(part)}
+        twice = sorted(slot for slot in plan.keys() & joined.keys() - {"_target_"} if not _is_null(joined[slot]))
         if twice:
-            raise ConfigError(f"{kind}={names}: two of them fill the slot {', '.join(sorted(twice))}; choose one")
+            raise ConfigError(f"{kind}={names}: two of them fill the slot {', '.join(twice)}; choose one")
         joined |= plan
     return joined
+
+
+def _is_null(slot: object) -> bool:
+    """Tell whether a slot holds a null object, which gives way to any other."""
+    return isinstance(slot, Mapping) and str(slot.get("_target_")) == "poisonbench.core.attack.Untouched"
 
 
 def explained(error: Exception, words: Sequence[str]) -> str:

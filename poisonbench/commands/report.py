@@ -1,7 +1,8 @@
-"""`report FILE...`: fill the tables of Markdown files from the published records. Imports no torch."""
+"""`report FILE...`: fill Markdown tables, ledgers and curves from the published records. Imports no torch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from rich.console import Console
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically, write_text
+from poisonbench.report import ledger
 from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
 
 
 def main(words: Sequence[str]) -> int:
-    """Rewrite each Markdown file's record blocks from `results/records`; a name that ends in .svg gets the curves of federated rounds.
+    """Rewrite each file from `results/records`: a Markdown file's blocks, a ledger's own figures (.json), the curves of federated rounds (.svg).
 
     Raises:
         ConfigError: no file given, or none there.
@@ -29,7 +31,12 @@ def main(words: Sequence[str]) -> int:
             continue
         if not Path(word).is_file():
             raise ConfigError(f"report {word}: no such file")
+        if word.endswith(".json"):
+            entries = [ledger.measured(entry, {record.key: record for record in records}) for entry in ledger.read(Path(word))]
+            write_text(Path(word), json.dumps(entries, indent=1) + "\n")
+            continue
         text = Path(word).read_text(encoding="utf-8")
-        write_text(Path(word), filled(text, records))
+        entries = [entry for path in sorted(Path("results/ledger").glob("*.json")) for entry in ledger.read(path)]
+        write_text(Path(word), filled(text, records, entries))
         Console().print(f"{word}: tables from {len(records)} records", markup=False, highlight=False)
     return 0

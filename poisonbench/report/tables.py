@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from poisonbench.record import Record, read
+from poisonbench.report import ledger
 from poisonbench.stats import over_seeds
 
 COLUMNS = (
@@ -26,6 +27,7 @@ COLUMNS = (
     "more",
 )
 NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "+experiment")
+LEDGER = re.compile(r"(<!-- ledger -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- records: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -49,10 +51,10 @@ def table(records: Iterable[Record]) -> str:
     return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines)
 
 
-def filled(text: str, records: Sequence[Record]) -> str:
+def filled(text: str, records: Sequence[Record], entries: Sequence[ledger.Entry] = ()) -> str:
     """Return `text` with every `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` block holding the table of those records.
 
-    Keys are attack, defense (names) and learner (class of the recipe, such as Federated).
+    `<!-- ledger -->` holds the reproduction ledger. Keys are attack, defense (names) and learner (class of the recipe, such as Federated).
     """
 
     def block(found: re.Match[str]) -> str:
@@ -61,6 +63,7 @@ def filled(text: str, records: Sequence[Record]) -> str:
         chosen = [record for record in records if record.status == "done" and all(_part(record, name) in wanted[name] for name in wanted)]
         return f"{found[1]}{table(chosen)}{found[3]}"
 
+    text = LEDGER.sub(lambda found: f"{found[1]}{ledger.table(entries)}{found[2]}", text)
     return BLOCK.sub(block, text)
 
 

@@ -13,7 +13,7 @@ import pytest
 from poisonbench.assemble import HOME
 from poisonbench.cli import entry, portable
 from poisonbench.record import read
-from tests.conftest import TINY
+from tests.conftest import TINY, tiny_words
 from tests.unit.tasks.test_images import parquets as parquets
 from tests.unit.tasks.test_images import write_parquet
 
@@ -332,3 +332,51 @@ def test_commands_write_paths_of_a_machine_as_data(tmp_path, monkeypatch):
     words = ["task=cifar10", f"task.root={tmp_path}/cifar10", "seed=1", "results_dir=elsewhere", "net.widths=[8,16]"]
     assert portable(words) == "python -m poisonbench task=cifar10 task.root=$DATA/cifar10 seed=1 'net.widths=[8,16]'"
     assert portable(["task.root=./cifar10"]) == "python -m poisonbench task.root=$DATA/cifar10"
+
+
+REFUSED = {
+    ("defense=dpa", "defense.train.parts=100000"): "there are 380 training rows",
+    ("attack=federated", "defense=krum", "threat.budget.clients=0.45"): "needs n > 2 f + 2",
+    ("attack=federated", "task.clients=5000"): "has no rows",
+    ("attack=federated", "threat.budget.clients=0.01"): "selects none",
+    ("attack=federated", "net.norm=batch"): "set net.norm=group",
+    ("attack=sig", "threat.budget.rate=0.4"): "can be poisoned",
+    ("attack=bullseye_polytope", "threat.budget.rate=0.4", "threat.trials=2"): "can be poisoned",
+    ("attack=targeted", "task.public=0"): "set task.public",
+    ("attack=targeted", "threat.trials=0"): "threat.trials=0",
+    ("attack=error_minimizing", "threat=default"): "threat.budget.norm=linf",
+    ("defense=dp_sgd", "defense.train.step.epsilon=0"): "above 0",
+    ("defense=dp_sgd", "defense.train.step.delta=0.5"): "delta stays below 1 / N",
+    ("defense=dp_sgd", "net.norm=batch"): "set net.norm=group",
+    ("defense=strip", "task.trusted=0"): "set task.trusted",
+    ("attack=federated", "defense=fltrust", "task.trusted=0"): "set task.trusted",
+    ("attack=label_flip", "attack.data.mode=pairs"): "did you mean pair?",
+    ("defense=krum", "defense.aggregate.variant=papr"): "did you mean paper?",
+    ("owners=dirichlet", "owners.alpha=0", "task.clients=3"): "alpha",
+    ("attack=federated", "threat.rounds=[5,2]"): "first round",
+}
+
+
+@pytest.mark.parametrize("words", list(REFUSED), ids=" ".join)
+def test_what_cannot_be_run_is_one_sentence_without_a_record(here, capsys, words):
+    assert entry(tiny_words(*words)) == 2
+    told = capsys.readouterr()
+    assert REFUSED[words] in told.err
+    assert len(told.err.strip().splitlines()) == 1
+    assert not records(here)
+
+
+def test_an_update_that_is_not_finite_is_a_failed_record_that_names_its_client(here):
+    assert entry(tiny_words("attack=federated", "learner.client.lr=1e18")) == 1
+    record = read(records(here)[0])
+    assert record.status == "failed"
+    assert "client 0, round 1" in record.reason
+
+
+def test_a_slot_held_by_a_null_object_gives_way():
+    from poisonbench.commands.compose import tree_of
+
+    for names in ("[badnets,alie]", "[alie,badnets]"):
+        plan = tree_of([f"attack={names}"])["attack"]
+        assert plan["data"]["_target_"].endswith("BadNets")
+        assert plan["update"]["_target_"].endswith("Alie")

@@ -9,7 +9,9 @@ from PIL import Image
 from poisonbench.assemble import HOME
 from poisonbench.cli import entry
 from poisonbench.commands.compose import tree_of
+from poisonbench.core.errors import DataError
 from poisonbench.pipeline import run
+from poisonbench.report import ledger
 from poisonbench.report.tables import filled, published, table
 from tests.conftest import TINY
 
@@ -126,7 +128,23 @@ def test_a_table_folds_seeds_into_a_mean_and_an_interval(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
 def test_the_pages_show_what_the_records_say(page):
     text = (HOME / page).read_text()
-    assert filled(text, published(HOME / "results" / "records")) == text
+    entries = [entry for path in sorted((HOME / "results" / "ledger").glob("*.json")) for entry in ledger.read(path)]
+    assert filled(text, published(HOME / "results" / "records"), entries) == text
+
+
+def test_the_ledger_says_what_its_records_say():
+    records = {record.key: record for record in published(HOME / "results" / "records")}
+    entries = [entry for path in (HOME / "results" / "ledger").glob("*.json") for entry in ledger.read(path)]
+    assert entries
+    assert [ledger.measured(told, records) for told in entries] == entries
+
+
+def test_a_ledger_of_another_form_or_about_no_record_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('[{"claim": "x"}]')
+    with pytest.raises(DataError, match="an entry has the fields"):
+        ledger.read(tmp_path / "a.json")
+    with pytest.raises(DataError, match="not in results/records"):
+        ledger.measured({"figure": "metrics.asr", "records": ["0"]}, {})
 
 
 def test_a_block_selects_by_attack_defense_and_learner_and_leaves_empty_columns_out(tiny, store):

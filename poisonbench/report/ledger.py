@@ -1,0 +1,76 @@
+"""The reproduction ledger: published figures and known defects beside what was measured here.
+
+`results/ledger/<paper>.json` is a list of entries. An entry names its records and the figure in them; what is ours is computed
+from these, never typed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from poisonbench.core.errors import DataError
+from poisonbench.record import Record
+from poisonbench.stats import over_seeds
+
+FIELDS = {"claim", "source", "published", "unit", "certainty", "command", "figure", "records", "ours", "verdict", "why"}
+VERDICTS = ("reproduced", "partial", "not reproduced", "not run")
+COLUMNS = ("claim", "source", "published", "ours", "n", "verdict", "why")
+
+Entry = dict[str, object]
+
+
+def read(path: Path) -> list[Entry]:
+    """Read the entries of a file.
+
+    Raises:
+        DataError: another form, or words that the ledger does not know.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no ledger ({error})") from error
+    for entry in entries:
+        if not isinstance(entry, dict) or set(entry) != FIELDS or entry["verdict"] not in VERDICTS or entry["certainty"] not in ("read", "memory"):
+            raise DataError(f"{path}: an entry has the fields {', '.join(sorted(FIELDS))}, a verdict of {', '.join(VERDICTS)}, a certainty of read or memory")
+    return cast("list[Entry]", entries)
+
+
+def measured(entry: Entry, records: Mapping[str, Record]) -> Entry:
+    """Return the entry with what is ours computed from its records.
+
+    Raises:
+        DataError: a record that is not there, or a figure that it does not have.
+    """
+    values = [_figure(str(entry["figure"]), str(key), records) for key in cast("list[str]", entry["records"])]
+    if not values:
+        return entry | {"ours": None}
+    mean, half = over_seeds(values)
+    return entry | {"ours": {"mean": round(mean, 4), "interval": None if half is None else round(half, 4), "n": len(values)}}
+
+
+def _figure(path: str, key: str, records: Mapping[str, Record]) -> float:
+    if key not in records:
+        raise DataError(f"the ledger names the record {key}, which is not in results/records")
+    part, _, name = path.partition(".")
+    found = getattr(records[key], part, {}).get(name)
+    if not isinstance(found, int | float):
+        raise DataError(f"record {key} has no figure {path}")
+    return float(found)
+
+
+def table(entries: Sequence[Entry]) -> str:
+    """Return the ledger as a Markdown table."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(_line, entries)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _line(entry: Entry) -> tuple[str, ...]:
+    ours = entry["ours"]
+    told, count = (
+        ("", "") if not isinstance(ours, Mapping) else (f"{ours['mean']}" + (f" ± {ours['interval']}" if ours["interval"] is not None else ""), str(ours["n"]))
+    )
+    remembered = " (from memory)" if entry["certainty"] == "memory" else ""
+    return str(entry["claim"]), str(entry["source"]), f"{entry['published']}{remembered}", told, count, str(entry["verdict"]), str(entry["why"])
