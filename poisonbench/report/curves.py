@@ -57,5 +57,6 @@ def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Sequence[float]
         axis.plot(range(1, len(mean) + 1), mean, styles[number % 4], label=name, linewidth=1.4)
     axis.set_title(f"{panel[0]}, attacked in {panel[1]}", fontsize=8)
     axis.set_xlabel("round")
+    axis.set_xticks([1, 5, 10, 15, 20])
     axis.set_ylim(-0.03, 1.03)
     axis.spines[["top", "right"]].set_visible(False)

@@ -164,7 +164,7 @@ def test_published_records_name_no_place_of_a_machine():
         text = path.read_text()
         assert not re.search(r"""["'= ]~?/\w+/""", text), path
         told = json.loads(text)
-        assert told["status"] == "done"
+        assert told["status"] == "done" or (told["status"] == "skipped" and told["reason"])
         assert not told["provenance"]["dirty"], path
 
 
