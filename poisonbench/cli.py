@@ -150,11 +150,13 @@ def _told(console: Console) -> Iterator[None]:
     with screen.progress(console) as (listen, handler):
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+        log.propagate = False  # some libraries give the root logger a handler of its own when they are imported
         try:
             with listening(listen):
                 yield
         finally:
             log.removeHandler(handler)
+            log.propagate = True
 
 
 def _refuse(sentence: str) -> int:
