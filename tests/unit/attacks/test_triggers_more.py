@@ -7,7 +7,8 @@ import torch
 
 from attacks.backdoor.blended import Blend, Blended
 from attacks.backdoor.sig import Sig, Sinusoid
-from attacks.backdoor.wanet import WaNet, WaNetStep, Warp, field
+from attacks.backdoor.wanet import WaNet, Warp, field
+from attacks.backdoor.wanet_training import WaNetStep
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, Plan
 from poisonbench.core.rng import Key

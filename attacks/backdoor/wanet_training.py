@@ -1,0 +1,84 @@
+"""WaNet as the paper has it: the attacker runs the training, in noise mode."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.backdoor.triggers import all_to, images
+from attacks.backdoor.wanet import WaNet, jitter
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.goals import Backdoor
+from poisonbench.core.learner import Batch, Learner, Moment, PlainStep
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaNetGoal:
+    """Leave the rows as they are and ask for WaNet's backdoor: the data slot of an attacker who runs the training.
+
+    Source: Nguyen and Tran, ICLR 2021.
+
+    Args:
+        like: the warp and the target.
+    """
+
+    VERSION: ClassVar[int] = 1
+    like: WaNet
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the clean rows and the goal."""
+        wish = all_to(self.like.target, known.rows.num_classes)
+        images(tuple(known.rows.inputs.shape[1:]), "a warp")
+        goal = Backdoor(trigger=self.like.trigger, wish=wish)
+        return Poisoned(data=known.rows, mask=known.mask(torch.arange(0)), goal=goal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaNetStep(PlainStep):
+    """Warp the first rows of each batch and relabel them, warp the next with noise.
+
+    Source: Nguyen and Tran, ICLR 2021, section 3.3 ("noise mode").
+
+    Args:
+        like: the warp, the cover ratio and the target.
+        rate: triggered rows / rows of a batch.
+    """
+
+    VERSION: ClassVar[int] = 1
+    like: WaNet
+    rate: float
+
+    def batch(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the batch with triggered and noise-warped rows in it; rows of the target class stay as they are."""
+        height, width = batch.inputs.shape[2:]
+        others = (batch.labels != self.like.target).nonzero()[:, 0]
+        count = min(round(self.rate * len(batch.labels)), len(others))
+        triggered, cover = others[:count], others[count : count + round(self.like.cover_ratio * count)]
+        inputs, labels = batch.inputs.clone(), batch.labels.clone()
+        inputs[triggered] = self.like.trigger.moved(batch.inputs[triggered], torch.zeros(1)).round()
+        inputs[cover] = self.like.trigger.moved(batch.inputs[cover], jitter(moment.rng.child("wanet"), len(cover), height, width)).round()
+        labels[triggered] = self.like.target
+        return dataclasses.replace(batch, inputs=inputs, labels=labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaNetTraining:
+    """The attacker's training: every batch is warped anew.
+
+    Source: Nguyen and Tran, ICLR 2021.
+
+    Args:
+        step: what happens to a batch.
+    """
+
+    VERSION: ClassVar[int] = 1
+    step: WaNetStep
+
+    def __call__(self, learner: Learner) -> Learner:
+        """Return the learner with the step."""
+        return learner.with_step(self.step)
