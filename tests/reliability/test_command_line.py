@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_sweep_shares_victims_and_repeats_from_the_store(here, capsys):
 MISTAKES = {
     "attack=bakdoor": "attack=bakdoor: no such option; did you mean backdoor?",
     "defense=spectrum": "did you mean spectral?",
-    "+experiment=nothing": "experiment=nothing: no such option; known: spectral_rates",
+    "+experiment=nothing": "experiment=nothing: no such option; known: backdoor_defenses",
     "atack=backdoor": "atack: no such key; did you mean attack?",
     "sed=1": "sed: no such key; did you mean seed?",
     "attack.data.sise=3": "attack.data.sise: no such key; did you mean size?",
@@ -252,7 +253,9 @@ def test_a_foreign_package_that_is_already_imported_is_refused_in_words(tmp_path
 
 def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(tmp_path):
     words = [sys.executable, "-m", "poisonbench", "attack=backdoor", "defense=spectral", "learner.epochs=400", "threads=1"]
-    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background starts deaf to interrupts
+    told = {**os.environ, "PYTHONPATH": str(HOME)}
+    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=told, preexec_fn=heard)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("results/store/poison-*.sha256")) and time.monotonic() < deadline:
         time.sleep(0.1)
