@@ -141,6 +141,8 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     told: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(mask.sum()), "poisoned_kept": int(kept.sum())}
     if isinstance(epochs := trial.defended.facts.get("epochs"), int):
         told["exposures"] = int(kept.sum()) * epochs
+    if (clients := int(task.train.owners.max()) + 1) > 1:
+        told |= {"clients": clients, "malicious": len(line.malicious)}  # what a rule assumes unless it is told otherwise
     told |= {"test": len(task.test), "probe": len(probe)}
     if len(probe):
         told["hits"] = int(metrics.served(line.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
@@ -214,8 +216,17 @@ def filled(kind: str, plan: Attack | Defense) -> set[str]:
 def name_of(plan: Attack | Defense) -> str:
     """Return the methods of a plan by the modules they lie in: "badnets", "spectral+fine_pruning", "none"."""
     slots = filled("plan", plan)
-    modules = [type(getattr(plan, field.name)).__module__ for field in dataclasses.fields(plan) if f"plan.{field.name}" in slots]
-    return "+".join(dict.fromkeys(module.rpartition(".")[2] for module in modules if not module.startswith("poisonbench."))) or "none"
+    modules = [module for field in dataclasses.fields(plan) if f"plan.{field.name}" in slots for module in _modules(getattr(plan, field.name))]
+    return "+".join(dict.fromkeys(module.rpartition(".")[2] for module in modules)) or "none"
+
+
+def _modules(part: object) -> list[str]:
+    """Return the module of a plugin; of what the engine itself offers, those of the plugins inside."""
+    if not dataclasses.is_dataclass(part):
+        return []
+    if not type(part).__module__.startswith("poisonbench."):
+        return [type(part).__module__]
+    return [module for field in dataclasses.fields(part) for module in _modules(getattr(part, field.name))]
 
 
 def _slots(plan: Attack | Defense) -> dict[str, object]:

@@ -94,11 +94,10 @@ def pixel_gradient(victim: Victim, rows: Dataset, noise: Tensor) -> Tensor:
     module = victim.module
     if module is None:
         raise ConfigError("attack=error_minimizing needs a surrogate with gradients; choose another threat.surrogate")
-    place = next(iter(module.parameters())).device
-    moved = (rows.inputs.float() + noise).clamp(0, 255).to(place).requires_grad_()
-    loss = F.cross_entropy(module(moved), rows.labels.to(place), reduction="sum")
+    moved = (rows.inputs.float() + noise).clamp(0, 255).requires_grad_()
+    loss = F.cross_entropy(module(moved), rows.labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, moved)
-    return gradient.cpu()
+    return gradient
 
 
 def perturbed(inputs: Tensor, noise: Tensor) -> Tensor:

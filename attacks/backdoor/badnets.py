@@ -69,5 +69,5 @@ class BadNets:
         """Return the trigger for images like those of `rows`."""
         shape = tuple(rows.inputs.shape[1:])
         top, left = place(shape, self.size, self.position, self.margin)
-        pixels, mask = drawn(self.pattern, shape[0], self.size) if self.image is None else from_file(self.image, shape[0], self.size)
+        pixels, mask = drawn(self.pattern, shape[0], self.size) if self.image is None else from_file(self.image, shape[0], (self.size, self.size))
         return Patch(pixels=pixels, mask=mask, top=top, left=left)

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.backdoor.triggers import all_to, images
+from attacks.backdoor.triggers import all_to, from_file, images
 from poisonbench.core.attack import Poisoned
-from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import File
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.rng import Key
@@ -79,22 +79,4 @@ class Blended:
         if self.image is None:
             draws = Key.root(self.pattern_seed).child("blended").numpy().integers(0, 256, (channels, height, width))
             return torch.from_numpy(draws).to(torch.uint8)
-        return picture(self.image, channels, (height, width))
-
-
-def picture(image: File, channels: int, size: tuple[int, int]) -> Tensor:
-    """Return (C, H, W) uint8, an image file scaled to `size`.
-
-    Raises:
-        DataError: a file that is no image, or a number of channels that no image has.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if channels not in (1, 3):
-        raise DataError(f"a picture needs images of 1 or 3 channels, not {channels}")
-    try:
-        with Image.open(image.path) as opened:
-            scaled = opened.convert("L" if channels == 1 else "RGB").resize((size[1], size[0]))
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{image.path} cannot be read as an image: {error}") from error
-    return torch.frombuffer(bytearray(scaled.tobytes()), dtype=torch.uint8).reshape(*size, channels).permute(2, 0, 1).contiguous()
+        return from_file(self.image, channels, (height, width))[0]

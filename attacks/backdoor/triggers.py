@@ -89,8 +89,8 @@ def drawn(pattern: Literal["white", "checkerboard"], channels: int, side: int) -
     return (white * 255).to(torch.uint8).expand(channels, side, side).clone(), torch.ones(side, side, dtype=torch.bool)
 
 
-def from_file(image: File, channels: int, side: int) -> tuple[Tensor, Tensor]:
-    """Return pixels (C, S, S) and mask (S, S) of an image file, scaled to S x S; transparent pixels are not stamped.
+def from_file(image: File, channels: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return pixels (C, H, W) and mask (H, W) of an image file, scaled to `size`, H by W; transparent pixels are not in the mask.
 
     Raises:
         DataError: a file that is no image, or a number of channels that no image has.
@@ -101,9 +101,9 @@ def from_file(image: File, channels: int, side: int) -> tuple[Tensor, Tensor]:
         raise DataError(f"a trigger from a file needs images of 1 or 3 channels, not {channels}")
     try:
         with Image.open(Path(image.path).expanduser()) as picture:
-            scaled = picture.convert("RGBA").resize((side, side))
+            scaled = picture.convert("RGBA").resize((size[1], size[0]))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{image.path} cannot be read as an image: {error}") from error
     rgba = torch.tensor(list(scaled.convert("RGB").convert("L" if channels == 1 else "RGB").tobytes()), dtype=torch.uint8)
     alpha = torch.tensor(list(scaled.getchannel("A").tobytes()), dtype=torch.uint8)
-    return rgba.reshape(side, side, channels).permute(2, 0, 1).contiguous(), alpha.reshape(side, side) > 127
+    return rgba.reshape(*size, channels).permute(2, 0, 1).contiguous(), alpha.reshape(size) > 127

@@ -12,7 +12,7 @@ from attacks.backdoor.triggers import all_to, images
 from attacks.backdoor.wanet import WaNet, jitter
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.goals import Backdoor
-from poisonbench.core.learner import Batch, Learner, Moment, PlainStep
+from poisonbench.core.learner import Batch, Moment, PlainStep
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 
@@ -64,21 +64,3 @@ class WaNetStep(PlainStep):
         inputs[cover] = self.like.trigger.moved(batch.inputs[cover], jitter(moment.rng.child("wanet"), len(cover), height, width)).round()
         labels[triggered] = self.like.target
         return dataclasses.replace(batch, inputs=inputs, labels=labels)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WaNetTraining:
-    """The attacker's training: every batch is warped anew.
-
-    Source: Nguyen and Tran, ICLR 2021.
-
-    Args:
-        step: what happens to a batch.
-    """
-
-    VERSION: ClassVar[int] = 1
-    step: WaNetStep
-
-    def __call__(self, learner: Learner) -> Learner:
-        """Return the learner with the step."""
-        return learner.with_step(self.step)

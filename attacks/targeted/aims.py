@@ -5,13 +5,16 @@ Shape letters: T targets, N rows, D features, K classes, R rows chosen.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
+from poisonbench.core.goals import Flip
 from poisonbench.core.learner import Differentiable, Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
@@ -55,24 +58,65 @@ def distances(victim: Victim, inputs: Tensor, target: Tensor) -> Tensor:
     return (victim.features(inputs) - victim.features(target)).square().sum(1).sqrt()
 
 
-def gradients_of(victim: Victim, what: str) -> Differentiable:
-    """Return the surrogate's differentiable model.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scene:
+    """What a clean-label attack optimises on.
+
+    Args:
+        inputs: (R, C, H, W) uint8 rows to start from, all of the wished class.
+        label: the wished class.
+        target: (1, C, H, W) uint8.
+        modules: the surrogates.
+        limit: largest change of a pixel.
+    """
+
+    inputs: Tensor
+    label: int
+    target: Tensor
+    modules: list[Differentiable]
+    limit: float
+
+
+class CleanLabel(Protocol):
+    """A targeted attack that moves rows of the wished class and leaves every label as it is."""
+
+    @property
+    def wish(self) -> Wish:
+        """How the wished label is chosen."""
+        ...
+
+    @property
+    def bases(self) -> Bases:
+        """How the rows to start from are chosen."""
+        ...
+
+    @property
+    def surrogates(self) -> int:
+        """How many networks of different seeds are trained."""
+        ...
+
+    def moved(self, scene: Scene, rng: Key) -> Tensor:
+        """Return (R, C, H, W) uint8 poisons."""
+        ...
+
+
+def clean_label(attack: CleanLabel, known: Known, rng: Key) -> Poisoned:
+    """Train the surrogates, choose the rows, let the attack move them.
 
     Raises:
-        ConfigError: a surrogate that has none.
+        ConfigError: no Linf limit, inputs that are no images, a surrogate without gradients, or fewer rows in the wished
+            class than the budget asks for.
     """
-    if victim.module is None:
-        raise ConfigError(f"attack={what} needs a surrogate with gradients; choose another threat.surrogate")
-    return victim.module
-
-
-def need_pixels(known: Known, what: str) -> float:
-    """Return the Linf limit of a clean-label threat on images.
-
-    Raises:
-        ConfigError: another threat, or inputs that are no images.
-    """
-    limit = known.budget.limit
-    if known.budget.norm != "linf" or limit is None or known.rows.inputs.ndim != 4:
-        raise ConfigError(f"attack={what} perturbs images within threat.budget.norm=linf and a limit, such as threat=clean_label")
-    return limit
+    rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng)
+    if known.budget.norm != "linf" or limit is None or rows.inputs.ndim != 4:
+        raise ConfigError("this attack perturbs images within threat.budget.norm=linf and a limit, such as threat=targeted")
+    goal = Flip(ids=known.targets.ids, wish=wish)
+    if known.budget.rows(len(rows)) == 0:
+        return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
+    victims = [known.fit(rows, draw=draw) for draw in range(attack.surrogates)]
+    modules = [victim.module for victim in victims if victim.module is not None]
+    if len(modules) < len(victims):
+        raise ConfigError("this attack needs surrogates with gradients; choose another threat.surrogate")
+    chosen = bases(known, int(wish[0]), attack.bases, rng, victims[0])
+    scene = Scene(inputs=rows.inputs[chosen], label=int(wish[0]), target=known.targets.inputs, modules=modules, limit=limit)
+    return Poisoned(data=rows.edit(chosen, inputs=attack.moved(scene, rng)), mask=known.mask(chosen), goal=goal)

@@ -11,11 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.targeted.aims import Bases, Wish, bases, gradients_of, need_pixels, wished
+from attacks.targeted.aims import Bases, Scene, Wish, clean_label
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.goals import Flip
-from poisonbench.core.learner import Differentiable
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 
@@ -54,34 +52,25 @@ class BullseyePolytope:
         """Return the rows with as many poisons as the budget allows.
 
         Raises:
-            ConfigError: a threat without an Linf limit, or fewer rows in the wished class than the budget asks for.
+            ConfigError: as `clean_label` does.
         """
-        rows, wish, limit = known.rows, wished(known.targets, self.wish, rng), need_pixels(known, "bullseye_polytope")
-        goal = Flip(ids=known.targets.ids, wish=wish)
-        if known.budget.rows(len(rows)) == 0:
-            return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
-        victims = [known.fit(rows, draw=draw) for draw in range(self.surrogates)]
-        chosen = bases(known, int(wish[0]), self.bases, rng, victims[0])
-        modules = [gradients_of(victim, "bullseye_polytope") for victim in victims]
-        data = rows.edit(chosen, inputs=self._moved(rows.inputs[chosen], known.targets.inputs, modules, limit))
-        return Poisoned(data=data, mask=known.mask(chosen), goal=goal)
+        return clean_label(self, known, rng)
 
-    def _moved(self, inputs: Tensor, target: Tensor, modules: list[Differentiable], limit: float) -> Tensor:
+    def moved(self, scene: Scene, rng: Key) -> Tensor:
         """Return (R, C, H, W) uint8 poisons."""
-        place = next(iter(modules[0].parameters())).device
-        clean = inputs.float().to(place)
-        low, high = (clean - limit).clamp_min(0), (clean + limit).clamp_max(255)
+        clean = scene.inputs.float()
+        low, high = (clean - scene.limit).clamp_min(0), (clean + scene.limit).clamp_max(255)
         with torch.no_grad():
-            goals = [module.features(target.float().to(place)) for module in modules]
+            goals = [module.features(scene.target.float()) for module in scene.modules]
         moved = clean.clone().requires_grad_()
         optimizer = torch.optim.Adam([moved], lr=255 * self.lr)
         for _ in range(self.iterations):
-            loss = torch.stack([off_centre(module.features(moved), goal) for module, goal in zip(modules, goals, strict=True)]).mean()
-            (moved.grad,) = torch.autograd.grad(loss, moved)
+            losses = [off_centre(module.features(moved), goal) for module, goal in zip(scene.modules, goals, strict=True)]
+            (moved.grad,) = torch.autograd.grad(torch.stack(losses).mean(), moved)
             optimizer.step()
             with torch.no_grad():
                 moved.clamp_(low, high)
-        return moved.detach().round().cpu().to(torch.uint8)
+        return moved.detach().round().to(torch.uint8)
 
 
 def off_centre(features_RD: Tensor, target_1D: Tensor) -> Tensor:

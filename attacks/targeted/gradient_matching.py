@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.targeted.aims import Bases, Wish, bases, gradients_of, need_pixels, wished
+from attacks.targeted.aims import Bases, Scene, Wish, clean_label
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.goals import Flip
 from poisonbench.core.learner import Differentiable
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
@@ -63,24 +62,21 @@ class GradientMatching:
         """Return the rows with as many poisons as the budget allows.
 
         Raises:
-            ConfigError: a threat without an Linf limit, or fewer rows in the wished class than the budget asks for.
+            ConfigError: as `clean_label` does.
         """
-        rows, wish, limit = known.rows, wished(known.targets, self.wish, rng), need_pixels(known, "gradient_matching")
-        goal = Flip(ids=known.targets.ids, wish=wish)
-        if known.budget.rows(len(rows)) == 0:
-            return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
-        victims = [known.fit(rows, draw=draw) for draw in range(self.surrogates)]
-        chosen = bases(known, int(wish[0]), self.bases, rng, victims[0])
-        modules = [gradients_of(victim, "gradient_matching") for victim in victims]
-        wanted = [parameter_gradient(module, known.targets.inputs.float(), wish, graph=False) for module in modules]
-        crafted = [self._start(rows.inputs[chosen], int(wish[0]), modules, wanted, (limit, rng.child(f"restart/{n}"))) for n in range(self.restarts)]
-        inputs, _ = min(crafted, key=lambda found: found[1])
-        return Poisoned(data=rows.edit(chosen, inputs=inputs), mask=known.mask(chosen), goal=goal)
+        return clean_label(self, known, rng)
 
-    def _start(self, inputs: Tensor, label: int, modules: list[Differentiable], wanted: list[Tensor], at: tuple[float, Key]) -> tuple[Tensor, float]:
+    def moved(self, scene: Scene, rng: Key) -> Tensor:
+        """Return (R, C, H, W) uint8 poisons, those of the restart that matches best."""
+        wish = torch.tensor([scene.label])
+        wanted = [parameter_gradient(module, scene.target.float(), wish, graph=False) for module in scene.modules]
+        crafted = [self._start(scene, wanted, rng.child(f"restart/{number}")) for number in range(self.restarts)]
+        return min(crafted, key=lambda found: found[1])[0]
+
+    def _start(self, scene: Scene, wanted: list[Tensor], rng: Key) -> tuple[Tensor, float]:
         """Return (R, C, H, W) uint8 poisons of one restart and its final loss."""
-        limit, rng = at
-        clean, labels = inputs.float(), torch.full((len(inputs),), label)
+        limit = scene.limit
+        clean, labels = scene.inputs.float(), torch.full((len(scene.inputs),), scene.label)
         noise = (torch.randn(clean.shape, generator=rng.child("start").torch()) * limit).clamp(-limit, limit)
         noise = within(noise, clean, limit).requires_grad_()
         optimizer = torch.optim.Adam([noise], lr=self.step_size * limit)
@@ -91,7 +87,7 @@ class GradientMatching:
             for part in torch.arange(len(clean)).split(self.batch_size):
                 draws = torch.rand(len(part), 3, generator=rng.child(f"augment/{step}/{int(part[0])}").torch())
                 shown = augmented((clean + noise)[part], draws, self.shift, flip=self.flip)
-                loss = mismatch(modules, wanted, shown, labels[part])
+                loss = mismatch(scene.modules, wanted, shown, labels[part])
                 gradient += torch.autograd.grad(loss, noise)[0]
                 losses.append(float(loss.detach()))
             noise.grad = gradient.sign()
@@ -106,8 +102,7 @@ class GradientMatching:
 def parameter_gradient(module: Differentiable, inputs: Tensor, labels: Tensor, *, graph: bool) -> Tensor:
     """Return (P,), the gradient of the mean cross-entropy by the parameters, differentiable itself if `graph`."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]
-    place = weights[0].device
-    loss = F.cross_entropy(module(inputs.to(place)), labels.to(place))
+    loss = F.cross_entropy(module(inputs), labels)
     return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights, create_graph=graph)])
 
 
@@ -136,5 +131,5 @@ def augmented(inputs: Tensor, draws_B3: Tensor, shift: float, *, flip: bool) -> 
     moves = (2 * draws_B3[:, :2] - 1) * shift * 2 / torch.tensor([width, height])
     zeros, ones = torch.zeros(len(inputs)), torch.ones(len(inputs))
     theta = torch.stack([torch.stack([mirror, zeros, moves[:, 0]], 1), torch.stack([zeros, ones, moves[:, 1]], 1)], 1)
-    grid = F.affine_grid(theta.to(inputs.device), list(inputs.shape), align_corners=False)
+    grid = F.affine_grid(theta, list(inputs.shape), align_corners=False)
     return F.grid_sample(inputs, grid, align_corners=False)

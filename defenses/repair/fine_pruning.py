@@ -5,7 +5,6 @@ Shape letters: M trusted rows, D features, K classes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -51,18 +50,15 @@ class FinePruning:
         """
         if victim.module is None:
             raise Incompatible("defense=fine_pruning needs a victim that is one network")
-        module = copy.deepcopy(victim.module)
-        features = victim.features(means.trusted.inputs)
-        place = next(iter(module.parameters())).device
+        module, features = victim.module, victim.features(means.trusted.inputs)
 
         def right(kept_D: Tensor) -> float:
             with torch.no_grad():
-                answers = module.head((features * kept_D).to(place)).cpu().argmax(1)
+                answers = module.head(features * kept_D).argmax(1)
             return float((answers == means.trusted.labels).double().mean())
 
         pruned = idlest(features, right, self.accuracy_drop)
-        module.silence(pruned.to(place))
-        mended = victim.with_state({name: value.cpu() for name, value in module.state_dict().items()})
+        mended = victim.silenced(pruned)
         mended = means.tune(mended, means.trusted, epochs=self.epochs) if self.epochs else mended
         return Mended(victim=mended, figures={"pruned": int(pruned.sum()), "channels": len(pruned)})
 

@@ -105,11 +105,9 @@ class NeuralCleanse:
 
     def invert(self, module: Differentiable, rows: Dataset, label: int) -> Inverted:
         """Return the smallest trigger that sends `success` of the rows to `label`, or the last one if none does."""
-        place = next(iter(module.parameters())).device
-        inputs = rows.inputs[rows.labels != label].float().to(place)
-        goal = torch.full((len(inputs),), label, device=place)
-        shape = inputs.shape[1:]
-        mask, pattern = torch.zeros(1, *shape[1:], device=place).requires_grad_(), torch.zeros(shape, device=place).requires_grad_()
+        inputs = rows.inputs[rows.labels != label].float()
+        goal, shape = torch.full((len(inputs),), label), inputs.shape[1:]
+        mask, pattern = torch.zeros(1, *shape[1:]).requires_grad_(), torch.zeros(shape).requires_grad_()
         optimizer = torch.optim.Adam([mask, pattern], lr=self.lr, betas=(0.5, 0.9))
         weight, streak, best = self.weight, 0, None
         for _ in range(self.steps):
@@ -119,7 +117,7 @@ class NeuralCleanse:
             mask.grad, pattern.grad = torch.autograd.grad(loss, [mask, pattern])
             optimizer.step()
             reached = float((scores.argmax(1) == label).double().mean())
-            fixed = Inverted(mask=now.mask.detach().cpu(), pattern=now.pattern.detach().cpu(), success=reached)
+            fixed = Inverted(mask=now.mask.detach(), pattern=now.pattern.detach(), success=reached)
             good = reached >= self.success
             if best is None or (good, -fixed.size) > (best.success >= self.success, -best.size):
                 best = fixed

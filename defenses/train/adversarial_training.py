@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Batch, Learner, Moment, PlainStep, Plan
+from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,9 @@ class WorstCaseStep(PlainStep):
     """Replace each batch by what projected gradient ascent makes of it.
 
     Source: Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR
-    2018: Linf 8 of 255, 7 steps of 2, a random start. The model computes in evaluation mode while the batch is
+    2018: Linf 8 of 255, 7 steps of 2, a random start; against unlearnable examples and other small perturbations: Tao, Feng,
+    Yi, Huang, Chen, "Better Safe Than Sorry: Preventing Delusive Adversaries with Adversarial Training", NeurIPS 2021. The model computes
+    in evaluation mode while the batch is
     sought, so that its running statistics see the final batch alone.
 
     Args:
@@ -63,22 +65,3 @@ class WorstCaseStep(PlainStep):
             moved = torch.minimum(torch.maximum(moved, clean - self.limit), clean + self.limit).clamp(0, 255)
         module.train()
         return dataclasses.replace(batch, inputs=moved.detach())
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdversarialTraining:
-    """Train on worst-case neighbours of the rows.
-
-    Source: Madry et al., ICLR 2018; against unlearnable examples and other small perturbations: Tao, Feng, Yi, Huang, Chen,
-    "Better Safe Than Sorry: Preventing Delusive Adversaries with Adversarial Training", NeurIPS 2021.
-
-    Args:
-        step: what happens to a batch.
-    """
-
-    VERSION: ClassVar[int] = 1
-    step: WorstCaseStep
-
-    def __call__(self, learner: Learner) -> Learner:
-        """Return the learner with the step."""
-        return learner.with_step(self.step)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Learner, Moment, PlainStep, Plan
+from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.rng import Key
 
 HOOKS = "_dp_sgd_hooks"
@@ -33,7 +33,9 @@ class PrivateStep(PlainStep):
     """Poisson sampling, per-example clipping, Gaussian noise.
 
     Source: Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, "Deep Learning with Differential Privacy", CCS 2016;
-    per-example gradients and accounting by Opacus. Each row joins each step with probability q = 1 / steps of an epoch;
+    per-example gradients and accounting by Opacus; as a defense against poisoning: Ma, Zhu, Hsu, "Data Poisoning against
+    Differentially-Private Learners", IJCAI 2019. k poisoned rows move the outcome by no more than group
+    privacy at k allows. Each row joins each step with probability q = 1 / steps of an epoch;
     gradients are clipped to `max_grad_norm`, summed, noised, and divided by the expected batch N q. Two things are taken
     as public, as is usual: N, and the input statistics of the normalisation. The adjacency is add or remove one row.
 
@@ -111,25 +113,6 @@ class PrivateStep(PlainStep):
     def noise(self, plan: Plan) -> float:
         """Return the noise multiplier that spends epsilon over the whole plan."""
         return noise_for(self.accountant, self.epsilon, self.delta, plan)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DpSgd:
-    """Train with differential privacy.
-
-    Source: Abadi et al., CCS 2016; as a defense against poisoning: Ma, Zhu, Hsu, "Data Poisoning against Differentially-
-    Private Learners", IJCAI 2019. k poisoned rows move the outcome by no more than group privacy at k allows.
-
-    Args:
-        step: what happens in each training step.
-    """
-
-    VERSION: ClassVar[int] = 1
-    step: PrivateStep
-
-    def __call__(self, learner: Learner) -> Learner:
-        """Return the learner with the step."""
-        return learner.with_step(self.step)
 
 
 def clipped_sum(gradients: list[Tensor], bound: float) -> list[Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError
+from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each
 from poisonbench.core.rng import Key
 
@@ -157,9 +157,9 @@ class Votes:
         """Return the states of all members."""
         return {f"{place}.{name}": value for place, member in self.members.items() for name, value in member.state().items()}
 
-    def with_state(self, state: State) -> Votes:
+    def silenced(self, channels_D: Tensor) -> Votes:
         """Refuse: an ensemble is not one model."""
-        raise ConfigError("an ensemble of many models has no parameters of its own to change")
+        raise Incompatible("an ensemble of many models has no channels of its own to prune")
 
 
 def divided(data: Dataset, parts: int, salt: Key) -> list[Dataset]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Batch, Learner, Moment, PlainStep, Plan
+from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +59,6 @@ class SqueezeStep(PlainStep):
             "bit_depth": lambda inputs: shallow(inputs, self.bits),
         }
         return dataclasses.replace(batch, inputs=squeezed[self.how](batch.inputs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShortcutSqueezing:
-    """Train on compressed pictures.
-
-    Source: Liu, Zhao, Larson, ICML 2023.
-
-    Args:
-        step: how a batch is compressed.
-    """
-
-    VERSION: ClassVar[int] = 1
-    step: SqueezeStep
-
-    def __call__(self, learner: Learner) -> Learner:
-        """Return the learner with the step."""
-        return learner.with_step(self.step)
 
 
 def greyscale(inputs: Tensor) -> Tensor:

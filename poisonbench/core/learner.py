@@ -22,7 +22,10 @@ State: TypeAlias = Mapping[str, Tensor]
 
 
 class Differentiable(Protocol):
-    """A model from pixels 0..255 to scores, normalisation inside, so that gradients are those of the pixels."""
+    """A model from pixels 0..255 to scores, normalisation inside, so that gradients are those of the pixels.
+
+    Tensors come in and go out on the CPU, wherever the model lies; gradients flow through.
+    """
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (M, K) scores."""
@@ -36,16 +39,8 @@ class Differentiable(Protocol):
         """Return (M, K) scores from (M, D) features."""
         ...
 
-    def silence(self, channels_D: Tensor) -> None:
-        """Make the features where (D,) bool holds zero, now and in later training; changes the module."""
-        ...
-
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what is trained."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return parameters and buffers."""
         ...
 
 
@@ -64,7 +59,7 @@ class Victim(Protocol):
 
     @property
     def module(self) -> Differentiable | None:
-        """The differentiable model, in evaluation mode, on the learner's device; None if there is none."""
+        """The differentiable model, in evaluation mode; None if there is none."""
         ...
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
@@ -79,8 +74,12 @@ class Victim(Protocol):
         """Return all that `Learner.restore` needs, as CPU tensors."""
         ...
 
-    def with_state(self, state: State) -> Victim:
-        """Return a victim of this kind with other parameters; this one stays as it is."""
+    def silenced(self, channels_D: Tensor) -> Victim:
+        """Return a victim whose features are zero where (D,) bool holds, now and in later training; this one stays as it is.
+
+        Raises:
+            Incompatible: a victim whose features cannot be told apart.
+        """
         ...
 
 
@@ -289,6 +288,22 @@ class Learner(Protocol):
 
 
 Wrap: TypeAlias = Callable[[Learner], Learner]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithStep:
+    """The wrap that adds one step to every training: all that most attacks and defenses on trainings need.
+
+    Args:
+        step: what happens in each step.
+    """
+
+    VERSION: ClassVar[int] = 1
+    step: Step
+
+    def __call__(self, learner: Learner) -> Learner:
+        """Return the learner with the step."""
+        return learner.with_step(self.step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Batch, Combine, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each
+from poisonbench.core.learner import Batch, Combine, Differentiable, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device
@@ -111,7 +111,7 @@ class Central:
         """Return a victim with initial weights and the input statistics of `data`."""
         with seeded(rng.child("init")):
             module = self._module(data, Normalized.over(data.inputs))
-        return NetVictim(module=self._placed(module).eval(), facts={}, learner=self)
+        return NetVictim(net=self._placed(module).eval(), facts={}, learner=self)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
         """Train on `data`; `combine` is ignored, there is one contributor.
@@ -119,7 +119,7 @@ class Central:
         Raises:
             Diverged: a loss that is not finite; names the epoch and the step.
         """
-        module = self.begin(data, rng).module if start is None else self.restore(Trained.of(start), data).module
+        module = (self.begin(data, rng) if start is None else self.restore(Trained.of(start), data)).net
         plan = self._planned(data)
         facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
         for step in self.steps:
@@ -128,7 +128,7 @@ class Central:
         self._train(module, data, plan, rng)
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
-        return NetVictim(module=module.eval(), facts=facts, learner=self)
+        return NetVictim(net=module.eval(), facts=facts, learner=self)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
@@ -140,7 +140,7 @@ class Central:
         with seeded(Key.root(0)):
             module = self._module(like, Normalized(torch.zeros(channels), torch.ones(channels)))
         module.load_state_dict(dict(trained.state))
-        return NetVictim(module=self._placed(module).eval(), facts=trained.facts, learner=self)
+        return NetVictim(net=self._placed(module).eval(), facts=trained.facts, learner=self)
 
     def _module(self, like: Dataset, normalized: Normalized) -> NormalizedNet:
         return normalized.before(self.net.build(tuple(like.inputs.shape[1:]), like.num_classes))
@@ -237,20 +237,25 @@ class NetVictim:
     """A trained network.
 
     Args:
-        module: from pixels 0..255 to scores, in evaluation mode, on the learner's device.
+        net: from pixels 0..255 to scores, in evaluation mode, on the learner's device.
         facts: what the training found out about itself.
         learner: the recipe, for its device and precision.
         history: states on the way.
     """
 
-    module: NormalizedNet
+    net: NormalizedNet
     facts: Mapping[str, object]
     learner: Central
     history: Sequence[State] = ()
 
+    @property
+    def module(self) -> Differentiable:
+        """The network, asked with CPU tensors."""
+        return _Portable(self.net, device.resolve(self.learner.device))
+
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
         """Return (M, K) float32 scores."""
-        return torch.cat([self.module(batch).float().cpu() for batch in self._batches(inputs)])
+        return torch.cat([self.net(batch).float().cpu() for batch in self._batches(inputs)])
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
         """Return (M, D) float32, what the last linear layer sees.
@@ -260,17 +265,17 @@ class NetVictim:
         """
         if layer != "penultimate":
             raise ConfigError(f"layer={layer}: this network offers its penultimate features alone")
-        return torch.cat([self.module.features(batch).float().cpu() for batch in self._batches(inputs)])
+        return torch.cat([self.net.features(batch).float().cpu() for batch in self._batches(inputs)])
 
     def state(self) -> State:
         """Return parameters and buffers on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
+        return {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
 
-    def with_state(self, state: State) -> NetVictim:
-        """Return a victim with other parameters."""
-        module = copy.deepcopy(self.module)
-        module.load_state_dict(dict(state))
-        return dataclasses.replace(self, module=module)
+    def silenced(self, channels_D: Tensor) -> NetVictim:
+        """Return a victim without these features."""
+        net = copy.deepcopy(self.net)
+        net.silence(channels_D)
+        return dataclasses.replace(self, net=net)
 
     def _batches(self, inputs: Tensor) -> Iterator[Tensor]:
         place = device.resolve(self.learner.device)
@@ -278,3 +283,19 @@ class NetVictim:
             for batch in inputs.split(EVAL_BATCH):
                 moved = batch.to(place).float()
                 yield moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved
+
+
+class _Portable(nn.Module):
+    def __init__(self, inner: NormalizedNet, place: str) -> None:
+        super().__init__()
+        self.inner, self.place = inner, place
+
+    def features(self, inputs: Tensor) -> Tensor:
+        return self.inner.features(inputs.to(self.place)).cpu()
+
+    def head(self, features: Tensor) -> Tensor:
+        return self.inner.head(features.to(self.place)).cpu()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.inner(inputs.to(self.place))
+        return scores.cpu()

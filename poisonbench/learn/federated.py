@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -102,7 +103,7 @@ class Federated:
         if asked is not None and asked > clients:
             raise ConfigError(f"learner.participants={asked}: there are {clients} clients")
         self.client.check(data, combine)
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in self.client.begin(data, Key.root(0)).module.modules()):
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in self.client.begin(data, Key.root(0)).net.modules()):
             raise ConfigError("learner=federated cannot combine the running statistics of batch normalisation; set net.norm=group")
         present = asked or clients
         combine.aggregate.check(present, min(len(combine.malicious), present))
@@ -114,7 +115,7 @@ class Federated:
             Diverged: a client's loss, or an update, that is not finite; names the round and the client.
         """
         victim = self.client.begin(combine.clean, rng) if start is None else self.client.restore(Trained.of(start), data)
-        names, state = [name for name, _ in victim.module.named_parameters()], dict(victim.state())
+        names, state = [name for name, _ in victim.net.named_parameters()], dict(victim.state())
         history, facts, speed = list[State](), dict[str, list[float]](), torch.zeros(sum(state[name].numel() for name in names))
         parts = {client: data.take(data.owners == client) for client in range(int(data.owners.max()) + 1)}
         clean = {client: combine.clean.take(combine.clean.owners == client) for client in combine.malicious.tolist()}
@@ -123,7 +124,8 @@ class Federated:
             turn = Turn(index, rng.child(f"round/{index}"))
             present = self._present(len(parts), turn.rng)
             rows = {client: parts[client] if attacked or client not in clean else clean[client] for client in present.tolist()}
-            updates = torch.stack([self._update(self.client.restore(Trained(state=state, facts={}), data), rows[c], c, turn, combine) for c in rows])
+            model = self.client.restore(Trained(state=state, facts={}), data)
+            updates = torch.stack([self._update(model, rows[client], client, turn, combine) for client in rows])
             malicious = torch.isin(present, combine.malicious)
             if attacked and malicious.any():
                 updates = self._crafted(updates, malicious, combine, (turn, _flat(state, names), facts))
@@ -134,13 +136,13 @@ class Federated:
                 round=index,
                 state=_flat(state, names),
                 malicious=min(len(combine.malicious), len(present)),
-                reference=lambda state=state, turn=turn: self._reference(state, data, combine, turn),  # type: ignore[misc]
+                reference=partial(self._update, model, combine.trusted, -1, turn, combine),
             )
             speed = self.server_momentum * speed + combine.aggregate(updates, server)
             state = _moved(state, names, self.eta * speed)
             history.append(state)
         told = {"rounds": self.rounds, "epochs": self.rounds * self.client.epochs, **({"crafted": facts} if facts else {})}
-        return dataclasses.replace(victim.with_state(state), facts=told, history=history)
+        return self.restore(Trained(state=state, facts=told, history=tuple(history)), data)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
@@ -161,7 +163,7 @@ class Federated:
             trained = recipe.fit(rows, combine, turn.rng.child(f"client/{client}"), model)
         except Diverged as error:
             raise Diverged(f"client {client}, round {turn.number + 1}: {error}") from error
-        names = [name for name, _ in model.module.named_parameters()]
+        names = [name for name, _ in model.net.named_parameters()]
         return _flat(trained.state(), names) - _flat(model.state(), names)
 
     def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[Turn, Tensor, dict[str, list[float]]]) -> Tensor:
@@ -173,10 +175,6 @@ class Federated:
         for name, value in after.facts.items():
             facts.setdefault(name, []).append(float(value))
         return after.updates
-
-    def _reference(self, state: State, data: Dataset, combine: Combine, turn: Turn) -> Tensor:
-        model = self.client.restore(Trained(state=state, facts={}), data)
-        return self._update(model, combine.trusted, -1, turn, combine)
 
 
 def _flat(state: State, names: Sequence[str]) -> Tensor:

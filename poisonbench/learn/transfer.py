@@ -26,8 +26,8 @@ class Transfer:
 
     Source: the transfer setting of Schwarzschild, Goldblum, Gupta, Dickerson, Goldstein, "Just How Toxic Is Data
     Poisoning?", ICML 2021. There the extractor comes from another data set; here it is fitted on `task.public`, rows of
-    the same kind that nobody can poison and nobody else uses. Features are taken once, without augmentation, so that a
-    head costs less than a second.
+    the same kind that nobody can poison and nobody else uses. Features are taken once, without augmentation, so that
+    heads are cheap.
 
     Args:
         extractor: recipe of the extractor.
@@ -116,7 +116,7 @@ class TransferVictim:
     @property
     def module(self) -> Differentiable:
         """The differentiable model from pixels to scores."""
-        return _Joined(self.extractor, self.linear)
+        return _Joined(self.extractor.module, self.linear.module)
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
         """Return (M, K) float32 scores."""
@@ -131,26 +131,21 @@ class TransferVictim:
         extractor = {f"extractor.{name}": value for name, value in self.extractor.state().items()}
         return extractor | {f"last.{name}": value for name, value in self.linear.state().items()}
 
-    def with_state(self, state: State) -> TransferVictim:
-        """Return a victim with other parameters."""
-        extractor, linear = self.extractor.with_state(_under("extractor.", state)), self.linear.with_state(_under("last.", state))
-        return TransferVictim(extractor=extractor, linear=linear)
+    def silenced(self, channels_D: Tensor) -> TransferVictim:
+        """Return a victim without these features of the extractor."""
+        return dataclasses.replace(self, extractor=self.extractor.silenced(channels_D))
 
 
 class _Joined(nn.Module):
-    def __init__(self, extractor: NetVictim, linear: NetVictim) -> None:
+    def __init__(self, extractor: Differentiable, last: Differentiable) -> None:
         super().__init__()
-        self.extractor, self.last = extractor.module, linear.module
+        self.extractor, self.last = extractor, last
 
     def features(self, inputs: Tensor) -> Tensor:
         return self.extractor.features(inputs)
 
     def head(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.last(features)
-        return scores
-
-    def silence(self, channels_D: Tensor) -> None:
-        self.extractor.silence(channels_D)
+        return self.last(features)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.features(inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,11 +44,16 @@ def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Sequence[fl
         curve = record.curves.get("defended")
         if record.status != "done" or not isinstance(curve, Mapping) or "asr" not in curve:
             continue
-        defense, owners = record.spec["defense"], "dirichlet" if "owners=dirichlet" in record.command else "iid"
+        defense, owners = record.spec["defense"], words_of(record.command).get("owners", "iid")
         rounds = record.spec["threat"]["rounds"]  # type: ignore[index]
         when = f"rounds {rounds[0] + 1} to {rounds[1]}" if rounds else "every round"
         panels.setdefault((owners, when), {}).setdefault(str(defense["name"]), []).append(curve["asr"])  # type: ignore[index]
     return panels
+
+
+def words_of(command: str) -> dict[str, str]:
+    """Return the words of a command line by their keys."""
+    return dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
 
 
 def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:

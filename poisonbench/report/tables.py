@@ -28,7 +28,7 @@ COLUMNS = (
 )
 NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "+experiment")
 LEDGER = re.compile(r"(<!-- ledger -->\n).*?(<!-- end -->)", re.DOTALL)
-BLOCK = re.compile(r"(<!-- records: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def published(folder: Path) -> list[Record]:
@@ -51,17 +51,33 @@ def table(records: Iterable[Record]) -> str:
     return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines)
 
 
-def filled(text: str, records: Sequence[Record], entries: Sequence[ledger.Entry] = ()) -> str:
-    """Return `text` with every `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` block holding the table of those records.
+def matrix(records: Iterable[Record]) -> str:
+    """Return a Markdown table of defended C-Acc, a row a defense, a column an attack, and the worst of them at the end."""
+    cells: dict[str, dict[str, list[Record]]] = {}
+    for record in records:
+        cells.setdefault(_name(record, "defense"), {}).setdefault(_name(record, "attack"), []).append(record)
+    attacks = sorted({attack for row in cells.values() for attack in row})
+    lines = [("defense", *attacks, "worst case"), tuple("---" for _ in range(len(attacks) + 2))]
+    for defense, row in sorted(cells.items()):
+        figures = {attack: _over(row[attack], "metrics", "c_acc") for attack in attacks if attack in row}
+        worst = min(figures, key=lambda attack: float(figures[attack].split()[0]))
+        lines.append((defense, *(figures.get(attack, "") for attack in attacks), f"{figures[worst].split()[0]} ({worst})"))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
-    `<!-- ledger -->` holds the reproduction ledger. Keys are attack, defense (names) and learner (class of the recipe, such as Federated).
+
+def filled(text: str, records: Sequence[Record], entries: Sequence[ledger.Entry] = ()) -> str:
+    """Return `text` with every block filled from the records that it names.
+
+    `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` holds their table, `<!-- worst: ... -->` the matrix of their C-Acc,
+    `<!-- ledger -->` the reproduction ledger. Keys are attack, defense (names) and learner (class of the recipe, such as
+    Federated).
     """
 
     def block(found: re.Match[str]) -> str:
         task, *asked = found[2].split()
         wanted = {"task": [task], **{name: values.split(",") for name, _, values in (word.partition("=") for word in asked)}}
         chosen = [record for record in records if record.status == "done" and all(_part(record, name) in wanted[name] for name in wanted)]
-        return f"{found[1]}{table(chosen)}{found[3]}"
+        return f"{found[1]}{(matrix if found[1].startswith('<!-- worst') else table)(chosen)}{found[3]}"
 
     text = LEDGER.sub(lambda found: f"{found[1]}{ledger.table(entries)}{found[2]}", text)
     return BLOCK.sub(block, text)

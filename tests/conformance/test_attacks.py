@@ -15,6 +15,7 @@ PLANS = {name: tree_of([f"attack={name}"])["attack"] for name in ATTACKS}
 # those that change rows themselves: neither on updates alone nor by running the training
 ON_ROWS = [name for name in ATTACKS if "train" not in PLANS[name] and not PLANS[name]["data"]["_target_"].startswith("poisonbench.")]
 ON_UPDATES = [name for name in ATTACKS if "update" in PLANS[name]]
+MAY_KEEP_LABELS = ("random_label",)  # one random label in K is the old one
 # what it takes to reach the goal on blobs of 8x8 pixels within four epochs
 HELP = {
     "wanet": ("attack.data.strength=4", "attack.data.cover_ratio=0.5", "threat.budget.rate=0.3", "learner.epochs=12"),
@@ -79,9 +80,9 @@ def test_the_mask_is_honest_and_clean_rows_are_untouched(tiny, store, name):
     poisoned = Line(experiment=experiment, store=store).strike()
     assert all(torch.equal(before[key], column) for key, column in clean.columns.items())
     changed = (poisoned.data.inputs != clean.inputs).flatten(1).any(1) | (poisoned.data.labels != clean.labels)
-    assert not (changed & ~poisoned.mask).any()
-    if name in ON_ROWS:
-        assert changed.sum() > 0.5 * poisoned.mask.sum()  # a random label may be the old one, a faint trigger may vanish
+    if name in MAY_KEEP_LABELS:
+        changed |= poisoned.mask & (poisoned.data.labels == clean.labels)
+    assert torch.equal(changed, poisoned.mask)
 
 
 @pytest.mark.parametrize("name", ON_ROWS)
@@ -99,7 +100,7 @@ def test_the_goal_is_reached_on_a_tiny_task(tiny, store, name):
     help_ = HELP.get(name, ("threat.budget.rate=0.2",))
     record = run(tiny(f"attack={name}", *help_), store)
     if "asr" in record.undefended:
-        assert record.undefended["asr"] >= record.baseline["asr"] + 0.5
+        assert record.undefended["asr"] > record.baseline["asr"] + 0.5
     else:
         assert record.undefended["c_acc_lost"] > 0.1
 

@@ -326,6 +326,8 @@ def test_plans_are_named_by_their_modules(tiny):
     assert name_of(tiny("attack=backdoor").attack) == "badnets"
     both = dataclasses.replace(tiny("defense=spectral").defense, repair=Retrain())
     assert name_of(both) == "spectral+test_pipeline"
+    assert name_of(tiny("defense=adversarial_training").defense) == "adversarial_training"  # inside the engine's own wrap
+    assert name_of(tiny("attack=alie").attack) == "alie"  # beside the engine's own null object
     assert filled("defense", both) == {"defense.sanitize", "defense.repair"}
 
 

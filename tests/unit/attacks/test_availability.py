@@ -26,11 +26,10 @@ def test_pair_flips_go_to_the_next_class():
 
 
 def test_uniform_flips_never_keep_a_label_and_reach_every_other():
-    rows, poisoned = images(rows=600), None
+    rows = images(rows=600)
     poisoned = LabelFlip(mode="uniform", source=0, target=1).poison(world(rows, rate=1.0), Key.root(0))
     shift = (poisoned.data.labels - rows.labels) % 3
-    assert torch.bincount(shift, minlength=3).tolist()[0] == 0
-    assert torch.bincount(shift, minlength=3).min(0).values == 0
+    assert not (shift == 0).any()
     assert 250 < int((shift == 1).sum()) < 350
 
 

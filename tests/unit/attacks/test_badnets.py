@@ -102,7 +102,7 @@ def test_a_trigger_from_a_file_leaves_transparent_pixels_alone(tmp_path, channel
     picture = Image.new("RGBA", (2, 2), (200, 200, 200, 255))
     picture.putpixel((1, 0), (0, 0, 0, 0))
     picture.save(tmp_path / "trigger.png")
-    pixels, mask = from_file(File(str(tmp_path / "trigger.png")), channels, 2)
+    pixels, mask = from_file(File(str(tmp_path / "trigger.png")), channels, (2, 2))
     assert mask.tolist() == [[True, False], [True, True]]
     assert pixels.shape == (channels, 2, 2)
     assert (pixels[:, mask] == 200).all()
@@ -111,7 +111,7 @@ def test_a_trigger_from_a_file_leaves_transparent_pixels_alone(tmp_path, channel
 def test_a_file_that_is_no_image_is_refused(tmp_path):
     (tmp_path / "trigger.png").write_text("no image")
     with pytest.raises(DataError, match="cannot be read as an image"):
-        from_file(File(str(tmp_path / "trigger.png")), 1, 2)
+        from_file(File(str(tmp_path / "trigger.png")), 1, (2, 2))
 
 
 @pytest.mark.parametrize("target", [-1, 3])

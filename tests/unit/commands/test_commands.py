@@ -12,6 +12,7 @@ from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import DataError
 from poisonbench.pipeline import run
 from poisonbench.report import ledger
+from poisonbench.report.curves import words_of
 from poisonbench.report.tables import filled, published, table
 from tests.conftest import TINY
 
@@ -155,6 +156,10 @@ def test_a_block_selects_by_attack_defense_and_learner_and_leaves_empty_columns_
     assert len(text.splitlines()) == 6
     text = filled("<!-- records: blobs learner=Federated -->\n<!-- end -->", records)
     assert "C-Acc lost" in text
+    text = filled("<!-- worst: blobs learner=Federated -->\n<!-- end -->", records)
+    assert "| defense | sign_flip | worst case |" in text
+    assert f"| none | {100 * records[2].metrics['c_acc']:.1f} | {100 * records[2].metrics['c_acc']:.1f} (sign_flip) |" in text
+    assert words_of(records[2].command) == {"attack": "sign_flip"}
     text = filled("<!-- records: blobs defense=dpa,strip,neural_cleanse -->\n<!-- end -->", records)
     assert all(words in text for words in ("median radius", "screened", "AUROC", "anomaly index"))
 

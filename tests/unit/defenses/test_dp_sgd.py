@@ -1,12 +1,10 @@
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
 from defenses.train.dp_sgd import HOOKS, PrivateStep, clipped_sum, noise_for, spent_epsilon
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Plan
+from poisonbench.core.learner import Moment, Plan
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import run
 
@@ -100,6 +98,13 @@ def test_what_breaks_the_promise_is_refused_with_the_fix(tiny, store, words, sen
 
 
 def test_an_empty_sample_still_adds_noise(tiny, store):
-    experiment = tiny("defense=dp_sgd", "defense.train.step.delta=1e-3", "learner.batch_size=1", "task.rows=12", "learner.epochs=1")
+    words = ("defense=dp_sgd", "defense.train.step.delta=1e-3", "learner.batch_size=1", "task.rows=12", "learner.epochs=1")
+    experiment = tiny(*words)
+    drawn = experiment.defense.train.step.sample([], Plan(rows=11, epochs=1, steps=11, shape=(1, 8, 8)), Key.root(0))
+    assert min(map(len, drawn)) == 0
     assert run(experiment, store).status == "done"
-    assert dataclasses.replace(experiment.defense.train.step, epsilon=1.0).epsilon == 1.0
+    module, step = nn.Linear(3, 2), PrivateStep(**STEP)
+    step.begin(module)
+    nn.functional.cross_entropy(module(torch.zeros(0, 3, requires_grad=True)), torch.zeros(0, dtype=torch.int64), reduction="sum").backward()
+    step.update(Moment(module=module, plan=PLAN, epoch=0, step=0, rng=Key.root(0)))
+    assert all(weight.grad.abs().sum() > 0 for weight in module.parameters())

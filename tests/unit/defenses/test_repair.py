@@ -30,10 +30,7 @@ def test_silenced_channels_stay_silent_through_tuning(tiny, store):
     victim = line.fit(line.learner, poisoned.data, line.honest)
     channels = torch.zeros(16, dtype=torch.bool)
     channels[[2, 7]] = True
-    module = victim.with_state(victim.state()).module
-    module.silence(channels)
-    pruned = victim.with_state(module.state_dict())
-    tuned = line.means(poisoned, None).tune(pruned, poisoned.data, epochs=2)
+    tuned = line.means(poisoned, None).tune(victim.silenced(channels), poisoned.data, epochs=2)
     features = tuned.features(poisoned.data.inputs)
     assert features[:, channels].abs().max() == 0
     assert features[:, ~channels].abs().max() > 0
@@ -103,7 +100,7 @@ def test_strip_suspects_what_stays_sure_under_overlays():
 def test_worst_cases_stay_in_their_ball_and_raise_the_loss(tiny, store):
     line = Line(experiment=tiny(), store=store)
     data = line.experiment.task.train
-    module = line.fit(line.learner, data, line.honest).module
+    module = line.fit(line.learner, data, line.honest).net
     module.train()
     step = WorstCaseStep(limit=8.0, step_size=2.0, ascents=7)
     batch = Batch(inputs=data.inputs.float(), labels=data.labels, ids=data.ids)

@@ -97,7 +97,7 @@ def test_the_head_of_the_features_gives_the_scores(parts):
     victim = learner.fit(data, honest, Key.root(0))
     features = victim.features(data.inputs)
     assert features.shape == (len(data), 16)
-    torch.testing.assert_close(victim.module.net.head(features).detach(), victim.scores(data.inputs))
+    torch.testing.assert_close(victim.module.head(features).detach(), victim.scores(data.inputs))
     with pytest.raises(ConfigError, match="penultimate"):
         victim.features(data.inputs, "first")
 
@@ -165,7 +165,7 @@ def test_tuning_starts_from_the_victim(parts):
     learner, data, honest = parts
     victim = learner.fit(data, honest, Key.root(0))
     barely = dataclasses.replace(learner, lr=1e-12).with_epochs(1).fit(data, honest, Key.root(5), victim)
-    parameters = [name for name, _ in victim.module.named_parameters()]
+    parameters = [name for name, _ in victim.net.named_parameters()]
     assert barely.facts["epochs"] == 1
     for name in parameters:
         torch.testing.assert_close(barely.state()[name], victim.state()[name])

@@ -71,6 +71,7 @@ def test_a_history_holds_every_round_and_the_record_its_curve(tiny, store):
     assert record.curves["undefended"]["c_acc"][-1] == record.undefended["c_acc"]
     assert record.curves["undefended"]["asr"][-1] == record.undefended["asr"]
     assert record.facts["crafted"]["boost"] == (3.0,) * 4
+    assert (record.counts["clients"], record.counts["malicious"]) == (9, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
