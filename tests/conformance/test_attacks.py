@@ -31,7 +31,7 @@ HELP = {
         "task.noise=100",
         "learner.epochs=8",
     ),
-    "sig": ("threat.budget.rate=0.24", "task.noise=120", "task.side=16", "task.rows=800", "learner.epochs=12"),
+    "sig": ("threat.budget.rate=0.2", "task.noise=150", "task.side=16", "task.rows=800", "learner.epochs=20", "attack.data.delta=80"),
     "error_minimizing": ("threat.budget.limit=96", "attack.data.noise=class", "attack.data.steps=20", "attack.data.turns=4"),
     "model_replacement": ("threat.budget.rate=0.2", "learner.rounds=12", "attack.update.boost=2"),
     "federated": ("threat.budget.rate=0.2", "learner.rounds=12", "attack.update.boost=2"),
