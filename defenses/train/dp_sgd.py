@@ -37,7 +37,7 @@ class PrivateStep(PlainStep):
     Differentially-Private Learners", IJCAI 2019. k poisoned rows move the outcome by no more than group
     privacy at k allows. Each row joins each step with probability q = 1 / steps of an epoch;
     gradients are clipped to `max_grad_norm`, summed, noised, and divided by the expected batch N q. Two things are taken
-    as public, as is usual: N, and the input statistics of the normalisation. The adjacency is add or remove one row.
+    as public, as is usual: N, and the input statistics of the normalisation (of patches, for net=fast). The adjacency is add or remove one row.
 
     Args:
         epsilon: budget to spend over the whole training, above 0.

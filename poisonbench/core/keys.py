@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import TypeAlias
 
 import torch
@@ -29,7 +29,9 @@ def canonical(value: object) -> Canonical:
     """Write a value as JSON with one spelling.
 
     A value with a `content` attribute (a file, somebody's own module) is that content. A field with
-    `metadata={"spec": False}` says where work is done, not what is done, and is left out.
+    `metadata={"spec": False}` says where work is done, not what is done, and is left out; one with
+    `metadata={"spec": "changed"}` came later and is written only where it differs from its default, which is
+    what was done before, so that older results keep their keys.
 
     Raises:
         TypeError: a value whose identity cannot be written down, such as a lambda.
@@ -53,8 +55,13 @@ def _plugin(value: object) -> dict[str, Canonical]:
     if hasattr(value, "content"):
         return head | {"content": canonical(value.content)}
     assert is_dataclass(value)
-    spec = [field.name for field in fields(value) if field.metadata.get("spec", True)]
+    spec = [field.name for field in fields(value) if _written(field, getattr(value, field.name))]
     return head | {name: canonical(getattr(value, name)) for name in spec}
+
+
+def _written(field: Field[object], value: object) -> bool:
+    rule = field.metadata.get("spec", True)
+    return value != field.default if rule == "changed" else bool(rule)
 
 
 def key(*parts: object) -> str:

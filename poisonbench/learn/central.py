@@ -49,6 +49,10 @@ class Central:
         cutout: side of the erased square, in pixels; 0 is off.
         precision: "bf16" autocasts where the processor has it natively, "fp32" never.
         steps: what attacks and defenses add to the loop.
+        bias_lr: learning rate of biases and of the shift of a normalisation, over `lr`.
+        alternate: with `flip`, mirror each row in every second epoch instead of at random: half of the rows in the
+            first epoch, the others in the next.
+        mirror: score a picture and its mirror image and average, in evaluation (test-time augmentation).
         device: "auto", "cpu" or "cuda".
     """
 
@@ -67,6 +71,9 @@ class Central:
     cutout: int
     precision: Literal["fp32", "bf16"]
     steps: tuple[Step, ...] = ()
+    bias_lr: float = field(default=1.0, metadata={"spec": "changed"})
+    alternate: bool = field(default=False, metadata={"spec": "changed"})
+    mirror: bool = field(default=False, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
 
     def __post_init__(self) -> None:
@@ -111,6 +118,7 @@ class Central:
         """Return a victim with initial weights and the input statistics of `data`."""
         with seeded(rng.child("init")):
             module = self._module(data, Normalized.over(data.inputs))
+        module.prepare(data.inputs)
         return NetVictim(net=self._placed(module).eval(), facts={}, learner=self)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
@@ -185,10 +193,15 @@ class Central:
         if inputs.ndim == 4:
             draws = rng.child("augment").per_row(ids, epoch, augment.DRAWS)
             inputs = augment.crop(inputs, draws[:, augment.CROP], self.crop) if self.crop else inputs
-            inputs = augment.flip(inputs, draws[:, augment.FLIP]) if self.flip else inputs
+            inputs = augment.flip(inputs, self._flips(ids, draws, epoch, rng)) if self.flip else inputs
             inputs = augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
             inputs = inputs.float().contiguous(memory_format=torch.channels_last)
         return Batch(inputs=inputs, labels=data.labels[rows], ids=ids)
+
+    def _flips(self, ids: Tensor, draws: Tensor, epoch: int, rng: Key) -> Tensor:
+        if not self.alternate:
+            return draws[:, augment.FLIP]
+        return (rng.child("flip").per_row(ids) + epoch / 2) % 1
 
     def _step(self, batch: Batch, moment: Moment, optimizer: torch.optim.Optimizer) -> Tensor:
         for step in self.steps:
@@ -207,10 +220,10 @@ class Central:
         return loss.detach()
 
     def _optimizer(self, module: nn.Module) -> torch.optim.SGD:
-        decayed = [weight for weight in module.parameters() if weight.ndim > 1]
-        spared = [weight for weight in module.parameters() if weight.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-        groups = [group for group in groups if group["params"]]
+        learned = [weight for weight in module.parameters() if weight.requires_grad]
+        decayed = {"params": [weight for weight in learned if weight.ndim > 1], "weight_decay": self.weight_decay}
+        spared = {"params": [weight for weight in learned if weight.ndim <= 1], "weight_decay": 0.0, "lr": self.lr * self.bias_lr}
+        groups = [group for group in (decayed, spared) if group["params"]]
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
 
     def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -250,12 +263,16 @@ class NetVictim:
 
     @property
     def module(self) -> Differentiable:
-        """The network, asked with CPU tensors."""
-        return _Portable(self.net, device.resolve(self.learner.device))
+        """The network, asked with CPU tensors, in the precision of its recipe."""
+        return _Portable(self.net, self.learner)
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
         """Return (M, K) float32 scores."""
-        return torch.cat([self.net(batch).float().cpu() for batch in self._batches(inputs)])
+        return torch.cat([self._asked(batch).float().cpu() for batch in self._batches(inputs)])
+
+    def _asked(self, batch: Tensor) -> Tensor:
+        scores: Tensor = self.net(batch)
+        return (scores + self.net(batch.flip(-1))) / 2 if self.learner.mirror else scores
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
         """Return (M, D) float32, what the last linear layer sees.
@@ -286,16 +303,19 @@ class NetVictim:
 
 
 class _Portable(nn.Module):
-    def __init__(self, inner: NormalizedNet, place: str) -> None:
+    def __init__(self, inner: NormalizedNet, learner: Central) -> None:
         super().__init__()
-        self.inner, self.place = inner, place
+        self.inner, self.learner = inner, learner
 
     def features(self, inputs: Tensor) -> Tensor:
-        return self.inner.features(inputs.to(self.place)).cpu()
+        return self._asked(self.inner.features, inputs)
 
     def head(self, features: Tensor) -> Tensor:
-        return self.inner.head(features.to(self.place)).cpu()
+        return self._asked(self.inner.head, features)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        scores: Tensor = self.inner(inputs.to(self.place))
-        return scores.cpu()
+        return self._asked(self.inner, inputs)
+
+    def _asked(self, part: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        with self.learner.autocast():
+            return part(inputs.to(device.resolve(self.learner.device))).float().cpu()

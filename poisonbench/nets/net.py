@@ -15,6 +15,8 @@ from poisonbench.core.errors import Incompatible
 NormKind = Literal["batch", "group"]
 Pool = Literal["max", "average"]
 
+PREPARE = 5000
+
 
 class Net(Protocol):
     """A network's recipe, as a frozen dataclass. Weights come from torch's global generator, which the learner seeds."""
@@ -34,6 +36,9 @@ class FeatureNet(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """Return (M, K) scores."""
         raise NotImplementedError
+
+    def prepare(self, inputs: Tensor) -> None:
+        """Set what is measured on (N, C, ...) standardised training inputs, once, before the first step."""
 
     def silence(self, channels_D: Tensor) -> None:
         """Make the features where (D,) bool holds zero, now and in later training.
@@ -136,6 +141,11 @@ class NormalizedNet(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """Return (M, K) scores from features."""
         return self.net.head(features)
+
+    def prepare(self, inputs: Tensor) -> None:
+        """Show the network up to 5,000 training inputs, spread evenly, as it will see them."""
+        some = inputs[:: -(-len(inputs) // PREPARE)]
+        self.net.prepare(self.normalized(some.float()))
 
     def silence(self, channels_D: Tensor) -> None:
         """Make these features zero for good."""

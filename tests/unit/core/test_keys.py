@@ -47,3 +47,13 @@ def test_a_file_is_its_content_not_its_path(tmp_path):
 def test_a_value_without_identity_is_refused():
     with pytest.raises(TypeError, match="cannot write"):
         key(lambda: None)
+
+
+def test_a_later_field_is_written_only_where_it_differs_from_its_default():
+    @dataclass(frozen=True)
+    class Grown:
+        size: int
+        later: float = field(default=1.0, metadata={"spec": "changed"})
+
+    assert "later" not in canonical(Grown(3))
+    assert canonical(Grown(3, later=2.0))["later"] == 2.0

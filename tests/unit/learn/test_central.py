@@ -186,3 +186,32 @@ def test_devices_that_are_unknown_or_absent_are_refused():
         assert resolve("auto") == "cpu"
         with pytest.raises(ConfigError, match="sees no CUDA device"):
             resolve("cuda")
+
+
+def test_biases_may_learn_at_a_rate_of_their_own(parts):
+    learner, data, honest = parts
+    linear = dataclasses.replace(learner, net=Linear(norm="none"), epochs=1, batch_size=len(data), lr=0.01, momentum=0.0, weight_decay=0.0)
+    before = linear.begin(data, Key.root(0)).state()
+    plain, boosted = (dataclasses.replace(linear, bias_lr=factor).fit(data, honest, Key.root(0)).state() for factor in (1.0, 7.0))
+    torch.testing.assert_close(boosted["net.last.weight"], plain["net.last.weight"])
+    torch.testing.assert_close(boosted["net.last.bias"] - before["net.last.bias"], 7 * (plain["net.last.bias"] - before["net.last.bias"]))
+
+
+def test_an_alternating_flip_mirrors_each_row_in_every_second_epoch(parts):
+    learner, data, _ = parts
+    learner = dataclasses.replace(learner, flip=True, alternate=True)
+    rows = torch.arange(len(data))
+    epochs = [learner._batch(data, rows, epoch, Key.root(0)).inputs for epoch in range(3)]
+    mirrored = [(epoch == data.inputs.flip(3)).flatten(1).all(1) for epoch in epochs]
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert 0.3 < mirrored[0].float().mean() < 0.7
+
+
+def test_a_mirrored_evaluation_averages_a_picture_and_its_mirror_image(parts):
+    learner, data, honest = parts
+    victim = learner.fit(data, honest, Key.root(0))
+    twice = dataclasses.replace(victim, learner=dataclasses.replace(learner, mirror=True))
+    inputs = data.inputs[:20]
+    torch.testing.assert_close(twice.scores(inputs), (victim.scores(inputs) + victim.scores(inputs.flip(3))) / 2)
+    assert not torch.allclose(twice.scores(inputs), victim.scores(inputs))

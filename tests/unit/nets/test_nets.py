@@ -4,6 +4,7 @@ from torch import nn
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key, seeded
+from poisonbench.nets.fast import FastCNN
 from poisonbench.nets.net import Normalized, norm
 from poisonbench.nets.own import OwnNet
 from poisonbench.nets.resnet import PreActResNet18
@@ -14,6 +15,8 @@ NETS = [
     (SmallCNN(widths=(8, 16, 32), depths=(1, 1, 1), pool="average", norm="group"), (3, 32, 32)),
     (PreActResNet18(pool="average", norm="batch"), (3, 32, 32)),
     (PreActResNet18(pool="max", norm="group"), (3, 32, 32)),
+    (FastCNN(widths=(8, 16), pool="max", norm="batch", scale=0.5, whiten_eps=0.001), (3, 16, 16)),
+    (FastCNN(widths=(8, 16, 16), pool="average", norm="group", scale=0.5, whiten_eps=0.001), (1, 28, 28)),
     (Linear(norm="none"), (1, 8, 8)),
     (Linear(norm="group"), (3, 4, 4)),
 ]
@@ -107,3 +110,51 @@ def test_an_own_network_that_does_not_fit_is_refused():
         OwnNet(make=tower).build((1, 4, 4), 4)
     with pytest.raises(ConfigError, match=r"no nn\.Linear"):
         OwnNet(make=nn.Flatten).build((1, 4, 4), 4)
+
+
+FAST = FastCNN(widths=(32, 16), pool="max", norm="batch", scale=0.25, whiten_eps=0.0)
+
+
+@pytest.fixture
+def fast():
+    """Return a fast network that has seen 300 pictures with neighbouring pixels alike, and those pictures."""
+    with seeded(Key.root(0)):
+        module = FAST.build((3, 8, 8), 5)
+        inputs = nn.functional.avg_pool2d(torch.randn(300, 3, 9, 9), 2, 1)
+    module.prepare(inputs)
+    return module, inputs
+
+
+def test_whitened_patches_are_uncorrelated_with_unit_variance_and_come_with_both_signs(fast):
+    module, inputs = fast
+    first = module.pooled.blocks[0]
+    answers = nn.functional.conv2d(inputs, first.weight).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(answers[:12], -answers[12:])
+    torch.testing.assert_close(answers[:12] @ answers[:12].T / answers.shape[1], torch.eye(12), atol=1e-3, rtol=0)
+
+
+def test_convolutions_of_the_fast_network_start_as_the_identity_where_they_can():
+    conv = FAST.build((3, 8, 8), 5).pooled.blocks[2]
+    inputs = torch.rand(2, 24, 6, 6)
+    torch.testing.assert_close(conv(inputs)[:, :24], inputs)
+    assert conv(inputs)[:, 24:].abs().sum() > 0
+
+
+def test_in_the_fast_network_whitening_and_scales_stay_and_shifts_are_learned(fast):
+    module, _ = fast
+    fixed = {name for name, weight in module.named_parameters() if not weight.requires_grad}
+    norms = {name for name, layer in module.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert fixed == {"pooled.blocks.0.weight", *(f"{name}.weight" for name in norms)}
+
+
+def test_a_silenced_channel_of_the_fast_network_stays_silent_in_training(fast):
+    module, inputs = fast
+    dead = torch.zeros(16, dtype=torch.bool)
+    dead[[2, 5]] = True
+    module.silence(dead)
+    optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=1.0)
+    module(inputs).square().mean().backward()
+    optimizer.step()
+    features = module.features(inputs)
+    assert not features[:, dead].any()
+    assert features[:, ~dead].abs().sum(0).all()
