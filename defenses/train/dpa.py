@@ -107,9 +107,9 @@ class Ensemble:
         facts = {"members": self.parts, "rows_of_smallest": min(map(len, parts)), "rows_of_largest": max(map(len, parts))}
         return Votes(members=dict(zip(full, victims, strict=True)), parts=self.parts, kinds=data.num_classes, facts=facts)
 
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one ensemble a part."""
-        return fit_each(self, parts, combine, rngs)
+        return fit_each(self, parts, combine, rngs, start)
 
     def restore(self, trained: Trained, like: Dataset) -> Votes:
         """Rebuild the members."""

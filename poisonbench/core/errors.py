@@ -25,7 +25,16 @@ class Incompatible(PoisonbenchError):
 
 
 class Diverged(ArithmeticError):
-    """A loss or an update that is not finite; the run ends as a *failed* record that names the step."""
+    """A loss or an update that is not finite; the run ends as a *failed* record that names the step.
+
+    Args:
+        sentence: what happened.
+        member: where several models were trained, the place of the one that diverged.
+    """
+
+    def __init__(self, sentence: str, member: int | None = None) -> None:
+        super().__init__(sentence)
+        self.member = member
 
 
 def meant(word: str, known: Iterable[str]) -> str:

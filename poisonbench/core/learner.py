@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
+from poisonbench.core.errors import Diverged
 from poisonbench.core.rng import Key
 
 if TYPE_CHECKING:
@@ -270,8 +271,12 @@ class Learner(Protocol):
         """Train from scratch, or on from `start`."""
         ...
 
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
-        """Train one victim a part; no part sees another's rows."""
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
+        """Train one victim a part, all from scratch or all on from `start`; no part sees another's rows.
+
+        Raises:
+            Diverged: with the place of the part whose training diverged.
+        """
         ...
 
     def with_step(self, step: Step) -> Learner:
@@ -317,6 +322,12 @@ class Unchanged:
         return learner
 
 
-def fit_each(learner: Learner, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> list[Victim]:
+def fit_each(learner: Learner, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> list[Victim]:
     """Train one victim a part, one after the other: the default of `Learner.fit_many`."""
-    return [learner.fit(part, combine, rng) for part, rng in zip(parts, rngs, strict=True)]
+    victims = list[Victim]()
+    for place, (part, rng) in enumerate(zip(parts, rngs, strict=True)):
+        try:
+            victims.append(learner.fit(part, combine, rng, start))
+        except Diverged as error:
+            raise Diverged(str(error), member=place) from error
+    return victims

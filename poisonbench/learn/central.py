@@ -22,6 +22,7 @@ from poisonbench.core.learner import Batch, Combine, Differentiable, Learner, Mo
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device
+from poisonbench.learn.stacked import How, fit_stacked
 from poisonbench.nets.net import Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
@@ -53,6 +54,9 @@ class Central:
         alternate: with `flip`, mirror each row in every second epoch instead of at random: half of the rows in the
             first epoch, the others in the next.
         mirror: score a picture and its mirror image and average, in evaluation (test-time augmentation).
+        stack: how `fit_many` trains: "loop" (one after the other), or in one pass by "grouped", "unfold" or "vmap"
+            (`learn/stacked.py`); equal up to rounding.
+        stack_members: how many in one pass.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -74,6 +78,8 @@ class Central:
     bias_lr: float = field(default=1.0, metadata={"spec": "changed"})
     alternate: bool = field(default=False, metadata={"spec": "changed"})
     mirror: bool = field(default=False, metadata={"spec": "changed"})
+    stack: How = field(default="loop", metadata={"spec": "changed"})
+    stack_members: int = field(default=64, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
 
     def __post_init__(self) -> None:
@@ -82,8 +88,10 @@ class Central:
             raise ConfigError(f"learner: epochs={self.epochs}, batch_size={self.batch_size}; both need to be at least 1")
         if not (0 < self.lr < math.inf and 0 <= self.momentum < 1 and 0 <= self.label_smoothing < 1 and 0 < self.warmup < 1):
             raise ConfigError("learner: lr must be above 0, momentum and label_smoothing in [0, 1), warmup in (0, 1)")
-        if min(self.crop, self.cutout, self.weight_decay) < 0:
-            raise ConfigError("learner: crop, cutout and weight_decay are 0 or more")
+        if min(self.crop, self.cutout, self.weight_decay, self.bias_lr) < 0:
+            raise ConfigError("learner: crop, cutout, weight_decay and bias_lr are 0 or more")
+        if self.stack not in ("loop", "grouped", "unfold", "vmap") or self.stack_members < 1:
+            raise ConfigError(f"learner.stack={self.stack}, learner.stack_members={self.stack_members}: loop, grouped, unfold or vmap, and 1 or more")
 
     @property
     def stages(self) -> frozenset[str]:
@@ -112,7 +120,7 @@ class Central:
         with seeded(Key.root(0)):
             module = self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
         for step in self.steps:
-            step.check(module, self._planned(data))
+            step.check(module, self.planned(data))
 
     def begin(self, data: Dataset, rng: Key) -> NetVictim:
         """Return a victim with initial weights and the input statistics of `data`."""
@@ -128,7 +136,7 @@ class Central:
             Diverged: a loss that is not finite; names the epoch and the step.
         """
         module = (self.begin(data, rng) if start is None else self.restore(Trained.of(start), data)).net
-        plan = self._planned(data)
+        plan = self.planned(data)
         facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
         for step in self.steps:
             step.check(module, plan)
@@ -138,9 +146,11 @@ class Central:
             facts |= step.finish(module, plan)
         return NetVictim(net=module.eval(), facts=facts, learner=self)
 
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
-        """Train one victim a part, one after the other."""
-        return fit_each(self, parts, combine, rngs)
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
+        """Train one victim a part; a stack has no place for steps of attacks and defenses, which go one after the other."""
+        if self.stack == "loop" or self.steps:
+            return fit_each(self, parts, combine, rngs, start)
+        return fit_stacked(self, parts, rngs, start)
 
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
         """Rebuild a victim."""
@@ -162,7 +172,8 @@ class Central:
         wanted = self.precision == "bf16" and device.has_bf16(place)
         return torch.autocast(place, torch.bfloat16, enabled=wanted)
 
-    def _planned(self, data: Dataset) -> Plan:
+    def planned(self, data: Dataset) -> Plan:
+        """Return how many epochs and steps a training on `data` takes."""
         return Plan(rows=len(data), epochs=self.epochs, steps=math.ceil(len(data) / self.batch_size), shape=tuple(data.inputs.shape[1:]))
 
     def _train(self, module: nn.Module, data: Dataset, plan: Plan, rng: Key) -> None:
@@ -181,9 +192,12 @@ class Central:
                     schedule.step()
             _check_finite(torch.stack(losses), epoch)  # the one look at the device in an epoch
 
+    def order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
+        """Return the positions of all rows in the order of this epoch."""
+        return rng.child("order").per_row(data.ids, epoch)[:, 0].argsort(stable=True)
+
     def _batches(self, data: Dataset, plan: Plan, epoch: int, rng: Key) -> Iterable[Tensor]:
-        order = rng.child("order").per_row(data.ids, epoch)[:, 0].argsort(stable=True)
-        batches: Iterable[Tensor] = order.tensor_split(plan.steps)
+        batches: Iterable[Tensor] = self.order(data, epoch, rng).tensor_split(plan.steps)
         for step in self.steps:
             batches = step.sample(batches, plan, rng.child(f"sample/{epoch}"))
         return batches
@@ -191,17 +205,22 @@ class Central:
     def _batch(self, data: Dataset, rows: Tensor, epoch: int, rng: Key) -> Batch:
         inputs, ids = data.inputs[rows], data.ids[rows]
         if inputs.ndim == 4:
-            draws = rng.child("augment").per_row(ids, epoch, augment.DRAWS)
-            inputs = augment.crop(inputs, draws[:, augment.CROP], self.crop) if self.crop else inputs
-            inputs = augment.flip(inputs, self._flips(ids, draws, epoch, rng)) if self.flip else inputs
-            inputs = augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
-            inputs = inputs.float().contiguous(memory_format=torch.channels_last)
+            inputs = self.augmented(inputs, self.draws(ids, epoch, rng))
         return Batch(inputs=inputs, labels=data.labels[rows], ids=ids)
 
-    def _flips(self, ids: Tensor, draws: Tensor, epoch: int, rng: Key) -> Tensor:
-        if not self.alternate:
-            return draws[:, augment.FLIP]
-        return (rng.child("flip").per_row(ids) + epoch / 2) % 1
+    def draws(self, ids: Tensor, epoch: int, rng: Key) -> Tensor:
+        """Return (B, R) what decides how each row is augmented in this epoch."""
+        draws = rng.child("augment").per_row(ids, epoch, augment.DRAWS)
+        if self.alternate:
+            draws[:, augment.FLIP] = (rng.child("flip").per_row(ids) + epoch / 2) % 1
+        return draws
+
+    def augmented(self, inputs: Tensor, draws: Tensor) -> Tensor:
+        """Return (B, C, H, W) float32 images, channels last in memory."""
+        inputs = augment.crop(inputs, draws[:, augment.CROP], self.crop) if self.crop else inputs
+        inputs = augment.flip(inputs, draws[:, augment.FLIP]) if self.flip else inputs
+        inputs = augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
+        return inputs.float().contiguous(memory_format=torch.channels_last)
 
     def _step(self, batch: Batch, moment: Moment, optimizer: torch.optim.Optimizer) -> Tensor:
         for step in self.steps:
@@ -227,16 +246,16 @@ class Central:
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
 
     def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, steps))
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step over the largest."""
         warm = self.warmup * steps if self.schedule == "one_cycle" else 0.0
-
-        def factor(step: int) -> float:
-            if self.schedule == "constant":
-                return 1.0
-            if step < warm:
-                return (step + 1) / (warm + 1)
-            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
-
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        if self.schedule == "constant":
+            return 1.0
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
 
 
 def _check_finite(losses: Tensor, epoch: int) -> None:

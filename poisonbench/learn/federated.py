@@ -125,7 +125,7 @@ class Federated:
             present = self._present(len(parts), turn.rng)
             rows = {client: parts[client] if attacked or client not in clean else clean[client] for client in present.tolist()}
             model = self.client.restore(Trained(state=state, facts={}), data)
-            updates = torch.stack([self._update(model, rows[client], client, turn, combine) for client in rows])
+            updates = self._updates(model, rows, turn, combine)
             malicious = torch.isin(present, combine.malicious)
             if attacked and malicious.any():
                 updates = self._crafted(updates, malicious, combine, (turn, _flat(state, names), facts))
@@ -136,7 +136,7 @@ class Federated:
                 round=index,
                 state=_flat(state, names),
                 malicious=min(len(combine.malicious), len(present)),
-                reference=partial(self._update, model, combine.trusted, -1, turn, combine),
+                reference=partial(self._reference, model, turn, combine),
             )
             speed = self.server_momentum * speed + combine.aggregate(updates, server)
             state = _moved(state, names, self.eta * speed)
@@ -144,9 +144,9 @@ class Federated:
         told = {"rounds": self.rounds, "epochs": self.rounds * self.client.epochs, **({"crafted": facts} if facts else {})}
         return self.restore(Trained(state=state, facts=told, history=tuple(history)), data)
 
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
-        return fit_each(self, parts, combine, rngs)
+        return fit_each(self, parts, combine, rngs, start)
 
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
         """Rebuild a victim, its rounds included."""
@@ -156,15 +156,21 @@ class Federated:
         everyone = torch.arange(clients)
         return everyone if self.participants is None else rng.child("present").pick(everyone, self.participants)
 
-    def _update(self, model: NetVictim, rows: Dataset, client: int, turn: Turn, combine: Combine) -> Tensor:
-        """Return (P,), what one client sends in good faith."""
-        recipe = self.client if self.algorithm == "fedavg" else dataclasses.replace(self.client, epochs=1, batch_size=len(rows))
+    def _updates(self, model: NetVictim, rows: Mapping[int, Dataset], turn: Turn, combine: Combine) -> Tensor:
+        """Return (U, P), what each of these clients sends in good faith."""
+        whole = dataclasses.replace(self.client, epochs=1, batch_size=max(map(len, rows.values())))
+        recipe = self.client if self.algorithm == "fedavg" else whole
+        rngs = [turn.rng.child(f"client/{client}") for client in rows]
         try:
-            trained = recipe.fit(rows, combine, turn.rng.child(f"client/{client}"), model)
+            trained = recipe.fit_many(list(rows.values()), combine, rngs, model)
         except Diverged as error:
-            raise Diverged(f"client {client}, round {turn.number + 1}: {error}") from error
+            raise Diverged(f"client {list(rows)[error.member or 0]}, round {turn.number + 1}: {error}") from error
         names = [name for name, _ in model.net.named_parameters()]
-        return _flat(trained.state(), names) - _flat(model.state(), names)
+        return torch.stack([_flat(victim.state(), names) for victim in trained]) - _flat(model.state(), names)
+
+    def _reference(self, model: NetVictim, turn: Turn, combine: Combine) -> Tensor:
+        """Return (P,), what a client with the trusted rows would send."""
+        return self._updates(model, {-1: combine.trusted}, turn, combine)[0]
 
     def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[Turn, Tensor, dict[str, list[float]]]) -> Tensor:
         turn, state, facts = at

@@ -82,9 +82,9 @@ class Transfer:
         head = self.head.fit(_featured(frozen, data), combine, rng, begun and begun.linear)
         return TransferVictim(extractor=frozen, linear=head)
 
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key]) -> Sequence[Victim]:
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
-        return fit_each(self, parts, combine, rngs)
+        return fit_each(self, parts, combine, rngs, start)
 
     def restore(self, trained: Trained, like: Dataset) -> TransferVictim:
         """Rebuild a victim."""

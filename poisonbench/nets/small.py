@@ -1,11 +1,11 @@
-"""Small networks: a few convolutions for 8x8 to 32x32, and a linear model."""
+"""Small networks: a few convolutions for 8x8 to 32x32, a multilayer perceptron, and a linear model."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from poisonbench.core.errors import ConfigError
@@ -53,6 +53,51 @@ class SmallCNN:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MLP:
+    """A multilayer perceptron on the flattened input; its features are the last hidden layer.
+
+    Args:
+        widths: units of each hidden layer.
+        norm: "none", or "group": each hidden layer standardised over its own units. There are no batch statistics
+            either way.
+    """
+
+    VERSION: ClassVar[int] = 1
+    widths: tuple[int, ...]
+    norm: Literal["none", "group"]
+
+    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+        """Return a fresh module.
+
+        Raises:
+            ConfigError: no hidden layer; that is net=linear.
+        """
+        if not self.widths or min(self.widths) < 1:
+            raise ConfigError(f"net.widths={list(self.widths)}: give the units of one hidden layer or more, or use net=linear")
+        units, layers = math.prod(shape), list[nn.Module]()
+        for width in self.widths:
+            layers += [nn.Linear(units, width), nn.GroupNorm(1, width) if self.norm == "group" else nn.Identity(), nn.ReLU()]
+            units = width
+        return _Perceptron(nn.Sequential(*layers), nn.Linear(units, num_classes))
+
+
+class _Perceptron(FeatureNet):
+    def __init__(self, hidden: nn.Module, last: nn.Linear) -> None:
+        super().__init__()
+        self.hidden, self.last = hidden, last
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return the last hidden layer."""
+        units: Tensor = self.hidden(inputs.flatten(1))
+        return units
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return (M, K) scores."""
+        scores: Tensor = self.last(features)
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
 class Linear:
     """Multinomial logistic regression on the flattened input; its features are that input.
 
@@ -66,7 +111,7 @@ class Linear:
 
     def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
         """Return a fresh module."""
-        return _Linear(int(torch.tensor(shape).prod()), num_classes, grouped=self.norm == "group")
+        return _Linear(math.prod(shape), num_classes, grouped=self.norm == "group")
 
 
 class _Linear(FeatureNet):

@@ -8,7 +8,7 @@ from poisonbench.nets.fast import FastCNN
 from poisonbench.nets.net import Normalized, norm
 from poisonbench.nets.own import OwnNet
 from poisonbench.nets.resnet import PreActResNet18
-from poisonbench.nets.small import Linear, SmallCNN
+from poisonbench.nets.small import MLP, Linear, SmallCNN
 
 NETS = [
     (SmallCNN(widths=(8, 16), depths=(2, 1), pool="max", norm="batch"), (1, 8, 8)),
@@ -17,6 +17,8 @@ NETS = [
     (PreActResNet18(pool="max", norm="group"), (3, 32, 32)),
     (FastCNN(widths=(8, 16), pool="max", norm="batch", scale=0.5, whiten_eps=0.001), (3, 16, 16)),
     (FastCNN(widths=(8, 16, 16), pool="average", norm="group", scale=0.5, whiten_eps=0.001), (1, 28, 28)),
+    (MLP(widths=(16, 12), norm="none"), (1, 8, 8)),
+    (MLP(widths=(16,), norm="group"), (3, 4, 4)),
     (Linear(norm="none"), (1, 8, 8)),
     (Linear(norm="group"), (3, 4, 4)),
 ]
@@ -158,3 +160,11 @@ def test_a_silenced_channel_of_the_fast_network_stays_silent_in_training(fast):
     features = module.features(inputs)
     assert not features[:, dead].any()
     assert features[:, ~dead].abs().sum(0).all()
+
+
+def test_every_pixel_reaches_the_features_of_the_fast_network(fast):
+    module, inputs = fast
+    seen = inputs[:1].clone().requires_grad_()
+    (module.pooled.blocks.eval()(seen)).square().sum().backward()
+    assert (seen.grad.abs().sum((0, 1)) > 0).all()
+    assert module.pooled.blocks(inputs[:1]).shape[2:] == (2, 2)  # 8 -> 7 -> 4 -> 2

@@ -1,0 +1,350 @@
+"""Many networks of one architecture, trained in one pass.
+
+Shape letters: G members of a stack, B rows of a member's batch, C channels, H height, W width, D features, K classes,
+P numbers of a parameter.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError, Diverged
+from poisonbench.core.learner import Batch, Trained, Victim
+from poisonbench.core.progress import track
+from poisonbench.core.rng import Key
+from poisonbench.learn import device
+from poisonbench.nets.net import Normalized, NormalizedNet
+
+if TYPE_CHECKING:
+    from poisonbench.learn.central import Central, NetVictim
+
+How = Literal["loop", "grouped", "unfold", "vmap"]
+PLAIN = (nn.ReLU, nn.GELU, nn.MaxPool2d, nn.Identity)  # act on each number or each map alone
+
+
+class Stack:
+    """G networks as one module: each of its tensors is those of the members, joined along the first axis.
+
+    No arithmetic crosses from one member to another: convolutions are grouped or batched, linear layers batched,
+    normalisation has statistics of its own for every member, with padding rows left out. What a member ends as depends on
+    its own rows, on G and on B; not on the other members' rows.
+
+    Args:
+        modules: the members, of one architecture.
+        how: "grouped" (grouped convolutions), "unfold" (patches and a batched product), or "vmap" (torch.func over one
+            module; no batch normalisation).
+
+    Raises:
+        ConfigError: a layer that has no stacked form here.
+    """
+
+    def __init__(self, modules: Sequence[NormalizedNet], how: How) -> None:
+        self.members, self.how = len(modules), how
+        states = [module.state_dict() for module in modules]
+        self.one = copy.deepcopy(modules[0])
+        self._names = {name: value.ndim for name, value in states[0].items()}
+        joined = {name: torch.cat([state[name].contiguous() for state in states]) if ndim else states[0][name].clone() for name, ndim in self._names.items()}
+        self.module = self.one if how == "vmap" else _stacked_layer(copy.deepcopy(self.one), self.members, how)
+        self.norms = [layer for layer in self.module.modules() if isinstance(layer, _MaskedNorm)]
+        fixed = {name for name, weight in self.one.named_parameters() if not weight.requires_grad}
+        self.weights = {name: joined[name].requires_grad_() for name, _ in self.one.named_parameters() if name not in fixed}
+        self.rest = {name: value for name, value in joined.items() if name not in self.weights}
+        if how == "vmap":
+            _check_vmap(self.one)
+
+    def scores(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Return (G, B, K) scores of (G, B, ...) inputs; `mask` (G, B) is false for padding rows."""
+        if self.how == "vmap":
+            stacks = {name: value.unflatten(0, (self.members, -1)) if value.ndim else value for name, value in (self.weights | self.rest).items()}
+            axes = {name: 0 if value.ndim else None for name, value in (self.weights | self.rest).items()}
+            asked = torch.func.vmap(lambda state, rows: torch.func.functional_call(self.one, state, (rows,)), in_dims=(axes, 0))
+            return cast("Tensor", asked(stacks, inputs))
+        for layer in self.norms:
+            layer.mask = mask
+        side_by_side = inputs.transpose(0, 1).flatten(1, 2)
+        answers: Tensor = torch.func.functional_call(self.module, self.weights | self.rest, (side_by_side,))
+        own: Tensor = answers.unflatten(1, (self.members, -1)).transpose(0, 1)
+        return own
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """Return each member's parameters and buffers."""
+        joined = {name: value.detach() for name, value in (self.weights | self.rest).items()}
+        parts = {name: value.chunk(self.members) if value.ndim else (value,) * self.members for name, value in joined.items()}
+        return [{name: parts[name][member].clone() for name in self._names} for member in range(self.members)]
+
+
+def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], start: Victim | None) -> list[NetVictim]:
+    """Train one victim a part, `learner.stack_members` at a time; the last stack is filled up with members without rows.
+
+    Args:
+        learner: the recipe; equal to its loop up to rounding, in batches, draws and schedule.
+        parts: rows of each victim.
+        rngs: stream of each victim.
+        start: where every victim starts; none is from scratch.
+
+    Raises:
+        Diverged: a loss that is not finite; `member` is its place in `parts`.
+    """
+    victims: list[NetVictim] = []
+    for first in range(0, len(parts), learner.stack_members):
+        some = slice(first, first + learner.stack_members)
+        try:
+            victims += _fit_stack(learner, parts[some], rngs[some], start)
+        except Diverged as error:
+            raise Diverged(str(error), member=first + (error.member or 0)) from error
+    return victims
+
+
+def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], start: Victim | None) -> list[NetVictim]:
+    begun = [learner.begin(part, rng) if start is None else learner.restore(Trained.of(start), part) for part, rng in zip(parts, rngs, strict=True)]
+    modules = [victim.net for victim in begun]
+    stack = Stack([*modules, *[modules[0]] * (learner.stack_members - len(modules))], learner.stack)
+    plans = [learner.planned(part) for part in parts]
+    optimizer = StackedSGD(stack, learner.momentum, learner.weight_decay, learner.bias_lr)
+    shelf = _Shelf(learner, parts, rngs, stack.members)
+    for epoch in track(learner.epochs, "epochs"):
+        losses = list[Tensor]()
+        for number, (batch, mask) in enumerate(shelf.batches(epoch)):
+            active = mask.any(1)
+            steps = [epoch * plan.steps + min(number, plan.steps - 1) for plan in plans]
+            rates = [learner.lr * learner.factor(step, plan.epochs * plan.steps) for step, plan in zip(steps, plans, strict=True)]
+            lr = torch.tensor([*rates, *[0.0] * (stack.members - len(rates))], device=mask.device)
+            with learner.autocast():
+                scores = stack.scores(batch.inputs, mask).float()
+            each = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none", label_smoothing=learner.label_smoothing)
+            loss = (each.view(mask.shape) * mask).sum(1) / mask.sum(1).clamp_min(1)
+            gradients = torch.autograd.grad(loss.sum(), list(stack.weights.values()))
+            optimizer.step(gradients, Rate(lr=lr, active=active))
+            losses.append(loss.detach())
+        _check_finite(torch.stack(losses), epoch)
+    states = stack.states()
+    facts = [{"epochs": plan.epochs, "steps": plan.epochs * plan.steps} for plan in plans]
+    for state, plan in zip(states, plans, strict=False):
+        state.update({name: value + plan.epochs * plan.steps for name, value in state.items() if value.ndim == 0 and not value.is_floating_point()})
+    return [learner.restore(Trained(state=state, facts=fact), part) for state, fact, part in zip(states, facts, parts, strict=False)]
+
+
+def _check_finite(losses: Tensor, epoch: int) -> None:
+    wrong = (~losses.isfinite()).nonzero()
+    if len(wrong):
+        step, member = wrong[0].tolist()
+        raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {step + 1}; lower learner.lr", member=member)
+
+
+class _Shelf:
+    """The rows of all members, side by side."""
+
+    def __init__(self, learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], members: int) -> None:
+        self.learner, self.parts, self.rngs, self.members = learner, parts, rngs, members
+        self.place = device.resolve(learner.device)
+        self.inputs = torch.cat([part.inputs for part in parts]).to(self.place)
+        self.labels = torch.cat([part.labels for part in parts]).to(self.place)
+        self.first = [0, *accumulate(len(part) for part in parts)]
+
+    def batches(self, epoch: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield (G, B, ...) batches and their (G, B) masks; a row of padding is row 0 of its member, or of the first."""
+        orders = [self.learner.order(part, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True)]
+        plan = [order.tensor_split(self.learner.planned(part).steps) for order, part in zip(orders, self.parts, strict=True)]
+        draws = [self.learner.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True)] if self.inputs.ndim == 4 else []
+        drawn = torch.cat(draws).to(self.place) if draws else None
+        for number in range(max(map(len, plan))):
+            rows = torch.zeros(self.members, self.learner.batch_size, dtype=torch.int64)
+            mask = torch.zeros(self.members, self.learner.batch_size, dtype=torch.bool)
+            for member, steps in enumerate(plan):
+                own = steps[number] if number < len(steps) else steps[0][:0]
+                rows[member] = self.first[member]
+                rows[member, : len(own)] = own + self.first[member]
+                mask[member, : len(own)] = True
+            rows, mask = rows.to(self.place), mask.to(self.place)
+            flat = rows.flatten()
+            inputs = self.inputs[flat]
+            if drawn is not None:
+                inputs = self.learner.augmented(inputs, drawn[flat])
+            yield Batch(inputs=inputs.float().unflatten(0, rows.shape), labels=self.labels[rows], ids=rows), mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """What the optimiser does in one step.
+
+    Args:
+        lr: (G,) learning rate of each member.
+        active: (G,) bool; the others have no rows left in this epoch and stay as they are.
+    """
+
+    lr: Tensor
+    active: Tensor
+
+
+class StackedSGD:
+    """SGD with Nesterov momentum, a learning rate for each member, and weight decay on tensors of two axes or more.
+
+    Args:
+        stack: whose weights to move.
+        momentum: in [0, 1).
+        weight_decay: of weights.
+        bias_lr: factor on the learning rate of biases and shifts.
+    """
+
+    def __init__(self, stack: Stack, momentum: float, weight_decay: float, bias_lr: float) -> None:
+        self.stack, self.momentum, self.weight_decay, self.bias_lr = stack, momentum, weight_decay, bias_lr
+        self.speeds = {name: torch.zeros_like(weight).view(stack.members, -1) for name, weight in stack.weights.items()}
+
+    def step(self, gradients: Sequence[Tensor], rate: Rate) -> None:
+        """Move each active member by its (joined) gradients."""
+        everyone, active = bool(rate.active.all()), rate.active[:, None]
+        with torch.no_grad():
+            for (name, weight), gradient in zip(self.stack.weights.items(), gradients, strict=True):
+                own, slope = weight.view(self.stack.members, -1), gradient.reshape(self.stack.members, -1)
+                decayed = weight.ndim > 1
+                slope = slope.add(own, alpha=self.weight_decay) if decayed and self.weight_decay else slope
+                speed = self.speeds[name] * self.momentum + slope
+                by = rate.lr[:, None] * (1.0 if decayed else self.bias_lr) * (slope + self.momentum * speed)
+                self.speeds[name] = speed if everyone else torch.where(active, speed, self.speeds[name])
+                own.sub_(by if everyone else torch.where(active, by, 0.0))
+
+
+def _stacked_layer(layer: nn.Module, members: int, how: How) -> nn.Module:
+    for kind, form in FORMS.items():
+        if isinstance(layer, kind):
+            return form(layer, members, how)
+    if isinstance(layer, PLAIN):
+        return layer
+    if not list(layer.children()):
+        raise ConfigError(f"learner.stack={how}: {type(layer).__name__} has no stacked form; use learner.stack=loop")
+    for name, child in list(layer.named_children()):
+        setattr(layer, name, _stacked_layer(child, members, how))
+    return layer
+
+
+def _convolution(layer: nn.Module, members: int, how: How) -> nn.Module:
+    assert isinstance(layer, nn.Conv2d)
+    if how == "unfold" and layer.groups == 1:
+        return _UnfoldedConv(layer, members)
+    layer.groups *= members
+    layer.in_channels, layer.out_channels = layer.in_channels * members, layer.out_channels * members
+    return layer
+
+
+FORMS: dict[type[nn.Module], Callable[[nn.Module, int, How], nn.Module]] = {
+    nn.Conv2d: _convolution,
+    nn.GroupNorm: lambda layer, members, how: _OwnGroups(cast("nn.GroupNorm", layer), members),
+    nn.BatchNorm2d: lambda layer, members, how: _MaskedNorm(cast("nn.BatchNorm2d", layer), members),
+    nn.Linear: lambda layer, members, how: _BatchedLinear(cast("nn.Linear", layer), members),
+    Normalized: lambda layer, members, how: layer,
+}
+
+
+def _members_first(answers: Tensor) -> Tensor:
+    """Return (G, B, ...) as it is, whose gradient will lie in memory as it does.
+
+    Otherwise a sum over rows depends on where in a vector register its channel lies, and so on the member's place.
+    """
+    if answers.requires_grad:
+        answers.register_hook(Tensor.contiguous)
+    return answers
+
+
+class _BatchedLinear(nn.Module):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear, members: int) -> None:
+        super().__init__()
+        self.members, self.weight = members, layer.weight
+        self.register_parameter("bias", cast("nn.Parameter | None", layer.bias))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        own = inputs.unflatten(1, (self.members, -1)).transpose(0, 1).contiguous()
+        answers = torch.bmm(own, self.weight.unflatten(0, (self.members, -1)).transpose(1, 2))
+        answers = answers if self.bias is None else answers + self.bias.view(self.members, 1, -1)
+        return _members_first(answers).transpose(0, 1).flatten(1)
+
+
+class _UnfoldedConv(nn.Module):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Conv2d, members: int) -> None:
+        super().__init__()
+        self.members, self.weight = members, layer.weight
+        self.kernel, self.padding, self.stride = layer.kernel_size, cast("tuple[int, int]", layer.padding), layer.stride
+        self.register_parameter("bias", cast("nn.Parameter | None", layer.bias))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        own = inputs.unflatten(1, (self.members, -1)).transpose(0, 1)  # (G, B, C, H, W)
+        size = [(side + 2 * pad - width) // step + 1 for side, pad, width, step in zip(own.shape[3:], self.padding, self.kernel, self.stride, strict=True)]
+        patches = F.unfold(own.flatten(0, 1), self.kernel, padding=self.padding, stride=self.stride).unflatten(0, own.shape[:2])  # (G, B, C k k, H' W')
+        rows = patches.transpose(2, 3).flatten(1, 2)
+        answers = torch.bmm(rows, self.weight.unflatten(0, (self.members, -1)).flatten(2).transpose(1, 2))
+        if self.bias is not None:
+            answers = answers + self.bias.view(self.members, 1, -1)
+        maps: Tensor = answers.unflatten(1, (own.shape[1], *size))  # (G, B, H', W', C')
+        return maps.permute(1, 0, 4, 2, 3).flatten(1, 2)
+
+
+class _OwnGroups(nn.Module):
+    """Group normalisation, each member's rows as rows of their own."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: nn.GroupNorm, members: int) -> None:
+        super().__init__()
+        self.members, self.groups, self.eps = members, layer.num_groups, layer.eps
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = inputs.unflatten(1, (self.members, -1)).transpose(0, 1).contiguous()  # (G, B, C, ...)
+        normal = F.group_norm(maps.flatten(0, 1), self.groups, eps=self.eps).view(maps.shape)
+        shape = (self.members, 1, -1, *[1] * (maps.ndim - 3))
+        return _members_first(normal * self.weight.view(shape) + self.bias.view(shape)).transpose(0, 1).flatten(1, 2)
+
+
+class _MaskedNorm(nn.Module):
+    """Batch normalisation over each member's real rows."""
+
+    mask: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: nn.BatchNorm2d, members: int) -> None:
+        super().__init__()
+        self.members, self.eps, self.momentum = members, layer.eps, cast("float", layer.momentum)
+        self.weight, self.bias = layer.weight, layer.bias
+        for name, buffer in layer.named_buffers():
+            self.register_buffer(name, buffer)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # channels first in memory: otherwise a sum over positions depends on where in a vector register its channel lies
+        maps: Tensor = inputs.float().contiguous().unflatten(1, (self.members, -1))  # (B, G, C, H, W)
+        real = self.mask.T[:, :, None, None, None].to(maps.dtype)
+        count = (real.sum(0).squeeze(-1).squeeze(-1) * maps.shape[3] * maps.shape[4]).clamp_min(1)  # (G, 1)
+        mean = (maps * real).sum((0, 3, 4)) / count
+        centred = maps - mean[None, :, :, None, None]
+        spread = (centred.square() * real).sum((0, 3, 4)) / count
+        self._remember(mean.detach(), (spread * count / (count - 1).clamp_min(1)).detach())
+        normal = centred * (spread + self.eps).rsqrt()[None, :, :, None, None]
+        shape = (1, self.members, -1, 1, 1)
+        return (normal * self.weight.view(shape) + self.bias.view(shape)).flatten(1, 2).to(inputs.dtype)
+
+    def _remember(self, mean: Tensor, spread: Tensor) -> None:
+        active = self.mask.any(1, keepdim=True)
+        for buffer, now in ((self.running_mean, mean), (self.running_var, spread)):
+            assert isinstance(buffer, Tensor)
+            before = buffer.view(self.members, -1)
+            before.copy_(torch.where(active, torch.lerp(before, now, self.momentum), before))
+
+
+def _check_vmap(module: nn.Module) -> None:
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
+        raise ConfigError("learner.stack=vmap cannot keep padding rows out of batch normalisation; use grouped, unfold, or net.norm=group")
