@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError, Diverged
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Combine, Differentiable, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device
-from poisonbench.learn.stacked import How, fit_stacked
+from poisonbench.learn.stacked import How, check_finite, fit_stacked
 from poisonbench.nets.net import Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
@@ -147,8 +147,8 @@ class Central:
         return NetVictim(net=module.eval(), facts=facts, learner=self)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim a part; a stack has no place for steps of attacks and defenses, which go one after the other."""
-        if self.stack == "loop" or self.steps:
+        """Train one victim a part; one part alone, and steps of attacks and defenses, have no use of a stack."""
+        if self.stack == "loop" or self.steps or len(parts) == 1:
             return fit_each(self, parts, combine, rngs, start)
         return fit_stacked(self, parts, rngs, start)
 
@@ -190,7 +190,7 @@ class Central:
                     moment = Moment(module=module, plan=plan, epoch=epoch, step=step, rng=rng.child(f"step/{epoch}/{number}"))
                     losses.append(self._step(self._batch(data, rows, epoch, rng), moment, optimizer))
                     schedule.step()
-            _check_finite(torch.stack(losses), epoch)  # the one look at the device in an epoch
+            check_finite(torch.stack(losses)[:, None], epoch)  # the one look at the device in an epoch
 
     def order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
         """Return the positions of all rows in the order of this epoch."""
@@ -256,12 +256,6 @@ class Central:
         if step < warm:
             return (step + 1) / (warm + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
-
-
-def _check_finite(losses: Tensor, epoch: int) -> None:
-    wrong = (~losses.isfinite()).nonzero()
-    if len(wrong):
-        raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {int(wrong[0]) + 1} of {len(losses)}; lower learner.lr")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

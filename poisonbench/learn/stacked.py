@@ -1,14 +1,12 @@
 """Many networks of one architecture, trained in one pass.
 
-Shape letters: G members of a stack, B rows of a member's batch, C channels, H height, W width, D features, K classes,
-P numbers of a parameter.
+Shape letters: G members of a stack, B rows of a member's batch, C channels, H height, W width, K classes, S steps.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -114,18 +112,17 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
     for epoch in track(learner.epochs, "epochs"):
         losses = list[Tensor]()
         for number, (batch, mask) in enumerate(shelf.batches(epoch)):
-            active = mask.any(1)
             steps = [epoch * plan.steps + min(number, plan.steps - 1) for plan in plans]
             rates = [learner.lr * learner.factor(step, plan.epochs * plan.steps) for step, plan in zip(steps, plans, strict=True)]
             lr = torch.tensor([*rates, *[0.0] * (stack.members - len(rates))], device=mask.device)
             with learner.autocast():
                 scores = stack.scores(batch.inputs, mask).float()
             each = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none", label_smoothing=learner.label_smoothing)
-            loss = (each.view(mask.shape) * mask).sum(1) / mask.sum(1).clamp_min(1)
+            loss = torch.where(mask, each.view(mask.shape), 0.0).sum(1) / mask.sum(1).clamp_min(1)  # what padding gives is no figure
             gradients = torch.autograd.grad(loss.sum(), list(stack.weights.values()))
-            optimizer.step(gradients, Rate(lr=lr, active=active))
+            optimizer.step(gradients, lr, mask.any(1))
             losses.append(loss.detach())
-        _check_finite(torch.stack(losses), epoch)
+        check_finite(torch.stack(losses), epoch)
     states = stack.states()
     facts = [{"epochs": plan.epochs, "steps": plan.epochs * plan.steps} for plan in plans]
     for state, plan in zip(states, plans, strict=False):
@@ -133,11 +130,16 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
     return [learner.restore(Trained(state=state, facts=fact), part) for state, fact, part in zip(states, facts, parts, strict=False)]
 
 
-def _check_finite(losses: Tensor, epoch: int) -> None:
-    wrong = (~losses.isfinite()).nonzero()
+def check_finite(losses_SG: Tensor, epoch: int) -> None:
+    """Refuse to go on from a loss that is not finite.
+
+    Raises:
+        Diverged: the first epoch, step and member with one.
+    """
+    wrong = (~losses_SG.isfinite()).nonzero()
     if len(wrong):
         step, member = wrong[0].tolist()
-        raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {step + 1}; lower learner.lr", member=member)
+        raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {len(losses_SG)}; lower learner.lr", member=member)
 
 
 class _Shelf:
@@ -172,19 +174,6 @@ class _Shelf:
             yield Batch(inputs=inputs.float().unflatten(0, rows.shape), labels=self.labels[rows], ids=rows), mask
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """What the optimiser does in one step.
-
-    Args:
-        lr: (G,) learning rate of each member.
-        active: (G,) bool; the others have no rows left in this epoch and stay as they are.
-    """
-
-    lr: Tensor
-    active: Tensor
-
-
 class StackedSGD:
     """SGD with Nesterov momentum, a learning rate for each member, and weight decay on tensors of two axes or more.
 
@@ -199,16 +188,22 @@ class StackedSGD:
         self.stack, self.momentum, self.weight_decay, self.bias_lr = stack, momentum, weight_decay, bias_lr
         self.speeds = {name: torch.zeros_like(weight).view(stack.members, -1) for name, weight in stack.weights.items()}
 
-    def step(self, gradients: Sequence[Tensor], rate: Rate) -> None:
-        """Move each active member by its (joined) gradients."""
-        everyone, active = bool(rate.active.all()), rate.active[:, None]
+    def step(self, gradients: Sequence[Tensor], lr: Tensor, active: Tensor) -> None:
+        """Move members by their (joined) gradients.
+
+        Args:
+            gradients: one a weight of the stack.
+            lr: (G,) learning rate of each member.
+            active: (G,) bool; the others have no rows left in this epoch and stay as they are.
+        """
+        everyone, lr, active = bool(active.all()), lr[:, None], active[:, None]
         with torch.no_grad():
             for (name, weight), gradient in zip(self.stack.weights.items(), gradients, strict=True):
                 own, slope = weight.view(self.stack.members, -1), gradient.reshape(self.stack.members, -1)
                 decayed = weight.ndim > 1
                 slope = slope.add(own, alpha=self.weight_decay) if decayed and self.weight_decay else slope
                 speed = self.speeds[name] * self.momentum + slope
-                by = rate.lr[:, None] * (1.0 if decayed else self.bias_lr) * (slope + self.momentum * speed)
+                by = lr * (1.0 if decayed else self.bias_lr) * (slope + self.momentum * speed)
                 self.speeds[name] = speed if everyone else torch.where(active, speed, self.speeds[name])
                 own.sub_(by if everyone else torch.where(active, by, 0.0))
 

@@ -103,6 +103,13 @@ def test_stacks_of_two_give_what_one_stack_gives_up_to_rounding(world):
     assert all(torch.allclose(own[name], theirs[name], atol=2e-3, rtol=1e-2) for own, theirs in zip(several, one, strict=True) for name in own)
 
 
+def test_one_part_alone_is_trained_alone(world):
+    learner, parts, rngs, honest = world
+    (alone,) = dataclasses.replace(learner, stack="grouped").fit_many(parts[:1], honest, rngs[:1])
+    loop = learner.fit(parts[0], honest, rngs[0]).state()
+    assert all(torch.equal(value, loop[name]) for name, value in alone.state().items())
+
+
 def test_a_stack_goes_on_from_a_start(world):
     learner, parts, rngs, honest = world
     start = learner.fit(parts[1], honest, Key.root(9))
@@ -111,17 +118,18 @@ def test_a_stack_goes_on_from_a_start(world):
     assert all(torch.allclose(own[name], theirs[name], atol=2e-3, rtol=1e-2) for own, theirs in zip(stack, loop, strict=True) for name in own)
 
 
+@pytest.mark.parametrize("member", [0, 3, 4])
 @pytest.mark.parametrize("stack", ["loop", "unfold"])
-def test_the_member_that_diverges_is_named(world, stack):
+def test_the_member_that_diverges_is_named(world, stack, member):
     learner, parts, rngs, honest = world
     learner = dataclasses.replace(learner, net=Linear(norm="none"), stack=stack, stack_members=2)
     features = [part.with_columns(part.columns | {"inputs": part.inputs.flatten(1).float()}) for part in parts]
-    spoiled = features[3].inputs.clone()
+    spoiled = features[member].inputs.clone()
     spoiled[0, 0] = float("nan")
-    features[3] = features[3].with_columns(features[3].columns | {"inputs": spoiled})
+    features[member] = features[member].with_columns(features[member].columns | {"inputs": spoiled})
     with pytest.raises(Diverged) as caught:
         learner.fit_many(features, honest, rngs)
-    assert caught.value.member == 3
+    assert caught.value.member == member
 
 
 def test_what_has_no_stacked_form_is_refused(world):
