@@ -47,7 +47,7 @@ class PrivateStep(PlainStep):
         sampling: "poisson" alone: no accountant here holds for shuffled batches.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     epsilon: float
     delta: float
     max_grad_norm: float
@@ -79,7 +79,9 @@ class PrivateStep(PlainStep):
         """Attach what collects per-example gradients."""
         from opacus.grad_sample import GradSampleHooks
 
-        setattr(module, HOOKS, GradSampleHooks(module, loss_reduction="mean", strict=False))
+        # Opacus reads a convolution's input by the strides of NCHW; from channels-last memory it makes wrong gradients, and says nothing
+        plain = [layer.register_forward_pre_hook(_in_plain_layout) for layer in module.modules() if isinstance(layer, nn.modules.conv._ConvNd)]
+        setattr(module, HOOKS, (GradSampleHooks(module, loss_reduction="mean", strict=False), *plain))
 
     def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
         """Return Poisson samples, as many as the plan has steps; a sample may be empty."""
@@ -103,7 +105,10 @@ class PrivateStep(PlainStep):
 
     def finish(self, module: nn.Module, plan: Plan) -> Mapping[str, object]:
         """Detach, and return what was spent."""
-        getattr(module, HOOKS).cleanup()
+        gradients, *plain = getattr(module, HOOKS)
+        gradients.cleanup()
+        for hook in plain:
+            hook.remove()
         delattr(module, HOOKS)
         noise, rate = self.noise(plan), 1 / plan.steps
         spent = spent_epsilon(self.accountant, noise, rate, plan.epochs * plan.steps, self.delta)
@@ -113,6 +118,10 @@ class PrivateStep(PlainStep):
     def noise(self, plan: Plan) -> float:
         """Return the noise multiplier that spends epsilon over the whole plan."""
         return noise_for(self.accountant, self.epsilon, self.delta, plan)
+
+
+def _in_plain_layout(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 def clipped_sum(gradients: list[Tensor], bound: float) -> list[Tensor]:

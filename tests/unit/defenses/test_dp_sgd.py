@@ -19,17 +19,20 @@ def test_rows_are_clipped_to_a_joint_norm_and_summed():
     torch.testing.assert_close(other, torch.tensor([[0.8 + 0.4]]))
 
 
-def test_per_example_gradients_equal_a_loop_over_rows():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_per_example_gradients_equal_a_loop_over_rows(layout):
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251
-        module = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-        inputs, labels = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+        first, second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        module = nn.Sequential(first, nn.GroupNorm(2, 4), nn.ReLU(), second, nn.Flatten(), nn.Linear(64, 3)).to(memory_format=layout)
+        inputs, labels = torch.randn(5, 2, 4, 4).contiguous(memory_format=layout), torch.tensor([0, 1, 2, 0, 1])
     step = PrivateStep(**STEP)
     step.begin(module)
     nn.functional.cross_entropy(module(inputs.clone().requires_grad_()), labels).backward()
     found = [weight.grad_sample.clone() for weight in module.parameters()]
     step.finish(module, PLAN)
     assert not hasattr(module, HOOKS)
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
     for row in range(5):
         module.zero_grad()
         nn.functional.cross_entropy(module(inputs[row : row + 1]), labels[row : row + 1]).backward()
