@@ -107,6 +107,10 @@ def seeded(key: Key) -> Iterator[None]:
 
     For initialisers and dropout, which take no generator.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(key.seed)
+    # torch.manual_seed would keep a stack trace for a GPU that may never be asked: 0.5 ms a call, and they pile up
+    started = torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if started else ()):
+        torch.default_generator.manual_seed(key.seed)
+        if started:
+            torch.cuda.manual_seed_all(key.seed)
         yield

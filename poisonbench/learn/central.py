@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -56,7 +57,7 @@ class Central:
         mirror: score a picture and its mirror image and average, in evaluation (test-time augmentation).
         stack: how `fit_many` trains: "loop" (one after the other), or in one pass by "grouped", "unfold" or "vmap"
             (`learn/stacked.py`); equal up to rounding.
-        stack_members: how many in one pass.
+        stack_members: how many in one pass; None is as many as fit into a processor's cache.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -79,7 +80,7 @@ class Central:
     alternate: bool = field(default=False, metadata={"spec": "changed"})
     mirror: bool = field(default=False, metadata={"spec": "changed"})
     stack: How = field(default="loop", metadata={"spec": "changed"})
-    stack_members: int = field(default=64, metadata={"spec": "changed"})
+    stack_members: int | None = field(default=None, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class Central:
             raise ConfigError("learner: lr must be above 0, momentum and label_smoothing in [0, 1), warmup in (0, 1)")
         if min(self.crop, self.cutout, self.weight_decay, self.bias_lr) < 0:
             raise ConfigError("learner: crop, cutout, weight_decay and bias_lr are 0 or more")
-        if self.stack not in ("loop", "grouped", "unfold", "vmap") or self.stack_members < 1:
+        if self.stack not in ("loop", "grouped", "unfold", "vmap") or (self.stack_members is not None and self.stack_members < 1):
             raise ConfigError(f"learner.stack={self.stack}, learner.stack_members={self.stack_members}: loop, grouped, unfold or vmap, and 1 or more")
 
     @property
@@ -127,7 +128,7 @@ class Central:
         with seeded(rng.child("init")):
             module = self._module(data, Normalized.over(data.inputs))
         module.prepare(data.inputs)
-        return NetVictim(net=self._placed(module).eval(), facts={}, learner=self)
+        return NetVictim(built=self._placed(module).eval(), facts={}, learner=self)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
         """Train on `data`; `combine` is ignored, there is one contributor.
@@ -144,7 +145,7 @@ class Central:
         self._train(module, data, plan, rng)
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
-        return NetVictim(net=module.eval(), facts=facts, learner=self)
+        return NetVictim(built=module.eval(), facts=facts, learner=self)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim a part; one part alone, and steps of attacks and defenses, have no use of a stack."""
@@ -158,7 +159,7 @@ class Central:
         with seeded(Key.root(0)):
             module = self._module(like, Normalized(torch.zeros(channels), torch.ones(channels)))
         module.load_state_dict(dict(trained.state))
-        return NetVictim(net=self._placed(module).eval(), facts=trained.facts, learner=self)
+        return NetVictim(built=self._placed(module).eval(), facts=trained.facts, learner=self)
 
     def _module(self, like: Dataset, normalized: Normalized) -> NormalizedNet:
         return normalized.before(self.net.build(tuple(like.inputs.shape[1:]), like.num_classes))
@@ -204,9 +205,13 @@ class Central:
 
     def _batch(self, data: Dataset, rows: Tensor, epoch: int, rng: Key) -> Batch:
         inputs, ids = data.inputs[rows], data.ids[rows]
-        if inputs.ndim == 4:
+        if self.augments(inputs):
             inputs = self.augmented(inputs, self.draws(ids, epoch, rng))
-        return Batch(inputs=inputs, labels=data.labels[rows], ids=ids)
+        return Batch(inputs=device.as_floats(inputs), labels=data.labels[rows], ids=ids)
+
+    def augments(self, inputs: Tensor) -> bool:
+        """Tell whether rows change from epoch to epoch."""
+        return inputs.ndim == 4 and bool(self.crop or self.flip or self.cutout)
 
     def draws(self, ids: Tensor, epoch: int, rng: Key) -> Tensor:
         """Return (B, R) what decides how each row is augmented in this epoch."""
@@ -216,11 +221,10 @@ class Central:
         return draws
 
     def augmented(self, inputs: Tensor, draws: Tensor) -> Tensor:
-        """Return (B, C, H, W) float32 images, channels last in memory."""
+        """Return (B, C, H, W) images of the dtype that they have."""
         inputs = augment.crop(inputs, draws[:, augment.CROP], self.crop) if self.crop else inputs
         inputs = augment.flip(inputs, draws[:, augment.FLIP]) if self.flip else inputs
-        inputs = augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
-        return inputs.float().contiguous(memory_format=torch.channels_last)
+        return augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
 
     def _step(self, batch: Batch, moment: Moment, optimizer: torch.optim.Optimizer) -> Tensor:
         for step in self.steps:
@@ -263,16 +267,28 @@ class NetVictim:
     """A trained network.
 
     Args:
-        net: from pixels 0..255 to scores, in evaluation mode, on the learner's device.
+        built: from pixels 0..255 to scores, in evaluation mode, on the learner's device.
         facts: what the training found out about itself.
         learner: the recipe, for its device and precision.
         history: states on the way.
+        weights: in place of those of `built`, on the CPU; a network with them is made when one is first asked, so that
+            a thousand victims of one architecture cost no more than their weights.
     """
 
-    net: NormalizedNet
+    built: NormalizedNet
     facts: Mapping[str, object]
     learner: Central
     history: Sequence[State] = ()
+    weights: State | None = None
+
+    @cached_property
+    def net(self) -> NormalizedNet:
+        """From pixels 0..255 to scores."""
+        if self.weights is None:
+            return self.built
+        net = copy.deepcopy(self.built)
+        net.load_state_dict(dict(self.weights))
+        return net
 
     @property
     def module(self) -> Differentiable:
@@ -299,20 +315,25 @@ class NetVictim:
 
     def state(self) -> State:
         """Return parameters and buffers on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
+        if self.weights is not None:
+            return self.weights
+        return {name: value.detach().cpu().contiguous() for name, value in self.built.state_dict().items()}
+
+    def become(self, trained: Trained) -> NetVictim:
+        """Return a victim of this architecture with other weights."""
+        return dataclasses.replace(self, weights=trained.state, facts=trained.facts, history=trained.history)
 
     def silenced(self, channels_D: Tensor) -> NetVictim:
         """Return a victim without these features."""
         net = copy.deepcopy(self.net)
         net.silence(channels_D)
-        return dataclasses.replace(self, net=net)
+        return dataclasses.replace(self, built=net, weights=None)
 
     def _batches(self, inputs: Tensor) -> Iterator[Tensor]:
         place = device.resolve(self.learner.device)
         with torch.inference_mode(), self.learner.autocast():
             for batch in inputs.split(EVAL_BATCH):
-                moved = batch.to(place).float()
-                yield moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved
+                yield device.as_floats(batch.to(place))
 
 
 class _Portable(nn.Module):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from poisonbench.core.errors import ConfigError
 
@@ -49,6 +50,11 @@ def set_threads(threads: int) -> None:
         raise ConfigError(f"threads={threads}: give a number of CPU threads, or 0 for one a core")
     if threads:
         torch.set_num_threads(threads)
+
+
+def as_floats(inputs: Tensor) -> Tensor:
+    """Return float32 inputs, images channels last in memory, which is the layout that convolutions want."""
+    return inputs.float().contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs.float()
 
 
 def peak_bytes() -> int:

@@ -5,7 +5,9 @@ import torch
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
+from poisonbench.core.learner import Trained
 from poisonbench.core.rng import Key
+from poisonbench.learn.stacked import members_at_once
 from poisonbench.nets.fast import FastCNN
 from poisonbench.nets.resnet import PreActResNet18
 from poisonbench.nets.small import MLP, Linear, SmallCNN
@@ -103,6 +105,21 @@ def test_stacks_of_two_give_what_one_stack_gives_up_to_rounding(world):
     assert all(torch.allclose(own[name], theirs[name], atol=2e-3, rtol=1e-2) for own, theirs in zip(several, one, strict=True) for name in own)
 
 
+@pytest.mark.parametrize(
+    ("parts", "parameters", "members"), [(5, 100, 5), (256, 100, 256), (300, 100, 150), (100, 100_000, 20), (41, 100_000, 14), (3, 10**8, 1)]
+)
+def test_members_are_spread_evenly_over_passes_that_fit_the_cache(parts, parameters, members):
+    assert members_at_once(parts, parameters) == members
+
+
+def test_a_victim_of_a_stack_is_the_one_that_the_store_gives_back(world):
+    learner, parts, rngs, honest = world
+    victim = dataclasses.replace(learner, net=BATCH, stack="grouped").fit_many(parts, honest, rngs)[1]
+    restored = learner.restore(Trained.of(victim), parts[1])
+    assert torch.equal(victim.scores(parts[0].inputs), restored.scores(parts[0].inputs))
+    assert all(torch.equal(value, victim.net.state_dict()[name]) for name, value in victim.state().items())
+
+
 def test_one_part_alone_is_trained_alone(world):
     learner, parts, rngs, honest = world
     (alone,) = dataclasses.replace(learner, stack="grouped").fit_many(parts[:1], honest, rngs[:1])
@@ -147,5 +164,5 @@ def test_a_residual_network_is_stacked_as_well():
     net = PreActResNet18(pool="average", norm="group")
     members = [Normalized(torch.zeros(3), torch.ones(3)).before(net.build((3, 16, 16), 4)) for _ in range(2)]
     inputs = torch.rand(2, 3, 3, 16, 16)
-    scores = Stack(members, "grouped").scores(inputs, torch.ones(2, 3, dtype=torch.bool))
+    scores = Stack(members[0], [member.state_dict() for member in members], "grouped").scores(inputs, torch.ones(2, 3, dtype=torch.bool))
     torch.testing.assert_close(scores, torch.stack([member(rows) for member, rows in zip(members, inputs, strict=True)]), atol=1e-4, rtol=1e-4)
