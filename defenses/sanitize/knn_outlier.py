@@ -16,6 +16,8 @@ from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 
+CHUNK = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnnOutlier:
@@ -57,13 +59,20 @@ class KnnOutlier:
 
 
 def relative_distance(features_RD: Tensor, k: int) -> Tensor:
-    """Return (R,) float32, the distance of each row to its k-th neighbour over the median of these distances; 0 for one row."""
-    from sklearn.neighbors import NearestNeighbors
+    """Return (R,) float32, the distance of each row to its k-th neighbour over the median of these distances; 0 for one row.
 
+    A few rows at a time: memory grows with R, not with its square.
+    """
     if len(features_RD) < 2:
         return torch.zeros(len(features_RD))
     k = max(1, min(k, 3 * len(features_RD) // 4))
-    points = features_RD.double().numpy()
-    distances, _ = NearestNeighbors(n_neighbors=k).fit(points).kneighbors()  # without points: a row is not its own neighbour
-    kth = torch.from_numpy(distances[:, -1])
+    points = features_RD.double()
+    kth = torch.cat([_kth_distance(points, rows, k) for rows in torch.arange(len(points)).split(CHUNK)])
     return (kth / kth.median().clamp_min(1e-12)).float()
+
+
+def _kth_distance(points_RD: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Return the distance of these rows to their k-th neighbour among all others."""
+    distances = torch.cdist(points_RD[rows], points_RD, compute_mode="use_mm_for_euclid_dist")
+    distances[torch.arange(len(rows)), rows] = torch.inf  # a row is not its own neighbour
+    return distances.kthvalue(k).values

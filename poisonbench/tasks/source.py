@@ -82,17 +82,18 @@ class Split:
         if self.limit is not None and not kinds <= self.limit <= len(train):
             raise ConfigError(f"task.limit={self.limit}: the task has {len(train)} training rows of {kinds} classes; give a number between")
         key = Key.root(self.split_seed).child("split")
-        kept = train if self.limit is None else train.take(stratified(train, self.limit, key.child("limit"))[0])
+        places = train.with_columns(train.columns | {"inputs": torch.arange(len(train))})  # so that pixels are copied once, or never
+        kept = places if self.limit is None else places.take(stratified(places, self.limit, key.child("limit"))[0])
         trusted, rest = stratified(kept, round(self.trusted * len(kept)), key.child("trusted"))
         remaining = kept.take(rest)
         public, rest = stratified(remaining, round(self.public * len(kept)), key.child("public"))
-        left = remaining.take(rest)
+        left = train.take(remaining.inputs[rest]) if len(rest) < len(train) else train
         return Task(
             name=name,
-            train=left.edit(torch.arange(len(left)), owners=dealt(self.owners, left, self.clients, key.child("owners"))),
+            train=left.with_columns(left.columns | {"owners": dealt(self.owners, left, self.clients, key.child("owners"))}),
             test=test,
-            trusted=kept.take(trusted),
-            public=remaining.take(public),
+            trusted=train.take(kept.inputs[trusted]),
+            public=train.take(remaining.inputs[public]),
             class_names=raw.class_names,
         )
 
