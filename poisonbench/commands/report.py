@@ -10,7 +10,8 @@ from rich.console import Console
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically, write_text
-from poisonbench.report import ledger
+from poisonbench.record import Record
+from poisonbench.report import benchmarks, ledger
 from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
 
@@ -36,7 +37,13 @@ def main(words: Sequence[str]) -> int:
             write_text(Path(word), json.dumps(entries, indent=1) + "\n")
             continue
         text = Path(word).read_text(encoding="utf-8")
-        entries = [entry for path in sorted(Path("results/ledger").glob("*.json")) for entry in ledger.read(path)]
-        write_text(Path(word), filled(text, records, entries))
+        write_text(Path(word), page(text, records, Path("results")))
         Console().print(f"{word}: tables from {len(records)} records", markup=False, highlight=False)
     return 0
+
+
+def page(text: str, records: Sequence[Record], results: Path) -> str:
+    """Return a Markdown page with its blocks filled from records, and from the ledger and the benchmarks in `results`."""
+    entries = [entry for path in sorted((results / "ledger").glob("*.json")) for entry in ledger.read(path)]
+    costs = [benchmarks.read(path) for path in sorted((results / "benchmarks").glob("*.json"))]
+    return filled(text, records, ledger.table(entries), benchmarks.table(costs))

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from poisonbench.record import Record, read
-from poisonbench.report import ledger
 from poisonbench.stats import over_seeds
 
 COLUMNS = (
@@ -27,7 +26,7 @@ COLUMNS = (
     "more",
 )
 NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "+experiment")
-LEDGER = re.compile(r"(<!-- ledger -->\n).*?(<!-- end -->)", re.DOTALL)
+OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -65,11 +64,11 @@ def matrix(records: Iterable[Record]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def filled(text: str, records: Sequence[Record], entries: Sequence[ledger.Entry] = ()) -> str:
+def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: str = "") -> str:
     """Return `text` with every block filled from the records that it names.
 
     `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` holds their table, `<!-- worst: ... -->` the matrix of their C-Acc,
-    `<!-- ledger -->` the reproduction ledger. Keys are attack, defense (names) and learner (class of the recipe, such as
+    `<!-- ledger -->` and `<!-- benchmarks -->` the tables given. Keys are attack, defense (names) and learner (class of the recipe, such as
     Federated).
     """
 
@@ -79,7 +78,8 @@ def filled(text: str, records: Sequence[Record], entries: Sequence[ledger.Entry]
         chosen = [record for record in records if record.status == "done" and all(_part(record, name) in wanted[name] for name in wanted)]
         return f"{found[1]}{(matrix if found[1].startswith('<!-- worst') else table)(chosen)}{found[3]}"
 
-    text = LEDGER.sub(lambda found: f"{found[1]}{ledger.table(entries)}{found[2]}", text)
+    others = {"ledger": ledger, "benchmarks": benchmarks}
+    text = OTHER.sub(lambda found: f"{found[1]}{others[found[2]]}{found[3]}", text)
     return BLOCK.sub(block, text)
 
 

@@ -1,0 +1,55 @@
+"""`python -m benchmarks NAME...`: measure, print, and write a record."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+
+from poisonbench.learn import device
+from poisonbench.record import provenance
+from poisonbench.report.benchmarks import Benchmark, Comparison, table
+
+HERE = Path(__file__).parent
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the named benchmarks one after the other; the record of each lies in results/local/benchmarks, or in results/benchmarks."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each figure is a ratio against a named alternative in the same run.")
+    parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--data", type=Path, help="a folder with cifar10 and mnist in it, for `accuracy`")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is one a core")
+    parser.add_argument("--publish", action="store_true", help="write into results/benchmarks, which the README's table is made of")
+    asked = parser.parse_args(words)
+    device.set_threads(asked.threads)
+    folder = HERE.parent / "results" / ("benchmarks" if asked.publish else "local/benchmarks")
+    for name in asked.names:
+        benchmark = Benchmark(name=name, comparisons=tuple(_measured(name, asked.data)), machine=machine())
+        Console().print(Markdown(table([benchmark])))
+        Console().print(f"record: {benchmark.write(folder)}", markup=False, highlight=False)
+    return 0
+
+
+def _measured(name: str, data: Path | None) -> Iterator[Comparison]:
+    for comparison in importlib.import_module(f"benchmarks.{name}").measure(data):
+        Console().print(f"{name}: {comparison.work}: {comparison.ratio:.3g}x", markup=False, highlight=False)
+        yield comparison
+
+
+def machine() -> dict[str, object]:
+    """Return where it ran."""
+    place = device.resolve("auto")
+    chip = torch.cuda.get_device_name() if place == "cuda" else platform.processor() or platform.machine()
+    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": place, "chip": chip, "bf16": device.has_bf16(place), **provenance()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

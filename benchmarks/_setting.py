@@ -1,0 +1,53 @@
+"""An experiment as the command line would build it, on made-up rows of any shape."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from poisonbench.api import own_task
+from poisonbench.assemble import adopt_own_packages, assemble
+from poisonbench.commands.compose import tree_of
+from poisonbench.core.data import Dataset
+from poisonbench.core.learner import Combine, Learner
+from poisonbench.core.rng import Key
+from poisonbench.line import Line
+from poisonbench.store import Store
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Setting:
+    """What a training needs.
+
+    Args:
+        learner: the recipe.
+        data: the rows.
+        combine: contributions as they come.
+    """
+
+    learner: Learner
+    data: Dataset
+    combine: Combine
+
+
+def setting(*words: str, data: tuple[Tensor, Tensor]) -> Setting:
+    """Build the recipe that `words` describe, for (N, C, H, W) uint8 or (N, D) float32 inputs and (N,) labels."""
+    adopt_own_packages()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        task = own_task(train=data, test=(data[0][:10], data[1][:10]), trusted=0.0)
+        words = (f"threads={torch.get_num_threads()}", *words)
+        experiment = assemble(tree_of([*words]), store, task=task)
+        return Setting(learner=experiment.learner, data=experiment.task.train, combine=Line(experiment=experiment, store=store).honest)
+
+
+def made_up(rows: int, shape: tuple[int, ...], *, classes: int = 10) -> tuple[Tensor, Tensor]:
+    """Return uniform pixels, brighter with the label so that there is something to learn, and labels."""
+    generator = Key.root(100).torch()
+    labels = torch.arange(rows) % classes
+    inputs = torch.randint(0, 128, (rows, *shape), generator=generator, dtype=torch.uint8)
+    return inputs + (labels * (128 // classes)).to(torch.uint8).view(-1, *[1] * len(shape)), labels

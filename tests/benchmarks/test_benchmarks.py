@@ -1,0 +1,95 @@
+"""Each benchmark on a small size: both sides do the same work, and the table says what was measured."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks import _plain, federated, filters, memory, stacked, startup, training
+from benchmarks.__main__ import NAMES, machine
+from benchmarks._timing import in_turns
+from poisonbench.assemble import HOME
+from poisonbench.core.defense import Server
+from poisonbench.core.errors import DataError
+from poisonbench.core.rng import Key
+from poisonbench.report.benchmarks import Benchmark, Comparison, read, table
+
+ONE = Comparison(work="ten rows", ours="a", alternative="b", unit="s", ours_cost=(1.0, 3.0, 2.0), alternative_cost=(9.0, 8.0, 7.0))
+
+
+def test_the_ratio_is_that_of_the_medians():
+    assert ONE.ratio == 4.0
+    assert dataclasses.replace(ONE, ours_cost=(2.0,)).ratio == 4.0
+
+
+def test_a_benchmark_comes_back_as_it_was_written(tmp_path):
+    whole = Benchmark(name="mine", comparisons=(ONE, dataclasses.replace(ONE, note="why", facts={"rows": 10.0})), machine={"cores": 2})
+    assert read(whole.write(tmp_path)) == whole
+    assert "| mine | ten rows (why) | a: 2 s | b: 8 s | 4 |" in table([whole])
+
+
+def test_a_file_of_another_form_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"schema": 1}')
+    with pytest.raises(DataError, match="no benchmark"):
+        read(tmp_path / "a.json")
+
+
+def test_both_sides_are_timed_in_turns():
+    done = []
+    costs = in_turns(lambda: done.append("ours"), lambda: done.append("other"), repeats=2)
+    assert done == ["ours", "other"] * 3
+    assert len(costs.ours) == len(costs.alternative) == 2
+
+
+def test_the_machine_is_named():
+    assert {"cores", "threads", "device", "chip", "bf16", "versions", "commit"} <= machine().keys()
+
+
+def test_every_script_is_known_by_its_name():
+    assert NAMES == ["accuracy", "federated", "filters", "memory", "stacked", "startup", "training"]
+
+
+def test_both_kinds_of_decomposition_score_as_the_filter_does():
+    from defenses.sanitize.spectral import signature
+
+    features = torch.randn(40, 6, generator=Key.root(100).torch()) + 3
+    ours, _ = signature(features, centre=True)
+    for full in (False, True):
+        torch.testing.assert_close(filters.top_projection(features, full=full), ours, rtol=1e-3, atol=1e-4)
+    assert len(list(filters.measure(None, rows=100, dims=6, repeats=1))) == 2
+
+
+def test_krum_by_pairs_selects_what_krum_selects():
+    from defenses.aggregate.krum import Krum
+
+    updates = torch.randn(9, 5, generator=Key.root(100).torch())
+    server = Server(round=0, state=torch.zeros(5), malicious=2, reference=lambda: torch.zeros(5))
+    assert torch.equal(federated.krum_by_pairs(updates, 2), Krum(malicious=2, variant="paper")(updates, server))
+
+
+def test_a_round_is_measured_both_ways():
+    krum, *rounds = federated.measure(None, clients=9, parameters=20, repeats=1)
+    assert "9 updates" in krum.work
+    assert [each.alternative for each in rounds] == ["learner.client.stack=loop"] * 2
+
+
+def test_the_plain_loop_trains():
+    torch_net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 2))
+    before = torch_net[1].weight.detach().clone()
+    inputs = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=Key.root(100).torch())
+    _plain.train(torch_net, inputs, torch.arange(8) % 2, batch_size=4, workers=0)
+    assert not torch.equal(before, torch_net[1].weight)
+
+
+@pytest.mark.slow
+def test_training_stacks_memory_and_start_up_are_measured():
+    assert len(list(training.measure(None, rows=4, repeats=1))) == 2
+    assert len(list(stacked.measure(None, members=(2,), repeats=1))) == 7
+    small, large = memory.measure(None, sizes=(1_000, 20_000))
+    assert large.alternative_cost[0] > small.alternative_cost[0]
+    assert len(list(startup.measure(None, sweep=("attack=none", "task=blobs"), repeats=1))) == 3
+
+
+def test_the_committed_benchmarks_can_be_read():
+    for path in (HOME / "results" / "benchmarks").glob("*.json"):
+        assert read(path).name == path.stem
