@@ -213,8 +213,14 @@ class Line:
         return figures | dict(poisoned.goal.measure(victim))
 
     def history(self, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
-        """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds."""
+        """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds.
+
+        Where a history is sparse, "round" says after which rounds, counted from 1.
+        """
         test, curves = self.experiment.task.test, dict[str, list[float]]()
+        every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
+        if every > 1:
+            curves["round"] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
         for state in victim.history:
             then = learner.restore(Trained(state=state, facts={}), test)
             curves.setdefault("c_acc", []).append(metrics.accuracy(then.scores(test.inputs), test.labels))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
@@ -52,6 +52,8 @@ class Federated:
         algorithm: "fedavg" trains by the recipe of `client`; "fedsgd" takes one step on all rows of a client.
         eta: the server's step size.
         server_momentum: of the server's steps, in [0, 1).
+        history_every: rounds from one kept model to the next; the last round is always kept. Curves are made of them, so with many
+            rounds and many test rows a sparse history saves most of the time.
     """
 
     VERSION: ClassVar[int] = 1
@@ -61,11 +63,13 @@ class Federated:
     algorithm: Literal["fedavg", "fedsgd"]
     eta: float
     server_momentum: float
+    history_every: int = field(default=1, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse recipes that cannot be trained."""
-        if self.rounds < 1 or (self.participants is not None and self.participants < 1):
-            raise ConfigError(f"learner: rounds={self.rounds}, participants={self.participants}; both need to be at least 1")
+        if min(self.rounds, self.history_every) < 1 or (self.participants is not None and self.participants < 1):
+            told = f"rounds={self.rounds}, participants={self.participants}, history_every={self.history_every}"
+            raise ConfigError(f"learner: {told}; each needs to be at least 1")
         if not self.eta > 0 or not 0 <= self.server_momentum < 1:
             raise ConfigError(f"learner: eta={self.eta} must be above 0, server_momentum={self.server_momentum} in [0, 1)")
 
@@ -109,7 +113,7 @@ class Federated:
         combine.aggregate.check(present, min(len(combine.malicious), present))
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
-        """Train for all rounds; the history holds the model after each.
+        """Train for all rounds; the history holds the model after each, or after every `history_every`th counted from the last.
 
         Raises:
             Diverged: a client's loss, or an update, that is not finite; names the round and the client.
@@ -117,13 +121,12 @@ class Federated:
         victim = self.client.begin(combine.clean, rng) if start is None else self.client.restore(Trained.of(start), data)
         names, state = [name for name, _ in victim.net.named_parameters()], dict(victim.state())
         history, facts, speed = list[State](), dict[str, list[float]](), torch.zeros(sum(state[name].numel() for name in names))
-        parts = {client: data.take(data.owners == client) for client in range(int(data.owners.max()) + 1)}
-        clean = {client: combine.clean.take(combine.clean.owners == client) for client in combine.malicious.tolist()}
+        clients, ours = int(data.owners.max()) + 1, set(combine.malicious.tolist())
         for index in track(self.rounds, "rounds"):
             attacked = combine.rounds is None or combine.rounds[0] <= index < combine.rounds[1]
             turn = Turn(index, rng.child(f"round/{index}"))
-            present = self._present(len(parts), turn.rng)
-            rows = {client: parts[client] if attacked or client not in clean else clean[client] for client in present.tolist()}
+            present = self._present(clients, turn.rng)
+            rows = {client: _of(client, data if attacked or client not in ours else combine.clean) for client in present.tolist()}
             model = self.client.restore(Trained(state=state, facts={}), data)
             updates = self._updates(model, rows, turn, combine)
             malicious = torch.isin(present, combine.malicious)
@@ -140,8 +143,10 @@ class Federated:
             )
             speed = self.server_momentum * speed + combine.aggregate(updates, server)
             state = _moved(state, names, self.eta * speed)
-            history.append(state)
+            if (self.rounds - 1 - index) % self.history_every == 0:
+                history.append(state)
         told = {"rounds": self.rounds, "epochs": self.rounds * self.client.epochs, **({"crafted": facts} if facts else {})}
+        told |= {"history_every": self.history_every} if self.history_every > 1 else {}
         return self.restore(Trained(state=state, facts=told, history=tuple(history)), data)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
@@ -181,6 +186,10 @@ class Federated:
         for name, value in after.facts.items():
             facts.setdefault(name, []).append(float(value))
         return after.updates
+
+
+def _of(client: int, data: Dataset) -> Dataset:
+    return data.take(data.owners == client)
 
 
 def _flat(state: State, names: Sequence[str]) -> Tensor:

@@ -42,7 +42,7 @@ def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Sequence[fl
     panels: dict[Panel, dict[str, list[Sequence[float]]]] = {}
     for record in records:
         curve = record.curves.get("defended")
-        if record.status != "done" or not isinstance(curve, Mapping) or "asr" not in curve:
+        if record.status != "done" or not isinstance(curve, Mapping) or "asr" not in curve or "round" in curve:  # sparse ones have another axis
             continue
         defense, owners = record.spec["defense"], words_of(record.command).get("owners", "iid")
         rounds = record.spec["threat"]["rounds"]  # type: ignore[index]

@@ -74,6 +74,13 @@ def test_a_history_holds_every_round_and_the_record_its_curve(tiny, store):
     assert (record.counts["clients"], record.counts["malicious"]) == (9, 3)
 
 
+def test_a_sparse_history_ends_with_the_last_round(tiny, store):
+    whole = run(tiny("attack=federated", "threat.budget.rate=0.2"), store).curves["undefended"]
+    sparse = run(tiny("attack=federated", "threat.budget.rate=0.2", "learner.history_every=3"), store).curves["undefended"]
+    assert sparse["round"] == [1, 4]
+    assert sparse["asr"] == [whole["asr"][0], whole["asr"][3]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shout:
     """Send a huge update and remember when."""
