@@ -28,7 +28,7 @@ from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import CONFIGS, explained, tree_of
 from poisonbench.core.errors import PoisonbenchError
 from poisonbench.core.progress import listening
-from poisonbench.publish import publish, tracker_of
+from poisonbench.publish import leads, publish, tracker_of
 from poisonbench.record import Record
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def _experiments(words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:  # Hydra writes a multirun.yaml full of this machine's paths
         sys.argv = [sys.argv[0], *words, f"hydra.sweep.dir={folder}"]
         job()
-    if len(cells) > 1:
+    if len(cells) > 1 and leads():
         screen.show_sweep(Console(), [(cell.record, cell.path) for cell in cells if cell.record and cell.path])
     return max((cell.code for cell in cells), default=DONE)
 
 
 def cell(words: Sequence[str]) -> Cell:
     """Run one experiment, write its record, print its table."""
-    console = Console()
+    console = Console(quiet=not leads())
     try:
         tree = tree_of(words)
         places = Places.of(tree)

@@ -22,7 +22,8 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Combine, Differentiable, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
-from poisonbench.learn import augment, device
+from poisonbench.learn import augment, device, distributed
+from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.stacked import How, check_finite, fit_stacked
 from poisonbench.nets.net import Net, Normalized, NormalizedNet
 
@@ -58,6 +59,7 @@ class Central:
         stack: how `fit_many` trains: "loop" (one after the other), or in one pass by "grouped", "unfold" or "vmap"
             (`learn/stacked.py`); equal up to rounding.
         stack_members: how many in one pass; None is as many as fit into a processor's cache.
+        ddp: share every batch among the processes that torchrun started; equal to one process up to rounding.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -81,6 +83,7 @@ class Central:
     mirror: bool = field(default=False, metadata={"spec": "changed"})
     stack: How = field(default="loop", metadata={"spec": "changed"})
     stack_members: int | None = field(default=None, metadata={"spec": "changed"})
+    ddp: bool = field(default=False, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
 
     def __post_init__(self) -> None:
@@ -93,6 +96,8 @@ class Central:
             raise ConfigError("learner: crop, cutout, weight_decay and bias_lr are 0 or more")
         if self.stack not in ("loop", "grouped", "unfold", "vmap") or (self.stack_members is not None and self.stack_members < 1):
             raise ConfigError(f"learner.stack={self.stack}, learner.stack_members={self.stack_members}: loop, grouped, unfold or vmap, and 1 or more")
+        if self.ddp and self.steps:
+            raise ConfigError("learner.ddp=true: attacks and defenses that act on single training steps need one process; leave learner.ddp=false")
 
     @property
     def stages(self) -> frozenset[str]:
@@ -101,8 +106,11 @@ class Central:
 
     @property
     def runtime(self) -> Mapping[str, str | int]:
-        """Device type, threads, versions."""
-        return device.runtime(self.device)
+        """Device type, threads, versions, and processes if there are several."""
+        return {**device.runtime(self.device), **({"processes": self._crew().size} if self.ddp else {})}
+
+    def _crew(self) -> Crew:
+        return crew(self.device) if self.ddp else Crew()
 
     def with_step(self, step: Step) -> Central:
         """Return this recipe with one more step in its chain."""
@@ -120,8 +128,11 @@ class Central:
         """Build the network once and let it refuse inputs that do not fit; then let each step refuse."""
         with seeded(Key.root(0)):
             module = self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
+        plan = self.planned(data)
+        if self.ddp:
+            distributed.check(module, self.device, plan.rows // plan.steps)
         for step in self.steps:
-            step.check(module, self.planned(data))
+            step.check(module, plan)
 
     def begin(self, data: Dataset, rng: Key) -> NetVictim:
         """Return a victim with initial weights and the input statistics of `data`."""
@@ -183,15 +194,18 @@ class Central:
         optimizer = self._optimizer(module)
         schedule = self._schedule(optimizer, plan.epochs * plan.steps)
         module.train()
+        workers = self._crew()
+        asked = workers.around(module)
         for epoch in track(self.epochs, "epochs"):
             losses = []
             with seeded(rng.child(f"epoch/{epoch}")):
                 for number, rows in enumerate(self._batches(data, plan, epoch, rng)):
                     step = epoch * plan.steps + number
                     moment = Moment(module=module, plan=plan, epoch=epoch, step=step, rng=rng.child(f"step/{epoch}/{number}"))
-                    losses.append(self._step(self._batch(data, rows, epoch, rng), moment, optimizer))
+                    loss = self._loss(asked, self._batch(data, workers.share(rows), epoch, rng), moment)
+                    losses.append(self._step(workers.loss(loss, len(rows)), moment, optimizer))
                     schedule.step()
-            check_finite(torch.stack(losses)[:, None], epoch)  # the one look at the device in an epoch
+            check_finite(workers.over_all(torch.stack(losses))[:, None], epoch)  # the one look at the device in an epoch
 
     def order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
         """Return the positions of all rows in the order of this epoch."""
@@ -226,15 +240,17 @@ class Central:
         inputs = augment.flip(inputs, draws[:, augment.FLIP]) if self.flip else inputs
         return augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
 
-    def _step(self, batch: Batch, moment: Moment, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _loss(self, module: nn.Module, batch: Batch, moment: Moment) -> Tensor:
         for step in self.steps:
             batch = step.batch(batch, moment)
         with self.autocast():
-            scores = moment.module(batch.inputs)
+            scores = module(batch.inputs)
         losses = F.cross_entropy(scores.float(), batch.labels, reduction="none", label_smoothing=self.label_smoothing)
         for step in self.steps:
             losses = step.loss(losses, batch, moment)
-        loss = losses.mean() if len(losses) else losses.sum()  # Poisson sampling may draw nobody
+        return losses
+
+    def _step(self, loss: Tensor, moment: Moment, optimizer: torch.optim.Optimizer) -> Tensor:
         optimizer.zero_grad()
         loss.backward()
         for step in self.steps:
