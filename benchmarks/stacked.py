@@ -19,7 +19,9 @@ from poisonbench.report.benchmarks import Comparison
 
 NETS = {
     "linear, 28x28": ("net=linear", (1, 28, 28)),
+    "linear, 8x8": ("net=linear", (1, 8, 8)),
     "MLP 128, 28x28": ("net=mlp", (1, 28, 28)),
+    "MLP 128, 8x8": ("net=mlp", (1, 8, 8)),
     "CNN 32-64, 8x8": ("net=tiny", (1, 8, 8)),
 }
 

@@ -6,7 +6,7 @@ Shape letters: N rows, R draws per row.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -83,9 +83,7 @@ class Key:
         Returns:
             (N, R) float64 in [0, 1), on the device of `ids_N`.
         """
-        rows = _mixed(_mixed(ids_N.to(torch.int64) * _GOLDEN + self.seed) + epoch)
-        steps = torch.arange(1, draws + 1, device=ids_N.device, dtype=torch.int64) * _GOLDEN
-        return _shifted(_mixed(rows[:, None] + steps[None]), 11).to(torch.float64) / (1 << 53)
+        return _uniform(self.seed, ids_N, epoch, draws)
 
     def pick(self, ids_N: Tensor, count: int) -> Tensor:
         """Choose `count` of the rows, uniformly, without replacement.
@@ -99,6 +97,29 @@ class Key:
         assert count <= len(ids_N), f"{count} of {len(ids_N)} rows"
         order = self.per_row(ids_N)[:, 0].argsort(stable=True)
         return order[:count].sort().values
+
+
+def per_row_of_each(keys: Sequence[Key], parts: Sequence[Tensor], epoch: int = 0, draws: int = 1) -> Tensor:
+    """Return what `key.per_row(ids, epoch, draws)` gives for each key and its part, one part after the other, in one pass.
+
+    Args:
+        keys: one a part.
+        parts: int64 row ids of each part, N in all.
+        epoch: pass over the data.
+        draws: R, numbers per row.
+
+    Returns:
+        (N, R) float64 in [0, 1).
+    """
+    sizes = torch.tensor([len(part) for part in parts], device=parts[0].device)
+    seeds = torch.tensor([key.seed for key in keys], device=parts[0].device).repeat_interleave(sizes)
+    return _uniform(seeds, torch.cat(list(parts)), epoch, draws)
+
+
+def _uniform(seeds: int | Tensor, ids_N: Tensor, epoch: int, draws: int) -> Tensor:
+    rows = _mixed(_mixed(ids_N.to(torch.int64) * _GOLDEN + seeds) + epoch)
+    steps = torch.arange(1, draws + 1, device=ids_N.device, dtype=torch.int64) * _GOLDEN
+    return _shifted(_mixed(rows[:, None] + steps[None]), 11).to(torch.float64) / (1 << 53)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device, distributed
 from poisonbench.learn.distributed import Crew, crew
-from poisonbench.learn.stacked import How, check_finite, fit_stacked
+from poisonbench.learn.stacked import ORDER, How, check_finite, fit_stacked
 from poisonbench.nets.net import Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
@@ -207,12 +207,12 @@ class Central:
                     schedule.step()
             check_finite(workers.over_all(torch.stack(losses))[:, None], epoch)  # the one look at the device in an epoch
 
-    def order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
+    def _order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
         """Return the positions of all rows in the order of this epoch."""
-        return rng.child("order").per_row(data.ids, epoch)[:, 0].argsort(stable=True)
+        return rng.child(ORDER).per_row(data.ids, epoch)[:, 0].argsort(stable=True)
 
     def _batches(self, data: Dataset, plan: Plan, epoch: int, rng: Key) -> Iterable[Tensor]:
-        batches: Iterable[Tensor] = self.order(data, epoch, rng).tensor_split(plan.steps)
+        batches: Iterable[Tensor] = self._order(data, epoch, rng).tensor_split(plan.steps)
         for step in self.steps:
             batches = step.sample(batches, plan, rng.child(f"sample/{epoch}"))
         return batches

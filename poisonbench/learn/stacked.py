@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -19,7 +18,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.learner import Batch, State, Trained, Victim
 from poisonbench.core.progress import track
-from poisonbench.core.rng import Key
+from poisonbench.core.rng import Key, per_row_of_each
 from poisonbench.learn import device
 from poisonbench.nets.net import Normalized, NormalizedNet
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from poisonbench.learn.central import Central, NetVictim
 
 How = Literal["loop", "grouped", "unfold", "vmap"]
+ORDER = "order"  # the stream that shuffles
 TOGETHER = 2_000_000  # weights of a stack
 PLAIN = (nn.ReLU, nn.GELU, nn.MaxPool2d, nn.Identity)  # act on each number or each map alone
 
@@ -158,37 +158,55 @@ def check_finite(losses_SG: Tensor, epoch: int) -> None:
 
 
 class _Shelf:
-    """The rows of all members, side by side."""
+    """The rows of all members, side by side.
+
+    Each member's rows are shuffled and cut into its own number of steps of nearly equal size, as a training alone would do it.
+    """
 
     def __init__(self, learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], members: int) -> None:
-        self.learner, self.parts, self.rngs, self.members = learner, parts, rngs, members
+        self.learner, self.parts, self.rngs = learner, parts, rngs
         self.place = device.resolve(learner.device)
         self.inputs = torch.cat([part.inputs for part in parts]).to(self.place)
         self.labels = torch.cat([part.labels for part in parts]).to(self.place)
-        self.first = [0, *accumulate(len(part) for part in parts)]
+        sizes = torch.tensor([len(part) for part in parts])
+        steps = torch.tensor([learner.planned(part).steps for part in parts])
+        self.member = torch.arange(len(parts)).repeat_interleave(sizes)
+        first = sizes.cumsum(0) - sizes
+        self.at = (*cut(torch.arange(len(self.labels)) - first[self.member], sizes[self.member], steps[self.member]), self.member)
+        self.rows = torch.zeros(int(steps.max()), learner.batch_size, members, dtype=torch.int64)
+        self.rows[:, :, : len(parts)] = first  # a row of padding is row 0 of its member, or of the first
+        mask = torch.zeros(self.rows.shape, dtype=torch.bool)
+        mask[self.at] = True
+        self.masks = mask.transpose(1, 2).contiguous().to(self.place)
 
     def batches(self, epoch: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Yield (G, B, ...) batches and their (G, B) masks; a row of padding is row 0 of its member, or of the first."""
-        orders = [self.learner.order(part, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True)]
-        plan = [order.tensor_split(self.learner.planned(part).steps) for order, part in zip(orders, self.parts, strict=True)]
-        draws = (
-            [self.learner.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True)] if self.learner.augments(self.inputs) else []
-        )
-        drawn = torch.cat(draws).to(self.place) if draws else None
-        for number in range(max(map(len, plan))):
-            rows = torch.zeros(self.members, self.learner.batch_size, dtype=torch.int64)
-            mask = torch.zeros(self.members, self.learner.batch_size, dtype=torch.bool)
-            for member, steps in enumerate(plan):
-                own = steps[number] if number < len(steps) else steps[0][:0]
-                rows[member] = self.first[member]
-                rows[member, : len(own)] = own + self.first[member]
-                mask[member, : len(own)] = True
-            rows, mask = rows.to(self.place), mask.to(self.place)
+        """Yield (G, B, ...) batches and their (G, B) masks."""
+        draws = per_row_of_each([rng.child(ORDER) for rng in self.rngs], [part.ids for part in self.parts], epoch)[:, 0]
+        order = draws.argsort(stable=True)
+        order = order[self.member[order].argsort(stable=True)]
+        augmenting = [self.learner.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True) if self.learner.augments(self.inputs)]
+        drawn = torch.cat(augmenting).to(self.place) if augmenting else None
+        plan = self.rows.clone()
+        plan[self.at] = order
+        for rows, mask in zip(plan.transpose(1, 2).to(self.place), self.masks, strict=True):
             flat = rows.flatten()
-            inputs = self.inputs[flat]
-            if drawn is not None:
-                inputs = self.learner.augmented(inputs, drawn[flat])
+            inputs = self.inputs[flat] if drawn is None else self.learner.augmented(self.inputs[flat], drawn[flat])
             yield Batch(inputs=inputs.float().unflatten(0, rows.shape), labels=self.labels[rows], ids=rows), mask
+
+
+def cut(places_N: Tensor, sizes_N: Tensor, steps_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the step and the slot in it of each place of a sequence, cut as `Tensor.tensor_split` does: longer steps first.
+
+    Args:
+        places_N: (N,) places, from 0.
+        sizes_N: length of the sequence that each place is in.
+        steps_N: number of steps of that sequence.
+    """
+    short, longer = sizes_N // steps_N, sizes_N % steps_N
+    early = places_N < longer * (short + 1)
+    late = places_N - longer * (short + 1)
+    steps = torch.where(early, places_N // (short + 1), longer + late // short)
+    return steps, torch.where(early, places_N % (short + 1), late % short)
 
 
 class StackedSGD:

@@ -1,6 +1,6 @@
 import torch
 
-from poisonbench.core.rng import Key, seeded
+from poisonbench.core.rng import Key, per_row_of_each, seeded
 
 
 def reference(seed: int, ident: int, epoch: int, draw: int) -> float:
@@ -68,3 +68,9 @@ def test_seeding_a_block_leaves_the_global_generator_where_it_was():
 def test_generators_of_one_key_agree_and_of_two_keys_do_not():
     assert torch.equal(torch.rand(4, generator=Key.root(0).torch()), torch.rand(4, generator=Key.root(0).torch()))
     assert Key.root(0).numpy().random() != Key.root(1).numpy().random()
+
+
+def test_the_draws_of_many_keys_at_once_are_those_of_each():
+    parts, keys = [torch.tensor([3, 1]), torch.tensor([7]), torch.tensor([1, 2, 3])], [Key.root(seed) for seed in range(3)]
+    together = per_row_of_each(keys, parts, epoch=2, draws=4)
+    assert torch.equal(together, torch.cat([key.per_row(part, 2, 4) for key, part in zip(keys, parts, strict=True)]))

@@ -7,7 +7,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.learner import Trained
 from poisonbench.core.rng import Key
-from poisonbench.learn.stacked import members_at_once
+from poisonbench.learn.stacked import cut, members_at_once
 from poisonbench.nets.fast import FastCNN
 from poisonbench.nets.resnet import PreActResNet18
 from poisonbench.nets.small import MLP, Linear, SmallCNN
@@ -166,3 +166,12 @@ def test_a_residual_network_is_stacked_as_well():
     inputs = torch.rand(2, 3, 3, 16, 16)
     scores = Stack(members[0], [member.state_dict() for member in members], "grouped").scores(inputs, torch.ones(2, 3, dtype=torch.bool))
     torch.testing.assert_close(scores, torch.stack([member(rows) for member, rows in zip(members, inputs, strict=True)]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(10, 3), (9, 3), (5, 5), (1, 1), (17, 4)])
+def test_a_sequence_is_cut_as_tensor_split_does(rows, steps):
+    places = torch.arange(rows)
+    step, slot = cut(places, torch.full((rows,), rows), torch.full((rows,), steps))
+    for number, part in enumerate(places.tensor_split(steps)):
+        assert places[step == number].tolist() == part.tolist()
+        assert slot[step == number].tolist() == list(range(len(part)))
