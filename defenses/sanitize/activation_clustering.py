@@ -115,7 +115,7 @@ def reduced(features_RD: Tensor, how: Literal["pca", "ica"], dims: int, rng: Key
     raw = features_RD.double().numpy()
     count = min(dims, raw.shape[0] - 1, raw.shape[1])
     if how == "pca":
-        found: NDArray[np.float64] = PCA(count, svd_solver="full").fit_transform(raw)
+        found: NDArray[np.float64] = PCA(count, svd_solver="covariance_eigh").fit_transform(raw)
         return found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # Gaussian directions have no independent components to converge to
