@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks._timing import in_turns
@@ -38,6 +39,46 @@ def measure(data: Path | None, *, rows: int = 50_000, dims: int = 512, repeats: 
             ours_cost=costs.ours,
             alternative_cost=costs.alternative,
         )
+    neighbours: Callable[[Tensor, int], Tensor] = importlib.import_module("defenses.sanitize.knn_outlier").relative_distance
+    k = max(1, 3 * rows // 40)  # what the filter takes at an expected rate of 5 %
+    costs = in_turns(
+        lambda: [neighbours(part, k) for part in per_class[:1]], lambda: [kth_neighbour(part, k) for part in per_class[:1]], repeats=1, warm_up=False
+    )
+    yield Comparison(
+        work=f"distance to neighbour {k} of a class of {len(per_class[0])} x {dims} features",
+        ours="1,000 rows at a time, float64",
+        alternative="sklearn.neighbors.NearestNeighbors",
+        unit="s",
+        ours_cost=costs.ours,
+        alternative_cost=costs.alternative,
+    )
+    clustering = importlib.import_module("defenses.sanitize.activation_clustering")
+    costs = in_turns(lambda: [clustering.reduced(part, "pca", 10, Key.root(100)) for part in per_class], lambda: list(map(reduced, per_class)), repeats=1)
+    yield Comparison(
+        work=f"PCA to 10 of {rows} x {dims} features, {CLASSES} classes (activation clustering)",
+        ours="from the covariance",
+        alternative="by singular values, sklearn's PCA",
+        unit="s",
+        ours_cost=costs.ours,
+        alternative_cost=costs.alternative,
+    )
+
+
+def kth_neighbour(features_RD: Tensor, k: int) -> Tensor:
+    """Return (R,) the distance of each row to its k-th neighbour, over the median of these, from scikit-learn."""
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, _ = NearestNeighbors(n_neighbors=min(k, 3 * len(features_RD) // 4)).fit(features_RD.double().numpy()).kneighbors()
+    kth = torch.from_numpy(distances[:, -1])
+    return kth / kth.median()
+
+
+def reduced(features_RD: Tensor) -> NDArray[np.float64]:
+    """Return (R, 10) principal components by a whole singular value decomposition."""
+    from sklearn.decomposition import PCA
+
+    found: NDArray[np.float64] = PCA(10, svd_solver="full").fit_transform(features_RD.double().numpy())
+    return found
 
 
 def top_projection(features_RD: Tensor, *, full: bool) -> Tensor:

@@ -56,7 +56,16 @@ def test_both_kinds_of_decomposition_score_as_the_filter_does():
     ours, _ = signature(features, centre=True)
     for full in (False, True):
         torch.testing.assert_close(filters.top_projection(features, full=full), ours, rtol=1e-3, atol=1e-4)
-    assert len(list(filters.measure(None, rows=100, dims=6, repeats=1))) == 2
+    assert len(list(filters.measure(None, rows=200, dims=12, repeats=1))) == 4
+
+
+def test_neighbours_and_components_are_those_of_the_filters():
+    from defenses.sanitize.activation_clustering import reduced
+    from defenses.sanitize.knn_outlier import relative_distance
+
+    features = torch.randn(40, 12, generator=Key.root(100).torch())
+    torch.testing.assert_close(filters.kth_neighbour(features, 7).float(), relative_distance(features, 7))
+    assert abs(filters.reduced(features) - reduced(features, "pca", 10, Key.root(0))).max() < 1e-9
 
 
 def test_krum_by_pairs_selects_what_krum_selects():
