@@ -123,4 +123,4 @@ def open_store(tree: Mapping[str, object], places: Places) -> Store:
     trusted = check_targets(tree, str(tree["trust"]))
     from poisonbench.store import Store
 
-    return Store(places.results / "store", trusted)
+    return Store(places.results / "store", trusted, alone="RANK" in os.environ)  # torchrun's processes train one victim together

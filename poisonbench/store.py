@@ -18,6 +18,7 @@ import safetensors.torch
 from safetensors import safe_open
 from torch import Tensor
 
+from poisonbench import lease
 from poisonbench.core.codec import freeze, thaw
 from poisonbench.core.files import file_digest, write_atomically, write_text
 from poisonbench.core.keys import Canonical, key
@@ -45,6 +46,15 @@ class Visit:
     made: bool
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Wanted:
+    """Values asked for together, by place: their names, and what has been found or made of them so far."""
+
+    title: str
+    names: list[str]
+    found: dict[int, object] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Store:
     """A folder of values.
@@ -53,11 +63,13 @@ class Store:
         root: the folder; made when the first value is kept.
         trusted: prefixes of classes that may be rebuilt from files.
         visits: all that was asked for, in order.
+        alone: make a value even while another process makes it, as the processes of one training must.
     """
 
     root: Path
     trusted: tuple[str, ...] = OWN
     visits: list[Visit] = field(default_factory=list)
+    alone: bool = False
 
     def memo(self, stage: str, parts: tuple[object, ...], make: Callable[[], T], *, label: str = "") -> T:
         """Return the value made of `parts`, from disk where it lies there, else from `make`.
@@ -74,26 +86,49 @@ class Store:
 
     def memo_many(self, stage: str, asked: Sequence[tuple[object, ...]], make: Callable[[Sequence[int]], Sequence[T]], *, label: str = "") -> list[T]:
         """Return one value for each of `asked`; `make` computes those that are missing, given their places, all at once."""
-        names = [f"{stage}-{key(stage, *parts)[:24]}" for parts in asked]
-        title = f"{stage} {label}".strip()
-        found = {place: kept for place, name in enumerate(names) if (kept := self._load(name)) is not None}
-        missing = [place for place in range(len(names)) if place not in found]
-        for place, (_, seconds) in found.items():
-            log.info("%s: from the store (%s)", title, names[place])
-            self.visits.append(Visit(stage=title, key=names[place], seconds=seconds, made=False))
-        if missing:
-            start = time.perf_counter()
-            with labelled(title):
-                fresh = make(missing)
-            seconds = (time.perf_counter() - start) / len(missing)
-            for place, value in zip(missing, fresh, strict=True):
-                self._keep(names[place], value, seconds)
-                log.info("%s: made in %.1f s (%s)", title, seconds, names[place])
-                self.visits.append(Visit(stage=title, key=names[place], seconds=seconds, made=True))
-                again = self._load(names[place])
-                assert again is not None, f"{names[place]} was written and cannot be read"
-                found[place] = again
-        return [cast("T", found[place][0]) for place in range(len(names))]
+        wanted = _Wanted(title=f"{stage} {label}".strip(), names=[f"{stage}-{key(stage, *parts)[:24]}" for parts in asked])
+        while missing := self._missing(wanted):
+            taken = {place: self._lease(wanted.names[place]) for place in missing if self.alone or lease.take(self._lease(wanted.names[place]))}
+            if not taken:
+                self._wait(wanted.names[missing[0]], wanted.title)
+                continue
+            with lease.held([] if self.alone else list(taken.values())):
+                if mine := [place for place in self._missing(wanted) if place in taken]:  # somebody may have made it just before
+                    self._make(make, mine, wanted)
+        return [cast("T", wanted.found[place]) for place in range(len(asked))]
+
+    def _missing(self, wanted: _Wanted) -> list[int]:
+        """Load what lies there, and return the places of the rest."""
+        for place, name in enumerate(wanted.names):
+            if place not in wanted.found and (kept := self._load(name)) is not None:
+                wanted.found[place], seconds = kept
+                log.info("%s: from the store (%s)", wanted.title, name)
+                self.visits.append(Visit(stage=wanted.title, key=name, seconds=seconds, made=False))
+        return [place for place in range(len(wanted.names)) if place not in wanted.found]
+
+    def _make(self, make: Callable[[Sequence[int]], Sequence[object]], places: Sequence[int], wanted: _Wanted) -> None:
+        start = time.perf_counter()
+        with labelled(wanted.title):
+            fresh = make(places)
+        seconds = (time.perf_counter() - start) / len(places)
+        for place, value in zip(places, fresh, strict=True):
+            name = wanted.names[place]
+            self._keep(name, value, seconds)
+            log.info("%s: made in %.1f s (%s)", wanted.title, seconds, name)
+            self.visits.append(Visit(stage=wanted.title, key=name, seconds=seconds, made=True))
+            again = self._load(name)
+            assert again is not None, f"{name} was written and cannot be read"
+            wanted.found[place] = again[0]
+
+    def _lease(self, name: str) -> Path:
+        return self.root / f"{name}.lease"
+
+    def _wait(self, name: str, title: str) -> None:
+        """Wait until nobody makes the value any more."""
+        if who := lease.holder(self._lease(name)):
+            log.info("%s: %s is making it (%s)", title, who, name)
+        while lease.holder(self._lease(name)):
+            time.sleep(lease.ASK)
 
     def _keep(self, name: str, value: object, seconds: float) -> None:
         tensors: dict[str, Tensor] = {}

@@ -1,0 +1,86 @@
+"""Who is making which value: a file beside it, so that two processes never train the same victim.
+
+A lease is a promise to spare work, not a lock: a holder that dies, or whose heart stops, loses it, and where two hold one after
+all, both make the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+BEAT = 5.0  # seconds from one sign of life to the next
+STALE = 60.0  # seconds without one after which a lease is void
+ASK = 0.2  # seconds between two looks at a lease that another holds
+
+
+def take(path: Path) -> bool:
+    """Take the lease at `path`, over a dead holder if need be; tell whether it is ours now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            if holder(path) is not None:
+                return False
+            path.unlink(missing_ok=True)
+        else:
+            with os.fdopen(handle, "w") as stream:
+                json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}, stream)
+            return True
+    return False
+
+
+def holder(path: Path) -> str | None:
+    """Return who holds the lease, in words; None if nobody does, or a process that is dead or has gone silent."""
+    try:
+        silent = time.time() - path.stat().st_mtime
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    if silent > STALE:
+        return None
+    try:
+        told = json.loads(text)
+        pid, host, started = int(told["pid"]), str(told["host"]), str(told["started"])
+    except (ValueError, KeyError, TypeError):
+        return "a process that has just begun"  # the file is there before what stands in it
+    if host == socket.gethostname() and _started(pid) != started:
+        return None
+    return f"process {pid} on {host}"
+
+
+@contextmanager
+def held(paths: list[Path]) -> Iterator[None]:
+    """Give signs of life for these leases while the block runs, then give them up."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    os.utime(path)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _started(pid: int) -> str:
+    """Return when a process of this machine began, as its kernel counts; "" if it is gone, or cannot be asked."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return ""
+    return "" if told[0] in "ZX" else told[19]  # a zombie works no more

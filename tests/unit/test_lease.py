@@ -1,0 +1,144 @@
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from poisonbench import lease
+from poisonbench.core.plugins import OWN
+from poisonbench.store import Store
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    numbers: Tensor
+
+
+def write(path: Path, **told: object) -> None:
+    own = {"pid": os.getpid(), "host": socket.gethostname(), "started": lease._started(os.getpid())}
+    path.write_text(json.dumps(own | told))
+
+
+def test_a_lease_is_held_until_it_is_given_up(tmp_path):
+    path = tmp_path / "a.lease"
+    assert lease.take(path)
+    assert not lease.take(path)
+    assert lease.holder(path) == f"process {os.getpid()} on {socket.gethostname()}"
+    with lease.held([path]):
+        pass
+    assert lease.holder(path) is None
+    assert lease.take(path)
+
+
+@pytest.mark.parametrize("told", [{"pid": 2**22 + 1}, {"started": "1"}])
+def test_a_lease_of_a_dead_process_or_of_another_with_its_number_is_void(tmp_path, told):
+    path = tmp_path / "a.lease"
+    write(path, **told)
+    assert lease.holder(path) is None
+    assert lease.take(path)
+
+
+def test_a_lease_of_another_machine_lives_as_long_as_its_heart_beats(tmp_path):
+    path = tmp_path / "a.lease"
+    write(path, host="elsewhere", pid=1)
+    assert lease.holder(path) == "process 1 on elsewhere"
+    assert not lease.take(path)
+    before = time.time() - lease.STALE - 1
+    os.utime(path, (before, before))
+    assert lease.holder(path) is None
+    assert lease.take(path)
+
+
+def test_a_lease_that_has_just_been_made_counts(tmp_path):
+    (tmp_path / "a.lease").touch()
+    assert lease.holder(tmp_path / "a.lease") == "a process that has just begun"
+
+
+def test_the_heart_beats_while_a_lease_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    path = tmp_path / "a.lease"
+    assert lease.take(path)
+    os.utime(path, (0, 0))
+    with lease.held([path]):
+        time.sleep(0.5)
+        assert time.time() - path.stat().st_mtime < 10
+
+
+def test_a_failed_value_gives_its_lease_up(tmp_path):
+    def fail() -> Value:
+        raise RuntimeError("no")
+
+    store = Store(tmp_path, trusted=(*OWN, __name__))
+    with pytest.raises(RuntimeError):
+        store.memo("fit", (1,), fail)
+    assert not list(tmp_path.glob("*.lease"))
+
+
+def work(folder: str, number: int) -> None:
+    """Ask for the same ten values as all others do, in an order of one's own; leave a mark for each that was made here."""
+    store = Store(Path(folder), trusted=(*OWN, __name__))
+    for step in range(10):
+        part = (step * 3 + number) % 10
+
+        def make(part: int = part) -> Value:
+            (Path(folder) / f"made-{part}-{number}").touch()
+            time.sleep(0.02)
+            return Value(numbers=torch.full((50,), part))
+
+        assert store.memo("fit", (part,), make).numbers[0] == part
+
+
+def test_four_processes_make_every_value_once(tmp_path):
+    processes = [SPAWN.Process(target=work, args=(str(tmp_path), number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert sorted(path.name.split("-")[1] for path in tmp_path.glob("made-*")) == [str(part) for part in range(10)]
+    assert not list(tmp_path.glob("*.lease"))
+
+
+def stuck(folder: str) -> None:
+    def make() -> Value:
+        (Path(folder) / "begun").touch()
+        time.sleep(60)
+        return Value(numbers=torch.zeros(1))
+
+    Store(Path(folder), trusted=(*OWN, __name__)).memo("fit", (1,), make)
+
+
+def test_a_killed_process_keeps_nobody_waiting(tmp_path):
+    process = SPAWN.Process(target=stuck, args=(str(tmp_path),))
+    process.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    assert process.pid is not None
+    assert list(tmp_path.glob("*.lease"))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    start = time.monotonic()
+    value = Store(tmp_path, trusted=(*OWN, __name__)).memo("fit", (1,), lambda: Value(numbers=torch.ones(1)))
+    assert value.numbers.item() == 1
+    assert time.monotonic() - start < 5
+
+
+def test_equal_values_of_one_call_are_made_once(tmp_path):
+    made: list[int] = []
+
+    def make(places: list[int]) -> list[Value]:
+        made.extend(places)
+        return [Value(numbers=torch.ones(1)) for _ in places]
+
+    found = Store(tmp_path, trusted=(*OWN, __name__)).memo_many("fit", [(1,), (1,), (2,)], make)
+    assert made == [0, 2]
+    assert len(found) == 3
