@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import importlib
-import logging
 import os
-import shlex
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,27 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from poisonbench import screen
-from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.compose import CONFIGS, explained, tree_of
-from poisonbench.core.errors import PoisonbenchError
-from poisonbench.core.progress import listening
-from poisonbench.publish import leads, publish, tracker_of
-from poisonbench.record import Record
-
-if TYPE_CHECKING:
-    from poisonbench.store import Store
-
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run of a sweep: what came out, and where its record lies."""
-
-    code: int
-    record: Record | None = None
-    path: Path | None = None
+from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed, heard
+from poisonbench.commands.compose import CONFIGS, explained
+from poisonbench.core.errors import ConfigError, PoisonbenchError
+from poisonbench.publish import leads
+from poisonbench.record import read
+from poisonbench.sweep import Crowd, swept
 
 
 def main() -> None:
@@ -81,87 +58,60 @@ def _command(words: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
 
 def _experiments(words: Sequence[str]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the sentence is ours to say
-    cells: list[Cell] = []
+    cells: list[Sequence[str]] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS.resolve()), config_name="config")
     def job(_: DictConfig) -> None:
         overrides = HydraConfig.get().overrides
         searched = [word for word in overrides.hydra if word.startswith("hydra.searchpath")]
-        cells.append(cell([*searched, *overrides.task]))
+        cells.append([*searched, *overrides.task])
 
     with tempfile.TemporaryDirectory() as folder:  # Hydra writes a multirun.yaml full of this machine's paths
         sys.argv = [sys.argv[0], *words, f"hydra.sweep.dir={folder}"]
         job()
-    if len(cells) > 1 and leads():
-        screen.show_sweep(Console(), [(cell.record, cell.path) for cell in cells if cell.record and cell.path])
-    return max((cell.code for cell in cells), default=DONE)
-
-
-def cell(words: Sequence[str]) -> Cell:
-    """Run one experiment, write its record, print its table."""
     console = Console(quiet=not leads())
+    return _alone(cells[0], console) if len(cells) == 1 else _together(cells, console)
+
+
+def _alone(words: Sequence[str], console: Console) -> int:
+    with screen.progress(console) as (listen, handler), heard(listen, handler):
+        cell = computed(words)
+    return _shown(cell, console)
+
+
+def _together(cells: Sequence[Sequence[str]], console: Console) -> int:
+    """Run many cells in processes of their own; a sweep of none is done."""
+    asked = {name: value for words in cells for name, _, value in (word.partition("=") for word in words)}
     try:
-        tree = tree_of(words)
-        places = Places.of(tree)
-        store = open_store(tree, places)
-        with _told(console):
-            record, path = _run(tree, places, store, words)
-    except PoisonbenchError as error:
-        return Cell(code=_refuse(str(error)))
-    screen.show_record(console, record, path)
-    return Cell(code=FAILED if record.status == "failed" else DONE, record=record, path=path)
-
-
-def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequence[str]) -> tuple[Record, Path]:
-    from poisonbench.pipeline import Line, run
-    from poisonbench.pipeline import record as recorded
-
-    experiment = assemble(tree, store)
-    tracker = tracker_of(tree, store.trusted)
-    try:
-        record = run(experiment, store)
-    except PoisonbenchError:
-        raise
-    except Exception as error:  # noqa: BLE001  # the runner alone turns an exception into a failed record
-        traceback.print_exc()
-        record = dataclasses.replace(recorded(Line(experiment=experiment, store=store)), status="failed", reason=f"{type(error).__name__}: {error}")
-    record = dataclasses.replace(record, command=portable(words))
-    return record, publish(record, tree, places, tracker)
-
-
-def portable(words: Sequence[str]) -> str:
-    """Write the command so that it runs elsewhere: a path of this machine becomes $DATA/<its last part>."""
-    told = []
-    for word in words:
-        name, mark, value = word.partition("=")
-        if name in LOCAL_WORDS:
-            continue
-        if mark and ("/" in value or value.startswith(("~", "."))) and Path(os.path.expandvars(value)).expanduser().exists():
-            told.append(f"{name}=$DATA/{Path(value).name}")
-        else:
-            told.append(shlex.quote(word) if set(word) & set(" []()*?;&|<>'\"") else word)
-    return " ".join(["python -m poisonbench", *told])
-
-
-@contextlib.contextmanager
-def _told(console: Console) -> Iterator[None]:
-    """Show progress and the store's log while the block runs."""
-    log = logging.getLogger("poisonbench")
+        workers, minutes = int(asked.get("workers", 1)), None if asked.get("cell_minutes", "null") == "null" else float(asked["cell_minutes"])
+        good = workers >= 1 and (minutes is None or minutes > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError("workers is a number of processes from 1, cell_minutes a time above 0 or null; one of each for a whole sweep")
+    if workers > 1 and asked.get("threads", "0") == "0":
+        each = max(1, (os.cpu_count() or 1) // workers)
+        console.print(f"{workers} workers share the cores: threads={each}", highlight=False)
+        cells = [[*words, f"threads={each}"] for words in cells]
     with screen.progress(console) as (listen, handler):
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False  # some libraries give the root logger a handler of its own when they are imported
-        try:
-            with listening(listen):
-                yield
-        finally:
-            log.removeHandler(handler)
-            log.propagate = True
+        crowd = Crowd(cells=len(cells), listen=listen, handler=handler, show=lambda cell: _shown(cell, console))
+        done = swept(cells, crowd, workers=workers, minutes=minutes)
+    screen.show_sweep(console, [(read(cell.path), cell.path) for cell in done if cell.path])
+    return max((cell.code for cell in done), default=DONE)
 
 
-def _refuse(sentence: str) -> int:
+def _shown(cell: Cell, console: Console) -> int:
+    """Print what became of a cell, and return its code."""
+    if cell.path is None:
+        return _refuse(cell.sentence, cell.code)
+    if leads():
+        screen.show_record(console, read(cell.path), cell.path)
+    return cell.code
+
+
+def _refuse(sentence: str, code: int = REFUSED) -> int:
     _say(f"poisonbench: {sentence}")
-    return REFUSED
+    return code
 
 
 def _say(sentence: str) -> None:

@@ -41,6 +41,8 @@ class Keys:
     threads: int = 0
     results_dir: str | None = None
     publish: bool = False
+    workers: int = 1
+    cell_minutes: float | None = None
     trust: str = ""
     owners: Any = None
     task: Any = None

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from poisonbench.assemble import HOME
-from poisonbench.cli import entry, portable
+from poisonbench.cell import portable
+from poisonbench.cli import entry
 from poisonbench.record import read
 from tests.conftest import TINY, tiny_words
 from tests.unit.tasks.test_images import parquets as parquets

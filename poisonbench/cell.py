@@ -1,0 +1,129 @@
+"""One experiment of the command line: words to a record on the disk, whatever happens on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shlex
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poisonbench.assemble import Places, assemble, open_store
+from poisonbench.commands.compose import tree_of
+from poisonbench.core.errors import PoisonbenchError
+from poisonbench.core.progress import Listen, listening
+from poisonbench.publish import publish, tracker_of
+from poisonbench.record import Record
+
+if TYPE_CHECKING:
+    from poisonbench.pipeline import Experiment
+    from poisonbench.store import Store
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What became of one experiment.
+
+    Args:
+        words: of its command line.
+        code: exit code of its own.
+        path: of its record; none where the words were refused.
+        sentence: why they were refused.
+        seconds: it took.
+        made: values that were computed for it, rather than found.
+    """
+
+    words: tuple[str, ...]
+    code: int
+    path: Path | None = None
+    sentence: str = ""
+    seconds: float = 0.0
+    made: int = 0
+
+
+def computed(words: Sequence[str]) -> Cell:
+    """Run one experiment and write its record: done, skipped, or failed with the reason."""
+    start = time.monotonic()
+    try:
+        tree = tree_of(words)
+        places = Places.of(tree)
+        store = open_store(tree, places)
+        record, path = _run(tree, places, store, words)
+    except PoisonbenchError as error:
+        return Cell(words=tuple(words), code=REFUSED, sentence=str(error))
+    made = sum(visit.made for visit in store.visits)
+    code = FAILED if record.status == "failed" else DONE
+    return Cell(words=tuple(words), code=code, path=path, seconds=time.monotonic() - start, made=made)
+
+
+def buried(words: Sequence[str], reason: str) -> Cell:
+    """Write the failed record of an experiment whose process did not live to do so."""
+    try:
+        tree = tree_of(words)
+        places = Places.of(tree)
+        store = open_store(tree, places)
+        record = _failed(assemble(tree, store), store, reason, words)
+        path = publish(record, tree, places, tracker_of(tree, store.trusted))
+    except PoisonbenchError as error:
+        return Cell(words=tuple(words), code=REFUSED, sentence=str(error))
+    return Cell(words=tuple(words), code=FAILED, path=path)
+
+
+def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequence[str]) -> tuple[Record, Path]:
+    from poisonbench.pipeline import run
+
+    experiment = assemble(tree, store)
+    tracker = tracker_of(tree, store.trusted)
+    try:
+        record = dataclasses.replace(run(experiment, store), command=portable(words))
+    except PoisonbenchError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the runner alone turns an exception into a failed record
+        traceback.print_exc()
+        record = _failed(experiment, store, f"{type(error).__name__}: {error}", words)
+    return record, publish(record, tree, places, tracker)
+
+
+def _failed(experiment: Experiment, store: Store, reason: str, words: Sequence[str]) -> Record:
+    from poisonbench.pipeline import Line
+    from poisonbench.pipeline import record as recorded
+
+    return dataclasses.replace(recorded(Line(experiment=experiment, store=store)), status="failed", reason=reason, command=portable(words))
+
+
+def portable(words: Sequence[str]) -> str:
+    """Write the command so that it runs elsewhere: a path of this machine becomes $DATA/<its last part>."""
+    told = []
+    for word in words:
+        name, mark, value = word.partition("=")
+        if name in LOCAL_WORDS:
+            continue
+        if mark and ("/" in value or value.startswith(("~", "."))) and Path(os.path.expandvars(value)).expanduser().exists():
+            told.append(f"{name}=$DATA/{Path(value).name}")
+        else:
+            told.append(shlex.quote(word) if set(word) & set(" []()*?;&|<>'\"") else word)
+    return " ".join(["python -m poisonbench", *told])
+
+
+@contextlib.contextmanager
+def heard(listen: Listen, handler: logging.Handler) -> Iterator[None]:
+    """Send progress to `listen` and the store's log to `handler` while the block runs."""
+    log = logging.getLogger("poisonbench")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # some libraries give the root logger a handler of its own when they are imported
+    try:
+        with listening(listen):
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
