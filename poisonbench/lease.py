@@ -11,8 +11,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 BEAT = 5.0  # seconds from one sign of life to the next
@@ -20,21 +21,44 @@ STALE = 60.0  # seconds without one after which a lease is void
 ASK = 0.2  # seconds between two looks at a lease that another holds
 
 
-def take(path: Path) -> bool:
-    """Take the lease at `path`, over a dead holder if need be; tell whether it is ours now."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):
+@dataclass(frozen=True)
+class Lease:
+    """What `take` gives.
+
+    Args:
+        path: of its file.
+        folders: made for it, the innermost first.
+    """
+
+    path: Path
+    folders: tuple[Path, ...]
+
+    def give_up(self) -> None:
+        """Remove the file, and the folders made for it that nothing else has come to lie in."""
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in self.folders:
+                folder.rmdir()
+
+
+def take(path: Path) -> Lease | None:
+    """Take the lease at `path`, over a dead holder if need be; None if another holds it."""
+    for _ in range(3):
+        fresh = tuple(folder for folder in path.parents if not folder.exists())
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             if holder(path) is not None:
-                return False
+                return None
             path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            continue  # another process has just tidied the folder away
         else:
             with os.fdopen(handle, "w") as stream:
                 json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}, stream)
-            return True
-    return False
+            return Lease(path, fresh)
+    return None
 
 
 def holder(path: Path) -> str | None:
@@ -57,15 +81,15 @@ def holder(path: Path) -> str | None:
 
 
 @contextmanager
-def held(paths: list[Path]) -> Iterator[None]:
+def held(leases: Sequence[Lease]) -> Iterator[None]:
     """Give signs of life for these leases while the block runs, then give them up."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT):
-            for path in paths:
+            for lease in leases:
                 with suppress(FileNotFoundError):
-                    os.utime(path)
+                    os.utime(lease.path)
 
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
@@ -73,8 +97,8 @@ def held(paths: list[Path]) -> Iterator[None]:
         yield
     finally:
         over.set()
-        for path in paths:
-            path.unlink(missing_ok=True)
+        for lease in leases:
+            lease.give_up()
 
 
 def _started(pid: int) -> str:

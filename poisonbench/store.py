@@ -88,11 +88,12 @@ class Store:
         """Return one value for each of `asked`; `make` computes those that are missing, given their places, all at once."""
         wanted = _Wanted(title=f"{stage} {label}".strip(), names=[f"{stage}-{key(stage, *parts)[:24]}" for parts in asked])
         while missing := self._missing(wanted):
-            taken = {place: self._lease(wanted.names[place]) for place in missing if self.alone or lease.take(self._lease(wanted.names[place]))}
+            leases = {} if self.alone else {place: got for place in missing if (got := lease.take(self._lease(wanted.names[place])))}
+            taken = missing if self.alone else list(leases)
             if not taken:
                 self._wait(wanted.names[missing[0]], wanted.title)
                 continue
-            with lease.held([] if self.alone else list(taken.values())):
+            with lease.held(list(leases.values())):
                 if mine := [place for place in self._missing(wanted) if place in taken]:  # somebody may have made it just before
                     self._make(make, mine, wanted)
         return [cast("T", wanted.found[place]) for place in range(len(asked))]

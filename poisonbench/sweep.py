@@ -6,6 +6,7 @@ record behind and is replaced.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from poisonbench.cell import DONE, FAILED, Cell, buried, computed, heard
 from poisonbench.core.progress import Listen
 
 LOOK = 0.5  # seconds between two looks at the clock
+START = 60.0  # seconds a fresh process may take to import torch, which are none of the cell's
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -172,7 +174,7 @@ class _Worker:
     def ask(self, job: Job) -> None:
         if not self.process.is_alive():
             self._start()
-        self.job, self.since = job, time.monotonic()
+        self.job, self.since = job, time.monotonic() + START
         self.pipe.send(job)
 
     def answer(self) -> Cell | None:
@@ -183,6 +185,8 @@ class _Worker:
                 match self.pipe.recv():
                     case Cell() as cell:
                         return cell
+                    case "begun":
+                        self.since = time.monotonic()
                     case (int() as level, str() as message):
                         self.audience.log(self.job.number, level, message)
                     case (str() as label, int() as done, int() as total):
@@ -210,10 +214,12 @@ def _serve(pipe: Connection) -> None:
     """Answer jobs until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the one who asks
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    importlib.import_module("poisonbench.pipeline")
     while True:
         try:
             job: Job = pipe.recv()
         except EOFError:
             return
+        pipe.send("begun")
         with heard(lambda label, done, total: pipe.send((label, done, total)), _Sender(pipe)):
             pipe.send(buried(job.words, job.reason) if job.reason else computed(job.words))

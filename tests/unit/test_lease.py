@@ -30,10 +30,11 @@ def write(path: Path, **told: object) -> None:
 
 def test_a_lease_is_held_until_it_is_given_up(tmp_path):
     path = tmp_path / "a.lease"
-    assert lease.take(path)
+    mine = lease.take(path)
+    assert mine
     assert not lease.take(path)
     assert lease.holder(path) == f"process {os.getpid()} on {socket.gethostname()}"
-    with lease.held([path]):
+    with lease.held([mine]):
         pass
     assert lease.holder(path) is None
     assert lease.take(path)
@@ -66,9 +67,10 @@ def test_a_lease_that_has_just_been_made_counts(tmp_path):
 def test_the_heart_beats_while_a_lease_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "BEAT", 0.05)
     path = tmp_path / "a.lease"
-    assert lease.take(path)
+    mine = lease.take(path)
+    assert mine
     os.utime(path, (0, 0))
-    with lease.held([path]):
+    with lease.held([mine]):
         time.sleep(0.5)
         assert time.time() - path.stat().st_mtime < 10
 
@@ -81,6 +83,18 @@ def test_a_failed_value_gives_its_lease_up(tmp_path):
     with pytest.raises(RuntimeError):
         store.memo("fit", (1,), fail)
     assert not list(tmp_path.glob("*.lease"))
+
+
+def test_folders_made_for_a_lease_go_with_it_unless_something_else_lies_there(tmp_path):
+    mine = lease.take(tmp_path / "results" / "store" / "a.lease")
+    assert mine
+    mine.give_up()
+    assert not list(tmp_path.iterdir())
+    mine = lease.take(tmp_path / "results" / "store" / "a.lease")
+    assert mine
+    (tmp_path / "results" / "other").touch()
+    mine.give_up()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["other"]
 
 
 def work(folder: str, number: int) -> None:

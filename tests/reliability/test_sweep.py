@@ -1,0 +1,139 @@
+"""A sweep loses nothing: every cell ends as a record, whatever happens to its process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from poisonbench import lease
+from poisonbench.assemble import HOME
+from poisonbench.record import Record, read
+from tests.conftest import TINY
+from tests.reliability.test_command_line import python
+
+CASUALTY = """
+import ctypes, os, resource, signal, time
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.goals import NoGoal
+
+@dataclass(frozen=True, kw_only=True)
+class Casualty:
+    VERSION: ClassVar[int] = 1
+    how: str
+
+    def poison(self, known, rng):
+        if self.how == "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+            torch.zeros(1 << 34)
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "segfault":
+            ctypes.string_at(0)
+        if self.how == "exit":
+            os._exit(7)
+        if self.how == "hang":
+            time.sleep(600)
+        if self.how == "diverged":
+            raise FloatingPointError("the loss is not finite")
+        return Poisoned(data=known.rows, mask=torch.zeros(len(known.rows), dtype=torch.bool), goal=NoGoal())
+"""
+REASONS = {
+    "memory": "RuntimeError",
+    "killed": "killed by SIGKILL, as happens when memory runs out",
+    "segfault": "killed by SIGSEGV",
+    "exit": "ended by itself, with code 7",
+    "hang": "took longer than cell_minutes=0.2",
+    "diverged": "the loss is not finite",
+}
+
+
+@pytest.fixture
+def lab(tmp_path):
+    (tmp_path / "my_lab" / "configs" / "attack").mkdir(parents=True)
+    (tmp_path / "my_lab" / "__init__.py").write_text("")
+    (tmp_path / "my_lab" / "configs" / "__init__.py").write_text("")
+    (tmp_path / "my_lab" / "casualty.py").write_text(CASUALTY)
+    tree = "_target_: poisonbench.core.attack.Attack\ndata:\n  _target_: my_lab.casualty.Casualty\n  how: none\n"
+    (tmp_path / "my_lab" / "configs" / "attack" / "casualty.yaml").write_text(tree)
+    return tmp_path
+
+
+def records(folder: Path) -> list[Record]:
+    return [read(path) for path in sorted(folder.glob("results/records/*.json"))]
+
+
+def test_five_casualties_end_none_of_the_others(lab):
+    hows = ["none", *REASONS, "fine"]
+    words = ["-m", "hydra.searchpath=[pkg://my_lab.configs]", "trust=my_lab.", *TINY, "attack=casualty", f"attack.data.how={','.join(hows)}"]
+    done = python("-m", "poisonbench", *words, "cell_minutes=0.2", "workers=2", cwd=lab, PYTHONFAULTHANDLER="")
+    assert done.returncode == 1, done.stderr
+    told = {record.spec["attack"]["data"]["how"]: record for record in records(lab)}
+    assert told.keys() == set(hows)
+    assert {how for how, record in told.items() if record.status == "done"} == {"none", "fine"}
+    for how, reason in REASONS.items():
+        assert told[how].status == "failed"
+        assert reason in told[how].reason
+        assert f"attack.data.how={how}" in told[how].command
+        assert "cell_minutes" not in told[how].command
+    assert "8 of 8 cells done, 0 of them from the store, 6 failed or refused" in done.stdout
+    assert not any(lease.holder(path) for path in lab.rglob("*.lease"))
+
+
+WORDS = ["-m", "poisonbench", "-m", *TINY, "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=100,101", "threat.budget.rate=0.2"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: json.loads(path.read_text())["result_digest"] for path in folder.glob("results/records/*.json")}
+
+
+def values(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("results/store/*.safetensors")}
+
+
+def test_a_sweep_killed_at_any_point_goes_on_as_if_nothing_had_happened(tmp_path):
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    calm.mkdir()
+    stormy.mkdir()
+    assert python(*WORDS, cwd=calm).returncode == 0
+    told = {**os.environ, "PYTHONPATH": str(HOME)}
+    for after in (4.0, 5.0, 6.0):
+        child = subprocess.Popen([sys.executable, *WORDS], cwd=stormy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=told, start_new_session=True)
+        time.sleep(after)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert python(*WORDS, "workers=2", "threads=1", cwd=stormy).returncode == 0
+    assert digests(stormy) == digests(calm)
+    assert len(digests(calm)) == 12
+    assert values(stormy) == values(calm)
+
+
+def test_workers_die_with_the_one_who_asks(tmp_path):
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background starts deaf to interrupts
+    told = {**os.environ, "PYTHONPATH": str(HOME)}
+    words = [sys.executable, "-m", "poisonbench", "-m", "attack=backdoor", "defense=spectral", "learner.epochs=400", "seed=100,101", "threads=1"]
+    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=told, preexec_fn=heard)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("results/store/*.lease")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("word", ["workers=0", "workers=many", "cell_minutes=0", "cell_minutes=soon"])
+def test_numbers_that_mean_nothing_are_refused(tmp_path, word):
+    done = python("-m", "poisonbench", "-m", *TINY, "seed=100,101", word, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
