@@ -41,13 +41,18 @@ def published(folder: Path) -> list[Record]:
 
 def table(records: Iterable[Record]) -> str:
     """Return one Markdown table without its empty columns; cells of fewer than three seeds say so by their number of seeds."""
-    cells: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        cells.setdefault(_cell(record), []).append(record)
-    rows = [_line(cell, cells[cell]) for cell in sorted(cells, key=_order)]
+    rows = [_line(cell, found) for cell, found in cells_of(records)]
     used = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
     return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines)
+
+
+def cells_of(records: Iterable[Record]) -> list[tuple[tuple[str, ...], list[Record]]]:
+    """Return the records of each (task, attack, rate, defense, setting), in a fixed order: those that differ by their seed alone."""
+    cells: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        cells.setdefault(_cell(record), []).append(record)
+    return [(cell, cells[cell]) for cell in sorted(cells, key=_order)]
 
 
 def matrix(records: Iterable[Record]) -> str:

@@ -38,7 +38,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
     assert undefended > 0.9
 
 
-COMMANDS = [line.partition("#")[0].strip() for block in blocks(README, "bash") for line in block.splitlines() if line.startswith("python -m poisonbench")]
+COMMANDS = [line.partition("#")[0].strip() for block in blocks(README, "bash") for line in block.splitlines() if line.startswith("python -m poisonbench ")]
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "my_lab" not in command])

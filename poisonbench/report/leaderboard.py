@@ -1,0 +1,204 @@
+"""Records to a leaderboard: one page that needs nothing but itself, and the same cells as Markdown, CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from poisonbench.core.files import write_atomically, write_text
+from poisonbench.record import Record
+from poisonbench.report.tables import cells_of
+from poisonbench.stats import over_seeds
+
+HERE = Path(__file__).parent
+FEW = 3  # seeds below which a figure is shown in grey
+FIGURES: dict[str, Callable[[Record], object]] = {
+    "c_acc": lambda record: _screened(record, "c_acc"),
+    "asr": lambda record: _screened(record, "asr"),
+    "r_acc": lambda record: record.metrics.get("r_acc"),
+    "undefended_c_acc": lambda record: record.undefended.get("c_acc"),
+    "undefended_asr": lambda record: record.undefended.get("asr"),
+    "undefended_r_acc": lambda record: record.undefended.get("r_acc"),
+    "clean_c_acc": lambda record: record.baseline.get("c_acc"),
+    "clean_asr": lambda record: record.baseline.get("asr"),
+    "tpr": lambda record: record.metrics.get("tpr"),
+    "fpr": lambda record: record.metrics.get("fpr"),
+    "auroc": lambda record: record.metrics.get("auroc_in_class"),
+    "certified": lambda record: certified[0] if isinstance(certified := record.metrics.get("certified"), list) and certified else None,
+    "median_radius": lambda record: record.metrics.get("median_radius"),
+    "seconds": lambda record: sum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
+}
+
+
+def _screened(record: Record, name: str) -> object:
+    """Return a figure of the defended model, behind its screen if it has one."""
+    screen = record.metrics.get("screen")
+    return (screen if isinstance(screen, Mapping) and name in screen else record.metrics).get(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One line of the leaderboard: a setting with all its seeds.
+
+    Args:
+        task: its name.
+        family: of the attack.
+        attack: its name.
+        rate: poisoned rows / training rows; None without an attack.
+        defense: its name.
+        learner: class of the recipe.
+        setting: further words of the command.
+        command: of every seed, `seed=` left out.
+        figures: mean and half-width of the 95 % interval (None below two seeds) of each figure that applies.
+        curves: means over seeds; "certified" over radii, "rounds" over federated rounds.
+        seeds: one a record.
+    """
+
+    task: str
+    family: str
+    attack: str
+    rate: float | None
+    defense: str
+    learner: str
+    setting: str
+    command: str
+    figures: Mapping[str, tuple[float, float | None]]
+    curves: Mapping[str, list[float]]
+    seeds: Sequence[Mapping[str, object]]
+
+
+def folded(records: Iterable[Record]) -> list[Cell]:
+    """Return the cells of all records, seeds folded, in a fixed order."""
+    return [_cell(named, found) for named, found in cells_of(records)]
+
+
+def _cell(named: tuple[str, ...], records: Sequence[Record]) -> Cell:
+    task, attack, rate, defense, setting = (_plain(text) for text in named)
+    done = [record for record in records if record.status == "done"]
+    figures = {name: [float(value) for record in done if isinstance(value := figure(record), int | float)] for name, figure in FIGURES.items()}
+    learner = records[0].spec.get("learner")
+    return Cell(
+        task=task,
+        family=_family(records[0]),
+        attack=attack,
+        rate=float(rate.removesuffix(" %")) / 100 if rate else None,
+        defense=defense,
+        learner=_plain(str(learner.get("class", "")).rpartition(".")[2]) if isinstance(learner, Mapping) else "",
+        setting=setting,
+        command=_plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
+        figures={name: over_seeds(values) for name, values in figures.items() if values},
+        curves=_curves(done),
+        seeds=[_seed(record) for record in sorted(records, key=lambda record: (str(record.spec.get("seed")).zfill(9), record.key))],
+    )
+
+
+def _seed(record: Record) -> dict[str, object]:
+    told = {"seed": record.spec.get("seed"), "record": record.key, "digest": record.result_digest[:16], "commit": str(record.provenance.get("commit", ""))[:10]}
+    figures = {name: round(float(value), 4) for name in ("c_acc", "asr") if isinstance(value := FIGURES[name](record), int | float)}
+    return told | figures | ({} if record.status == "done" else {"status": record.status, "reason": _plain(record.reason)})
+
+
+def _curves(records: Sequence[Record]) -> dict[str, list[float]]:
+    told = {"certified": [record.metrics.get("certified") for record in records], "rounds": [_rounds(record) for record in records]}
+    curves = {name: [[float(value) for value in curve] for curve in found if isinstance(curve, list)] for name, found in told.items()}
+    return {name: [round(sum(values) / len(values), 4) for values in zip(*found, strict=False)] for name, found in curves.items() if found}
+
+
+def _rounds(record: Record) -> object:
+    curve = record.curves.get("defended")
+    return curve.get("asr") if isinstance(curve, Mapping) and "round" not in curve else None
+
+
+def _family(record: Record) -> str:
+    attack = record.spec.get("attack")
+    slots = [attack.get(slot) for slot in ("update", "data", "train")] if isinstance(attack, Mapping) else []
+    paths = [str(slot["class"]).split(".") for slot in slots if isinstance(slot, Mapping) and str(slot.get("class", "")).startswith("attacks.")]
+    return _plain(paths[0][1]) if paths else "none"
+
+
+def _plain(text: str) -> str:
+    """Return text without control characters, which a terminal or a spreadsheet might obey."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter) in ("Cc", "Cf") else letter for letter in text)
+
+
+def page(cells: Sequence[Cell]) -> str:
+    """Return the whole page. All text comes in as data, and is put into the page as text."""
+    from base64 import b64encode
+    from hashlib import sha256
+
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+    script = (HERE / "leaderboard.js").read_text(encoding="utf-8")
+    allowed = f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=select_autoescape(default=True), keep_trailing_newline=True)
+    data = json.dumps([_packed(cell) for cell in cells], separators=(",", ":"), ensure_ascii=True)
+    for mark in "<>&":
+        data = data.replace(mark, f"\\u{ord(mark):04x}")  # no text of a record can end the block it lies in
+    return environment.get_template("leaderboard.html.j2").render(data=data, script=script, allowed=allowed, records=sum(len(cell.seeds) for cell in cells))
+
+
+def _packed(cell: Cell) -> Mapping[str, object]:
+    named = {"t": cell.task, "f": cell.family, "a": cell.attack, "r": cell.rate, "d": cell.defense, "l": cell.learner, "s": cell.setting, "c": cell.command}
+    figures = {name: [round(mean, 4), None if half is None else round(half, 4)] for name, (mean, half) in cell.figures.items()}
+    return named | {"m": figures, "n": [list(seed.items()) for seed in cell.seeds]} | ({"k": dict(cell.curves)} if cell.curves else {})
+
+
+def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
+    """Return one flat mapping a cell, every figure with its interval."""
+    told = []
+    for cell in cells:
+        row: dict[str, object] = {name: getattr(cell, name) for name in ("task", "family", "attack", "rate", "defense", "learner", "setting")}
+        row |= {"seeds": len(cell.seeds), "done": sum("status" not in seed for seed in cell.seeds)}
+        for name in FIGURES:
+            mean, half = cell.figures.get(name, (None, None))
+            row |= {name: mean, f"{name}_interval": half}
+        told.append(row | {"command": cell.command, "records": " ".join(str(seed["record"]) for seed in cell.seeds)})
+    return told
+
+
+def as_csv(cells: Sequence[Cell]) -> str:
+    """Return the cells as CSV; text that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    stream = io.StringIO()
+    listed = rows(cells)
+    writer = csv.DictWriter(stream, list(listed[0]) if listed else ["task"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value for name, value in row.items()} for row in listed
+    )
+    return stream.getvalue()
+
+
+def as_markdown(cells: Sequence[Cell]) -> str:
+    """Return the cells as a Markdown table of their main figures, in per cent."""
+    columns = ("task", "attack", "rate", "defense", "setting", "seeds", "clean C-Acc / ASR", "undefended C-Acc / ASR", "defended C-Acc / ASR")
+    lines = [columns, tuple("---" for _ in columns)]
+    for cell in cells:
+        pairs = [
+            f"{_percent(cell, first)} / {_percent(cell, second)}"
+            for first, second in (("clean_c_acc", "clean_asr"), ("undefended_c_acc", "undefended_asr"), ("c_acc", "asr"))
+        ]
+        rate = "" if cell.rate is None else f"{100 * cell.rate:g} %"
+        lines.append((cell.task, cell.attack, rate, cell.defense, cell.setting, str(len(cell.seeds)), *pairs))
+    return "".join("| " + " | ".join(text.replace("|", "\\|").replace("<", "&lt;") for text in line) + " |\n" for line in lines)
+
+
+def _percent(cell: Cell, name: str) -> str:
+    mean, half = cell.figures.get(name, (None, None))
+    return "-" if mean is None else f"{100 * mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+
+
+def write(cells: Sequence[Cell], folder: Path) -> None:
+    """Write index.html, leaderboard.csv, leaderboard.md and leaderboard.parquet into `folder`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    write_text(folder / "index.html", page(cells))
+    write_text(folder / "leaderboard.csv", as_csv(cells))
+    write_text(folder / "leaderboard.md", as_markdown(cells))
+    table = pyarrow.Table.from_pylist(rows(cells))
+    write_atomically(folder / "leaderboard.parquet", lambda path: pyarrow.parquet.write_table(table, path))
