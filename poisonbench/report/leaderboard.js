@@ -3,7 +3,7 @@ const cells = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 100;
 const FIGURES = { asr: "ASR", c_acc: "C-Acc", r_acc: "R-Acc", undefended_asr: "ASR undefended", undefended_c_acc: "C-Acc undefended", clean_asr: "ASR of clean training", clean_c_acc: "C-Acc of clean training", certified: "certified accuracy at radius 0", median_radius: "median radius", tpr: "TPR of the filter", fpr: "FPR of the filter", auroc: "AUROC within class", seconds: "seconds" };
 const PLAIN = new Set(["seconds", "median_radius", "auroc"]);
-const COLUMNS = [["t", "task"], ["a", "attack"], ["r", "rate"], ["d", "defense"], ["s", "setting"], ["n", "seeds"], ["clean_c_acc", "clean C-Acc"], ["undefended_c_acc", "undef. C-Acc"], ["undefended_asr", "undef. ASR"], ["c_acc", "C-Acc"], ["asr", "ASR"], ["r_acc", "R-Acc"], ["clean_asr", "clean ASR"], ["median_radius", "radius"], ["tpr", "TPR"], ["fpr", "FPR"], ["seconds", "seconds"]];
+const COLUMNS = [["t", "task"], ["a", "attack"], ["r", "rate"], ["d", "defense"], ["s", "setting"], ["n", "seeds"], ["clean_c_acc", "clean C-Acc"], ["undefended_c_acc", "undef. C-Acc"], ["undefended_asr", "undef. ASR"], ["c_acc", "C-Acc"], ["asr", "ASR"], ["o", "rank by ASR"], ["r_acc", "R-Acc"], ["clean_asr", "clean ASR"], ["median_radius", "radius"], ["tpr", "TPR"], ["fpr", "FPR"], ["seconds", "seconds"]];
 const TEXT = new Set(["t", "a", "d", "s"]);
 const COLOURS = ["#0b72d0", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#0c8599", "#e8a200", "#5f3dc4", "#74783b", "#a0522d", "#087f5b", "#868e96"];
 let shown = PAGE;
@@ -50,6 +50,7 @@ function told(cell, name) {
 }
 function value(cell, name) {
   if (name === "n") return cell.n.length;
+  if (name === "o") return cell.o && cell.o[0] + cell.o[1] / 1000;
   if (name === "r") return cell.r === null ? -1 : cell.r;
   return TEXT.has(name) ? cell[name] : cell.m[name] ? cell.m[name][0] : null;
 }
@@ -103,8 +104,13 @@ function matrix(now, chosen) {
   }
   const attacks = [...new Set(chosen.map((cell) => cell.a))].sort(), defenses = [...new Set(chosen.map((cell) => cell.d))].sort((one, other) => (one !== "none") - (other !== "none") || (one < other ? -1 : 1));
   document.getElementById("which").textContent = FIGURES[name] + (PLAIN.has(name) ? "" : ", in per cent") + "; where a pair has several settings, the most common one is shown. A figure opens its cell below.";
-  const head = make("tr", {}, make("th", { class: "text" }, "defense"), ...attacks.map((attack) => make("th", {}, attack)));
-  const body = defenses.map((defense) => make("tr", {}, make("th", { class: "text", scope: "row" }, defense), ...attacks.map((attack) => {
+  const bad = name.endsWith("asr") || name === "fpr" || name === "seconds" ? Math.max : Math.min;
+  const worst = (defense) => {
+    const figures = attacks.map((attack) => pairs.get(attack + "\n" + defense)).filter((cell) => cell && cell.a !== "none" && cell.m[name]).map((cell) => cell.m[name][0]);
+    return figures.length ? (PLAIN.has(name) ? bad(...figures).toFixed(name === "auroc" ? 3 : 1) : (100 * bad(...figures)).toFixed(1)) : "";
+  };
+  const head = make("tr", {}, make("th", { class: "text" }, "defense"), make("th", {}, "worst case"), ...attacks.map((attack) => make("th", {}, attack)));
+  const body = defenses.map((defense) => make("tr", {}, make("th", { class: "text", scope: "row" }, defense), make("td", {}, worst(defense)), ...attacks.map((attack) => {
     const cell = pairs.get(attack + "\n" + defense);
     if (!cell) return make("td", {});
     const figure = cell.m[name], text = figure ? (PLAIN.has(name) ? figure[0].toFixed(name === "auroc" ? 3 : 1) : (100 * figure[0]).toFixed(1)) : cell.n.every((seed) => Object.fromEntries(seed).status) ? Object.fromEntries(cell.n[0]).status : "-";
@@ -131,7 +137,7 @@ function table(now, chosen) {
   for (const cell of rows.slice(0, shown)) {
     body.push(make("tr", { class: [few(cell), cell === open && "open"].filter(Boolean).join(" ") || undefined }, ...COLUMNS.map(([name]) => {
       if (name === "a") return make("td", { class: "text" }, make("button", { class: "link", "aria-expanded": String(cell === open), on: () => change({ open: cell === open ? "" : String(cells.indexOf(cell)) }) }, cell.a));
-      const text = name === "n" ? String(cell.n.length) : name === "r" ? percent(cell.r) : TEXT.has(name) ? cell[name] : told(cell, name);
+      const text = name === "n" ? String(cell.n.length) : name === "r" ? percent(cell.r) : name === "o" ? (cell.o ? [...new Set(cell.o)].join(" to ") : "") : TEXT.has(name) ? cell[name] : told(cell, name);
       return make("td", { class: name === "s" ? "text long" : TEXT.has(name) ? "text" : undefined }, text);
     })));
     if (cell === open) body.push(make("tr", { class: "detail" }, make("td", { colspan: COLUMNS.length }, ...detail(cell))));

@@ -7,13 +7,13 @@ import io
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.record import Record
 from poisonbench.report.tables import cells_of
-from poisonbench.stats import over_seeds
+from poisonbench.stats import over_seeds, ranks
 
 HERE = Path(__file__).parent
 FEW = 3  # seeds below which a figure is shown in grey
@@ -55,6 +55,8 @@ class Cell:
         setting: further words of the command.
         command: of every seed, `seed=` left out.
         figures: mean and half-width of the 95 % interval (None below two seeds) of each figure that applies.
+        rank: by ASR among the defenses that met the same attack in the same setting, 1 for the lowest: the 95 % interval that holds for
+            all of them at once; None where nothing is compared.
         curves: means over seeds; "certified" over radii, "rounds" over federated rounds.
         seeds: one a record.
     """
@@ -68,13 +70,26 @@ class Cell:
     setting: str
     command: str
     figures: Mapping[str, tuple[float, float | None]]
+    rank: tuple[int, int] | None
     curves: Mapping[str, list[float]]
     seeds: Sequence[Mapping[str, object]]
 
 
 def folded(records: Iterable[Record]) -> list[Cell]:
     """Return the cells of all records, seeds folded, in a fixed order."""
-    return [_cell(named, found) for named, found in cells_of(records)]
+    return _ranked([_cell(named, found) for named, found in cells_of(records)])
+
+
+def _ranked(cells: Sequence[Cell]) -> list[Cell]:
+    met: dict[tuple[object, ...], dict[int, dict[int, float]]] = {}
+    for place, cell in enumerate(cells):
+        by_seed = {int(str(seed["seed"])): float(str(seed["asr"])) for seed in cell.seeds if "asr" in seed}
+        if by_seed:
+            met.setdefault((cell.task, cell.attack, cell.rate, cell.learner, cell.setting), {})[place] = by_seed
+    found: dict[str, tuple[int, int]] = {}
+    for figures in met.values():
+        found |= ranks({str(place): by_seed for place, by_seed in figures.items()}) if len(figures) > 1 else {}
+    return [replace(cell, rank=found.get(str(place))) for place, cell in enumerate(cells)]
 
 
 def _cell(named: tuple[str, ...], records: Sequence[Record]) -> Cell:
@@ -92,6 +107,7 @@ def _cell(named: tuple[str, ...], records: Sequence[Record]) -> Cell:
         setting=setting,
         command=_plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
         figures={name: over_seeds(values) for name, values in figures.items() if values},
+        rank=None,
         curves=_curves(done),
         seeds=[_seed(record) for record in sorted(records, key=lambda record: (str(record.spec.get("seed")).zfill(9), record.key))],
     )
@@ -145,7 +161,7 @@ def page(cells: Sequence[Cell]) -> str:
 def _packed(cell: Cell) -> Mapping[str, object]:
     named = {"t": cell.task, "f": cell.family, "a": cell.attack, "r": cell.rate, "d": cell.defense, "l": cell.learner, "s": cell.setting, "c": cell.command}
     figures = {name: [round(mean, 4), None if half is None else round(half, 4)] for name, (mean, half) in cell.figures.items()}
-    return named | {"m": figures, "n": [list(seed.items()) for seed in cell.seeds]} | ({"k": dict(cell.curves)} if cell.curves else {})
+    return named | {"m": figures, "n": [list(seed.items()) for seed in cell.seeds], "o": cell.rank} | ({"k": dict(cell.curves)} if cell.curves else {})
 
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
@@ -153,6 +169,7 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
     told = []
     for cell in cells:
         row: dict[str, object] = {name: getattr(cell, name) for name in ("task", "family", "attack", "rate", "defense", "learner", "setting")}
+        row |= {"rank_low": cell.rank[0] if cell.rank else None, "rank_high": cell.rank[1] if cell.rank else None}
         row |= {"seeds": len(cell.seeds), "done": sum("status" not in seed for seed in cell.seeds)}
         for name in FIGURES:
             mean, half = cell.figures.get(name, (None, None))

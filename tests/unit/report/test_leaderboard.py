@@ -73,6 +73,15 @@ def test_behind_a_screen_its_figures_count():
     assert cell.figures["c_acc"][0] == 0.9
 
 
+def test_defenses_that_met_the_same_attack_are_ranked():
+    asr = {"none": 0.9, "spectral": 0.1}
+    cells = folded(
+        [made(defense=defense, seed=seed, asr=height + 0.001 * seed * seed * (height > 0.5)) for defense, height in asr.items() for seed in range(3)]
+    )
+    assert {cell.defense: cell.rank for cell in cells} == {"none": (2, 2), "spectral": (1, 1)}
+    assert [cell.rank for cell in folded([made()])] == [None]
+
+
 def test_curves_are_means_over_seeds():
     curves = [{"defended": {"asr": [0.0, 0.5]}}, {"defended": {"asr": [0.2, 0.7]}}]
     found = folded([made(seed=seed, curves=curve, metrics={"asr": 0.1, "certified": [0.8, 0.4]}) for seed, curve in enumerate(curves)])
