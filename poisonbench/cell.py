@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import os
 import shlex
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +15,6 @@ from typing import TYPE_CHECKING
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import PoisonbenchError
-from poisonbench.core.progress import Listen, listening
 from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
 
@@ -112,18 +109,3 @@ def portable(words: Sequence[str]) -> str:
         else:
             told.append(shlex.quote(word) if set(word) & set(" []()*?;&|<>'\"") else word)
     return " ".join(["python -m poisonbench", *told])
-
-
-@contextlib.contextmanager
-def heard(listen: Listen, handler: logging.Handler) -> Iterator[None]:
-    """Send progress to `listen` and the store's log to `handler` while the block runs."""
-    log = logging.getLogger("poisonbench")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False  # some libraries give the root logger a handler of its own when they are imported
-    try:
-        with listening(listen):
-            yield
-    finally:
-        log.removeHandler(handler)
-        log.propagate = True

@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from poisonbench import screen
-from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed, heard
+from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
 from poisonbench.commands.compose import CONFIGS, explained
 from poisonbench.core.errors import ConfigError, PoisonbenchError
+from poisonbench.core.progress import heard
 from poisonbench.publish import leads
 from poisonbench.record import read
 from poisonbench.sweep import Crowd, swept

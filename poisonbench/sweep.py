@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
-from poisonbench.cell import DONE, FAILED, Cell, buried, computed, heard
-from poisonbench.core.progress import Listen
+from poisonbench.cell import DONE, FAILED, Cell, buried, computed
+from poisonbench.core.progress import Listen, heard
 
 LOOK = 0.5  # seconds between two looks at the clock
 START = 60.0  # seconds a fresh process may take to import torch, which are none of the cell's

@@ -148,6 +148,7 @@ class Task:
         trusted: the defender's clean rows, split off the training rows; may be empty.
         public: rows that nobody can poison, for extractors; may be empty.
         class_names: one name a class, or empty.
+        row_names: one name a training row of the source, by its id; or empty.
         codec: for token inputs.
     """
 
@@ -157,6 +158,7 @@ class Task:
     trusted: Dataset
     public: Dataset
     class_names: tuple[str, ...] = ()
+    row_names: tuple[str, ...] = ()
     codec: Codec | None = None
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,3 +45,18 @@ def labelled(label: str) -> Iterator[None]:
         yield
     finally:
         _label.reset(token)
+
+
+@contextmanager
+def heard(listen: Listen, handler: logging.Handler) -> Iterator[None]:
+    """Send progress to `listen` and the store's log to `handler` while the block runs."""
+    log = logging.getLogger("poisonbench")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # some libraries give the root logger a handler of its own when they are imported
+    try:
+        with listening(listen):
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True

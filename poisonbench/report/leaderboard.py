@@ -93,7 +93,7 @@ def _ranked(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _cell(named: tuple[str, ...], records: Sequence[Record]) -> Cell:
-    task, attack, rate, defense, setting = (_plain(text) for text in named)
+    task, attack, rate, defense, setting = (plain(text) for text in named)
     done = [record for record in records if record.status == "done"]
     figures = {name: [float(value) for record in done if isinstance(value := figure(record), int | float)] for name, figure in FIGURES.items()}
     learner = records[0].spec.get("learner")
@@ -103,9 +103,9 @@ def _cell(named: tuple[str, ...], records: Sequence[Record]) -> Cell:
         attack=attack,
         rate=float(rate.removesuffix(" %")) / 100 if rate else None,
         defense=defense,
-        learner=_plain(str(learner.get("class", "")).rpartition(".")[2]) if isinstance(learner, Mapping) else "",
+        learner=plain(str(learner.get("class", "")).rpartition(".")[2]) if isinstance(learner, Mapping) else "",
         setting=setting,
-        command=_plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
+        command=plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
         figures={name: over_seeds(values) for name, values in figures.items() if values},
         rank=None,
         curves=_curves(done),
@@ -116,7 +116,7 @@ def _cell(named: tuple[str, ...], records: Sequence[Record]) -> Cell:
 def _seed(record: Record) -> dict[str, object]:
     told = {"seed": record.spec.get("seed"), "record": record.key, "digest": record.result_digest[:16], "commit": str(record.provenance.get("commit", ""))[:10]}
     figures = {name: round(float(value), 4) for name in ("c_acc", "asr") if isinstance(value := FIGURES[name](record), int | float)}
-    return told | figures | ({} if record.status == "done" else {"status": record.status, "reason": _plain(record.reason)})
+    return told | figures | ({} if record.status == "done" else {"status": record.status, "reason": plain(record.reason)})
 
 
 def _curves(records: Sequence[Record]) -> dict[str, list[float]]:
@@ -134,10 +134,10 @@ def _family(record: Record) -> str:
     attack = record.spec.get("attack")
     slots = [attack.get(slot) for slot in ("update", "data", "train")] if isinstance(attack, Mapping) else []
     paths = [str(slot["class"]).split(".") for slot in slots if isinstance(slot, Mapping) and str(slot.get("class", "")).startswith("attacks.")]
-    return _plain(paths[0][1]) if paths else "none"
+    return plain(paths[0][1]) if paths else "none"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text without control characters, which a terminal or a spreadsheet might obey."""
     return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter) in ("Cc", "Cf") else letter for letter in text)
 
@@ -184,10 +184,13 @@ def as_csv(cells: Sequence[Cell]) -> str:
     listed = rows(cells)
     writer = csv.DictWriter(stream, list(listed[0]) if listed else ["task"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {name: f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value for name, value in row.items()} for row in listed
-    )
+    writer.writerows({name: harmless(value) for name, value in row.items()} for row in listed)
     return stream.getvalue()
+
+
+def harmless(value: object) -> object:
+    """Return a value for a CSV file; text that a spreadsheet would take for a formula begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def as_markdown(cells: Sequence[Cell]) -> str:

@@ -55,7 +55,7 @@ class ImageFolder(Pictures):
     Classes are the sub-folders of `train`, sorted by name.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def load(self, store: Store) -> Task:
         """Return the task.
@@ -76,7 +76,8 @@ class ImageFolder(Pictures):
                 part: _decoded(((str(path), path.read_bytes(), label) for path, label in files[part]), self.size, grey=self.grey, where=str(parts[part]))
                 for part in parts
             }
-            return _sound(Raw(train=columns["train"], test=columns["test"], class_names=names), root)
+            rows = tuple(str(path.relative_to(root)) for path, _ in files["train"])
+            return _sound(Raw(train=columns["train"], test=columns["test"], class_names=names, row_names=rows), root)
 
         raw = store.memo("pixels", (self.VERSION, source, names, self.size, self.grey), decode)
         return self.task(root.name, raw)

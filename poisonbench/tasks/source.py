@@ -27,11 +27,13 @@ class Raw:
         train: inputs and labels, "inputs" (N, C, H, W) and "labels" (N,).
         test: the same for the test rows.
         class_names: one name a class.
+        row_names: one name a training row, such as the path of its picture; or empty.
     """
 
     train: Mapping[str, Tensor]
     test: Mapping[str, Tensor]
     class_names: tuple[str, ...]
+    row_names: tuple[str, ...] = ()
 
     def checked(self, name: str) -> tuple[Dataset, Dataset]:
         """Return the training and the test rows as data sets.
@@ -95,6 +97,7 @@ class Split:
             trusted=train.take(kept.inputs[trusted]),
             public=train.take(remaining.inputs[public]),
             class_names=raw.class_names,
+            row_names=raw.row_names,
         )
 
 
