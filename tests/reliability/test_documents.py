@@ -41,9 +41,11 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
 COMMANDS = [line.partition("#")[0].strip() for block in blocks(README, "bash") for line in block.splitlines() if line.startswith("python -m poisonbench ")]
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "my_lab" not in command])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if "my_lab" not in command and " audit " not in command]
+)  # audit takes several filters for one slot
 def test_every_command_of_the_readme_composes(command):
-    words = [word for word in shlex.split(command)[3:] if word not in ("-m", "audit")]
+    words = [word for word in shlex.split(command)[3:] if word != "-m"]
     tree_of([word if "[" in word else word.split(",")[0] for word in words])
 
 
