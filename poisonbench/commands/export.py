@@ -1,0 +1,68 @@
+"""`export RECORD [FOLDER]`: what an attacker left behind, as files for other tools; `task=poisoned task.root=FOLDER` reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from poisonbench.assemble import Places, assemble, open_store
+from poisonbench.commands.compose import tree_of
+from poisonbench.commands.verify import words_of
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.files import file_digest, write_atomically, write_text
+from poisonbench.record import read
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the poisoned rows of a record's first trial, the mask, the test rows and the undefended victim's weights.
+
+    They come from the store of `results_dir` where it holds them, else they are made again.
+
+    Raises:
+        ConfigError: wrong words, or a record that poisons no rows.
+    """
+    local = [word for word in words if word.startswith("results_dir=")]
+    named = [word for word in words if word not in local]
+    if not 1 <= len(named) <= 2:
+        raise ConfigError("export RECORD [FOLDER] [results_dir=PATH]: give the path of a record, and the folder to write into")
+    from safetensors.torch import save_file
+
+    from poisonbench.core.defense import Mean
+    from poisonbench.pipeline import Line
+
+    source = Path(named[0])
+    folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
+    record = read(source)
+    tree = tree_of([*words_of(record), *local])
+    store = open_store(tree, Places.of(tree))
+    experiment = assemble(tree, store)
+    line = Line(experiment=experiment, store=store)
+    poisoned = line.strike()
+    if not poisoned.mask.any():
+        raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")
+    victim = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
+    test = experiment.task.test
+    files = {
+        "train": poisoned.data.columns,
+        "test": {"inputs": test.inputs, "labels": test.labels},
+        "mask": {"mask": poisoned.mask},
+        "victim": dict(victim.state()),
+    }
+    for name, columns in files.items():
+        tensors = {key: column.contiguous() for key, column in columns.items()}
+        write_atomically(folder / f"{name}.safetensors", lambda path, tensors=tensors: save_file(tensors, path))  # type: ignore[misc]
+    told = {
+        "format": 1,
+        "name": experiment.task.name,
+        "class_names": list(experiment.task.class_names) or [str(label) for label in range(test.num_classes)],
+        "record": record.key,
+        "command": record.command,
+        "sha256": {name: file_digest(folder / f"{name}.safetensors") for name in files},
+    }
+    write_text(folder / "task.json", json.dumps(told, indent=1) + "\n")
+    count = int(poisoned.mask.sum())
+    Console().print(f"{folder}: {len(poisoned.data)} rows, {count} of them poisoned", markup=False, highlight=False, soft_wrap=True)
+    return 0
