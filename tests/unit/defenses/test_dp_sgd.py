@@ -6,7 +6,7 @@ from defenses.train.dp_sgd import HOOKS, PrivateStep, clipped_sum, noise_for, sp
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Moment, Plan
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import run
+from poisonbench.pipeline import Line, run
 
 STEP = {"epsilon": 3.0, "delta": 1e-5, "max_grad_norm": 1.0, "accountant": "rdp", "sampling": "poisson"}
 PLAN = Plan(rows=1000, epochs=10, steps=20, shape=(3,))
@@ -111,3 +111,13 @@ def test_an_empty_sample_still_adds_noise(tiny, store):
     nn.functional.cross_entropy(module(torch.zeros(0, 3, requires_grad=True)), torch.zeros(0, dtype=torch.int64), reduction="sum").backward()
     step.update(Moment(module=module, plan=PLAN, epoch=0, step=0, rng=Key.root(0)))
     assert all(weight.grad.abs().sum() > 0 for weight in module.parameters())
+
+
+def test_a_scale_is_a_larger_learning_rate_of_the_private_step(tiny, store):
+    words = ["attack=none", "defense=dp_sgd", "defense.train.step.delta=1e-3", "net.norm=group", "learner.weight_decay=0"]
+    states = []
+    for more in (["learner.lr=0.1", "defense.train.step.scale=1"], ["learner.lr=0.02", "defense.train.step.scale=5"]):
+        experiment = tiny(*words, *more)
+        line = Line(experiment=experiment, store=store)
+        states.append(line.fit(line.defended, experiment.task.train, line.honest).state())
+    assert all(torch.allclose(value, states[1][name], atol=1e-4, rtol=1e-3) for name, value in states[0].items())
