@@ -16,7 +16,7 @@ from poisonbench.report.benchmarks import Comparison
 BATCH = 128
 
 
-def measure(data: Path | None, *, rows: int = 10 * BATCH, repeats: int = 3) -> Iterator[Comparison]:
+def measure(data: Path | None, *, rows: int = 4 * BATCH, repeats: int = 2) -> Iterator[Comparison]:
     """Yield one comparison a precision of ours; one epoch over made-up 32x32 rows."""
     made = made_up(rows, (3, 32, 32))
     with seeded(Key.root(100)):
