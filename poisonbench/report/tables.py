@@ -90,7 +90,7 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
 
 def _cell(record: Record) -> tuple[str, ...]:
     words = shlex.split(record.command)[3:]
-    setting = " ".join(word for word in words if word.partition("=")[0] not in NAMED)
+    setting = " ".join(sorted(word for word in words if word.partition("=")[0] not in NAMED))  # one cell, in whatever order it was typed
     threat = record.spec["threat"]
     assert isinstance(threat, Mapping)
     rate = f"{100 * threat['budget']['rate']:g} %" if _name(record, "attack") != "none" else ""

@@ -67,6 +67,12 @@ def test_a_cell_of_one_seed_has_no_interval_and_a_failed_seed_no_figure():
     assert rows([cell])[0]["done"] == 1
 
 
+def test_the_order_of_words_makes_no_other_cell():
+    commands = [f"python -m poisonbench attack=badnets defense=spectral {words}" for words in ("net=mlp seed=0 learner=quick", "learner=quick seed=1 net=mlp")]
+    (cell,) = folded([dataclasses.replace(made(seed=seed), command=command) for seed, command in enumerate(commands)])
+    assert cell.setting == "learner=quick net=mlp"
+
+
 def test_behind_a_screen_its_figures_count():
     (cell,) = folded([made(metrics={"c_acc": 0.9, "asr": 1.0, "screen": {"asr": 0.02, "auroc": 0.99}})])
     assert cell.figures["asr"][0] == 0.02
