@@ -8,16 +8,20 @@ from pathlib import Path
 
 from rich.console import Console
 
+from poisonbench.commands.compose import CONFIGS
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.record import Record
-from poisonbench.report import benchmarks, ledger
+from poisonbench.report import ablation, benchmarks, ledger
 from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
 
 
 def main(words: Sequence[str]) -> int:
-    """Rewrite each file from `results/records`: a Markdown file's blocks, a ledger's own figures (.json), the curves of federated rounds (.svg).
+    """Rewrite each file from `results/records`.
+
+    A Markdown file's blocks, a ledger's own figures (.json), the figure of the experiment that an .svg or .pdf is named for, or else
+    the curves of federated rounds.
 
     Raises:
         ConfigError: no file given, or none there.
@@ -26,9 +30,8 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("report FILE...: give Markdown files with <!-- records: TASK --> ... <!-- end --> blocks, such as README.md")
     records = published(Path("results/records"))
     for word in words:
-        if word.endswith(".svg"):
-            write_atomically(Path(word), lambda temporary: draw(records, temporary))
-            Console().print(f"{word}: curves from {len(records)} records", markup=False, highlight=False)
+        if word.endswith((".svg", ".pdf")):
+            _figure(Path(word), records)
             continue
         if not Path(word).is_file():
             raise ConfigError(f"report {word}: no such file")
@@ -40,6 +43,19 @@ def main(words: Sequence[str]) -> int:
         write_text(Path(word), page(text, records, Path("results")))
         Console().print(f"{word}: tables from {len(records)} records", markup=False, highlight=False)
     return 0
+
+
+def _figure(path: Path, records: Sequence[Record]) -> None:
+    """Draw the experiment that the file is named for, or the curves of federated rounds."""
+    known = (CONFIGS / "experiment" / f"{path.stem}.yaml").is_file()
+
+    def drawn(temporary: Path) -> None:
+        whole = temporary.with_suffix(path.suffix)  # what is drawn depends on it
+        ablation.draw(records, path.stem, whole) if known else draw(records, whole)
+        whole.replace(temporary)
+
+    write_atomically(path, drawn)
+    Console().print(f"{path}: {'a figure' if known else 'curves'} from {len(records)} records", markup=False, highlight=False, soft_wrap=True)
 
 
 def page(text: str, records: Sequence[Record], results: Path) -> str:

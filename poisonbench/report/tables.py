@@ -143,8 +143,16 @@ def _told(values: Sequence[float], digits: int) -> str:
 
 def _part(record: Record, name: str) -> str:
     """Return what a block's key selects by."""
+    if name == "experiment":
+        return experiment_of(record)
     learner = record.spec["learner"]
     return str(learner["class"]).rpartition(".")[2] if name == "learner" and isinstance(learner, Mapping) else _name(record, name)
+
+
+def experiment_of(record: Record) -> str:
+    """Return the experiment whose command made a record, or nothing."""
+    words = [word.removeprefix("+experiment=") for word in record.command.split() if word.startswith("+experiment=")]
+    return words[0] if words else ""
 
 
 def _name(record: Record, part: str) -> str:

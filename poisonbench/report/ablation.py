@@ -1,0 +1,87 @@
+"""One experiment as a figure: what changes with the one key that it sweeps."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poisonbench.core.errors import ConfigError
+from poisonbench.record import Record
+from poisonbench.report.tables import experiment_of
+from poisonbench.stats import over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANELS = {"asr": "ASR", "c_acc": "C-Acc", "median_radius": "median certified radius, in rows"}
+FIXED = ("seed", "attack", "defense")
+Lines = Mapping[str, Mapping[float, list[Record]]]
+
+
+def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
+    """Write an SVG or a PDF: a panel a figure, a line a defense, means over seeds with 95 % intervals.
+
+    Raises:
+        ConfigError: no record of this experiment, or none that sweeps one key over numbers.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mine = [record for record in records if record.status == "done" and experiment_of(record) == experiment]
+    key = swept(mine)
+    if key is None:
+        raise ConfigError(f"no records of +experiment={experiment} that sweep a number; make some: python -m poisonbench +experiment={experiment} publish=true")
+    lines: dict[str, dict[float, list[Record]]] = {}
+    for record in mine:
+        defense = record.spec["defense"]
+        assert isinstance(defense, Mapping)
+        lines.setdefault(str(defense["name"]), {}).setdefault(float(_words(record)[key]), []).append(record)
+    panels = [name for name in PANELS if any(name in record.metrics for record in mine)]
+    with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(3.6 * len(panels), 3.0), layout="constrained")
+        for axis, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _fill(axis, name, lines)
+            axis.set_xlabel(key)
+        figure.axes[-1].legend(fontsize=7, frameon=False)
+        bare = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
+        figure.savefig(path, format=path.suffix[1:], metadata=bare)
+
+
+def swept(records: Iterable[Record]) -> str | None:
+    """Return the key beside seed, attack and defense that takes several numbers in the commands of these records."""
+    values: dict[str, set[str]] = {}
+    for record in records:
+        for name, value in _words(record).items():
+            values.setdefault(name, set()).add(value)
+    several = [name for name, found in sorted(values.items()) if name not in FIXED and len(found) > 1 and all(map(_is_number, found))]
+    return several[0] if several else None
+
+
+def _fill(axis: Axes, name: str, lines: Lines) -> None:
+    places = sorted({place for line in lines.values() for place in line})
+    for number, (defense, line) in enumerate(sorted(lines.items())):
+        told = [(place, over_seeds([float(record.metrics[name]) for record in line[place] if name in record.metrics])) for place in sorted(line)]  # type: ignore[arg-type]
+        means, halves = [mean for _, (mean, _) in told], [half or 0.0 for _, (_, half) in told]
+        axis.errorbar(
+            [place for place, _ in told], means, halves, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[number % 4], label=defense
+        )
+    if places[0] > 0 and places[-1] / places[0] >= 8:
+        axis.set_xscale("log")
+    axis.set_xticks(places, [f"{place:g}" for place in places])
+    axis.minorticks_off()
+    axis.set_ylabel(PANELS[name])
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _words(record: Record) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in shlex.split(record.command) if "=" in word)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
