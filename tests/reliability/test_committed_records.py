@@ -1,0 +1,38 @@
+"""Committed records are what their commands give today: a recipe or a plugin that changed leaves no stale figure behind."""
+
+import json
+import os
+import shlex
+from functools import cache
+
+import pytest
+
+from poisonbench.assemble import HOME
+from poisonbench.build import build
+from poisonbench.commands.compose import tree_of
+from poisonbench.core.keys import canonical
+from poisonbench.core.plugins import OWN
+from poisonbench.record import read
+
+INNER = ("net", "extractor", "head", "client")  # recipes within recipes, with what a run puts into them
+
+
+@cache
+def told_by(command: str) -> dict[str, dict[str, object]]:
+    tree = tree_of([os.path.expandvars(word) for word in shlex.split(command)[3:] if not word.startswith("seed=")])
+    return {part: json.loads(json.dumps(canonical(build(tree[part], OWN, part)))) for part in ("learner", "attack", "defense")}
+
+
+@pytest.mark.parametrize("first", "0123456789abcdef")
+def test_no_committed_record_is_stale(first):
+    stale = []
+    for path in sorted((HOME / "results" / "records").glob(f"{first}*.json")):
+        record = read(path)
+        now = told_by(" ".join(word for word in record.command.split(" ") if not word.startswith("seed=")))
+        recipe = {name: value for name, value in record.spec["learner"].items() if name not in INNER}
+        if any(now["learner"].get(name) != value for name, value in recipe.items() if name != "name"):
+            stale.append((path.name, "learner"))
+        stale += [
+            (path.name, kind) for kind in ("attack", "defense") for slot, value in record.spec[kind].items() if slot != "name" and now[kind].get(slot) != value
+        ]
+    assert not stale, f"make these again, or bump no version: {stale}"
