@@ -109,8 +109,7 @@ def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key],
 def members_at_once(parts: int, parameters: int) -> int:
     """Return G: at most 256, at most 2 million weights, spread evenly over the passes that `parts` need.
 
-    Measured on a 32 MiB cache, MLP of 100,000 weights, 100 members: 20 at a time take half of the loop's time, 100 at a time
-    four fifths of it: weights, gradients and speeds no longer fit.
+    More than that, and weights, gradients and speeds together leave a cache of 32 MiB.
     """
     passes = math.ceil(parts / max(1, min(256, TOGETHER // parameters)))
     return math.ceil(parts / passes)

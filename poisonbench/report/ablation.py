@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record
+from poisonbench.report.curves import words_of
 from poisonbench.report.tables import experiment_of
 from poisonbench.stats import over_seeds
 
@@ -37,7 +37,7 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
     for record in mine:
         defense = record.spec["defense"]
         assert isinstance(defense, Mapping)
-        lines.setdefault(str(defense["name"]), {}).setdefault(float(_words(record)[key]), []).append(record)
+        lines.setdefault(str(defense["name"]), {}).setdefault(float(words_of(record.command)[key]), []).append(record)
     panels = [name for name in PANELS if any(name in record.metrics for record in mine)]
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(3.6 * len(panels), 3.0), layout="constrained")
@@ -53,7 +53,7 @@ def swept(records: Iterable[Record]) -> str | None:
     """Return the key beside seed, attack and defense that takes several numbers in the commands of these records."""
     values: dict[str, set[str]] = {}
     for record in records:
-        for name, value in _words(record).items():
+        for name, value in words_of(record.command).items():
             values.setdefault(name, set()).add(value)
     several = [name for name, found in sorted(values.items()) if name not in FIXED and len(found) > 1 and all(map(_is_number, found))]
     return several[0] if several else None
@@ -73,10 +73,6 @@ def _fill(axis: Axes, name: str, lines: Lines) -> None:
     axis.minorticks_off()
     axis.set_ylabel(PANELS[name])
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _words(record: Record) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in shlex.split(record.command) if "=" in word)
 
 
 def _is_number(word: str) -> bool:

@@ -16,7 +16,6 @@ from poisonbench.report.tables import cells_of
 from poisonbench.stats import over_seeds, ranks
 
 HERE = Path(__file__).parent
-FEW = 3  # seeds below which a figure is shown in grey
 FIGURES: dict[str, Callable[[Record], object]] = {
     "c_acc": lambda record: _screened(record, "c_acc"),
     "asr": lambda record: _screened(record, "asr"),

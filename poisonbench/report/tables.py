@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from poisonbench.record import Record, read
-from poisonbench.stats import over_seeds
+from poisonbench.report.curves import words_of
+from poisonbench.stats import over_seeds, worst
 
 COLUMNS = (
     "task",
@@ -64,8 +65,8 @@ def matrix(records: Iterable[Record]) -> str:
     lines = [("defense", *attacks, "worst case"), tuple("---" for _ in range(len(attacks) + 2))]
     for defense, row in sorted(cells.items()):
         figures = {attack: _over(row[attack], "metrics", "c_acc") for attack in attacks if attack in row}
-        worst = min(figures, key=lambda attack: float(figures[attack].split()[0]))
-        lines.append((defense, *(figures.get(attack, "") for attack in attacks), f"{figures[worst].split()[0]} ({worst})"))
+        attack, figure = worst({name: float(told.split()[0]) for name, told in figures.items()}, largest=False)
+        lines.append((defense, *(figures.get(name, "") for name in attacks), f"{figure:.1f} ({attack})"))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -151,8 +152,7 @@ def _part(record: Record, name: str) -> str:
 
 def experiment_of(record: Record) -> str:
     """Return the experiment whose command made a record, or nothing."""
-    words = [word.removeprefix("+experiment=") for word in record.command.split() if word.startswith("+experiment=")]
-    return words[0] if words else ""
+    return words_of(record.command).get("+experiment", "")
 
 
 def _name(record: Record, part: str) -> str:
