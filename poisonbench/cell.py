@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ class Cell:
         code: exit code of its own.
         path: of its record; none where the words were refused.
         sentence: why they were refused.
-        seconds: it took.
         made: values that were computed for it, rather than found.
     """
 
@@ -43,13 +41,11 @@ class Cell:
     code: int
     path: Path | None = None
     sentence: str = ""
-    seconds: float = 0.0
     made: int = 0
 
 
 def computed(words: Sequence[str]) -> Cell:
     """Run one experiment and write its record: done, skipped, or failed with the reason."""
-    start = time.monotonic()
     try:
         tree = tree_of(words)
         places = Places.of(tree)
@@ -59,7 +55,7 @@ def computed(words: Sequence[str]) -> Cell:
         return Cell(words=tuple(words), code=REFUSED, sentence=str(error))
     made = sum(visit.made for visit in store.visits)
     code = FAILED if record.status == "failed" else DONE
-    return Cell(words=tuple(words), code=code, path=path, seconds=time.monotonic() - start, made=made)
+    return Cell(words=tuple(words), code=code, path=path, made=made)
 
 
 def buried(words: Sequence[str], reason: str) -> Cell:
