@@ -97,4 +97,5 @@ def table(benchmarks: Sequence[Benchmark]) -> str:
 
 
 def _told(costs: Sequence[float], unit: str) -> str:
-    return f"{statistics.median(costs):.3g} {unit}"
+    cost = statistics.median(costs)
+    return f"{cost:,.0f} {unit}" if cost >= 1000 else f"{cost:.3g} {unit}"
