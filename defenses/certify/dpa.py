@@ -5,13 +5,14 @@ Shape letters: M test rows, K classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
+from poisonbench.core.electorate import Change, electorate
 from poisonbench.core.learner import Victim
 
 
@@ -21,23 +22,36 @@ class DpaCertificate:
 
     Source: Levine and Feizi, ICLR 2021, Theorem 1: with votes n_c and answer g, ties to the smaller class,
     rho = floor((n_g - max over c != g of (n_c + [c < g])) / 2). The certificate is around the training set that the ensemble
-    was given, poisoned or not: it says nothing about poison that is already in there. A relabelled row counts once, since
-    parts hang on inputs alone; an edited row counts twice.
+    was given, poisoned or not: it says nothing about poison that is already in there.
+
+    Args:
+        change: what is counted: rows that are put in ("insert"), taken out ("delete") or relabelled ("flip"), one part
+            each, since parts hang on inputs alone; or rows whose inputs are edited ("edit"), two parts each.
     """
 
     VERSION: ClassVar[int] = 1
+    change: Change = field(default="insert", metadata={"spec": "changed"})
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
         """Return (M,) int64 radii, -1 where the answer is already wrong."""
-        radii, answers = radius(victim.scores(test.inputs).round().long())
-        return torch.where(answers == test.labels, radii, -1)
+        ensemble = electorate(victim)
+        radii, answers = radius(ensemble.tally(test.inputs).votes_MK)
+        return torch.where(answers == test.labels, radii.div(ensemble.touched(self.change), rounding_mode="floor"), -1)
 
 
 def radius(votes_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (M,) radii and (M,) answers from (M, K) int64 votes."""
-    kinds = torch.arange(votes_MK.shape[1])
+    """Return (M,) radii in parts and (M,) answers from (M, K) int64 votes."""
     answers = votes_MK.argmax(1)
-    rivals = votes_MK + (kinds[None] < answers[:, None])  # ties break to the smaller class, so a larger one needs one vote more
-    rivals = rivals.masked_fill(kinds[None] == answers[:, None], -1)
-    gap = votes_MK.gather(1, answers[:, None])[:, 0] - rivals.max(1).values
-    return gap.div(2, rounding_mode="floor"), answers
+    gap = gaps(votes_MK, answers).masked_fill(at(answers, votes_MK.shape[1]), torch.iinfo(torch.int64).max)
+    return gap.min(1).values.div(2, rounding_mode="floor"), answers
+
+
+def gaps(votes_MK: Tensor, answers_M: Tensor) -> Tensor:
+    """Return (M, K) int64, by how many votes the answer leads each class; ties break to the smaller class, so a smaller one counts one more."""
+    kinds = torch.arange(votes_MK.shape[1])
+    return votes_MK.gather(1, answers_M[:, None]) - votes_MK - (kinds < answers_M[:, None]).long()
+
+
+def at(answers_M: Tensor, kinds: int) -> Tensor:
+    """Return (M, K) bool, true at the answer."""
+    return torch.arange(kinds) == answers_M[:, None]

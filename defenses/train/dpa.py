@@ -1,25 +1,27 @@
 """Deep partition aggregation: many models on disjoint parts of the rows, and a vote.
 
-Shape letters: N rows, M test rows, K classes, k members.
+Shape letters: N rows, M test rows, K classes, k members of plain aggregation, R members in all, H partitions, d members a partition reaches.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
 
+from defenses.train.committee import Committee
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each
+from poisonbench.core.electorate import Change
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Combine, Learner
 from poisonbench.core.rng import Key
 
-DROPPED = frozenset({"attack.update", "defense.aggregate", "defense.repair"})
+Split: TypeAlias = Literal["salted", "pixel_sum", "sorted"]
+SPLITS = get_args(Split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,54 +29,53 @@ class Dpa:
     """Train one member on each of k disjoint parts; the answer is the plurality of their votes.
 
     Source: Levine and Feizi, "Deep Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021.
-    A row's part is a hash of its inputs, salted by the seed (the paper: the sum of its pixels mod k), whatever its label,
-    so an inserted, deleted or relabelled row touches one part and an edited one two. Inside a part rows are sorted by
-    that hash and numbered anew: what a member sees and draws depends on its own part and on nothing else.
-    A part without rows votes for class 0.
+    A row's part is a hash of its inputs, salted by the seed, whatever its label, so an inserted, deleted or relabelled row
+    touches one part and an edited one two. Inside a part rows are sorted by that hash and numbered anew: what a member sees
+    and draws depends on its own part and on nothing else. A part without rows votes for class 0.
 
     Args:
         parts: k.
         member: another recipe for the members; null is that of the run.
+        split: what decides about a row's part: "salted" (BLAKE2b, whose outcome nobody can aim at), "pixel_sum" (the
+            paper's sum of all pixels mod k), or "sorted" (every k-th row in lexicographic order of the inputs, as SS-DPA
+            has it: even parts, but an inserted or deleted row moves all others, so that label flips alone are certified).
     """
 
     VERSION: ClassVar[int] = 1
     parts: int
     member: Learner | None
+    split: Split = field(default="salted", metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse a number that means nothing."""
-        if self.parts < 1:
-            raise ConfigError(f"defense.train.parts={self.parts}: give 1 or more")
+        if self.parts < 1 or self.split not in SPLITS:
+            raise ConfigError(f"defense.train.parts={self.parts}, split={self.split}: give 1 or more, and one of {', '.join(SPLITS)}")
 
     def __call__(self, learner: Learner) -> Learner:
         """Return the ensemble."""
-        return Ensemble(member=self.member or learner, parts=self.parts)
+        return Ensemble(member=self.member or learner, parts=self.parts, split=self.split)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble:
+class Ensemble(Committee):
     """The learner that trains the members.
 
-    Source: Levine and Feizi, ICLR 2021.
+    Source: Levine and Feizi, ICLR 2021; with `spread` above 1, Wang, Levine and Feizi, ICML 2022; with `rule` "run_off",
+    Rezaei, Banihashem, Chegini and Feizi, ICML 2023.
 
     Args:
         member: recipe of each member.
         parts: k.
+        spread: d: rows fall into H = k d partitions, and each partition into the parts of d of R = k d members.
+        split: what decides about a row's partition.
+        rule: "plurality" of the votes; or "run_off": the two classes with the most votes, and then the one of them that more
+            members score above the other.
     """
 
     VERSION: ClassVar[int] = 1
-    member: Learner
     parts: int
-
-    @property
-    def stages(self) -> frozenset[str]:
-        """The member's slots, less those that need one model, and certificates."""
-        return (self.member.stages - DROPPED) | {"defense.certify"}
-
-    @property
-    def runtime(self) -> Mapping[str, str | int]:
-        """Device type, threads, versions."""
-        return self.member.runtime
+    spread: int = field(default=1, metadata={"spec": "changed"})
+    split: Split = field(default="salted", metadata={"spec": "changed"})
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Refuse more parts than rows, and what the member refuses.
@@ -82,98 +83,84 @@ class Ensemble:
         Raises:
             ConfigError: what to change.
         """
+        if self.split != "salted" and data.inputs.ndim != 4:
+            raise ConfigError(f"defense.train.split={self.split} is for pictures; use salted")
         if self.parts > len(data):
             raise ConfigError(f"defense.train.parts={self.parts}: there are {len(data)} training rows; give each part at least one")
         self.member.check(data.take(torch.arange(max(1, len(data) // self.parts))), combine)
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Ensemble:
-        """Return the ensemble of members that know the public rows."""
-        return dataclasses.replace(self, member=self.member.with_public(public, fit))
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return self.parts * self.spread
 
-    def with_step(self, step: Step) -> Ensemble:
-        """Return the ensemble of members with one more step."""
-        return dataclasses.replace(self, member=self.member.with_step(step))
+    def divided(self, data: Dataset, rng: Key) -> list[Dataset]:
+        """Return the rows of each member."""
+        partitions = divided(data, self.size, rng.child("parts"), self.split)
+        return partitions if self.spread == 1 else [_joined(partitions, place, self._offsets(rng)) for place in range(self.size)]
 
-    def with_epochs(self, epochs: int) -> Ensemble:
-        """Return the ensemble of members with another number of epochs."""
-        return dataclasses.replace(self, member=self.member.with_epochs(epochs))
+    def told(self, data: Dataset, rng: Key) -> dict[str, object]:
+        """Return the offsets of a spread."""
+        return {"offsets": list(self._offsets(rng))} if self.spread > 1 else {}
 
-    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Votes:
-        """Train every member on its own part."""
-        assert start is None, "an ensemble is trained from scratch"
-        parts = divided(data, self.parts, rng.child("parts"))
-        full = [place for place, part in enumerate(parts) if len(part)]
-        victims = self.member.fit_many([parts[place] for place in full], combine, [rng.child(f"member/{place}") for place in full])
-        facts = {"members": self.parts, "rows_of_smallest": min(map(len, parts)), "rows_of_largest": max(map(len, parts))}
-        return Votes(members=dict(zip(full, victims, strict=True)), parts=self.parts, kinds=data.num_classes, facts=facts)
+    def reach(self, facts: Mapping[str, object]) -> Tensor:
+        """Return (H, d) int64, the members that are trained on each partition."""
+        offsets = torch.tensor(cast("Sequence[int]", facts.get("offsets", [0])))
+        return (torch.arange(self.size)[:, None] + offsets) % self.size
 
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one ensemble a part."""
-        return fit_each(self, parts, combine, rngs, start)
+    def touched(self, change: Change) -> int:
+        """Return how many partitions one change touches.
 
-    def restore(self, trained: Trained, like: Dataset) -> Votes:
-        """Rebuild the members."""
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in trained.state.items():
-            place, _, own = name.partition(".")
-            states.setdefault(int(place), {})[own] = value
-        members = {place: self.member.restore(Trained(state=state, facts={}), like) for place, state in states.items()}
-        return Votes(members=members, parts=self.parts, kinds=like.num_classes, facts=trained.facts)
+        Raises:
+            ConfigError: a change that may move every row.
+        """
+        if self.split == "sorted" and change != "flip":
+            raise ConfigError(f"defense.certify.change={change}: in a sorted split an inserted, deleted or edited row moves all others; use flip")
+        return 2 if change == "edit" else 1
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Votes:
-    """An ensemble; its scores are counts of votes.
-
-    Args:
-        members: the trained members by part.
-        parts: k.
-        kinds: K.
-        facts: number of members, rows of the smallest and the largest part.
-        history: states on the way.
-        module: none: votes have no gradient.
-    """
-
-    members: Mapping[int, Victim]
-    parts: int
-    kinds: int
-    facts: Mapping[str, object]
-    history: Sequence[State] = ()
-    module: None = None
-
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
-        """Return (M, K) votes; the first of several largest ones is the answer, as in the paper."""
-        votes = torch.zeros(len(inputs), self.kinds)
-        for member in self.members.values():
-            votes += torch.nn.functional.one_hot(member.scores(inputs).argmax(1), self.kinds)
-        votes[:, 0] += self.parts - len(self.members)
-        return votes
-
-    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
-        """Return (M, K), the shares of the votes."""
-        return self.scores(inputs) / self.parts
-
-    def state(self) -> State:
-        """Return the states of all members."""
-        return {f"{place}.{name}": value for place, member in self.members.items() for name, value in member.state().items()}
-
-    def silenced(self, channels_D: Tensor) -> Votes:
-        """Refuse: an ensemble is not one model."""
-        raise Incompatible("an ensemble of many models has no channels of its own to prune")
+    def _offsets(self, rng: Key) -> tuple[int, ...]:
+        """Return d distinct members that a partition reaches, counted from its own number."""
+        return (0,) if self.spread == 1 else tuple(rng.child("offsets").pick(torch.arange(self.size), self.spread).tolist())
 
 
-def divided(data: Dataset, parts: int, salt: Key) -> list[Dataset]:
-    """Return the parts of the rows, each sorted by hash and numbered from 0."""
-    inputs = data.inputs.contiguous()
-    secret = bytes.fromhex(salt.digest)
-    hashes = [hashlib.blake2b(row.numpy().tobytes(), digest_size=16, key=secret).digest() for row in inputs]
-    tied = [hashes[place] + int(data.labels[place]).to_bytes(8, "big") for place in range(len(data))]
+def divided(data: Dataset, parts: int, salt: Key, split: Split = "salted") -> list[Dataset]:
+    """Return the parts of the rows, each sorted by its inputs or their hash, and numbered from 0."""
+    names, numbers = _named(data, salt) if split == "salted" else _by_pixels(data, split)
+    tied = [names[place] + int(data.labels[place]).to_bytes(8, "big") for place in range(len(data))]
+    order = sorted(range(len(data)), key=tied.__getitem__)
     places: list[list[int]] = [[] for _ in range(parts)]
-    for place in sorted(range(len(data)), key=tied.__getitem__):
-        places[int.from_bytes(hashes[place], "big") % parts].append(place)
-    return [_numbered(data.take(torch.tensor(rows, dtype=torch.int64))) for rows in places]
+    for rank, place in enumerate(order):
+        places[(numbers[place] if numbers else rank) % parts].append(place)
+    return [numbered(data.take(torch.tensor(rows, dtype=torch.int64))) for rows in places]
 
 
-def _numbered(part: Dataset) -> Dataset:
+def _named(data: Dataset, salt: Key) -> tuple[list[bytes], list[int]]:
+    """Return each row's salted hash, to sort by and as a number."""
+    secret = bytes.fromhex(salt.digest)
+    hashes = [hashlib.blake2b(row.numpy().tobytes(), digest_size=16, key=secret).digest() for row in data.inputs.contiguous()]
+    return hashes, [int.from_bytes(name, "big") for name in hashes]
+
+
+def _by_pixels(data: Dataset, split: Split) -> tuple[list[bytes], list[int]]:
+    """Return each row's bytes, the last of them first as numpy's lexsort of the published code counts, and its sum of pixels."""
+    rows = data.inputs.contiguous().flatten(1)
+    names = [row.flip(0).numpy().tobytes() for row in rows]
+    if split == "pixel_sum":
+        return names, rows.long().sum(1).tolist()
+    if len(set(names)) < len(names):
+        raise ConfigError("defense.train.split=sorted: some rows have equal inputs, whose order would hang on their labels; use salted")
+    return names, []
+
+
+def _joined(partitions: Sequence[Dataset], place: int, offsets: Sequence[int]) -> Dataset:
+    """Return the rows of a member: those of all partitions that reach it."""
+    first, *others = (partitions[(place - offset) % len(partitions)] for offset in offsets)
+    for other in others:
+        first = first.append(other)
+    return numbered(first)
+
+
+def numbered(part: Dataset) -> Dataset:
+    """Return the rows with ids from 0, so that what a member draws hangs on its own rows alone."""
     rows = torch.arange(len(part))
     return part.with_columns(part.columns | {"ids": rows, "owners": torch.zeros_like(rows)})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
@@ -279,6 +280,10 @@ class Learner(Protocol):
         """
         ...
 
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Yield (m, R, K) float32, what each of R victims scores, for one slice of inputs after the other."""
+        ...
+
     def with_step(self, step: Step) -> Learner:
         """Return this recipe with one more step in its chain."""
         ...
@@ -320,6 +325,12 @@ class Unchanged:
     def __call__(self, learner: Learner) -> Learner:
         """Return the learner."""
         return learner
+
+
+def score_each(victims: Sequence[Victim], inputs: Tensor, rows: int = 500) -> Iterator[Tensor]:
+    """Ask one victim after the other, some rows at a time: the default of `Learner.scores_many`."""
+    for some in inputs.split(rows):
+        yield torch.stack([victim.scores(some) for victim in victims], 1)
 
 
 def fit_each(learner: Learner, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> list[Victim]:

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Combine, Differentiable, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each
+from poisonbench.core.learner import Batch, Combine, Differentiable, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device, distributed
+from poisonbench.learn.averaging import Lookahead
 from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.stacked import ORDER, How, check_finite, fit_stacked
 from poisonbench.nets.net import Net, Normalized, NormalizedNet
@@ -59,6 +60,7 @@ class Central:
         stack: how `fit_many` trains: "loop" (one after the other), or in one pass by "grouped", "unfold" or "vmap"
             (`learn/stacked.py`); equal up to rounding.
         stack_members: how many in one pass; None is as many as fit into a processor's cache.
+        lookahead: steps between two averages of the weights (`learn/averaging.py`); 0 is off.
         ddp: share every batch among the processes that torchrun started; equal to one process up to rounding.
         device: "auto", "cpu" or "cuda".
     """
@@ -83,6 +85,7 @@ class Central:
     mirror: bool = field(default=False, metadata={"spec": "changed"})
     stack: How = field(default="loop", metadata={"spec": "changed"})
     stack_members: int | None = field(default=None, metadata={"spec": "changed"})
+    lookahead: int = field(default=0, metadata={"spec": "changed"})
     ddp: bool = field(default=False, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
 
@@ -96,6 +99,8 @@ class Central:
             raise ConfigError("learner: crop, cutout, weight_decay and bias_lr are 0 or more")
         if self.stack not in ("loop", "grouped", "unfold", "vmap") or (self.stack_members is not None and self.stack_members < 1):
             raise ConfigError(f"learner.stack={self.stack}, learner.stack_members={self.stack_members}: loop, grouped, unfold or vmap, and 1 or more")
+        if self.lookahead < 0 or (self.lookahead and self.stack != "loop"):
+            raise ConfigError(f"learner.lookahead={self.lookahead}, learner.stack={self.stack}: 0 or more steps, and stacks do not average; use loop")
         if self.ddp and self.steps:
             raise ConfigError("learner.ddp=true: attacks and defenses that act on single training steps need one process; leave learner.ddp=false")
 
@@ -164,6 +169,10 @@ class Central:
             return fit_each(self, parts, combine, rngs, start)
         return fit_stacked(self, parts, rngs, start)
 
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Ask one victim after the other."""
+        return score_each(victims, inputs)
+
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
         """Rebuild a victim."""
         channels = like.inputs.shape[1]
@@ -193,6 +202,7 @@ class Central:
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
         optimizer = self._optimizer(module)
         schedule = self._schedule(optimizer, plan.epochs * plan.steps)
+        slow = Lookahead(module, self.lookahead)
         module.train()
         workers = self._crew()
         asked = workers.around(module)
@@ -205,6 +215,7 @@ class Central:
                     loss = self._loss(asked, self._batch(data, workers.share(rows), epoch, rng), moment)
                     losses.append(self._step(workers.loss(loss, len(rows)), moment, optimizer))
                     schedule.step()
+                    slow.follow(step + 1, last=step + 1 == plan.epochs * plan.steps)
             check_finite(workers.over_all(torch.stack(losses))[:, None], epoch)  # the one look at the device in an epoch
 
     def _order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:

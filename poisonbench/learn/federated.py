@@ -6,7 +6,7 @@ Shape letters: C clients of a round, P parameters.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple
@@ -19,7 +19,7 @@ from poisonbench.core.audit import audit_round
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each
+from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central, NetVictim
@@ -152,6 +152,10 @@ class Federated:
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
         return fit_each(self, parts, combine, rngs, start)
+
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Ask one victim after the other."""
+        return score_each(victims, inputs)
 
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
         """Rebuild a victim, its rounds included."""

@@ -6,7 +6,7 @@ Shape letters: N rows, M test rows, D features, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Combine, Differentiable, Learner, State, Step, Trained, Victim, fit_each
+from poisonbench.core.learner import Combine, Differentiable, Learner, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central, NetVictim
 
@@ -85,6 +85,10 @@ class Transfer:
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
         return fit_each(self, parts, combine, rngs, start)
+
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Ask one victim after the other."""
+        return score_each(victims, inputs)
 
     def restore(self, trained: Trained, like: Dataset) -> TransferVictim:
         """Rebuild a victim."""

@@ -1,0 +1,200 @@
+"""Many models on some of the rows each, and a vote: what all such defenses have in common.
+
+Shape letters: N rows, M test rows, R members, K classes, H partitions, d members that a partition reaches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.electorate import Change, Tally
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.rng import Key
+
+Rule: TypeAlias = Literal["plurality", "run_off"]
+DROPPED = frozenset({"attack.update", "defense.aggregate", "defense.repair"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committee:
+    """The learner that trains the members; who says which rows are whose says the rest.
+
+    Args:
+        member: recipe of each member.
+        rule: "plurality" of the votes; or "run_off": the two classes with the most votes, and then the one of them that more
+            members score above the other.
+    """
+
+    VERSION: ClassVar[int] = 1
+    member: Learner
+    rule: Rule = field(default="plurality", metadata={"spec": "changed"})
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        raise NotImplementedError
+
+    def divided(self, data: Dataset, rng: Key) -> list[Dataset]:
+        """Return the rows of each member; some may have none."""
+        raise NotImplementedError
+
+    def told(self, data: Dataset, rng: Key) -> dict[str, object]:
+        """Return what was drawn and a certificate has to know."""
+        return {}
+
+    def reach(self, facts: Mapping[str, object]) -> Tensor:
+        """Return (H, d) int64, the members that are trained on each partition.
+
+        Raises:
+            ConfigError: rows are not parted.
+        """
+        raise ConfigError(f"defense.certify: {type(self).__name__} does not part its rows; use the certificate of its own")
+
+    def touched(self, change: Change) -> int:
+        """Return how many partitions one change touches."""
+        return 2 if change == "edit" else 1
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """The member's slots, less those that need one model, and certificates."""
+        return (self.member.stages - DROPPED) | {"defense.certify"}
+
+    @property
+    def runtime(self) -> Mapping[str, str | int]:
+        """Device type, threads, versions."""
+        return self.member.runtime
+
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Self:
+        """Return the ensemble of members that know the public rows."""
+        return dataclasses.replace(self, member=self.member.with_public(public, fit))
+
+    def with_step(self, step: Step) -> Self:
+        """Return the ensemble of members with one more step."""
+        return dataclasses.replace(self, member=self.member.with_step(step))
+
+    def with_epochs(self, epochs: int) -> Self:
+        """Return the ensemble of members with another number of epochs."""
+        return dataclasses.replace(self, member=self.member.with_epochs(epochs))
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Refuse more members than rows, and what the member refuses.
+
+        Raises:
+            ConfigError: what to change.
+        """
+        raise NotImplementedError
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Votes:
+        """Train every member on its own rows."""
+        assert start is None, "an ensemble is trained from scratch"
+        parts = self.divided(data, rng)
+        full = [place for place, part in enumerate(parts) if len(part)]
+        victims = self.member.fit_many([parts[place] for place in full], combine, [rng.child(f"member/{place}") for place in full])
+        facts: dict[str, object] = {"members": len(parts), "rows_of_smallest": min(map(len, parts)), "rows_of_largest": max(map(len, parts))}
+        return Votes(members=dict(zip(full, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.told(data, rng))
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
+        """Train one ensemble a part."""
+        return fit_each(self, parts, combine, rngs, start)
+
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Ask one ensemble after the other."""
+        return score_each(victims, inputs)
+
+    def restore(self, trained: Trained, like: Dataset) -> Votes:
+        """Rebuild the members."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in trained.state.items():
+            place, _, own = name.partition(".")
+            states.setdefault(int(place), {})[own] = value
+        members = {place: self.member.restore(Trained(state=state, facts={}), like) for place, state in states.items()}
+        return Votes(members=members, committee=self, kinds=like.num_classes, facts=trained.facts)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Votes:
+    """An ensemble; its scores are counts of votes.
+
+    Args:
+        members: the trained members by part.
+        committee: their recipe.
+        kinds: K.
+        facts: number of members, rows of the smallest and the largest part, and the offsets of a spread.
+        history: states on the way.
+        module: none: votes have no gradient.
+    """
+
+    members: Mapping[int, Victim]
+    committee: Committee
+    kinds: int
+    facts: Mapping[str, object]
+    history: Sequence[State] = ()
+    module: None = None
+    told: dict[str, Tally] = field(default_factory=dict)  # the last inputs asked about: a certificate asks what was scored before
+
+    def tally(self, inputs: Tensor) -> Tally:
+        """Ask every member, some inputs at a time."""
+        name = hashlib.blake2b(inputs.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+        if name not in self.told:
+            count = self.committee.size
+            answers = torch.zeros(len(inputs), count, dtype=torch.uint8)  # a member without rows says class 0
+            wins = torch.zeros(len(inputs), self.kinds, self.kinds, dtype=torch.int64)
+            wins[:, 0, 1:] = count - len(self.members)
+            full, at = torch.tensor(list(self.members)), 0
+            for scores in self.committee.member.scores_many(list(self.members.values()), inputs):
+                some = slice(at, at + len(scores))
+                answers[some, full] = scores.argmax(2).to(torch.uint8)
+                for kind in range(self.kinds):
+                    wins[some, kind] += (scores[:, :, kind, None] > scores).sum(1)
+                at += len(scores)
+            self.told.clear()
+            self.told[name] = Tally(answers_MR=answers, wins_MKK=wins)
+        return self.told[name]
+
+    @property
+    def reach_Hd(self) -> Tensor:  # shape letters
+        """(H, d) int64, the members that are trained on each partition."""
+        return self.committee.reach(self.facts)
+
+    def touched(self, change: Change) -> int:
+        """Return how many partitions one change touches."""
+        return self.committee.touched(change)
+
+    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return (M, K) votes; the first of several largest ones is the answer, as in the paper. A run-off's winner has one more than all others."""
+        tally = self.tally(inputs)
+        votes = tally.votes_MK
+        if self.committee.rule == "run_off":
+            first, _ = finalists(votes, tally.wins_MKK)
+            votes[torch.arange(len(votes)), first] = votes.max(1).values + 1
+        return votes.float()
+
+    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
+        """Return (M, K), the shares of the votes."""
+        return self.tally(inputs).votes_MK / (self.committee.size)
+
+    def state(self) -> State:
+        """Return the states of all members."""
+        return {f"{place}.{name}": value for place, member in self.members.items() for name, value in member.state().items()}
+
+    def silenced(self, channels_D: Tensor) -> Votes:
+        """Refuse: an ensemble is not one model."""
+        raise Incompatible("an ensemble of many models has no channels of its own to prune")
+
+
+def finalists(votes_MK: Tensor, wins_MKK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (M,) the winner of a run-off and (M,) the other of the two classes with the most votes; ties go to the smaller class."""
+    order = votes_MK.argsort(dim=1, descending=True, stable=True)
+    one, other, rows = order[:, 0], order[:, 1], torch.arange(len(votes_MK))
+    small, large = torch.minimum(one, other), torch.maximum(one, other)
+    upset = wins_MKK[rows, large, small] > wins_MKK[rows, small, large]
+    return torch.where(upset, large, small), torch.where(upset, small, large)

@@ -1,0 +1,76 @@
+"""Ensembles whose answer is elected, as certificates see them.
+
+Shape letters: M test rows, R members, K classes, H partitions of the training rows, d members that one partition reaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Victim
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tally:
+    """What all members said.
+
+    Args:
+        answers_MR: (M, R) uint8, the answer of each member.
+        wins_MKK: (M, K, K) int64, how many members score the first class strictly above the second.
+    """
+
+    answers_MR: Tensor
+    wins_MKK: Tensor
+
+    @property
+    def votes_MK(self) -> Tensor:  # shape letters
+        """(M, K) int64, how many members answer with each class."""
+        return votes(self.answers_MR, self.wins_MKK.shape[1])
+
+
+def votes(answers_MR: Tensor, kinds: int) -> Tensor:
+    """Count (M, R) answers into (M, K) int64."""
+    counts = answers_MR.new_zeros((len(answers_MR), kinds)).long()
+    for kind in range(kinds):
+        counts[:, kind] = (answers_MR == kind).sum(1)
+    return counts
+
+
+Change: TypeAlias = Literal["insert", "delete", "flip", "edit"]  # of one training row: put in, taken out, its label, its inputs
+
+
+@runtime_checkable
+class Electorate(Victim, Protocol):
+    """A victim made of members, each trained on some partitions of the rows."""
+
+    def tally(self, inputs: Tensor) -> Tally:
+        """Ask every member."""
+        ...
+
+    @property
+    def reach_Hd(self) -> Tensor:  # shape letters
+        """(H, d) int64, the members that are trained on each partition."""
+        ...
+
+    def touched(self, change: Change) -> int:
+        """Return how many partitions one change touches.
+
+        Raises:
+            ConfigError: a change that nothing is known about.
+        """
+        ...
+
+
+def electorate(victim: Victim) -> Electorate:
+    """Return the victim as an ensemble.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(victim, Electorate):
+        raise ConfigError(f"defense.certify counts votes, and {type(victim).__name__} has none; choose a defense.train that makes an ensemble, such as dpa")
+    return victim
