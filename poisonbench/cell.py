@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from poisonbench.store import Store
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes")
+LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def portable(words: Sequence[str]) -> str:
     told = []
     for word in words:
         name, mark, value = word.partition("=")
-        if name in LOCAL_WORDS:
+        if name.partition(".")[0] in LOCAL_WORDS:
             continue
         if mark and ("/" in value or value.startswith(("~", "."))) and Path(os.path.expandvars(value)).expanduser().exists():
             told.append(f"{name}=$DATA/{Path(value).name}")

@@ -6,7 +6,9 @@ import importlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,13 +18,20 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from poisonbench import screen
+from poisonbench.build import build, check_targets
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
-from poisonbench.commands.compose import CONFIGS, explained
+from poisonbench.commands.compose import CONFIGS, explained, tree_of
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
+from poisonbench.forecast import foreseen, show
 from poisonbench.publish import leads
 from poisonbench.record import read
-from poisonbench.sweep import Crowd, swept
+from poisonbench.sweep.audience import Crowd
+from poisonbench.sweep.engine import Engine
+
+ENGINE_WORDS = ("engine", "workers", "cell_minutes", "trust", "hydra")
+
+DRY = "--dry-run"
 
 
 def main() -> None:
@@ -58,6 +67,7 @@ def _command(words: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
 
 
 def _experiments(words: Sequence[str]) -> int:
+    dry, words = DRY in words, [word for word in words if word != DRY]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the sentence is ours to say
     cells: list[Sequence[str]] = []
 
@@ -71,7 +81,17 @@ def _experiments(words: Sequence[str]) -> int:
         sys.argv = [sys.argv[0], *words, f"hydra.sweep.dir={folder}"]
         job()
     console = Console(quiet=not leads())
-    return _alone(cells[0], console) if len(cells) == 1 else _together(cells, console)
+    if dry:
+        return _foreseen(cells, console)
+    alone = len(cells) == 1 and not any(word.startswith("engine") for word in cells[0])
+    return _alone(cells[0], console) if alone else _together(cells, console)
+
+
+def _foreseen(cells: Sequence[Sequence[str]], console: Console) -> int:
+    """Say what would be run, what is there, and how long the rest may take; refused cells give exit code 2."""
+    told = list(foreseen(cells))
+    show(console, told)
+    return REFUSED if any(cell.state == "refused" for cell in told) else DONE
 
 
 def _alone(words: Sequence[str], console: Console) -> int:
@@ -81,24 +101,29 @@ def _alone(words: Sequence[str], console: Console) -> int:
 
 
 def _together(cells: Sequence[Sequence[str]], console: Console) -> int:
-    """Run many cells in processes of their own; a sweep of none is done."""
-    asked = {name: value for words in cells for name, _, value in (word.partition("=") for word in words)}
-    try:
-        workers, minutes = int(asked.get("workers", 1)), None if asked.get("cell_minutes", "null") == "null" else float(asked["cell_minutes"])
-        good = workers >= 1 and (minutes is None or minutes > 0)
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError("workers is a number of processes from 1, cell_minutes a time above 0 or null; one of each for a whole sweep")
-    if workers > 1 and asked.get("threads", "0") == "0":
-        each = max(1, (os.cpu_count() or 1) // workers)
-        console.print(f"{workers} workers share the cores: threads={each}", highlight=False)
-        cells = [[*words, f"threads={each}"] for words in cells]
+    """Run many cells where the engine says; a sweep of none, as after a question to Hydra, is done."""
+    if not cells:
+        return DONE
+    name = time.strftime("%Y%m%d-%H%M%S")
+    cells = [words if any(word.startswith("sweep=") for word in words) else [*words, f"sweep={name}"] for words in cells]
+    engine = _engine(cells)
+    if engine.threads and not any(word.startswith("threads=") for words in cells for word in words):
+        console.print(f"each cell has its share of the cores: threads={engine.threads}", highlight=False)
+        cells = [[*words, f"threads={engine.threads}"] for words in cells]
     with screen.progress(console) as (listen, handler):
         crowd = Crowd(cells=len(cells), listen=listen, handler=handler, show=lambda cell: _shown(cell, console))
-        done = swept(cells, crowd, workers=workers, minutes=minutes)
+        done = engine.swept(cells, crowd)
     screen.show_sweep(console, [(read(cell.path), cell.path) for cell in done if cell.path])
     return max((cell.code for cell in done), default=DONE)
+
+
+def _engine(cells: Sequence[Sequence[str]]) -> Engine:
+    """Build the engine that all cells name."""
+    asked = {tuple(word for word in words if word.partition("=")[0].partition(".")[0] in ENGINE_WORDS) for words in cells}
+    if len(asked) != 1:
+        raise ConfigError("workers, cell_minutes and engine are one of each for a whole sweep")
+    tree = tree_of(list(*asked))
+    return cast("Engine", build(tree["engine"], check_targets(tree["engine"], str(tree["trust"])), "engine"))
 
 
 def _shown(cell: Cell, console: Console) -> int:

@@ -43,6 +43,8 @@ class Keys:
     publish: bool = False
     workers: int = 1
     cell_minutes: float | None = None
+    engine: Any = None
+    sweep: str | None = None
     trust: str = ""
     owners: Any = None
     task: Any = None

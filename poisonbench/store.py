@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
@@ -97,6 +97,11 @@ class Store:
                 if mine := [place for place in self._missing(wanted) if place in taken]:  # somebody may have made it just before
                     self._make(make, mine, wanted)
         return [cast("T", wanted.found[place]) for place in range(len(asked))]
+
+    def holds(self, names: Iterable[str]) -> bool:
+        """Tell whether all of these values lie there, by the keys that a record gives; none is not enough."""
+        names = list(names)
+        return bool(names) and all((self.root / f"{name}.safetensors").is_file() for name in names)
 
     def _missing(self, wanted: _Wanted) -> list[int]:
         """Load what lies there, and return the places of the rest."""

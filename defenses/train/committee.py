@@ -160,8 +160,7 @@ class Votes:
             self.told[name] = Tally(answers_MR=answers, wins_MKK=wins)
         return self.told[name]
 
-    @property
-    def reach_Hd(self) -> Tensor:  # shape letters
+    def reach(self) -> Tensor:  # shape letters
         """(H, d) int64, the members that are trained on each partition."""
         return self.committee.reach(self.facts)
 

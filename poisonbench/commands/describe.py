@@ -1,17 +1,23 @@
-"""`describe NAME...`: what a method does, its source, its fields and their defaults."""
+"""`describe NAME...`: what a method does, its source, its threat model, its fields, and what it has cost. Imports no torch."""
 
 from __future__ import annotations
 
+import ast
 import inspect
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
-from poisonbench.assemble import adopt_own_packages
-from poisonbench.build import check_targets
+from poisonbench.assemble import HOME
 from poisonbench.commands.compose import CONFIGS, options, tree_of
 from poisonbench.core.errors import ConfigError, meant
-from poisonbench.core.plugins import find_class
+from poisonbench.record import Record
+from poisonbench.report.tables import published
+
+COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
 
 
 def main(words: Sequence[str]) -> int:
@@ -24,27 +30,29 @@ def main(words: Sequence[str]) -> int:
     known = {name: group for group in groups for name in options(group) if name not in ("none", "default")}
     if not words:
         raise ConfigError(f"describe NAME: {meant('', known)}")
-    adopt_own_packages()
-    console = Console()
     for word in words:
         if word not in known:
             raise ConfigError(f"describe {word}: no such option; {meant(word, known)}")
-        tree = tree_of([f"{known[word]}={word}"])
-        allowed = check_targets(tree, "")
-        for where, node in _plugins(tree[known[word]], known[word]):
-            kind = find_class(str(node["_target_"]), allowed)
+        group = known[word]
+        tree = tree_of([f"{group}={word}"])
+        for where, node in _plugins(tree[group], group):
+            _say(f"{group}={word}: {str(node['_target_']).rpartition('.')[2]}\n", style="bold")
+            _say(docstring(str(node["_target_"])))
             fields = {name: value for name, value in node.items() if name != "_target_" and not isinstance(value, Mapping)}
-            console.print(f"{known[word]}={word}: {kind.__name__}\n", style="bold", markup=False, highlight=False)
-            console.print(inspect.getdoc(kind) or "", markup=False, highlight=False, soft_wrap=True)
-            console.print(
-                "\n" + "\n".join(f"  {where}.{name}={'null' if value is None else value}" for name, value in fields.items()), markup=False, highlight=False
-            )
+            _say("\n" + "\n".join(f"  {where}.{name}={'null' if value is None else value}" for name, value in fields.items()))
+        if group in COSTS:
+            _say(f"\nthreat: {_threat(cast('Mapping[str, object]', tree['threat']))}")
+            _say(f"cost: {_cost(published(Path('results/records')), group, word)}")
     return 0
+
+
+def _say(text: str, style: str = "") -> None:
+    Console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plugins(node: object, where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Yield the plugins of a node, those inside a plan's slots rather than the plan."""
-    if not isinstance(node, Mapping):
+    if not isinstance(node, Mapping) or "_target_" not in node:
         return
     inner = [(f"{where}.{name}", item) for name, item in node.items() if isinstance(item, Mapping) and "_target_" in item]
     if str(node["_target_"]).startswith(("poisonbench.core.attack.", "poisonbench.core.defense.")):
@@ -52,3 +60,33 @@ def _plugins(node: object, where: str) -> Iterator[tuple[str, Mapping[str, objec
             yield from _plugins(item, place)
     else:
         yield where, node
+
+
+def docstring(target: str) -> str:
+    """Return the docstring of one of our classes, read from its file."""
+    module, _, name = target.rpartition(".")
+    path = HOME / Path(*module.split("."))
+    source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return inspect.cleandoc(ast.get_docstring(node) or "")
+    return ""
+
+
+def _threat(threat: Mapping[str, object]) -> str:
+    """Return what the attacker may do, without what is not asked for."""
+    budget = cast("Mapping[str, object]", threat["budget"])
+    told = {f"budget.{name}": value for name, value in budget.items()} | {name: threat[name] for name in ("trials", "rounds", "omniscient")}
+    return ", ".join(f"{name}={value}" for name, value in told.items() if value not in (None, False) and not name.endswith("_target_"))
+
+
+def _cost(records: Sequence[Record], group: str, word: str) -> str:
+    """Return the median seconds that the method's own stages took, a task each, over published records of it alone."""
+    seconds: dict[str, list[float]] = {}
+    for record in records:
+        if record.status == "done" and f" {group}={word} " in f"{record.command} ":
+            told = cast("Mapping[str, float]", record.cost["seconds"])
+            task = cast("Mapping[str, object]", record.spec["task"])
+            rows = cast("Mapping[str, int]", task["rows"])["train"]
+            seconds.setdefault(f"{task['name']} ({rows} rows)", []).append(sum(told.get(stage, 0.0) for stage in COSTS[group]))
+    return ", ".join(f"{task} {statistics.median(some):.2g} s" for task, some in sorted(seconds.items())) or "no published record of it"

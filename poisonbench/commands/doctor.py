@@ -23,6 +23,7 @@ def main(words: Sequence[str]) -> int:
         "device": _device,
         "packages": _packages,
         "results_dir": _results,
+        "tracker": _tracker,
     }
     table, failed = Table("check", "", "found"), 0
     for name, check in checks.items():
@@ -75,3 +76,9 @@ def _results() -> str:
     places = Places.of(tree_of([]))
     nearest = next(parent for parent in (places.results.absolute(), *places.results.absolute().parents) if parent.exists())
     return f"{places.results}, {shutil.disk_usage(nearest).free / 1e9:.0f} GB free"
+
+
+def _tracker() -> str:
+    from importlib.metadata import version
+
+    return f"wandb {version('wandb')}, {os.environ.get('WANDB_MODE', 'offline unless tracker.mode=online')}; none unless tracker=wandb"

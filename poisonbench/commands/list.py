@@ -1,7 +1,8 @@
-"""`list [GROUP]`: what can be chosen. Imports no torch."""
+"""`list [GROUP...] [--json]`: what can be chosen. Imports no torch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,18 +10,22 @@ from rich.console import Console
 from poisonbench.commands.compose import CONFIGS, options
 from poisonbench.core.errors import ConfigError, meant
 
+JSON = "--json"
+
 
 def main(words: Sequence[str]) -> int:
-    """Print the options of one group, or of all.
+    """Print the options of some groups, or of all; a group may be named in the plural.
 
     Raises:
         ConfigError: a group that does not exist.
     """
     groups = sorted(entry.name for entry in CONFIGS.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
-    for word in words:
-        if word not in groups:
+    asked = [word if word in groups else word.removesuffix("s") for word in words if word != JSON]
+    for group, word in zip(asked, [word for word in words if word != JSON], strict=True):
+        if group not in groups:
             raise ConfigError(f"list {word}: no such group; {meant(word, groups)}")
-    console = Console()
-    for group in words or groups:
-        console.print(f"{group}: {', '.join(options(group))}", markup=False, highlight=False, soft_wrap=True)
+    told = {group: options(group) for group in asked or groups}
+    lines = [json.dumps(told)] if JSON in words else [f"{group}: {', '.join(names)}" for group, names in told.items()]
+    for line in lines:
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -1,12 +1,13 @@
-"""`verify RECORD...`: run a record's command again from nothing and compare every figure."""
+"""`verify RECORD... [tolerance=0.02]`: run a record's command again from nothing and compare every figure."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, read
 
 PREFIX = "python -m poisonbench "
+TOLERANCE = 0.02  # two points of a percentage
+RUNTIME = ("torch", "threads", "device", "bf16")
 
 
 def words_of(record: Record) -> list[str]:
@@ -35,35 +38,84 @@ def words_of(record: Record) -> list[str]:
 def main(words: Sequence[str]) -> int:
     """Repeat each record in an empty store; return 1 if a figure differs.
 
+    Where device, threads or versions cannot be those of the record, bits may differ, and figures are compared within a tolerance:
+    fractions by their difference, other numbers by their ratio.
+
     Raises:
         ConfigError: no record given, or one that cannot be repeated.
     """
-    if not words:
+    given = [word.partition("=")[2] for word in words if word.startswith("tolerance=")]
+    try:
+        tolerance = float(given[-1]) if given else TOLERANCE
+    except ValueError:
+        raise ConfigError(f"tolerance={given[-1]}: give a number, such as {TOLERANCE}") from None
+    paths = [Path(word) for word in words if not word.startswith("tolerance=")]
+    if not paths:
         raise ConfigError("verify RECORD: give the path of a record, such as results/records/0123456789abcdef.json")
-    return max([_verify(Path(word)) for word in words])
+    return max([_verify(path, tolerance) for path in paths])
 
 
-def _verify(path: Path) -> int:
-    from poisonbench.pipeline import run
-
+def _verify(path: Path, tolerance: float) -> int:
     told = read(path)
-    console = Console()
     if told.status != "done":
         raise ConfigError(f"{path} is {told.status}; only a record that is done can be verified")
-    with tempfile.TemporaryDirectory() as folder:
-        tree = tree_of([*words_of(told), f"threads={told.provenance['threads']}", f"device={told.provenance['device']}"])
-        store = open_store(tree, Places(results=Path(folder), published=Path(folder)))
-        again = run(assemble(tree, store), store)
+    again = _again(told)
     if again.result_digest == told.result_digest:
-        console.print(f"{path}: verified, every figure equal", markup=False, highlight=False, soft_wrap=True)
+        _say(f"{path}: verified, every figure equal")
         return 0
-    console.print(f"{path}: differs", markup=False, highlight=False, soft_wrap=True)
-    for name in ("spec", "metrics", "undefended", "baseline", "counts", "facts", "keys"):
-        mine, theirs = dataclasses.asdict(again)[name], dataclasses.asdict(told)[name]
+    elsewhere = [
+        f"{name}: recorded {told.provenance.get(name)}, now {again.provenance.get(name)}"
+        for name in RUNTIME
+        if again.provenance.get(name) != told.provenance.get(name)
+    ]
+    far = list(differences(told, again, tolerance if elsewhere else 0.0))
+    _say(f"{path}: {'differs' if far else f'verified within {tolerance}; bits differ, and so do'}")
+    for line in (*far, *elsewhere):
+        _say(f"  {line}")
+    return int(bool(far))
+
+
+def _again(told: Record) -> Record:
+    """Run a record's command in an empty store, with its threads and, where this machine has it, on its device."""
+    from poisonbench.learn.device import resolve
+    from poisonbench.pipeline import run
+
+    device = str(told.provenance["device"])
+    try:
+        resolve(device)
+    except ConfigError:
+        device = "auto"
+    with tempfile.TemporaryDirectory() as folder:
+        tree = tree_of([*words_of(told), f"threads={told.provenance['threads']}", f"device={device}"])
+        store = open_store(tree, Places(results=Path(folder), published=Path(folder)))
+        return run(assemble(tree, store), store)
+
+
+def differences(told: Record, again: Record, tolerance: float) -> Iterator[str]:
+    """Yield one line a value that differs by more than `tolerance`; what is no number has to be equal, unless it names stored values."""
+    for name in ("spec", "metrics", "undefended", "baseline", "counts", "curves", "facts", *(() if tolerance else ("keys",))):
+        mine, theirs = (json.loads(json.dumps(dataclasses.asdict(record)[name])) for record in (again, told))
+        for where, now, before in _pairs(mine, theirs, name):
+            if not _near(now, before, tolerance):
+                yield f"{where}: recorded {before}, now {now}"
+
+
+def _pairs(mine: object, theirs: object, where: str) -> Iterator[tuple[str, object, object]]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                console.print(f"  {name}.{key}: recorded {theirs.get(key)}, now {mine.get(key)}", markup=False, highlight=False, soft_wrap=True)
-    for name in ("torch", "threads", "device", "bf16"):
-        if again.provenance.get(name) != told.provenance.get(name):
-            console.print(f"  {name}: recorded {told.provenance.get(name)}, now {again.provenance.get(name)}: bits may differ", markup=False)
-    return 1
+            yield from _pairs(mine.get(key), theirs.get(key), f"{where}.{key}")
+    elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
+        for place, (one, other) in enumerate(zip(mine, theirs, strict=True)):
+            yield from _pairs(one, other, f"{where}[{place}]")
+    else:
+        yield where, mine, theirs
+
+
+def _near(now: object, before: object, tolerance: float) -> bool:
+    if not (isinstance(now, int | float) and isinstance(before, int | float)) or not tolerance:
+        return now == before
+    return abs(now - before) <= tolerance * max(1.0, abs(before))
+
+
+def _say(text: str) -> None:
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -51,8 +51,7 @@ class Electorate(Victim, Protocol):
         """Ask every member."""
         ...
 
-    @property
-    def reach_Hd(self) -> Tensor:  # shape letters
+    def reach(self) -> Tensor:  # shape letters
         """(H, d) int64, the members that are trained on each partition."""
         ...
 

@@ -1,4 +1,4 @@
-"""Many experiments, each in a process that may die: no crash, hang or shortage of memory ends the others.
+"""Many experiments on this machine, each in a process that may die: no crash, hang or shortage of memory ends the others.
 
 A worker is asked for one cell after the other and answers with events. One that dies, or takes longer than it may, leaves a failed
 record behind and is replaced.
@@ -13,71 +13,19 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Protocol
 
-from poisonbench.cell import DONE, FAILED, Cell, buried, computed
-from poisonbench.core.progress import Listen, heard
+from poisonbench.cell import FAILED, Cell, buried, computed
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.progress import heard
+from poisonbench.sweep.audience import Audience
 
 LOOK = 0.5  # seconds between two looks at the clock
 START = 60.0  # seconds a fresh process may take to import torch, which are none of the cell's
 SPAWN = multiprocessing.get_context("spawn")
-
-
-class Audience(Protocol):
-    """Who hears what happens in a sweep."""
-
-    def log(self, cell: int, level: int, message: str) -> None:
-        """Hear a line of the log of a cell, by its number."""
-        ...
-
-    def progress(self, cell: int, label: str, done: int, total: int) -> None:
-        """Hear how far a piece of work is."""
-        ...
-
-    def finished(self, number: int, cell: Cell) -> None:
-        """Hear what became of a cell."""
-        ...
-
-
-@dataclass(kw_only=True)
-class Crowd:
-    """The audience of a terminal: tells cells apart and counts them.
-
-    Args:
-        cells: how many there are.
-        listen: hears progress.
-        handler: prints lines.
-        show: prints a finished cell.
-    """
-
-    cells: int
-    listen: Listen
-    handler: logging.Handler
-    show: Callable[[Cell], object]
-    done: int = 0
-    failed: int = 0
-    from_store: int = 0
-
-    def log(self, cell: int, level: int, message: str) -> None:
-        """Print a line."""
-        self.handler.handle(logging.LogRecord("poisonbench", level, "", 0, message, None, None))
-
-    def progress(self, cell: int, label: str, done: int, total: int) -> None:
-        """Move the bar of a piece of work."""
-        self.listen(f"{cell + 1}: {label}", done, total)
-
-    def finished(self, number: int, cell: Cell) -> None:
-        """Show a cell and move the bar of the whole sweep."""
-        self.show(cell)
-        self.done += 1
-        self.failed += cell.code != DONE
-        self.from_store += cell.code == DONE and not cell.made
-        self.log(number, logging.INFO, f"{self.done} of {self.cells} cells done, {self.from_store} of them from the store, {self.failed} failed or refused")
-        self.listen("cells of the sweep", self.done, self.cells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,30 +43,45 @@ class Job:
     reason: str = ""
 
 
-def swept(cells: Sequence[Sequence[str]], audience: Audience, *, workers: int, minutes: float | None) -> list[Cell]:
-    """Run every cell and return what became of each, in their order.
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Workers on this machine.
 
     Args:
-        cells: words of the command line of each.
-        audience: hears of it while it happens.
-        workers: processes at a time.
-        minutes: longest time of one cell; None is without end.
+        workers: processes at a time; cores are shared among them, unless `threads` is given.
+        cell_minutes: longest time of one cell; None is without end.
     """
-    waiting = deque(Job(number=number, words=tuple(words)) for number, words in enumerate(cells))
-    told: dict[int, Cell] = {}
-    crew = [_Worker(audience) for _ in range(min(workers, len(cells)))]
-    try:
-        while len(told) < len(cells):
+
+    workers: int
+    cell_minutes: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if self.workers < 1 or (self.cell_minutes is not None and not self.cell_minutes > 0):
+            raise ConfigError(f"workers={self.workers}, cell_minutes={self.cell_minutes}: processes from 1, and a time above 0 or null")
+
+    @property
+    def threads(self) -> int | None:
+        """A worker's share of the cores; one worker alone has all of them."""
+        return max(1, (os.cpu_count() or 1) // self.workers) if self.workers > 1 else None
+
+    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Cell]:
+        """Run every cell and return what became of each, in their order."""
+        waiting = deque(Job(number=number, words=tuple(words)) for number, words in enumerate(cells))
+        told: dict[int, Cell] = {}
+        crew = [_Worker(audience) for _ in range(min(self.workers, len(cells)))]
+        try:
+            while len(told) < len(cells):
+                for worker in crew:
+                    if worker.job is None and waiting:
+                        worker.ask(waiting.popleft())
+                wait([worker.pipe for worker in crew if worker.job], timeout=LOOK)
+                for worker in crew:
+                    _look(worker, told, waiting, self.cell_minutes)
+        finally:
             for worker in crew:
-                if worker.job is None and waiting:
-                    worker.ask(waiting.popleft())
-            wait([worker.pipe for worker in crew if worker.job], timeout=LOOK)
-            for worker in crew:
-                _look(worker, told, waiting, minutes)
-    finally:
-        for worker in crew:
-            worker.end()
-    return [told[number] for number in range(len(cells))]
+                worker.end()
+        return [told[number] for number in range(len(cells))]
 
 
 def _look(worker: _Worker, told: dict[int, Cell], waiting: deque[Job], minutes: float | None) -> None:

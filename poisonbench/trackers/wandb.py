@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from poisonbench.record import Record
+from poisonbench.trackers.figures import FIGURES, curve_points, figures, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class WandbTracker:
-    """One wandb run a record; its numbers become the run's summary.
+    """One wandb run a record: its numbers as the run's summary and as a table, its curves round by round.
 
     Args:
         project: of wandb.
         mode: "offline" writes below the results folder, for a later `wandb sync`; "online" needs an account.
+        group: which runs belong together; None is none.
     """
 
     VERSION: ClassVar[int] = 1
     project: str
     mode: Literal["offline", "online"]
+    group: str | None
 
     def log(self, record: Record, folder: Path) -> None:
-        """Send one record."""
+        """Send one record; the run ends as the record did."""
         import wandb
 
-        parts = {"defended": record.metrics, "undefended": record.undefended, "baseline": record.baseline}
-        run = wandb.init(project=self.project, mode=self.mode, dir=str(folder), name=record.key, config=dict(record.spec), settings=wandb.Settings(silent=True))
+        settings = wandb.Settings(silent=True)
+        run = wandb.init(project=self.project, mode=self.mode, dir=str(folder), name=record.key, group=self.group, config=dict(record.spec), settings=settings)
         failed = True
         try:
-            run.summary.update({f"{part}/{name}": value for part, figures in parts.items() for name, value in _numbers(figures).items()})
+            for values in curve_points(record):
+                run.log(values)
+            run.log({"figures": wandb.Table(columns=["", *FIGURES], data=[[part, *row] for part, row in figures(record).items()])})
+            run.summary.update(numbers(record))
             run.summary.update({"status": record.status, "reason": record.reason, "result_digest": record.result_digest})
             failed = record.status == "failed"
         finally:
             run.finish(exit_code=int(failed))
-
-
-def _numbers(figures: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in figures.items() if isinstance(value, int | float)}

@@ -1,0 +1,81 @@
+"""Who hears what happens in a sweep."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from poisonbench.cell import DONE, Cell
+from poisonbench.core.progress import Listen
+
+
+class Audience(Protocol):
+    """Who hears what happens in a sweep."""
+
+    def log(self, cell: int, level: int, message: str) -> None:
+        """Hear a line of the log of a cell, by its number."""
+        ...
+
+    def progress(self, cell: int, label: str, done: int, total: int) -> None:
+        """Hear how far a piece of work is."""
+        ...
+
+    def finished(self, number: int, cell: Cell) -> None:
+        """Hear what became of a cell."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Crowd:
+    """The audience of a terminal: tells cells apart and counts them.
+
+    Args:
+        cells: how many there are.
+        listen: hears progress.
+        handler: prints lines.
+        show: prints a finished cell.
+    """
+
+    cells: int
+    listen: Listen
+    handler: logging.Handler
+    show: Callable[[Cell], object]
+    done: int = 0
+    failed: int = 0
+    from_store: int = 0
+
+    def log(self, cell: int, level: int, message: str) -> None:
+        """Print a line."""
+        self.handler.handle(logging.LogRecord("poisonbench", level, "", 0, message, None, None))
+
+    def progress(self, cell: int, label: str, done: int, total: int) -> None:
+        """Move the bar of a piece of work."""
+        self.listen(f"{cell + 1}: {label}", done, total)
+
+    def finished(self, number: int, cell: Cell) -> None:
+        """Show a cell and move the bar of the whole sweep."""
+        self.show(cell)
+        self.done += 1
+        self.failed += cell.code != DONE
+        self.from_store += cell.code == DONE and not cell.made
+        self.log(number, logging.INFO, f"{self.done} of {self.cells} cells done, {self.from_store} of them from the store, {self.failed} failed or refused")
+        self.listen("cells of the sweep", self.done, self.cells)
+
+
+class Plain:
+    """The audience of a job on another machine: its output is a log file."""
+
+    def log(self, cell: int, level: int, message: str) -> None:
+        """Print a line."""
+        sys.stdout.write(f"{message}\n")
+
+    def progress(self, cell: int, label: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def finished(self, number: int, cell: Cell) -> None:
+        """Print what became of a cell."""
+        sys.stdout.write(f"{' '.join(cell.words)}: {cell.path or cell.sentence}\n")
+        sys.stdout.flush()
