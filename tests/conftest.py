@@ -17,6 +17,7 @@ SHORT = {
     "Federated": ("learner.client.epochs=2", "learner.client.lr=0.1", "learner.rounds=4", "task.clients=9", "threat.budget.clients=0.34"),
     "Transfer": ("learner.extractor.epochs=4", "learner.extractor.batch_size=32", "learner.extractor.lr=0.1", "learner.head.lr=0.1", "threat.trials=2"),
 }
+SHORT |= {"LinearRidge": (), "KernelRidge": ()}
 FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 TINY = (*BASE, *SHORT["Central"])
 

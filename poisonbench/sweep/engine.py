@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,8 +70,15 @@ class _Out:
     before: int = 0
 
 
-def work(cells: Sequence[tuple[str, ...]], cell_minutes: float | None) -> list[Cell]:
-    """Run a load here, on the machine that took it: a cell that crashes or hangs ends alone."""
+def work(cells: Sequence[tuple[str, ...]], cell_minutes: float | None, folder: str) -> list[Cell]:
+    """Run a load here, on the machine that took it: a cell that crashes or hangs ends alone.
+
+    Args:
+        cells: words of the command line of each.
+        cell_minutes: longest time of one cell; None is without end.
+        folder: where the one who asks stands: paths are as seen from there.
+    """
+    os.chdir(folder)
     return Processes(workers=1, cell_minutes=cell_minutes).swept(cells, Plain())
 
 

@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from poisonbench.cell import Cell
@@ -51,7 +52,8 @@ class Ray:
 class _Cluster:
     def __init__(self, asked: Ray) -> None:
         self.asked = asked
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # a head asks for its token since Ray 2.59; whoever joins must offer it
+        if "RAY_AUTH_TOKEN" in os.environ or Path("~/.ray/auth_token").expanduser().is_file():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a head asks for its token since Ray 2.59; whoever joins must offer it
         try:
             self.ray: ModuleType = importlib.import_module("ray")
         except ImportError as error:
@@ -69,7 +71,7 @@ class _Cluster:
 
     def send(self, loads: Sequence[Sequence[tuple[str, ...]]]) -> list[Ticket]:
         task = self.ray.remote(num_cpus=self.asked.cpus, num_gpus=self.asked.gpus, max_retries=0)(work)
-        return [_Task(self.ray, task.remote(load, self.asked.cell_minutes)) for load in loads]
+        return [_Task(self.ray, task.remote(load, self.asked.cell_minutes, str(Path.cwd()))) for load in loads]
 
 
 class _Task:

@@ -88,7 +88,7 @@ class _Queue:
 
     def send(self, loads: Sequence[Sequence[tuple[str, ...]]]) -> list[Ticket]:
         with self.executor.batch():
-            jobs = [self.executor.submit(work, load, self.slurm.cell_minutes) for load in loads]
+            jobs = [self.executor.submit(work, load, self.slurm.cell_minutes, str(Path.cwd())) for load in loads]
         return [_Job(job) for job in jobs]
 
 

@@ -14,7 +14,13 @@ DEFENSES = [name for name in options("defense") if name != "none"]
 PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
 FILTERS = [name for name in DEFENSES if "sanitize" in PLANS[name]]
 RULES = [name for name in DEFENSES if "aggregate" in PLANS[name]]
-CHEAP = {"strip": ("defense.screen.overlays=5",), "neural_cleanse": ("defense.repair.steps=20",), "dpa": ("defense.train.parts=5",)}
+CHEAP = {
+    "strip": ("defense.screen.overlays=5",),
+    "neural_cleanse": ("defense.repair.steps=20",),
+    **{name: ("defense.train.parts=5",) for name in ("dpa", "ss_dpa", "run_off_election", "hash_bagging")},
+    "finite_aggregation": ("defense.train.parts=3", "defense.train.spread=2"),
+    "bagging": ("defense.train.members=5",),
+}
 
 
 @pytest.mark.parametrize("name", DEFENSES)

@@ -1,0 +1,83 @@
+"""The certificate of bagging.
+
+Shape letters: M test rows, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.electorate import electorate
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Victim
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaggingCertificate:
+    """How many rows may be inserted, deleted or edited before the likeliest answer can change, with confidence 1 - alpha for all test rows together.
+
+    Source: Jia, Cao and Gong, AAAI 2021, Theorem 1 and Corollary 1. With N rows and s drawn, the answer, of probability at least p, holds
+    against a rival of probability at most q if for every number N' of rows after the attack, N - r <= N' <= N + r,
+    (N'/N)^s - 2 ((max(N, N') - r) / N)^s + 1 - p + q < 0. p and q are Clopper-Pearson bounds at level alpha / (M K) from the votes of
+    the members; the slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict.
+
+    Args:
+        alpha: chance that any certificate is wrong.
+    """
+
+    VERSION: ClassVar[int] = 1
+    alpha: float
+
+    def __post_init__(self) -> None:
+        """Refuse a chance that is none."""
+        if not 0 < self.alpha < 1:
+            raise ConfigError(f"defense.certify.alpha={self.alpha}: give a chance in (0, 1), such as 0.001")
+
+    def certify(self, victim: Victim, test: Dataset) -> Tensor:
+        """Return (M,) int64 radii, -1 where the answer is already wrong or cannot be told from its rival."""
+        votes = electorate(victim).tally(test.inputs).votes_MK
+        if "drawn" not in victim.facts:
+            raise ConfigError("defense.certify: this is the certificate of defense=bagging, whose members draw their rows")
+        lead = margin(votes.numpy(), self.alpha)
+        rows, drawn = (int(str(victim.facts[name])) for name in ("training_rows", "drawn"))
+        radii = torch.tensor([radius(float(gap), rows, drawn) for gap in lead], dtype=torch.int64)
+        return torch.where(votes.argmax(1) == test.labels, radii, -1)
+
+
+def margin(votes_MK: npt.NDArray[np.int64], alpha: float) -> Floats:
+    """Return (M,) p - q from counts of votes."""
+    level, members = alpha / votes_MK.size, votes_MK.sum(1)
+    ordered = np.sort(votes_MK, 1)
+    first, second = ordered[:, -1], ordered[:, -2]
+    lower = np.where(first > 0, stats.beta.ppf(level, np.maximum(first, 1), members - first + 1), 0.0)
+    upper = np.where(second < members, stats.beta.ppf(1 - level, second + 1, np.maximum(members - second, 1)), 1.0)
+    bounds: Floats = lower - np.minimum(upper, 1 - lower)
+    return bounds
+
+
+def radius(margin: float, rows: int, drawn: int) -> int:
+    """Return the largest r that holds, -1 if not even 0 does; at most N - 1, since something has to be left."""
+    low, high = -1, rows
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(margin, rows, drawn, middle) else (low, middle)
+    return low
+
+
+def holds(margin: float, rows: int, drawn: int, changed: int) -> bool:
+    """Tell whether the answer holds against `changed` rows: the worst number of rows afterwards is at an end, at N, or where the slope is 0."""
+    if changed == 0:
+        return margin > 0
+    turn = changed / (1 - 0.5 ** (1 / (drawn - 1))) if drawn > 1 else rows + changed
+    after = {rows - changed, rows, rows + changed, *(min(max(whole, rows), rows + changed) for whole in (int(turn), int(turn) + 1))}
+    return all((then / rows) ** drawn - 2 * ((max(rows, then) - changed) / rows) ** drawn + 1 - margin < 0 for then in after)

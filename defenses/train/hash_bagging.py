@@ -1,0 +1,83 @@
+"""Hash bagging: several partitions of the rows at once, each by a hash of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from defenses.train.committee import Committee
+from defenses.train.dpa import divided
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Combine, Learner
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashBagging:
+    """Part the rows anew for each group of members, each group by a hash of its own.
+
+    Source: Chen, Li, Li, Yan and Wu, "On Collective Robustness of Bagging Against Data Poisoning", ICML 2022, section 4. A changed
+    row touches one member of each group, for certain, where in bagging it does so by chance. With one group it is deep partition
+    aggregation.
+
+    Args:
+        groups: G.
+        parts: members of a group.
+        member: another recipe for the members; null is that of the run.
+    """
+
+    VERSION: ClassVar[int] = 1
+    groups: int
+    parts: int
+    member: Learner | None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if min(self.groups, self.parts) < 1:
+            raise ConfigError(f"defense.train.groups={self.groups}, parts={self.parts}: give 1 or more of each")
+
+    def __call__(self, learner: Learner) -> Learner:
+        """Return the ensemble."""
+        return Groups(member=self.member or learner, groups=self.groups, parts=self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups(Committee):
+    """The learner that trains groups of members.
+
+    Source: Chen et al., ICML 2022.
+
+    Args:
+        groups: G.
+        parts: members of a group.
+    """
+
+    VERSION: ClassVar[int] = 1
+    groups: int
+    parts: int
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return self.groups * self.parts
+
+    def divided(self, data: Dataset, rng: Key) -> list[Dataset]:
+        """Return the rows of each member, group after group."""
+        return [part for group in range(self.groups) for part in divided(data, self.parts, rng.child(f"parts/{group}"))]
+
+    def told(self, data: Dataset, rng: Key) -> dict[str, object]:
+        """Return G, which the certificate hangs on."""
+        return {"groups": self.groups}
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Refuse more parts than rows, and what the member refuses.
+
+        Raises:
+            ConfigError: what to change.
+        """
+        if self.parts > len(data):
+            raise ConfigError(f"defense.train.parts={self.parts}: there are {len(data)} training rows; give each part at least one")
+        self.member.check(data.take(torch.arange(max(1, len(data) // self.parts))), combine)

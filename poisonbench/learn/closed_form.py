@@ -1,0 +1,277 @@
+"""Models that are solved rather than trained: ridge regression on features that hang on no training row.
+
+Shape letters: N rows, M test rows, R members, K classes, D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Self, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.keys import key, tensor_digest
+from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each
+from poisonbench.core.progress import track
+from poisonbench.core.rng import Key
+from poisonbench.learn import device
+from poisonbench.nets.fixed import FixedMap
+
+SHELF = 2 << 30  # bytes of features that are kept on the shelf, the oldest go first
+_shelf: dict[str, Tensor] = {}
+ROWS = 500  # rows whose features are computed at a time
+ASKED = 1000  # test rows at a time: (rows, R, K) scores are held, 120 MB for 3,000 members and 10 classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """What both learners have in common.
+
+    Args:
+        features: the feature map.
+        ridge: added to the diagonal; features have length 1, so 1 is as much as a row's own weight.
+        mirror: train on each picture's mirror image too.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    VERSION: ClassVar[int] = 1
+    features: FixedMap
+    ridge: float
+    mirror: bool
+    device: str = field(default="auto", metadata={"spec": False})
+
+    def __post_init__(self) -> None:
+        """Refuse a system that may have no solution."""
+        if not self.ridge > 0:
+            raise ConfigError(f"learner.ridge={self.ridge}: give a number above 0, such as 0.05")
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """The slots that need no training steps."""
+        return frozenset({"attack.data", "defense.sanitize", "defense.train", "defense.screen"})
+
+    @property
+    def runtime(self) -> Mapping[str, str | int]:
+        """Device type, threads, versions."""
+        return device.runtime(self.device)
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Let the map refuse inputs."""
+        self.features.check(tuple(data.inputs.shape[1:]))
+
+    def featured(self, inputs: Tensor) -> Tensor:
+        """Return (N, D) features on the learner's device."""
+        place = device.resolve(self.device)
+        with torch.inference_mode():
+            return torch.cat([self.features(some.to(place)) for some in inputs.split(ROWS)])
+
+    def examples(self, data: Dataset) -> tuple[Tensor, Tensor]:
+        """Return inputs and (N, K) targets: 1 for the label, less the mean of all classes."""
+        targets = F.one_hot(data.labels, data.num_classes).float() - 1 / data.num_classes
+        if not self.mirror:
+            return data.inputs, targets
+        return torch.cat([data.inputs, data.inputs.flip(-1)]), torch.cat([targets, targets])
+
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Self:
+        """Return this recipe: it learns nothing from other rows."""
+        return self
+
+    def with_epochs(self, epochs: int) -> Self:
+        """Return this recipe: it has no epochs."""
+        return self
+
+    def with_step(self, step: Step) -> Self:
+        """Refuse: there are no training steps.
+
+        Raises:
+            Incompatible: always.
+        """
+        raise Incompatible(f"{type(self).__name__} is solved in closed form, so {type(step).__name__} has no training step to act on")
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> SolvedVictim:
+        """Solve for the weights."""
+        raise NotImplementedError
+
+    def restore(self, trained: Trained, like: Dataset) -> SolvedVictim:
+        """Rebuild a victim."""
+        raise NotImplementedError
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
+        """Solve one victim a part from its own rows alone, so that its bits hang on nothing else."""
+        return fit_each(self, parts, combine, rngs, start)
+
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Ask all victims about a slice of inputs whose features are computed once; each with products of its own."""
+        slices = inputs.split(ASKED)
+        for _, some in zip(track(len(slices), "slices"), slices, strict=True):
+            features = self.featured(some)
+            yield torch.stack([cast("SolvedVictim", victim).asked(features) for victim in victims], 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SolvedVictim:
+    """What both victims have in common.
+
+    Args:
+        learner: the recipe.
+        weights: what was solved for.
+        facts: number of training rows.
+        history: states on the way; none.
+        module: none: features have no gradient here.
+    """
+
+    learner: Solved
+    weights: Tensor
+    facts: Mapping[str, object]
+    history: Sequence[State] = ()
+    module: None = None
+
+    def asked(self, features_MD: Tensor) -> Tensor:
+        """Return (M, K) scores from features."""
+        raise NotImplementedError
+
+    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return (M, K) float32 scores."""
+        return torch.cat([self.asked(self.learner.featured(some)) for some in inputs.split(ASKED)])
+
+    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
+        """Return (M, D), the map's features."""
+        return self.learner.featured(inputs).cpu()
+
+    def state(self) -> State:
+        """Return the weights."""
+        return {"weights": self.weights}
+
+    def silenced(self, channels_D: Tensor) -> SolvedVictim:
+        """Refuse: the map has no channels to prune.
+
+        Raises:
+            Incompatible: always.
+        """
+        raise Incompatible("a fixed feature map has no channels of its own to prune")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelRidge(Solved):
+    """Least squares in the space of a Gaussian kernel: scores k(x, X) (K + ridge I)^-1 Y, with k(a, b) = exp(-gamma |a - b|^2).
+
+    Source: Saunders, Gammerman and Vovk, "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998. A victim keeps its rows and
+    their weights; it is meant for the small parts of an ensemble, and takes time with the cube of their rows.
+
+    Args:
+        gamma: of the kernel; features have length 1, so distances are at most 2.
+    """
+
+    VERSION: ClassVar[int] = 1
+    gamma: float
+
+    def __post_init__(self) -> None:
+        """Refuse a kernel that is none."""
+        super().__post_init__()
+        if not self.gamma > 0:
+            raise ConfigError(f"learner.gamma={self.gamma}: give a number above 0, such as 3")
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> KernelVictim:
+        """Solve for the weights of the rows."""
+        inputs, targets = self.examples(data)
+        features = self.kept(inputs)
+        kernel = self.kernel(features, features)
+        kernel.diagonal().add_(self.ridge)
+        weights = torch.cholesky_solve(targets.to(kernel.device), torch.linalg.cholesky(kernel)).cpu()
+        return KernelVictim(learner=self, inputs=inputs, weights=weights, facts={"rows": len(data)})
+
+    def kept(self, inputs: Tensor) -> Tensor:
+        """Return features, from the shelf if they lie there: what is solved now is asked next."""
+        name = f"{key(self.features)}/{self.device}/{tensor_digest(inputs)}"
+        if name not in _shelf:
+            _shelf[name] = self.featured(inputs)
+            while sum(kept.nbytes for kept in _shelf.values()) > SHELF and len(_shelf) > 1:
+                _shelf.pop(next(iter(_shelf)))
+        return _shelf[name]
+
+    def kernel(self, one_ND: Tensor, other_MD: Tensor) -> Tensor:
+        """Return (N, M) similarities of rows of length 1, which are 2 - 2 a.b apart."""
+        return (one_ND @ other_MD.T).sub_(1).mul_(2 * self.gamma).exp_()
+
+    def restore(self, trained: Trained, like: Dataset) -> KernelVictim:
+        """Rebuild a victim."""
+        return KernelVictim(learner=self, inputs=trained.state["inputs"], weights=trained.state["weights"], facts=trained.facts)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KernelVictim(SolvedVictim):
+    """Rows and their weights, (N, K).
+
+    Args:
+        inputs: (N, C, H, W), mirror images among them.
+    """
+
+    learner: KernelRidge
+    inputs: Tensor
+
+    @cached_property
+    def own(self) -> Tensor:
+        """(N, D) features of the rows."""
+        return self.learner.kept(self.inputs)
+
+    def asked(self, features_MD: Tensor) -> Tensor:
+        """Return (M, K) scores from features."""
+        kernel = self.learner.kernel(self.own, features_MD)
+        return (self.weights.to(kernel.device).T @ kernel).T.cpu()
+
+    def state(self) -> State:
+        """Return rows and weights."""
+        return {"inputs": self.inputs.contiguous(), "weights": self.weights.contiguous()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRidge(Solved):
+    """Least squares with a ridge: W = (X'X + ridge I)^-1 X'Y; in the dual where there are fewer rows than features.
+
+    Source: Hoerl and Kennard, "Ridge Regression", Technometrics 1970.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> LinearVictim:
+        """Solve for the weights of the features; memory for D x D or N x N, whichever is less."""
+        inputs, targets = self.examples(data)
+        place, width = device.resolve(self.device), self.featured(inputs[:1]).shape[1]
+        if len(inputs) < width:
+            features = self.featured(inputs)
+            weights = features.T @ self._solved(features @ features.T, targets.to(place))
+        else:
+            gram, told = torch.zeros(width, width, device=place), torch.zeros(width, data.num_classes, device=place)
+            for some, wanted in zip(inputs.split(ROWS), targets.split(ROWS), strict=True):
+                features = self.featured(some)
+                gram.addmm_(features.T, features)
+                told.addmm_(features.T, wanted.to(place))
+            weights = self._solved(gram, told)
+        return LinearVictim(learner=self, weights=weights.cpu().contiguous(), facts={"rows": len(data)})
+
+    def _solved(self, gram: Tensor, targets: Tensor) -> Tensor:
+        gram.diagonal().add_(self.ridge)
+        return torch.cholesky_solve(targets, torch.linalg.cholesky(gram))
+
+    def restore(self, trained: Trained, like: Dataset) -> LinearVictim:
+        """Rebuild a victim."""
+        return LinearVictim(learner=self, weights=trained.state["weights"], facts=trained.facts)
+
+
+class LinearVictim(SolvedVictim):
+    """Weights of features, (D, K)."""
+
+    def asked(self, features_MD: Tensor) -> Tensor:
+        """Return (M, K) scores from features."""
+        return (features_MD @ self.weights.to(features_MD.device)).cpu()
+
+    def silenced(self, channels_D: Tensor) -> LinearVictim:
+        """Return a victim that gives these features no weight."""
+        return dataclasses.replace(self, weights=torch.where(channels_D[:, None], 0.0, self.weights))

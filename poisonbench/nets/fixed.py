@@ -1,0 +1,240 @@
+"""Feature maps without parameters: what they make of a picture hangs on that picture alone, so no training row can bend them.
+
+Shape letters: M rows, C channels, H height, W width, F filters, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # the usual name
+
+from poisonbench.core.errors import ConfigError
+
+TINY = 1e-6
+
+
+class FixedMap(Protocol):
+    """A feature map, as a frozen dataclass."""
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse inputs of a shape that the map has no features for.
+
+        Raises:
+            ConfigError: what it needs.
+        """
+        ...
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, D) float32 from (M, C, H, W) pixels 0..255."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """The inputs themselves, scaled to length 1."""
+
+    VERSION: ClassVar[int] = 1
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse nothing."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, D) from inputs of any shape."""
+        return F.normalize(inputs.float().flatten(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moduli:
+    """Moduli of Gabor filters, pooled: how much of each orientation and scale lies where.
+
+    Source: first-order scattering (Bruna and Mallat, "Invariant Scattering Convolution Networks", TPAMI 2013, section 2) with Gabor
+    filters for wavelets; `second` adds their second order: moduli of coarser filters over the moduli of finer ones.
+    Moduli are divided by the picture's mean modulus, averaged over windows, square-rooted, and scaled to length 1; those of
+    several channels lie side by side. Colours are seen as opponents: red against green, yellow against blue, and grey.
+
+    Args:
+        orientations: over half a turn.
+        wavelengths: of the filters, in pixels.
+        window: side of the windows that moduli are averaged over.
+        stride: from one window to the next.
+        step: moduli are taken at every `step`-th pixel; they change slowly, over half a wavelength and more.
+        second: whether to add the second order.
+        deskew: shear each picture upright first, by its own second moments; for figures on a dark ground.
+        colours: mean colours of a grid of so many cells a side, beside the moduli; 0 is none.
+        colour_weight: length of the colour part, where that of the moduli is 1.
+    """
+
+    VERSION: ClassVar[int] = 1
+    orientations: int
+    wavelengths: tuple[float, ...]
+    window: int
+    stride: int
+    step: int
+    second: bool
+    deskew: bool
+    colours: int
+    colour_weight: float
+
+    def __post_init__(self) -> None:
+        """Refuse filters that cannot be built."""
+        if min(self.orientations, self.window, self.stride, self.step, len(self.wavelengths)) < 1 or min((2.0, *self.wavelengths)) < 2:
+            raise ConfigError("moduli: orientations, window, stride and step are 1 or more, and wavelengths, at least one, 2 pixels or more")
+        if self.window % self.step or self.stride % self.step:
+            raise ConfigError(f"moduli: window={self.window} and stride={self.stride} need to be multiples of step={self.step}")
+        if self.second and self.step > 1:
+            raise ConfigError("moduli: the second order sees the moduli of the first at every pixel; set step=1")
+        if self.colours < 0 or self.colour_weight < 0:
+            raise ConfigError("moduli: colours and colour_weight are 0 or more")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse what is no picture, or smaller than a window."""
+        _check_picture(shape, self.window)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, D)."""
+        pictures = opponents(inputs.float() / 255)
+        pictures = deskewed(pictures) if self.deskew else pictures
+        parts = [F.normalize(self._moduli(pictures[:, channel : channel + 1])) for channel in range(pictures.shape[1])]
+        told = F.normalize(torch.cat(parts, 1))
+        if self.colours:
+            cells = F.normalize(F.adaptive_avg_pool2d(pictures, self.colours).flatten(1))
+            told = torch.cat([told, self.colour_weight * cells], 1)
+        return F.normalize(told)
+
+    def _moduli(self, plane: Tensor) -> Tensor:
+        first = [self._modulus(plane, length) for length in self.wavelengths]
+        bands = torch.cat(first, 1)
+        pooled = [self._pooled(bands)]
+        if self.second:
+            for place, finer in enumerate(first):
+                for length in self.wavelengths[place + 1 :]:
+                    again = self._modulus(finer.flatten(0, 1)[:, None], length).unflatten(0, finer.shape[:2])
+                    pooled.append(self._pooled(again.flatten(1, 2)))
+        return torch.cat(pooled, 1)
+
+    def _modulus(self, plane_M1HW: Tensor, length: float) -> Tensor:
+        bank = gabor(self.orientations, length).to(plane_M1HW.device)
+        side = bank.shape[-1] // 2
+        mode = "reflect" if side < min(plane_M1HW.shape[2:]) else "replicate"
+        response = F.conv2d(F.pad(plane_M1HW, (side, side, side, side), mode=mode), bank, stride=self.step)
+        even, odd = response.chunk(2, 1)
+        return (even.square() + odd.square()).sqrt()
+
+    def _pooled(self, bands: Tensor) -> Tensor:
+        bands = bands / bands.mean((1, 2, 3), keepdim=True).clamp_min(TINY)
+        return F.avg_pool2d(bands, self.window // self.step, self.stride // self.step).clamp_min(0).sqrt().flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hog:
+    """Histograms of oriented gradients.
+
+    Source: Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005: gradients by centred differences, of
+    the channel where they are longest; votes by length, shared between the two nearest bins, into cells; blocks of 2x2 cells scaled to
+    length 1, cut off at 0.2 and scaled again.
+
+    Args:
+        bins: orientations over half a turn.
+        cell: side of a cell, in pixels.
+    """
+
+    VERSION: ClassVar[int] = 1
+    bins: int
+    cell: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if min(self.bins, self.cell) < 1:
+            raise ConfigError(f"hog: bins={self.bins}, cell={self.cell}: give 1 or more of each")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse what is no picture, or smaller than a block."""
+        _check_picture(shape, 2 * self.cell)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, D)."""
+        padded = F.pad(inputs.float() / 255, (1, 1, 1, 1), mode="replicate")
+        across, down = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2], padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+        lengths = (across.square() + down.square()).sqrt()
+        length, channel = lengths.max(1, keepdim=True)
+        angle = torch.atan2(down.gather(1, channel), across.gather(1, channel)) % math.pi
+        place = angle / math.pi * self.bins - 0.5
+        lower = place.floor()
+        share = place - lower
+        bands = length.new_zeros(len(inputs), self.bins, *length.shape[2:])
+        for nearest, part in ((lower, 1 - share), (lower + 1, share)):
+            bands.scatter_add_(1, nearest.long() % self.bins, length * part)
+        cells = F.avg_pool2d(bands, self.cell)
+        blocks = F.unfold(cells, 2)  # (M, 4 bins, blocks)
+        blocks = F.normalize(F.normalize(blocks, dim=1).clamp_max(0.2), dim=1)
+        return F.normalize(blocks.flatten(1))
+
+
+def _check_picture(shape: tuple[int, ...], side: int) -> None:
+    if len(shape) != 3 or min(shape[1:]) < side:
+        raise ConfigError(f"features: inputs of shape {shape}; these are for pictures of {side}x{side} pixels or more")
+
+
+@cache
+def gabor(orientations: int, length: float) -> Tensor:
+    """Return (2F, 1, side, side): for each orientation the cosine, then for each the sine, of a wave under a Gaussian.
+
+    The Gaussian is half a wavelength wide; the cosine has its mean taken off, so that a flat picture gives nothing; each filter has an
+    absolute sum of 1.
+
+    Args:
+        orientations: F, over half a turn.
+        length: of the wave, in pixels.
+    """
+    side = math.ceil(1.25 * length)
+    down, across = torch.meshgrid(*[torch.arange(-side, side + 1, dtype=torch.float64)] * 2, indexing="ij")
+    window = torch.exp(-(down.square() + across.square()) / (2 * (length / 2) ** 2))
+    even, odd = [], []
+    for step in range(orientations):
+        turn = math.pi * step / orientations
+        phase = 2 * math.pi / length * (across * math.cos(turn) + down * math.sin(turn))
+        cosine = window * phase.cos()
+        cosine = cosine - window * (cosine.sum() / window.sum())
+        sine = window * phase.sin()
+        even.append(cosine / cosine.abs().sum())
+        odd.append(sine / sine.abs().sum())
+    return torch.stack(even + odd)[:, None].float()
+
+
+def opponents(pictures: Tensor) -> Tensor:
+    """Return red against green, yellow against blue and grey from red, green and blue; other pictures as they are."""
+    if pictures.shape[1] != 3:
+        return pictures
+    red, green, blue = pictures.unbind(1)
+    return torch.stack([(red - green) / 2**0.5, (red + green - 2 * blue) / 6**0.5, (red + green + blue) / 3**0.5], 1)
+
+
+def deskewed(pictures: Tensor) -> Tensor:
+    """Shear each picture so that its mass stands upright, about its centre of mass, which moves to the middle.
+
+    Brightness is mass: with second moments m, row y moves by (m_xy / m_yy) (y - its mean). A picture without mass stays as it is.
+    """
+    rows, height, width = len(pictures), *pictures.shape[2:]
+    mass = pictures.sum(1)
+    down = torch.arange(height, dtype=mass.dtype, device=mass.device)[:, None].expand(height, width)
+    across = torch.arange(width, dtype=mass.dtype, device=mass.device)[None].expand(height, width)
+    total = mass.sum((1, 2)).clamp_min(TINY)
+    middle_y, middle_x = (mass * down).sum((1, 2)) / total, (mass * across).sum((1, 2)) / total
+    off_y, off_x = down - middle_y[:, None, None], across - middle_x[:, None, None]
+    spread = (mass * off_y.square()).sum((1, 2)) / total
+    slant = (mass * off_y * off_x).sum((1, 2)) / total / spread.clamp_min(TINY)
+    slant = torch.where(spread > TINY, slant, 0.0)
+    middle_x = torch.where(mass.sum((1, 2)) > TINY, middle_x, (width - 1) / 2)
+    middle_y = torch.where(mass.sum((1, 2)) > TINY, middle_y, (height - 1) / 2)
+    wanted_y = down - (height - 1) / 2
+    source_y = wanted_y + middle_y[:, None, None]
+    source_x = (across - (width - 1) / 2) + slant[:, None, None] * wanted_y + middle_x[:, None, None]
+    grid = torch.stack([2 * source_x / (width - 1) - 1, 2 * source_y / (height - 1) - 1], -1)
+    assert grid.shape == (rows, height, width, 2)
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=True)

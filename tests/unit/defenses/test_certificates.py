@@ -1,0 +1,168 @@
+"""Certificates of ensembles against brute force: never above the true radius, and equal to it where the theorem is tight."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from defenses.certify import bagging, dpa, finite_aggregation, hash_bagging, run_off_election
+from defenses.train.committee import finalists
+from poisonbench.core.electorate import electorate
+from poisonbench.core.errors import ConfigError
+from poisonbench.pipeline import Line, run
+from tests.unit.defenses.brute import opinions, plurality, reach_of, run_off, said, tally, true_radius, true_run_off_radius
+
+
+def check_finite_aggregation(dice: random.Random) -> None:
+    kinds, members = dice.choice((2, 3)), dice.randint(2, 6)
+    offsets = sorted(dice.sample(range(members), dice.randint(1, min(3, members))))
+    reach = [[(partition + offset) % members for offset in offsets] for partition in range(members)]
+    answers = opinions(dice, members, kinds)
+    radii, winners = finite_aggregation.radius(said(answers, kinds), torch.tensor(reach))
+    assert int(winners[0]) == plurality(answers, kinds)
+    assert int(radii[0]) == true_radius(answers, kinds, reach_of(reach)), (answers, reach)
+
+
+def check_hash_bagging(dice: random.Random) -> None:
+    kinds = dice.choice((2, 3))
+    groups, parts = dice.choice(((1, 3), (2, 2), (2, 3), (3, 2), (1, 5)))
+    answers = opinions(dice, groups * parts, kinds)
+    some = range(1, parts + 1)
+    reached = [
+        [
+            [group * parts + part for group, own in enumerate(chosen) for part in own]
+            for chosen in itertools.product(itertools.combinations(range(parts), r), repeat=groups)
+        ]
+        for r in some
+    ]
+    radii, winners = hash_bagging.radius(said(answers, kinds), groups)
+    assert int(winners[0]) == plurality(answers, kinds)
+    assert int(radii[0]) == true_radius(answers, kinds, reached), answers
+
+
+def check_run_off(dice: random.Random) -> None:
+    kinds = dice.choice((2, 3, 4))
+    members = dice.randint(1, 3 if kinds == 4 else 5)
+    scores = [[float(dice.choice((0, 1, 2)) if dice.random() < 0.3 else dice.random()) for _ in range(kinds)] for _ in range(members)]
+    told = tally(scores)
+    radii, winners = run_off_election.radius(told)
+    assert int(winners[0]) == run_off(scores)
+    assert int(radii[0]) == true_run_off_radius(scores), scores
+
+
+def check_bagging(dice: random.Random) -> None:
+    """Two classes, every bag its own answer: no attack within the radius makes the wrong one as likely as the right one."""
+    rows, drawn, wrong = dice.choice((3, 4, 5)), dice.choice((1, 2, 3)), dice.choice((0.0, 0.02, 0.05, 0.1, 0.3))
+    right = {bag: dice.random() >= wrong for bag in itertools.product(range(rows), repeat=drawn)}
+    share = sum(right.values()) / len(right)
+    radius = bagging.radius(2 * share - 1, rows, drawn)
+    for deleted, inserted in itertools.product(range(radius + 1), repeat=2):
+        after, kept = rows - deleted + inserted, rows - deleted
+        if after < 1 or max(rows, after) - kept > radius:
+            continue
+        for left in itertools.combinations(range(rows), kept):
+            held = sum(right[bag] for bag in itertools.product(left, repeat=drawn)) / after**drawn
+            assert held > 0.5, (rows, drawn, share, radius, deleted, inserted)
+
+
+CHECKS = [check_finite_aggregation, check_hash_bagging, check_run_off, check_bagging]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_no_attack_within_the_radius_changes_an_answer(check):
+    dice = random.Random(0)
+    for _ in range(150):
+        check(dice)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_no_attack_within_the_radius_changes_an_answer_in_many_instances(check):
+    dice = random.Random(1)
+    for _ in range(5000):
+        check(dice)
+
+
+def test_with_a_spread_of_one_finite_aggregation_is_partition_aggregation():
+    dice = random.Random(2)
+    for _ in range(50):
+        answers, reach = opinions(dice, 9, 4), torch.arange(9)[:, None]
+        told = said(answers, 4)
+        assert finite_aggregation.radius(told, reach)[0].tolist() == dpa.radius(told.votes_MK)[0].tolist()
+
+
+def test_a_run_off_can_overturn_a_plurality():
+    # two members prefer 0, one 1, one 2; in the second round of 0 and 1 the last prefers 1, and a tie goes to 0
+    scores = [[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 2.0, 1.0], [0.0, 2.0, 1.0], [0.0, 1.0, 2.0]]
+    told = tally(scores)
+    assert told.votes_MK.tolist() == [[2, 2, 1]]
+    assert [int(part[0]) for part in finalists(told.votes_MK, told.wins_MKK)] == [1, 0]
+
+
+def test_clopper_pearson_bounds_of_bagging_are_those_of_scipy():
+    import numpy as np
+    from scipy.stats import binomtest
+
+    margin = bagging.margin(np.array([[90, 10]]), alpha=0.1)
+    lower = binomtest(90, 100, alternative="greater").proportion_ci(0.95).low
+    upper = binomtest(10, 100, alternative="less").proportion_ci(0.95).high
+    assert margin[0] == pytest.approx(lower - min(upper, 1 - lower))
+
+
+def test_certain_votes_do_not_break_the_bounds_of_bagging():
+    import numpy as np
+
+    assert 0 < bagging.margin(np.array([[100, 0]]), alpha=0.001)[0] < 1
+
+
+WORDS = {
+    "finite_aggregation": ("defense=finite_aggregation", "defense.train.parts=3", "defense.train.spread=2"),
+    "run_off_election": ("defense=run_off_election", "defense.train.parts=6"),
+    "hash_bagging": ("defense=hash_bagging", "defense.train.groups=2", "defense.train.parts=3"),
+    "ss_dpa": ("defense=ss_dpa", "defense.train.parts=6"),
+}
+
+
+@pytest.mark.parametrize("name", ["finite_aggregation", "run_off_election", "hash_bagging"])
+def test_no_insertion_of_r_rows_beats_the_certificate_at_r(tiny, store, name):
+    """Any r injected rows, mislabelled at will, leave at least the certified accuracy at r."""
+    experiment = tiny(*WORDS[name])
+    task, line = experiment.task, Line(experiment=experiment, store=store)
+    record = run(experiment, store)
+    certified = record.metrics["certified"]
+    assert certified[0] == record.metrics["c_acc"]
+    poison = task.train.take(torch.arange(1)).edit(
+        torch.arange(1), inputs=task.test.inputs[:1], labels=(task.test.labels[:1] + 1) % 4, ids=-1 - torch.arange(1)
+    )
+    victim = line.defended.fit(task.train.append(poison), line.honest, line.root.child("fit"))
+    c_acc = float((victim.scores(task.test.inputs).argmax(1) == task.test.labels).double().mean())
+    assert c_acc >= (certified[1] if len(certified) > 1 else 0.0)
+
+
+@pytest.mark.parametrize(("name", "touched"), [("finite_aggregation", 2), ("hash_bagging", 2), ("ss_dpa", 1)])
+def test_a_flipped_label_reaches_as_many_members_as_the_certificate_counts(tiny, store, name, touched):
+    line = Line(experiment=tiny(*WORDS[name]), store=store)
+    data = line.experiment.task.train
+    flipped = data.edit(torch.tensor([7]), labels=(data.labels[7:8] + 1) % 4)
+    before, after = (line.defended.fit(rows, line.honest, line.root.child("fit")).members for rows in (data, flipped))
+    differing = [place for place in before if any(not torch.equal(before[place].state()[key], after[place].state()[key]) for key in before[place].state())]
+    assert len(differing) == touched
+
+
+def test_an_edited_row_counts_twice(tiny, store):
+    records = [run(tiny("defense=dpa", "defense.train.parts=6", f"defense.certify.change={change}"), store) for change in ("insert", "edit")]
+    insert, edit = (record.metrics["certified"] for record in records)
+    assert edit[: len(insert[::2])] == insert[::2]
+
+
+def test_a_sorted_split_certifies_flips_alone(tiny, store):
+    with pytest.raises(ConfigError, match="use flip"):
+        run(tiny(*WORDS["ss_dpa"], "defense.certify.change=insert"), store)
+
+
+def test_a_certificate_of_votes_refuses_what_has_none(tiny, store):
+    line = Line(experiment=tiny(), store=store)
+    victim = line.fit(line.learner, line.experiment.task.train, line.honest)
+    with pytest.raises(ConfigError, match="makes an ensemble"):
+        electorate(victim)

@@ -1,0 +1,52 @@
+"""What would be run, before it runs."""
+
+import pytest
+
+from poisonbench.cli import entry
+from poisonbench.forecast import foreseen, seconds
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def words(*more: str) -> list[str]:
+    return [*TINY, "attack=backdoor", "threat.budget.rate=0.2", *more]
+
+
+def test_a_cell_goes_from_unknown_to_the_store_and_its_kin_tell_its_time(here):
+    first = next(iter(foreseen([words("seed=100")])))
+    assert (first.state, first.stages) == ("to run", {})
+    assert "no record" in first.reason
+    assert entry(words("seed=100")) == 0
+    same, other = foreseen([words("seed=100"), words("seed=101")])
+    assert same.state == "in the store"
+    assert other.state == "to run"
+    assert seconds([other]) > 0
+
+
+def test_what_two_cells_share_is_counted_once(here):
+    assert entry(words("seed=100", "defense=spectral")) == 0
+    alone = list(foreseen([words("seed=101", "defense=spectral")]))
+    assert seconds([*alone, *alone]) == seconds(alone)
+    both = list(foreseen([words("seed=101", "defense=spectral"), words("seed=102", "defense=spectral")]))
+    assert seconds(both) == pytest.approx(2 * seconds(alone))
+
+
+def test_what_would_be_skipped_or_refused_is_said_beforehand(here):
+    skipped, refused = foreseen([words("attack=wanet_training", "defense=spectral"), words("threat.budget.rate=7")])
+    assert (skipped.state, refused.state) == ("skipped", "refused")
+    assert skipped.reason
+    assert "rate" in refused.reason
+
+
+def test_a_dry_run_computes_nothing_and_tells_the_sum(here, capsys):
+    assert entry(["--dry-run", "-m", *words("seed=100,101")]) == 0
+    out = capsys.readouterr().out
+    assert "2 cells: 2 to run" in out
+    assert "2 cells of which no record tells" in out
+    assert not list(here.glob("results/records/*"))
+    assert entry(["--dry-run", *words("threat.budget.rate=7")]) == 2
