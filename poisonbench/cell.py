@@ -52,7 +52,7 @@ def computed(words: Sequence[str]) -> Cell:
         store = open_store(tree, places)
         record, path = _run(tree, places, store, words)
     except PoisonbenchError as error:
-        return Cell(words=tuple(words), code=REFUSED, sentence=str(error))
+        return Cell(words=tuple(words), code=error.code, sentence=str(error))
     made = sum(visit.made for visit in store.visits)
     code = FAILED if record.status == "failed" else DONE
     return Cell(words=tuple(words), code=code, path=path, made=made)
@@ -67,7 +67,7 @@ def buried(words: Sequence[str], reason: str) -> Cell:
         record = _failed(assemble(tree, store), store, reason, words)
         path = publish(record, tree, places, tracker_of(tree, store.trusted))
     except PoisonbenchError as error:
-        return Cell(words=tuple(words), code=REFUSED, sentence=str(error))
+        return Cell(words=tuple(words), code=error.code, sentence=str(error))
     return Cell(words=tuple(words), code=FAILED, path=path)
 
 

@@ -20,10 +20,9 @@ from rich.console import Console
 from poisonbench import screen
 from poisonbench.build import build, check_targets
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
-from poisonbench.commands.compose import CONFIGS, explained, tree_of
+from poisonbench.commands.compose import CONFIGS, check_words, explained, tree_of
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
-from poisonbench.forecast import foreseen, show
 from poisonbench.publish import leads
 from poisonbench.record import read
 from poisonbench.sweep.audience import Crowd
@@ -32,6 +31,7 @@ from poisonbench.sweep.engine import Engine
 ENGINE_WORDS = ("engine", "workers", "cell_minutes", "trust", "hydra")
 
 DRY = "--dry-run"
+MULTIRUN = ("-m", "--multirun")
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def entry(words: Sequence[str]) -> int:
         command = _command(words)
         return command(words[1:]) if command else _experiments(words)
     except PoisonbenchError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), error.code)
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(explained(error, [word for word in words if not word.startswith("-")]))
     except KeyboardInterrupt:
@@ -67,7 +67,10 @@ def _command(words: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
 
 
 def _experiments(words: Sequence[str]) -> int:
-    dry, words = DRY in words, [word for word in words if word != DRY]
+    check_words(words)
+    dry = DRY in words
+    flags = [word for word in words if word in MULTIRUN]  # Hydra's parser wants them before any override
+    words = [*flags, *(word for word in words if word != DRY and word not in MULTIRUN)]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the sentence is ours to say
     cells: list[Sequence[str]] = []
 
@@ -89,6 +92,8 @@ def _experiments(words: Sequence[str]) -> int:
 
 def _foreseen(cells: Sequence[Sequence[str]], console: Console) -> int:
     """Say what would be run, what is there, and how long the rest may take; refused cells give exit code 2."""
+    from poisonbench.forecast import foreseen, show
+
     told = list(foreseen(cells))
     show(console, told)
     return REFUSED if any(cell.state == "refused" for cell in told) else DONE

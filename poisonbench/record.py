@@ -85,7 +85,10 @@ def read(path: Path) -> Record:
         whole = json.loads(path.read_text(encoding="utf-8"))
         schema, digest = whole.pop("schema"), whole.pop("result_digest")
         record = Record(**whole)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        wrong = [name for name, value in whole.items() if not isinstance(value, str if name in ("status", "reason", "command") else dict)]
+        if wrong:
+            raise TypeError(f"{', '.join(wrong)} of another type")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a record of poisonbench ({type(error).__name__}: {error})") from error
     if schema != SCHEMA:
         raise DataError(f"{path} has schema {schema}; this version reads {SCHEMA}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import safetensors.torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from poisonbench import lease
@@ -140,7 +140,7 @@ class Store:
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(freeze(value, tensors))
         path = self.root / f"{name}.safetensors"
-        write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, {"tree": tree}))
+        write_atomically(path, lambda temporary: _save(tensors, temporary, tree))
         write_text(path.with_suffix(".sha256"), f"{file_digest(path)} {seconds:.6f}\n")
 
     def _load(self, name: str) -> tuple[object, float] | None:
@@ -156,3 +156,10 @@ class Store:
             tree: Canonical = json.loads(file.metadata()["tree"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         return thaw(tree, tensors, self.trusted), float(seconds)
+
+
+def _save(tensors: dict[str, Tensor], path: Path, tree: str) -> None:
+    try:
+        safetensors.torch.save_file(tensors, path, {"tree": tree})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from poisonbench.schema import Keys
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 PLANS = ("attack", "defense")
+SHOWN, DEPTH, DIGITS = 100, 20, 300  # of a word: letters that a message repeats, brackets within each other, digits of a number
+OPENED = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
+RESOLVER = re.compile(r"\$\{[^${}]*?:")
 
 ConfigStore.instance().store(name="keys", node=Keys)
 
@@ -35,6 +39,7 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
     Raises:
         ConfigError: one sentence on the first mistake.
     """
+    check_words(words)
     try:
         overrides = OverridesParser.create().parse_overrides(list(words))
         lists = {override.key_or_group: cast("list[str]", override.value()) for override in overrides if _is_plan_list(override)}
@@ -50,6 +55,29 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
     return tree
 
 
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words that would keep a parser busy for ever, or ask for more than values.
+
+    Raises:
+        ConfigError: brackets in brackets in brackets, endless numbers, or a resolver such as `${oc.env:HOME}`.
+    """
+    for word in words:
+        told = word if len(word) < SHOWN else f"{word[:SHOWN]}..."
+        depth = max(itertools.accumulate((OPENED.get(letter, 0) for letter in word), initial=0))
+        if depth > DEPTH or re.search(rf"\d{{{DIGITS},}}", word):
+            raise ConfigError(f"{told}: too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
+        if found := RESOLVER.search(word):
+            raise ConfigError(f"{told}: {found[0]}...}} asks for more than a value of the configuration; write the value itself")
+
+
+def _plain(node: object) -> None:
+    """Refuse resolvers in a configuration file."""
+    for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+        if isinstance(item, str):
+            check_words([item])
+        _plain(item)
+
+
 def _is_plan_list(override: Override) -> bool:
     return override.key_or_group in PLANS and isinstance(override.value(), list)
 
@@ -62,6 +90,7 @@ def _composed(words: list[str]) -> dict[str, object]:
     started = GlobalHydra.instance().is_initialized()  # inside hydra.main it is, from Python it is not
     with contextlib.nullcontext() if started else initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS.resolve())):
         config = compose("config", overrides=words)
+    _plain(OmegaConf.to_container(config, resolve=False))
     return cast("dict[str, object]", OmegaConf.to_container(config, resolve=True))
 
 

@@ -2,10 +2,13 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class PoisonbenchError(ValueError):
-    """Base of every error that one sentence explains; the command line prints it and exits with 2."""
+    """Base of every error that one sentence explains; the command line prints it and exits with `code`."""
+
+    code: ClassVar[int] = 2
 
 
 class ConfigError(PoisonbenchError):
@@ -14,6 +17,12 @@ class ConfigError(PoisonbenchError):
 
 class DataError(PoisonbenchError):
     """A data set that is missing, damaged or not what its task expects."""
+
+
+class CannotWrite(PoisonbenchError):  # what happened, in the words of its sentence
+    """A file that the disk does not take, in the middle of a run; what lay there before still does."""
+
+    code: ClassVar[int] = 1
 
 
 class BudgetError(PoisonbenchError):

@@ -10,18 +10,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from poisonbench.core.errors import DataError
+from poisonbench.core.errors import CannotWrite, DataError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it into place.
 
     A reader sees the old file or the new one, never a part; a crash leaves at most a hidden temporary file.
+
+    Raises:
+        CannotWrite: the disk is full, or the folder must not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        _replace(path, Path(name), write)
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written ({error.strerror or error}); free some space, or name another folder") from error
+
+
+def _replace(path: Path, temporary: Path, write: Callable[[Path], None]) -> None:
     try:
         write(temporary)
         temporary.chmod(0o644)  # mkstemp makes a file that only its owner may read
