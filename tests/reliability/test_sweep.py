@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -71,8 +73,7 @@ def records(folder: Path) -> list[Record]:
     return [read(path) for path in sorted(folder.glob("results/records/*.json"))]
 
 
-def test_five_casualties_end_none_of_the_others(lab):
-    hows = ["none", *REASONS, "fine"]
+def check_casualties(lab: Path, hows: list[str]) -> None:
     words = ["-m", "hydra.searchpath=[pkg://my_lab.configs]", "trust=my_lab.", *TINY, "attack=casualty", f"attack.data.how={','.join(hows)}"]
     done = python("-m", "poisonbench", *words, "cell_minutes=0.2", "workers=2", cwd=lab, PYTHONFAULTHANDLER="")
     assert done.returncode == 1, done.stderr
@@ -88,6 +89,19 @@ def test_five_casualties_end_none_of_the_others(lab):
     assert not any(lease.holder(path) for path in lab.rglob("*.lease"))
 
 
+HOWS = ["none", *REASONS, "fine"]
+
+
+def test_six_casualties_end_none_of_the_others(lab):
+    check_casualties(lab, HOWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", range(20))
+def test_casualties_in_any_order_end_none_of_the_others(lab, order):
+    check_casualties(lab, random.Random(order).sample(HOWS, len(HOWS)))
+
+
 WORDS = ["-m", "poisonbench", "-m", *TINY, "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=100,101", "threat.budget.rate=0.2"]
 
 
@@ -99,21 +113,34 @@ def values(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("results/store/*.safetensors")}
 
 
-def test_a_sweep_killed_at_any_point_goes_on_as_if_nothing_had_happened(tmp_path):
-    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+def check_kills(folder: Path, after: Iterable[float]) -> None:
+    calm, stormy = folder / "calm", folder / "stormy"
     calm.mkdir()
     stormy.mkdir()
     assert python(*WORDS, cwd=calm).returncode == 0
     told = {**os.environ, "PYTHONPATH": str(HOME)}
-    for after in (4.0, 5.0, 6.0):
+    for seconds in after:
         child = subprocess.Popen([sys.executable, *WORDS], cwd=stormy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=told, start_new_session=True)
-        time.sleep(after)
+        time.sleep(seconds)
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+        for path in stormy.glob("results/records/*.json"):
+            read(path)  # whole, and as its digest says
     assert python(*WORDS, "workers=2", "threads=1", cwd=stormy).returncode == 0
     assert digests(stormy) == digests(calm)
     assert len(digests(calm)) == 12
     assert values(stormy) == values(calm)
+
+
+def test_a_sweep_killed_six_times_goes_on_as_if_nothing_had_happened(tmp_path):
+    check_kills(tmp_path, (2.0, 4.0, 4.5, 5.0, 5.5, 6.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storm", range(100))
+def test_a_sweep_killed_a_thousand_times_goes_on_as_if_nothing_had_happened(tmp_path, storm):
+    dice = random.Random(storm)
+    check_kills(tmp_path, [dice.uniform(1.0, 8.0) for _ in range(10)])
 
 
 def test_workers_die_with_the_one_who_asks(tmp_path):

@@ -97,11 +97,11 @@ def test_folders_made_for_a_lease_go_with_it_unless_something_else_lies_there(tm
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["other"]
 
 
-def work(folder: str, number: int) -> None:
-    """Ask for the same ten values as all others do, in an order of one's own; leave a mark for each that was made here."""
+def work(folder: str, number: int, values: int = 20) -> None:
+    """Ask for the same values as all others do, in an order of one's own; leave a mark for each that was made here."""
     store = Store(Path(folder), trusted=(*OWN, __name__))
-    for step in range(10):
-        part = (step * 3 + number) % 10
+    for step in range(values):
+        part = (step * 3 + number) % values
 
         def make(part: int = part) -> Value:
             (Path(folder) / f"made-{part}-{number}").touch()
@@ -118,8 +118,24 @@ def test_four_processes_make_every_value_once(tmp_path):
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
-    assert sorted(path.name.split("-")[1] for path in tmp_path.glob("made-*")) == [str(part) for part in range(10)]
+    assert sorted(path.name.split("-")[1] for path in tmp_path.glob("made-*")) == sorted(str(part) for part in range(20))
     assert not list(tmp_path.glob("*.lease"))
+
+
+@pytest.mark.slow
+def test_sixteen_processes_four_of_which_are_killed_lose_no_value(tmp_path):
+    processes = [SPAWN.Process(target=work, args=(str(tmp_path), number, 500)) for number in range(16)]
+    for process in processes:
+        process.start()
+    time.sleep(15)
+    for process in processes[:4]:
+        process.kill()
+    for process in processes:
+        process.join(600)
+    assert [process.exitcode for process in processes[4:]] == [0] * 12
+    store = Store(tmp_path, trusted=(*OWN, __name__))
+    for part in range(500):
+        assert store.memo("fit", (part,), lambda: pytest.fail("a value is missing")).numbers[0] == part
 
 
 def stuck(folder: str) -> None:

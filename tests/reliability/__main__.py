@@ -1,0 +1,142 @@
+"""`python -m tests.reliability [--all]`: run what keeps poisonbench from losing anything, and write docs/reliability.md from what came out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME = Path(__file__).parent.parent.parent
+PAGE = HOME / "docs" / "reliability.md"
+SWEEP, LEASE, DISK, HOSTILE = (
+    f"tests/{name}.py" for name in ("reliability/test_sweep", "unit/test_lease", "reliability/test_disk", "reliability/test_hostile")
+)
+CERTIFY, RULES, FILTERS = (f"tests/unit/defenses/{name}.py" for name in ("test_certificates", "test_aggregate", "test_filters"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Args:
+        what: happens.
+        passes: what passing means.
+        push: tests that run with every change, by file or node.
+        demand: tests that run when they are asked for.
+    """
+
+    what: str
+    passes: str
+    push: tuple[str, ...]
+    demand: tuple[str, ...] = ()
+
+
+ROWS = (
+    Row(
+        "SIGKILL in the middle of a sweep of 12 cells, then the same command: 6 kills; 1,000 on demand",
+        "no torn file, no lost or doubled record; the store byte for byte that of an undisturbed sweep",
+        (f"{SWEEP}::test_a_sweep_killed_six_times_goes_on_as_if_nothing_had_happened",),
+        (f"{SWEEP}::test_a_sweep_killed_a_thousand_times_goes_on_as_if_nothing_had_happened",),
+    ),
+    Row(
+        "4 processes ask one store for the same 20 values; on demand 16 for 500, four of them killed",
+        "each value is made once and found by all; no lease is left",
+        (f"{LEASE}::test_four_processes_make_every_value_once", f"{LEASE}::test_a_killed_process_keeps_nobody_waiting"),
+        (f"{LEASE}::test_sixteen_processes_four_of_which_are_killed_lose_no_value",),
+    ),
+    Row(
+        "a sweep with a memory limit, an out-of-memory kill, a segmentation fault, an exit, a hang and a loss that is not finite; 20 orders on demand",
+        "every cell ends as a record, the failed ones with their reason; the others are done",
+        (f"{SWEEP}::test_six_casualties_end_none_of_the_others",),
+        (f"{SWEEP}::test_casualties_in_any_order_end_none_of_the_others",),
+    ),
+    Row(
+        "a Ray cluster of two nodes on loopback, one killed in the middle of a sweep",
+        "every cell is done",
+        ("tests/unit/sweep/test_engine.py",),
+        ("tests/reliability/test_ray.py",),
+    ),
+    Row(
+        "a disk that is full at 6 points of a run, and under two commands; 40 points on demand",
+        "one sentence, the old file is whole, the same command goes on later",
+        (DISK,),
+        (f"{DISK}::test_a_disk_that_is_full_anywhere_on_the_way_loses_nothing",),
+    ),
+    Row(
+        "20 random attack x defense pairs in two processes: other order, PYTHONHASHSEED, locale, time zone; every pair and 5 seeds on demand",
+        "equal result digests",
+        ("tests/reliability/test_repeat.py::test_twenty_pairs_give_the_same_digest_in_two_fresh_processes",),
+        ("tests/reliability/test_repeat.py::test_every_pair_gives_the_same_digest_in_two_fresh_processes",),
+    ),
+    Row(
+        "hostile words, pictures and records, flipped bits of the store, 560 random mutations; 105,000 on demand",
+        "one sentence, exit code 2, nothing written, no code run, no socket",
+        (HOSTILE, "tests/reliability/test_command_line.py"),
+        (f"{HOSTILE}::test_bytes_of_records_and_words_of_commands_may_be_anything_a_hundred_thousand_times",),
+    ),
+    Row(
+        "text of records in the leaderboard: HTML, CSV formulas, terminal escapes", "text stays text; the page asks nobody for anything", ("tests/unit/report",)
+    ),
+    Row(
+        "certificates against brute force, 150 instances each, ties included; 5,000 on demand",
+        "never above the true radius; equal to it where the theorem is tight",
+        (CERTIFY, "tests/unit/defenses/test_dpa.py"),
+        (f"{CERTIFY}::test_no_attack_within_the_radius_changes_an_answer_in_many_instances",),
+    ),
+    Row(
+        "rules, filters, epsilon against hand-worked cases, scikit-learn, numpy and a second accountant",
+        "equal",
+        (RULES, FILTERS, "tests/unit/defenses/test_dp_sgd.py"),
+    ),
+    Row("intervals against simulation at n = 3, 5, 10", "coverage of 93.5 to 96.5 %", ("tests/unit/test_stats.py",)),
+)
+
+
+def outcome(nodes: tuple[str, ...], mark: str) -> str:
+    """Run tests and tell how many passed, in how many seconds."""
+    if not nodes:
+        return "-"
+    with tempfile.TemporaryDirectory() as folder:
+        report, start = Path(folder) / "report.xml", time.monotonic()
+        subprocess.run([sys.executable, "-m", "pytest", "-q", "-W", "error", "-m", mark, f"--junitxml={report}", *nodes], cwd=HOME, check=False)
+        seconds = time.monotonic() - start
+        suite = next(ET.parse(report).getroot().iter("testsuite"))  # we wrote it ourselves a moment ago
+    count = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
+    wrong = count["failures"] + count["errors"]
+    told = (
+        f"{count['tests'] - wrong - count['skipped']} passed"
+        + (f", **{wrong} failed**" if wrong else "")
+        + (f", {count['skipped']} skipped" if count["skipped"] else "")
+    )
+    return f"{told}, {seconds:.0f} s"
+
+
+def main() -> int:
+    """Write the page; return 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability")
+    parser.add_argument("--all", action="store_true", help="run what is only run on demand too; takes hours")
+    everything = parser.parse_args().all
+    lines = ["| what happens | what passing means | with every change | on demand |", "| --- | --- | --- | --- |"]
+    for row in ROWS:
+        push = outcome(row.push, "not slow and not gpu and not paper")
+        demand = outcome(row.demand, "slow") if everything else ("not run" if row.demand else "-")
+        lines.append(f"| {row.what} | {row.passes} | {push} | {demand} |")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HOME, capture_output=True, text=True, check=False).stdout.strip()
+    where = f"Python {platform.python_version()} on {os.cpu_count()} cores, commit {commit}"
+    text = PAGE.read_text(encoding="utf-8")
+    head, _, rest = text.partition("<!-- outcome -->\n")
+    _, _, tail = rest.partition("<!-- end -->")
+    table = "\n".join(lines)
+    PAGE.write_text(f"{head}<!-- outcome -->\n{where}.\n\n{table}\n<!-- end -->{tail}", encoding="utf-8")
+    return int("failed" in table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
