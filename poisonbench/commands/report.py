@@ -12,7 +12,7 @@ from poisonbench.commands.compose import CONFIGS
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.record import Record
-from poisonbench.report import ablation, benchmarks, ledger
+from poisonbench.report import ablation, benchmarks, certified, ledger
 from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
 
@@ -48,10 +48,16 @@ def main(words: Sequence[str]) -> int:
 def _figure(path: Path, records: Sequence[Record]) -> None:
     """Draw the experiment that the file is named for, or the curves of federated rounds."""
     known = (CONFIGS / "experiment" / f"{path.stem}.yaml").is_file()
+    proved = certified.of(records, path.stem)
 
     def drawn(temporary: Path) -> None:
         whole = temporary.with_suffix(path.suffix)  # what is drawn depends on it
-        ablation.draw(records, path.stem, whole) if known else draw(records, whole)
+        if proved:
+            certified.draw(proved, whole)
+        elif known:
+            ablation.draw(records, path.stem, whole)
+        else:
+            draw(records, whole)
         whole.replace(temporary)
 
     write_atomically(path, drawn)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from poisonbench.record import Record, read
 from poisonbench.report.curves import words_of
@@ -28,6 +29,7 @@ COLUMNS = (
 )
 NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "+experiment")
 OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTALL)
+RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -120,8 +122,18 @@ def _more(records: Sequence[Record]) -> str:
     told += [f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")] if screened[0] else []
     told += [f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0))]
     told += [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
+    told += [f"certified {', '.join(proved)}" for proved in [list(_certified(records))] if proved]
     told += [f"epsilon {spent}" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent]
     return "; ".join(told)
+
+
+def _certified(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the certified accuracy at radii that all tables have in common, as far as it is worth the name."""
+    curves = [cast("Sequence[float]", curve) for record in records if isinstance(curve := record.metrics.get("certified"), list | tuple)]
+    for radius in RADII if curves else ():
+        shares = [100 * curve[radius] if radius < len(curve) else 0.0 for curve in curves]
+        if max(shares) >= 1:
+            yield f"{_told(shares, 1)} at {radius}"
 
 
 def _inside(records: Sequence[Record], part: str, name: str, scale: float) -> str:
