@@ -247,8 +247,10 @@ class Line:
 
     def certify(self, victim: Victim) -> dict[str, object]:
         """Let the certifier prove what it can."""
-        radii = self.experiment.defense.certify.certify(victim, self.experiment.task.test)
-        return {} if radii is None else metrics.certified(radii)
+        certify, test = self.experiment.defense.certify, self.experiment.task.test
+        radii, together = certify.certify(victim, test), certify.together(victim, test)
+        figures = {} if radii is None else metrics.certified(radii)
+        return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})
 
 
 def numbered(stage: str, trial: int) -> str:

@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
+from poisonbench.core.defense import NoCertificate
 from poisonbench.core.electorate import electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
@@ -23,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaggingCertificate:
+class BaggingCertificate(NoCertificate):
     """How many rows may be inserted, deleted or edited before the likeliest answer can change, with confidence 1 - alpha for all test rows together.
 
     Source: Jia, Cao and Gong, AAAI 2021, Theorem 1 and Corollary 1. With N rows and s drawn, the answer, of probability at least p, holds

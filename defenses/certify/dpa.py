@@ -11,13 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from poisonbench.core.data import Dataset
-from poisonbench.core.electorate import Change, electorate
-from poisonbench.core.learner import Victim
+from defenses.certify.partition import PartitionCertificate
+from poisonbench.core.electorate import Change, Electorate
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpaCertificate:
+class DpaCertificate(PartitionCertificate):
     """How many rows may be inserted into or deleted from the training set before an answer can change.
 
     Source: Levine and Feizi, ICLR 2021, Theorem 1: with votes n_c and answer g, ties to the smaller class,
@@ -32,11 +31,9 @@ class DpaCertificate:
     VERSION: ClassVar[int] = 1
     change: Change = field(default="insert", metadata={"spec": "changed"})
 
-    def certify(self, victim: Victim, test: Dataset) -> Tensor:
-        """Return (M,) int64 radii, -1 where the answer is already wrong."""
-        ensemble = electorate(victim)
-        radii, answers = radius(ensemble.tally(test.inputs).votes_MK)
-        return torch.where(answers == test.labels, radii.div(ensemble.touched(self.change), rounding_mode="floor"), -1)
+    def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (M,) radii in partitions and (M,) answers."""
+        return radius(ensemble.tally(inputs).votes_MK)
 
 
 def radius(votes_MK: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from defenses.certify.dpa import gaps
-from poisonbench.core.data import Dataset
-from poisonbench.core.electorate import Change, Tally, electorate
-from poisonbench.core.learner import Victim
+from defenses.certify.partition import PartitionCertificate
+from poisonbench.core.electorate import Electorate, Tally
 
 ROWS = 200  # test rows at a time: (rows, R, d) numbers are held
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiniteAggregationCertificate:
+class FiniteAggregationCertificate(PartitionCertificate):
     """How many rows may change before an answer can: the partitions that would cost the answer most are taken first.
 
     Source: Wang, Levine and Feizi, ICML 2022, Theorem 2. A changed row of partition h can at worst turn every member that h
@@ -32,13 +31,10 @@ class FiniteAggregationCertificate:
     """
 
     VERSION: ClassVar[int] = 1
-    change: Change
 
-    def certify(self, victim: Victim, test: Dataset) -> Tensor:
-        """Return (M,) int64 radii, -1 where the answer is already wrong."""
-        ensemble = electorate(victim)
-        radii, answers = radius(ensemble.tally(test.inputs), ensemble.reach())
-        return torch.where(answers == test.labels, radii.div(ensemble.touched(self.change), rounding_mode="floor"), -1)
+    def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (M,) radii in partitions and (M,) answers."""
+        return radius(ensemble.tally(inputs), ensemble.reach())
 
 
 def radius(tally: Tally, reach_Hd: Tensor) -> tuple[Tensor, Tensor]:

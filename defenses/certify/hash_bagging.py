@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from defenses.certify.dpa import gaps
-from poisonbench.core.data import Dataset
-from poisonbench.core.electorate import Change, Tally, electorate
-from poisonbench.core.learner import Victim
+from defenses.certify.partition import PartitionCertificate
+from poisonbench.core.electorate import Electorate, Tally
 
 
 @dataclass(frozen=True, kw_only=True)
-class HashBaggingCertificate:
+class HashBaggingCertificate(PartitionCertificate):
     """How many rows may change before an answer can, where each touches one member of every group.
 
     Source: Chen, Li, Li, Yan and Wu, ICML 2022. r rows touch at most r members of each group: those that would cost the answer most.
@@ -28,13 +27,10 @@ class HashBaggingCertificate:
     """
 
     VERSION: ClassVar[int] = 1
-    change: Change
 
-    def certify(self, victim: Victim, test: Dataset) -> Tensor:
-        """Return (M,) int64 radii, -1 where the answer is already wrong."""
-        ensemble = electorate(victim)
-        radii, answers = radius(ensemble.tally(test.inputs), int(str(victim.facts.get("groups", 1))))
-        return torch.where(answers == test.labels, radii.div(ensemble.touched(self.change), rounding_mode="floor"), -1)
+    def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (M,) radii in members of a group and (M,) answers."""
+        return radius(ensemble.tally(inputs), int(str(ensemble.facts.get("groups", 1))))
 
 
 def radius(tally: Tally, groups: int) -> tuple[Tensor, Tensor]:

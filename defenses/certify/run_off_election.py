@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from defenses.certify.dpa import at, gaps
+from defenses.certify.partition import PartitionCertificate
 from defenses.train.committee import finalists
-from poisonbench.core.data import Dataset
-from poisonbench.core.electorate import Change, Tally, electorate
-from poisonbench.core.learner import Victim
+from poisonbench.core.electorate import Electorate, Tally
 
 FAR = torch.iinfo(torch.int64).max // 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOffCertificate:
+class RunOffCertificate(PartitionCertificate):
     """How many rows may change before the winner of a run-off can.
 
     Source: Rezaei, Banihashem, Chegini and Feizi, ICML 2023, Theorems 1 and 2, in closed form. The winner p falls in one of two
@@ -35,13 +34,10 @@ class RunOffCertificate:
     """
 
     VERSION: ClassVar[int] = 1
-    change: Change
 
-    def certify(self, victim: Victim, test: Dataset) -> Tensor:
-        """Return (M,) int64 radii, -1 where the answer is already wrong."""
-        ensemble = electorate(victim)
-        radii, winners = radius(ensemble.tally(test.inputs))
-        return torch.where(winners == test.labels, radii.div(ensemble.touched(self.change), rounding_mode="floor"), -1)
+    def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (M,) radii in partitions and (M,) answers."""
+        return radius(ensemble.tally(inputs))
 
 
 def radius(tally: Tally) -> tuple[Tensor, Tensor]:

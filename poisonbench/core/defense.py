@@ -140,6 +140,10 @@ class Certifier(Protocol):
         """Return (M,) int64, the radius for each test row, -1 where the answer is already wrong; None for no proof."""
         ...
 
+    def together(self, victim: Victim, test: Dataset) -> Mapping[int, float]:
+        """Return, for some radii, the share of all test rows that one and the same attack leaves right; empty for no such proof."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeepAll:
@@ -190,13 +194,17 @@ class PassAll:
 
 @dataclass(frozen=True, kw_only=True)
 class NoCertificate:
-    """The certifier that proves nothing."""
+    """The certifier that proves nothing; the base of those that prove answers one by one."""
 
     VERSION: ClassVar[int] = 1
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor | None:
         """Return no proof."""
         return None
+
+    def together(self, victim: Victim, test: Dataset) -> Mapping[int, float]:
+        """Return no proof."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

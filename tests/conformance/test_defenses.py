@@ -17,7 +17,7 @@ RULES = [name for name in DEFENSES if "aggregate" in PLANS[name]]
 CHEAP = {
     "strip": ("defense.screen.overlays=5",),
     "neural_cleanse": ("defense.repair.steps=20",),
-    **{name: ("defense.train.parts=5",) for name in ("dpa", "ss_dpa", "run_off_election", "hash_bagging")},
+    **{name: ("defense.train.parts=5",) for name in ("dpa", "collective", "ss_dpa", "run_off_election", "hash_bagging")},
     "finite_aggregation": ("defense.train.parts=3", "defense.train.spread=2"),
     "bagging": ("defense.train.members=5",),
 }

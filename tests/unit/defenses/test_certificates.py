@@ -6,9 +6,9 @@ import random
 import pytest
 import torch
 
-from defenses.certify import bagging, dpa, finite_aggregation, hash_bagging, run_off_election
+from defenses.certify import bagging, collective, dpa, finite_aggregation, hash_bagging, run_off_election
 from defenses.train.committee import finalists
-from poisonbench.core.electorate import electorate
+from poisonbench.core.electorate import Tally, electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.pipeline import Line, run
 from tests.unit.defenses.brute import opinions, plurality, reach_of, run_off, said, tally, true_radius, true_run_off_radius
@@ -66,7 +66,26 @@ def check_bagging(dice: random.Random) -> None:
             assert held > 0.5, (rows, drawn, share, radius, deleted, inserted)
 
 
-CHECKS = [check_finite_aggregation, check_hash_bagging, check_run_off, check_bagging]
+def check_collective(dice: random.Random) -> None:
+    """Several test rows at once: the attacker chooses partitions, then each poisoned member says what hurts, row by row."""
+    kinds, members, rows = dice.choice((2, 3)), dice.randint(2, 5), dice.randint(1, 5)
+    offsets = sorted(dice.sample(range(members), dice.randint(1, min(2, members))))
+    reach = [[(partition + offset) % members for offset in offsets] for partition in range(members)]
+    answers, budget = [opinions(dice, members, kinds) for _ in range(rows)], dice.randint(0, members)
+    most = 0
+    for chosen in itertools.combinations(range(members), min(budget, members)):
+        poisoned = {member for partition in chosen for member in reach[partition]}
+        most = max(most, sum(turns(own, kinds, poisoned) for own in answers))
+    told = Tally(answers_MR=torch.tensor(answers, dtype=torch.uint8), wins_MKK=torch.zeros(rows, kinds, kinds, dtype=torch.int64))
+    assert collective.turned(told, torch.tensor(reach), budget, seconds=20.0) == most, (answers, reach, budget)
+
+
+def turns(answers: list[int], kinds: int, poisoned: set[int]) -> bool:
+    first = plurality(answers, kinds)
+    return any(plurality([rival if member in poisoned else own for member, own in enumerate(answers)], kinds) != first for rival in range(kinds))
+
+
+CHECKS = [check_collective, check_finite_aggregation, check_hash_bagging, check_run_off, check_bagging]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -166,3 +185,19 @@ def test_a_certificate_of_votes_refuses_what_has_none(tiny, store):
     victim = line.fit(line.learner, line.experiment.task.train, line.honest)
     with pytest.raises(ConfigError, match="makes an ensemble"):
         electorate(victim)
+
+
+def test_the_collective_certificate_is_never_below_that_of_the_single_rows(tiny, store):
+    record = run(tiny("defense=collective", "defense.train.parts=6", "defense.certify.radii=[0,1,2]"), store)
+    alone, together = record.metrics["certified"], record.metrics["collective"]
+    assert together["0"] == alone[0] == record.metrics["c_acc"]
+    assert all(together[str(radius)] >= alone[radius] for radius in (1, 2) if radius < len(alone))
+
+
+def test_a_bound_without_time_is_still_a_bound():
+    dice = random.Random(3)
+    answers = torch.tensor([opinions(dice, 30, 3) for _ in range(60)], dtype=torch.uint8)
+    told = Tally(answers_MR=answers, wins_MKK=torch.zeros(60, 3, 3, dtype=torch.int64))
+    reach = torch.arange(30)[:, None]
+    hurried, calm = (collective.turned(told, reach, 4, seconds) for seconds in (1e-3, 20.0))
+    assert calm <= hurried <= 60
