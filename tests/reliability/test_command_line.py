@@ -340,6 +340,7 @@ def test_commands_write_paths_of_a_machine_as_data(tmp_path, monkeypatch):
 
 REFUSED = {
     ("defense=dpa", "defense.train.parts=100000"): "there are 380 training rows",
+    ("defense=dpa", "defense.train.member=kernel_ridge"): "as in +learner@defense.train.member=kernel_ridge",
     ("attack=federated", "defense=krum", "threat.budget.clients=0.45"): "needs n > 2 f + 2",
     ("attack=federated", "task.clients=5000"): "has no rows",
     ("attack=federated", "threat.budget.clients=0.01"): "selects none",
