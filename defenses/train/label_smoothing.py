@@ -1,0 +1,179 @@
+"""Randomized smoothing over labels: least squares whose training labels are flipped at random, answered for in closed form.
+
+Shape letters: N rows, M test rows, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.rng import Key
+from poisonbench.nets.fixed import FixedMap
+
+MOST = 20_000  # rows: their N x N products are 3 GiB then
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothing:
+    """Answer with the class that least squares would mostly give if every training label were redrawn with probability q.
+
+    Source: Rosenfeld, Winston, Ravikumar and Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized Smoothing", ICML
+    2020. A redrawn label is one of the other K - 1 classes. Scores are linear in the labels, so nothing is sampled: the expected scores
+    give the answer, and a Chernoff bound its probability (`defenses/certify/label_smoothing.py`). Features may not hang on labels; here
+    they hang on no training row at all.
+
+    Args:
+        flip: q, in (0, (K - 1) / K).
+        ridge: added to the diagonal; features have length 1.
+        features: the feature map.
+    """
+
+    VERSION: ClassVar[int] = 1
+    flip: float
+    ridge: float
+    features: FixedMap
+
+    def __post_init__(self) -> None:
+        """Refuse a chance that is none, and a system that may have no solution."""
+        if not (0 < self.flip < 1 and self.ridge > 0):
+            raise ConfigError(f"defense.train.flip={self.flip}, ridge={self.ridge}: give a chance in (0, 1), and a number above 0")
+
+    def __call__(self, learner: Learner) -> Learner:
+        """Return the smoothed learner; the run's own trains the undefended victim alone."""
+        return Smoothed(recipe=self, runtime=learner.runtime)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed:
+    """The learner that solves for what each test row makes of each label.
+
+    Source: Rosenfeld et al., ICML 2020.
+
+    Args:
+        recipe: the defense.
+        runtime: what bits depend on beside it.
+    """
+
+    VERSION: ClassVar[int] = 1
+    recipe: LabelSmoothing
+    runtime: Mapping[str, str | int]
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """The slots that need no training steps, and certificates."""
+        return frozenset({"attack.data", "defense.sanitize", "defense.train", "defense.screen", "defense.certify"})
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Refuse too many rows, a chance beyond uniform labels, and what the map refuses.
+
+        Raises:
+            ConfigError: what to change.
+        """
+        if len(data) > MOST:
+            raise ConfigError(f"defense=label_smoothing: {len(data)} training rows; at most {MOST}, set task.limit")
+        if self.recipe.flip >= 1 - 1 / data.num_classes:
+            raise ConfigError(
+                f"defense.train.flip={self.recipe.flip}: with {data.num_classes} classes a label means nothing from {1 - 1 / data.num_classes:.3g} on"
+            )
+        self.recipe.features.check(tuple(data.inputs.shape[1:]))
+
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Smoothed:
+        """Return this recipe: it learns nothing from other rows."""
+        return self
+
+    def with_step(self, step: Step) -> Smoothed:
+        """Refuse: there are no training steps.
+
+        Raises:
+            Incompatible: always.
+        """
+        raise Incompatible(f"smoothing over labels solves in closed form, so {type(step).__name__} has no training step to act on")
+
+    def with_epochs(self, epochs: int) -> Smoothed:
+        """Return this recipe: it has no epochs."""
+        return self
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> SmoothedVictim:
+        """Keep the rows; all that is solved hangs on the test row."""
+        facts = {"rows": len(data), "flip": self.recipe.flip}
+        return SmoothedVictim(recipe=self.recipe, inputs=data.inputs, labels=data.labels, kinds=data.num_classes, facts=facts)
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
+        """Solve one victim a part."""
+        return fit_each(self, parts, combine, rngs, start)
+
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Ask one victim after the other."""
+        return score_each(victims, inputs)
+
+    def restore(self, trained: Trained, like: Dataset) -> SmoothedVictim:
+        """Rebuild a victim."""
+        state = trained.state
+        return SmoothedVictim(recipe=self.recipe, inputs=state["inputs"], labels=state["labels"], kinds=like.num_classes, facts=trained.facts)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SmoothedVictim:
+    """Rows whose labels are smoothed.
+
+    Args:
+        recipe: the defense.
+        inputs: of the training rows.
+        labels: (N,) as they were given.
+        kinds: K.
+        facts: number of rows and q.
+        history: states on the way; none.
+        module: none: features have no gradient here.
+    """
+
+    recipe: LabelSmoothing
+    inputs: Tensor
+    labels: Tensor
+    kinds: int
+    facts: Mapping[str, object]
+    history: Sequence[State] = ()
+    module: None = None
+
+    @cached_property
+    def own(self) -> tuple[Tensor, Tensor]:
+        """(N, D) features and the (N, N) Cholesky factor of their products, float64."""
+        features_ND = self.recipe.features(self.inputs).double()
+        products = features_ND @ features_ND.T
+        products.diagonal().add_(self.recipe.ridge)
+        return features_ND, torch.linalg.cholesky(products)
+
+    def influence(self, inputs: Tensor) -> Tensor:
+        """Return (M, N) float64: a test row's score of a class is the sum of these over the rows with that label."""
+        features_ND, factor = self.own
+        return torch.cholesky_solve(features_ND @ self.recipe.features(inputs).double().T, factor).T
+
+    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return (M, K) expected scores."""
+        one_hot = torch.nn.functional.one_hot(self.labels, self.kinds).double()
+        spread = self.recipe.flip / (self.kinds - 1)
+        return (self.influence(inputs) @ (one_hot * (1 - self.recipe.flip - spread) + spread)).float()
+
+    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
+        """Return (M, D), the map's features."""
+        return self.recipe.features(inputs)
+
+    def state(self) -> State:
+        """Return the rows and their labels."""
+        return {"inputs": self.inputs.contiguous(), "labels": self.labels.contiguous()}
+
+    def silenced(self, channels_D: Tensor) -> SmoothedVictim:
+        """Refuse: the map has no channels to prune.
+
+        Raises:
+            Incompatible: always.
+        """
+        raise Incompatible("a fixed feature map has no channels of its own to prune")

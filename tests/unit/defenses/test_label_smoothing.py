@@ -1,0 +1,90 @@
+"""Smoothing over labels against every redrawing of every flipped set of labels."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from defenses.certify.label_smoothing import error, radius
+from defenses.train.label_smoothing import LabelSmoothing, SmoothedVictim
+from poisonbench.core.errors import ConfigError
+from poisonbench.nets.fixed import Pixels
+from poisonbench.pipeline import run
+
+
+def victim(rows: int, kinds: int, flip: float, seed: int, *, agreed: bool = False) -> tuple[SmoothedVictim, torch.Tensor]:
+    dice = torch.Generator().manual_seed(seed)
+    recipe = LabelSmoothing(flip=flip, ridge=0.3, features=Pixels())
+    labels = torch.randint(0, 1 if agreed else kinds, (rows,), generator=dice)
+    inputs = torch.rand(rows, 6, generator=dice) + 3 * torch.nn.functional.one_hot(labels, 6)
+    return SmoothedVictim(recipe=recipe, inputs=inputs, labels=labels, kinds=kinds, facts={}), inputs[:3] + 0.1
+
+
+def chances(influence_N: torch.Tensor, labels: tuple[int, ...], kinds: int, flip: float) -> list[float]:
+    """The probability that each class wins alone, over every redrawing of the labels."""
+    drawn = torch.tensor(list(itertools.product(range(kinds), repeat=len(labels))))
+    chance = torch.where(drawn == torch.tensor(labels), 1 - flip, flip / (kinds - 1)).double().prod(1)
+    scores = torch.stack([((drawn == kind) * influence_N).sum(1) for kind in range(kinds)], 1)
+    alone = (scores >= scores.max(1, keepdim=True).values - 1e-12).sum(1) == 1
+    return [float(chance[alone & (scores.argmax(1) == kind)].sum()) for kind in range(kinds)]
+
+
+CASES = [(5, 2, 0.05, False), (7, 2, 0.2, False), (5, 3, 0.05, False), (6, 3, 0.15, False), (11, 2, 0.1, True), (9, 2, 0.02, True), (8, 3, 0.05, True)]
+
+
+@pytest.mark.parametrize(("rows", "kinds", "flip", "agreed"), CASES)
+@pytest.mark.parametrize("seed", range(4))
+def test_no_flips_within_the_radius_take_the_majority_away(rows, kinds, flip, agreed, seed):
+    smoothed, inputs = victim(rows, kinds, flip, seed, agreed=agreed)
+    influence_MN, answers = smoothed.influence(inputs), smoothed.scores(inputs).argmax(1)
+    wrong = error(influence_MN, answers, smoothed)
+    radii = radius(wrong, flip, kinds)
+    labels = tuple(smoothed.labels.tolist())
+    for row, answer in enumerate(answers.tolist()):
+        exact = chances(influence_MN[row], labels, kinds, flip)
+        assert 1 - exact[answer] <= float(wrong[row]) + 1e-9  # Chernoff never promises too much
+        for flips in range(int(radii[row]) + 1):
+            for places in itertools.combinations(range(rows), flips):
+                for values in itertools.product(range(kinds), repeat=flips):
+                    other = list(labels)
+                    for place, value in zip(places, values, strict=True):
+                        other[place] = value
+                    assert chances(influence_MN[row], tuple(other), kinds, flip)[answer] > 0.5
+
+
+def test_with_two_classes_the_radius_is_that_of_the_paper():
+    wrong, flip = torch.tensor([1e-6, 1e-3, 0.2, 0.49, 0.5], dtype=torch.float64), 0.1
+    paper = (4 * wrong * (1 - wrong)).log() / (2 * (1 - 2 * flip) * math.log(flip / (1 - flip)))
+    assert radius(wrong, flip, 2).tolist() == [math.ceil(limit) - 1 for limit in paper.tolist()[:4]] + [-1]
+
+
+def test_expected_scores_are_those_of_many_redrawings():
+    smoothed, inputs = victim(6, 3, 0.2, 0)
+    influence_MN = smoothed.influence(inputs)
+    mean = torch.zeros(3, 3, dtype=torch.float64)
+    for drawn in itertools.product(range(3), repeat=6):
+        chance = math.prod(0.8 if one == own else 0.1 for one, own in zip(drawn, smoothed.labels.tolist(), strict=True))
+        mean += chance * influence_MN @ torch.nn.functional.one_hot(torch.tensor(drawn), 3).double()
+    assert smoothed.scores(inputs).double().allclose(mean, atol=1e-6)
+
+
+def test_a_run_certifies_flips_and_never_more_than_it_gets_right(tiny, store):
+    record = run(tiny("attack=label_flip", "defense=label_smoothing"), store)
+    assert record.status == "done"
+    assert record.metrics["certified"][0] <= record.metrics["c_acc"]
+
+
+@pytest.mark.parametrize(("words", "says"), [(("defense.train.flip=0",), "a chance in"), (("defense.train.flip=0.8",), "means nothing")])
+def test_chances_that_mean_nothing_are_refused(tiny, store, words, says):
+    with pytest.raises(ConfigError, match=says):
+        run(tiny("defense=label_smoothing", *words), store)
+
+
+def test_the_cases_above_prove_something():
+    proved = 0
+    for (rows, kinds, flip, agreed), seed in itertools.product(CASES, range(4)):
+        smoothed, inputs = victim(rows, kinds, flip, seed, agreed=agreed)
+        answers = smoothed.scores(inputs).argmax(1)
+        proved += int((radius(error(smoothed.influence(inputs), answers, smoothed), flip, kinds) > 0).sum())
+    assert proved >= 5
