@@ -15,9 +15,8 @@ import torch
 from scipy import optimize, sparse
 from torch import Tensor
 
-from defenses.certify.dpa import gaps
+from defenses.certify.dpa import PartitionCertificate, gaps
 from defenses.certify.finite_aggregation import radius
-from defenses.certify.partition import PartitionCertificate
 from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import Electorate, Tally, electorate
 from poisonbench.core.errors import ConfigError
@@ -35,6 +34,7 @@ class CollectiveCertificate(PartitionCertificate):
     out, the bound that has been proved by then still is one. The paper bounds the votes that a row can lose in the same way.
 
     Args:
+        change: what is counted: "insert", "delete" or "flip" touches one partition, "edit" two.
         radii: numbers of changed rows to answer for.
         seconds: to spend on each.
     """

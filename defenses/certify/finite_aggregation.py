@@ -11,8 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.certify.dpa import gaps
-from defenses.certify.partition import PartitionCertificate
+from defenses.certify.dpa import PartitionCertificate, gaps
 from poisonbench.core.electorate import Electorate, Tally
 
 ROWS = 200  # test rows at a time: (rows, R, d) numbers are held

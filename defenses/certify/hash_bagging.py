@@ -11,8 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.certify.dpa import gaps
-from defenses.certify.partition import PartitionCertificate
+from defenses.certify.dpa import PartitionCertificate, gaps
 from poisonbench.core.electorate import Electorate, Tally
 
 

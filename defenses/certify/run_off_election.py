@@ -11,8 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.certify.dpa import at, gaps
-from defenses.certify.partition import PartitionCertificate
+from defenses.certify.dpa import PartitionCertificate, at, gaps
 from defenses.train.committee import finalists
 from poisonbench.core.electorate import Electorate, Tally
 

@@ -10,7 +10,7 @@ import torch
 
 from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
 from poisonbench.core.audit import audit_round
-from poisonbench.core.defense import Defense, Mean, Mended, Server, Verdict
+from poisonbench.core.defense import Defense, Mean, Mended, NoCertificate, Server, Verdict
 from poisonbench.core.errors import BudgetError, ConfigError, Diverged
 from poisonbench.core.goals import NoGoal
 from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, fit_each
@@ -179,7 +179,7 @@ class CornerScreen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant:
+class Constant(NoCertificate):
     def certify(self, victim, test):
         return torch.where(victim.scores(test.inputs).argmax(1) == test.labels, 2, -1)
 
