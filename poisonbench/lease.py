@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from poisonbench.core.errors import CannotWrite
+
 BEAT = 5.0  # seconds from one sign of life to the next
 STALE = 60.0  # seconds without one after which a lease is void
 ASK = 0.2  # seconds between two looks at a lease that another holds
@@ -42,7 +44,11 @@ class Lease:
 
 
 def take(path: Path) -> Lease | None:
-    """Take the lease at `path`, over a dead holder if need be; None if another holds it."""
+    """Take the lease at `path`, over a dead holder if need be; None if another holds it.
+
+    Raises:
+        CannotWrite: the disk takes no more.
+    """
     for _ in range(3):
         fresh = tuple(folder for folder in path.parents if not folder.exists())
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +61,14 @@ def take(path: Path) -> Lease | None:
         except FileNotFoundError:
             continue  # another process has just tidied the folder away
         else:
-            with os.fdopen(handle, "w") as stream:
-                json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}, stream)
-            return Lease(path, fresh)
+            lease = Lease(path, fresh)
+            try:
+                with os.fdopen(handle, "w") as stream:
+                    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}, stream)
+            except OSError as error:
+                lease.give_up()
+                raise CannotWrite(f"{path} cannot be written ({error.strerror or error}); free some space, or name another folder") from error
+            return lease
     return None
 
 

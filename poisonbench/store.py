@@ -140,7 +140,7 @@ class Store:
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(freeze(value, tensors))
         path = self.root / f"{name}.safetensors"
-        write_atomically(path, lambda temporary: _save(tensors, temporary, tree))
+        write_tensors(path, tensors, {"tree": tree})
         write_text(path.with_suffix(".sha256"), f"{file_digest(path)} {seconds:.6f}\n")
 
     def _load(self, name: str) -> tuple[object, float] | None:
@@ -158,8 +158,17 @@ class Store:
         return thaw(tree, tensors, self.trusted), float(seconds)
 
 
-def _save(tensors: dict[str, Tensor], path: Path, tree: str) -> None:
-    try:
-        safetensors.torch.save_file(tensors, path, {"tree": tree})
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+def write_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically.
+
+    Raises:
+        CannotWrite: the disk takes no more.
+    """
+
+    def save(temporary: Path) -> None:
+        try:
+            safetensors.torch.save_file(tensors, temporary, told)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    write_atomically(path, save)

@@ -12,7 +12,7 @@ from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
 from poisonbench.commands.verify import words_of
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.files import file_digest, write_atomically, write_text
+from poisonbench.core.files import file_digest, write_text
 from poisonbench.record import read
 
 
@@ -28,10 +28,9 @@ def main(words: Sequence[str]) -> int:
     named = [word for word in words if word not in local]
     if not 1 <= len(named) <= 2:
         raise ConfigError("export RECORD [FOLDER] [results_dir=PATH]: give the path of a record, and the folder to write into")
-    from safetensors.torch import save_file
-
     from poisonbench.core.defense import Mean
     from poisonbench.pipeline import Line
+    from poisonbench.store import write_tensors
 
     source = Path(named[0])
     folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
@@ -53,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     }
     for name, columns in files.items():
         tensors = {key: column.contiguous() for key, column in columns.items()}
-        write_atomically(folder / f"{name}.safetensors", lambda path, tensors=tensors: save_file(tensors, path))  # type: ignore[misc]
+        write_tensors(folder / f"{name}.safetensors", tensors)
     told = {
         "format": 1,
         "name": experiment.task.name,
