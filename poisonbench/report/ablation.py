@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record
-from poisonbench.report.curves import words_of
-from poisonbench.report.tables import experiment_of
+from poisonbench.report.experiments import belonging, experiment_of, number_of, swept
 from poisonbench.stats import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS = {"asr": "ASR", "c_acc": "C-Acc", "median_radius": "median certified radius, in rows"}
-FIXED = ("seed", "attack", "defense")
 Lines = Mapping[str, Mapping[float, list[Record]]]
 
 
@@ -29,15 +27,15 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mine = [record for record in records if record.status == "done" and experiment_of(record) == experiment]
-    key = swept(mine)
+    mine = belonging([record for record in records if record.status == "done"], experiment)
+    key = swept(record for record in mine if experiment_of(record) == experiment)
     if key is None:
         raise ConfigError(f"no records of +experiment={experiment} that sweep a number; make some: python -m poisonbench +experiment={experiment} publish=true")
     lines: dict[str, dict[float, list[Record]]] = {}
     for record in mine:
         defense = record.spec["defense"]
         assert isinstance(defense, Mapping)
-        lines.setdefault(str(defense["name"]), {}).setdefault(float(words_of(record.command)[key]), []).append(record)
+        lines.setdefault(str(defense["name"]), {}).setdefault(number_of(record, key), []).append(record)
     panels = [name for name in PANELS if any(name in record.metrics for record in mine)]
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(3.6 * len(panels), 3.0), layout="constrained")
@@ -47,16 +45,6 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
         figure.axes[-1].legend(fontsize=7, frameon=False)
         bare = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
         figure.savefig(path, format=path.suffix[1:], metadata=bare)
-
-
-def swept(records: Iterable[Record]) -> str | None:
-    """Return the key beside seed, attack and defense that takes several numbers in the commands of these records."""
-    values: dict[str, set[str]] = {}
-    for record in records:
-        for name, value in words_of(record.command).items():
-            values.setdefault(name, set()).add(value)
-    several = [name for name, found in sorted(values.items()) if name not in FIXED and len(found) > 1 and all(map(_is_number, found))]
-    return several[0] if several else None
 
 
 def _fill(axis: Axes, name: str, lines: Lines) -> None:
@@ -73,11 +61,3 @@ def _fill(axis: Axes, name: str, lines: Lines) -> None:
     axis.minorticks_off()
     axis.set_ylabel(PANELS[name])
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from poisonbench.record import Record
 from poisonbench.report.curves import words_of
-from poisonbench.report.tables import experiment_of
+from poisonbench.report.experiments import belonging
 
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
 STYLES = ("-", "--", ":", "-.")
 
 
-def of(records: Iterable[Record], experiment: str) -> list[Record]:
+def of(records: Sequence[Record], experiment: str) -> list[Record]:
     """Return the records of an experiment that have a certificate."""
-    return [record for record in records if record.status == "done" and experiment_of(record) == experiment and "certified" in record.metrics]
+    return [record for record in belonging([record for record in records if record.status == "done"], experiment) if "certified" in record.metrics]
 
 
 def draw(records: Sequence[Record], path: Path) -> None:

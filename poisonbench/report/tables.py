@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from poisonbench.record import Record, read
-from poisonbench.report.curves import words_of
+from poisonbench.report.experiments import belonging
 from poisonbench.stats import over_seeds, worst
 
 COLUMNS = (
@@ -76,14 +76,17 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
     """Return `text` with every block filled from the records that it names.
 
     `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` holds their table, `<!-- worst: ... -->` the matrix of their C-Acc,
-    `<!-- ledger -->` and `<!-- benchmarks -->` the tables given. Keys are attack, defense (names) and learner (class of the recipe, such as
-    Federated).
+    `<!-- ledger -->` and `<!-- benchmarks -->` the tables given. Keys are attack, defense (names), learner (class of the recipe, such as
+    Federated) and experiment (one name).
     """
 
     def block(found: re.Match[str]) -> str:
         task, *asked = found[2].split()
         wanted = {"task": [task], **{name: values.split(",") for name, _, values in (word.partition("=") for word in asked)}}
-        chosen = [record for record in records if record.status == "done" and all(_part(record, name) in wanted[name] for name in wanted)]
+        mine = [record for record in records if record.status == "done"]
+        for experiment in wanted.pop("experiment", []):
+            mine = belonging(mine, experiment)
+        chosen = [record for record in mine if all(_part(record, name) in wanted[name] for name in wanted)]
         return f"{found[1]}{(matrix if found[1].startswith('<!-- worst') else table)(chosen)}{found[3]}"
 
     others = {"ledger": ledger, "benchmarks": benchmarks}
@@ -123,6 +126,9 @@ def _more(records: Sequence[Record]) -> str:
     told += [f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0))]
     told += [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
     told += [f"certified {', '.join(proved)}" for proved in [list(_certified(records))] if proved]
+    together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective", {}))})
+    shares = [f"{_inside(records, 'collective', str(number), 100.0)} at {number}" for number in together]
+    told += [f"under one attack {', '.join(shares)}"] if shares else []
     told += [f"epsilon {spent}" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent]
     return "; ".join(told)
 
@@ -156,15 +162,8 @@ def _told(values: Sequence[float], digits: int) -> str:
 
 def _part(record: Record, name: str) -> str:
     """Return what a block's key selects by."""
-    if name == "experiment":
-        return experiment_of(record)
     learner = record.spec["learner"]
     return str(learner["class"]).rpartition(".")[2] if name == "learner" and isinstance(learner, Mapping) else _name(record, name)
-
-
-def experiment_of(record: Record) -> str:
-    """Return the experiment whose command made a record, or nothing."""
-    return words_of(record.command).get("+experiment", "")
 
 
 def _name(record: Record, part: str) -> str:

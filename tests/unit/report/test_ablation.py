@@ -6,7 +6,7 @@ from poisonbench.commands.compose import options, tree_of
 from poisonbench.commands.report import main
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record
-from poisonbench.report.ablation import swept
+from poisonbench.report.experiments import belonging, number_of, swept
 from poisonbench.report.tables import filled
 from tests.unit.report.test_leaderboard import made
 
@@ -57,3 +57,15 @@ def test_a_table_can_hold_one_experiment():
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes(name):
     assert tree_of([f"+experiment={name}"])["seed"] == 0
+
+
+def test_a_plain_run_at_the_default_of_the_swept_key_belongs_to_the_experiment():
+    def told(size: int, command: str, *, margin: int = 0) -> Record:
+        record = made(seed=size)
+        spec = {**record.spec, "attack": {"name": "badnets", "data": {"size": size, "margin": margin}}}
+        return dataclasses.replace(record, spec=spec, command=f"python -m poisonbench {command} seed=0")
+
+    tagged = [told(size, f"attack.data.size={size} +experiment=trigger_size") for size in (1, 2)]
+    plain, other = told(3, "attack=backdoor"), told(3, "attack=backdoor attack.data.margin=1", margin=1)
+    assert belonging([*tagged, plain, other], "trigger_size") == [*tagged, plain]
+    assert number_of(plain, "attack.data.size") == 3.0

@@ -1,0 +1,76 @@
+"""Which records belong to an experiment: those that its command made, and those that another command made of the same cells."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from poisonbench.record import Record
+from poisonbench.report.curves import words_of
+
+FIXED = ("seed", "attack", "defense")
+
+
+def experiment_of(record: Record) -> str:
+    """Return the experiment whose command made a record, or nothing."""
+    return words_of(record.command).get("+experiment", "")
+
+
+def swept(records: Iterable[Record]) -> str | None:
+    """Return the key beside seed, attack and defense that takes several numbers in the commands of these records."""
+    values: dict[str, set[str]] = {}
+    for record in records:
+        for name, value in words_of(record.command).items():
+            values.setdefault(name, set()).add(value)
+    several = [name for name, found in sorted(values.items()) if name not in FIXED and len(found) > 1 and all(map(_is_number, found))]
+    return several[0] if several else None
+
+
+def belonging(records: Sequence[Record], experiment: str) -> list[Record]:
+    """Return the records of an experiment.
+
+    A cell at a key's default is the same experiment as a plain run, and one record serves both: its command may be the other one's. So
+    records whose specifications differ from those of the experiment in the swept key and the seed alone belong to it too.
+    """
+    mine = [record for record in records if experiment_of(record) == experiment]
+    key = swept(mine)
+    if key is None or any(value_of(record, key) is None for record in mine):
+        return mine
+    known = {_without(record, key) for record in mine}
+    return [record for record in records if value_of(record, key) is not None and (record in mine or _without(record, key) in known)]
+
+
+def value_of(record: Record, key: str) -> float | None:
+    """Return the number that a record's specification has for a key; None where it does not say."""
+    node: object = record.spec
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return float(node) if isinstance(node, int | float) else None
+
+
+def number_of(record: Record, key: str) -> float:
+    """Return the number that a record has for a key, by its specification or else by its command."""
+    told = value_of(record, key)
+    return float(words_of(record.command)[key]) if told is None else told
+
+
+def _without(record: Record, key: str) -> str:
+    """Return a specification without a key and the seed, as text."""
+    spec = copy.deepcopy(dict(record.spec))
+    spec.pop("seed", None)
+    *parents, last = key.split(".")
+    node = spec
+    for part in parents:
+        node = cast("dict[str, object]", node[part])
+    node.pop(last)
+    return json.dumps(spec, sort_keys=True)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
