@@ -30,23 +30,24 @@ class CollectiveCertificate(PartitionCertificate):
     Source: Chen, Li, Li, Yan and Wu, "On Collective Robustness of Bagging Against Data Poisoning", ICML 2022, section 5. A binary X_l
     says whether member l is poisoned, Z_ic whether test row i turns to class c: the poisoned members close the gap of the votes,
     sum over l of X_l (1 + [f_l(i) = answer] - [f_l(i) = c]) >= (gap_ic + 1) Z_ic. What is maximised is the number of rows that turn; a
-    member is poisoned only if one of its partitions is, of which an attack has as many as it changes rows. Solved by HiGHS; where time runs
-    out, the bound that has been proved by then still is one. The paper bounds the votes that a row can lose in the same way.
+    member is poisoned only if one of its partitions is, of which an attack has as many as it changes rows. Solved by HiGHS; where the
+    search is cut short, the bound that has been proved by then still is one; it is cut by nodes, since seconds would not repeat.
+    The paper bounds the votes that a row can lose in the same way.
 
     Args:
         change: what is counted: "insert", "delete" or "flip" touches one partition, "edit" two.
         radii: numbers of changed rows to answer for.
-        seconds: to spend on each.
+        nodes: of the branch-and-bound tree, for each.
     """
 
     VERSION: ClassVar[int] = 1
     radii: tuple[int, ...]
-    seconds: float
+    nodes: int
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        if min(self.radii, default=0) < 0 or not self.seconds > 0:
-            raise ConfigError(f"defense.certify.radii={self.radii}, seconds={self.seconds}: give 0 or more, and a time above 0")
+        if min(self.radii, default=0) < 0 or self.nodes < 1:
+            raise ConfigError(f"defense.certify.radii={self.radii}, nodes={self.nodes}: give 0 or more, and 1 or more")
 
     def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return (M,) radii in partitions and (M,) answers."""
@@ -58,11 +59,11 @@ class CollectiveCertificate(PartitionCertificate):
         tally, reach, touched = ensemble.tally(test.inputs), ensemble.reach(), ensemble.touched(self.change)
         right = tally.votes_MK.argmax(1) == test.labels
         mine = Tally(answers_MR=tally.answers_MR[right], wins_MKK=tally.wins_MKK[right])
-        lost = {changes: turned(mine, reach, changes * touched, self.seconds) for changes in self.radii}
+        lost = {changes: turned(mine, reach, changes * touched, self.nodes) for changes in self.radii}
         return {changes: (int(right.sum()) - count) / len(test) for changes, count in lost.items()}
 
 
-def turned(tally: Tally, reach_Hd: Tensor, budget: int, seconds: float) -> int:
+def turned(tally: Tally, reach_Hd: Tensor, budget: int, nodes: int) -> int:
     """Return how many rows an attack on `budget` partitions can turn at the most, or a proved bound above it."""
     rows, costs, needs = _pairs(tally, reach_Hd, budget)
     if not len(rows):
@@ -87,7 +88,7 @@ def turned(tally: Tally, reach_Hd: Tensor, budget: int, seconds: float) -> int:
             optimize.LinearConstraint(spent, ub=budget),
             optimize.LinearConstraint(once, ub=1),
         ],
-        options={"time_limit": seconds},
+        options={"node_limit": nodes},
     )
     bound = found.mip_dual_bound if found.mip_dual_bound is not None else -float(len(who))
     return min(len(who), int(np.floor(-bound + 1e-6)))
