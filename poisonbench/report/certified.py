@@ -8,7 +8,7 @@ from typing import cast
 
 from poisonbench.record import Record
 from poisonbench.report.curves import words_of
-from poisonbench.report.experiments import belonging
+from poisonbench.report.experiments import belonging, swept, value_of
 
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
 STYLES = ("-", "--", ":", "-.")
@@ -25,8 +25,9 @@ def draw(records: Sequence[Record], path: Path) -> None:
     from matplotlib.figure import Figure
 
     lines: dict[str, list[Sequence[float]]] = {}
+    key = swept(records)
     for record in records:
-        lines.setdefault(_label(record), []).append(cast("Sequence[float]", record.metrics["certified"]))
+        lines.setdefault(_label(record, key), []).append(cast("Sequence[float]", record.metrics["certified"]))
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axis = figure.subplots()
@@ -44,9 +45,11 @@ def draw(records: Sequence[Record], path: Path) -> None:
         figure.savefig(path, format=path.suffix[1:], metadata=bare)
 
 
-def _label(record: Record) -> str:
-    """Return what tells a line from its neighbours: the defense and the words of its command."""
+def _label(record: Record, key: str | None) -> str:
+    """Return what tells a line from its neighbours: the defense, the swept key, and the words of its command."""
     words = {name: value for name, value in words_of(record.command).items() if name.partition("@")[0] not in HIDDEN and name != "defense"}
+    if key and (value := value_of(record, key)) is not None:
+        words[key] = f"{value:g}"
     defense = record.spec["defense"]
     named = str(defense["name"]) if isinstance(defense, Mapping) else str(defense)
     return ", ".join([named, *(f"{name.rpartition('.')[2]}={value}" for name, value in sorted(words.items()))])
