@@ -13,7 +13,8 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import NoCertificate
-from poisonbench.core.electorate import Change, Electorate, electorate
+from poisonbench.core.electorate import Change, Electorate, Rule, electorate
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
 
 
@@ -26,6 +27,7 @@ class PartitionCertificate(NoCertificate):
     """
 
     VERSION: ClassVar[int] = 1
+    RULE: ClassVar[Rule] = "plurality"
     change: Change
 
     def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,6 +37,8 @@ class PartitionCertificate(NoCertificate):
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
         """Return (M,) int64 radii, -1 where the answer is already wrong."""
         ensemble = electorate(victim)
+        if ensemble.rule != self.RULE:
+            raise ConfigError(f"defense.certify: {type(self).__name__} proves answers by {self.RULE}, this ensemble answers by {ensemble.rule}")
         radii, answers = self.proved(ensemble, test.inputs)
         return torch.where(answers == test.labels, radii.div(ensemble.touched(self.change), rounding_mode="floor"), -1)
 
@@ -57,7 +61,18 @@ class DpaCertificate(PartitionCertificate):
 
     def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return (M,) radii in partitions and (M,) answers."""
+        alone(ensemble)
         return radius(ensemble.tally(inputs).votes_MK)
+
+
+def alone(ensemble: Electorate) -> None:
+    """Refuse partitions that reach several members.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if ensemble.reach().shape[1] > 1:
+        raise ConfigError("defense.certify: this certificate is for rows that reach one member each; use that of finite_aggregation")
 
 
 def radius(votes_MK: Tensor) -> tuple[Tensor, Tensor]:

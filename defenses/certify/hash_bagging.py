@@ -13,6 +13,7 @@ from torch import Tensor
 
 from defenses.certify.dpa import PartitionCertificate, gaps
 from poisonbench.core.electorate import Electorate, Tally
+from poisonbench.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class HashBaggingCertificate(PartitionCertificate):
 
     def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return (M,) radii in members of a group and (M,) answers."""
-        return radius(ensemble.tally(inputs), int(str(ensemble.facts.get("groups", 1))))
+        if "groups" not in ensemble.facts:
+            raise ConfigError("defense.certify: this is the certificate of defense=hash_bagging, whose members come in groups")
+        return radius(ensemble.tally(inputs), int(str(ensemble.facts["groups"])))
 
 
 def radius(tally: Tally, groups: int) -> tuple[Tensor, Tensor]:

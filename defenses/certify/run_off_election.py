@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.certify.dpa import PartitionCertificate, at, gaps
+from defenses.certify.dpa import PartitionCertificate, alone, at, gaps
 from defenses.train.committee import finalists
-from poisonbench.core.electorate import Electorate, Tally
+from poisonbench.core.electorate import Electorate, Rule, Tally
 
 FAR = torch.iinfo(torch.int64).max // 4
 
@@ -33,9 +33,11 @@ class RunOffCertificate(PartitionCertificate):
     """
 
     VERSION: ClassVar[int] = 1
+    RULE: ClassVar[Rule] = "run_off"
 
     def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return (M,) radii in partitions and (M,) answers."""
+        alone(ensemble)
         return radius(ensemble.tally(inputs))
 
 

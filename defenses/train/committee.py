@@ -9,18 +9,17 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.electorate import Change, Tally
+from poisonbench.core.electorate import Change, Rule, Tally
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.rng import Key
 
-Rule: TypeAlias = Literal["plurality", "run_off"]
 DROPPED = frozenset({"attack.update", "defense.aggregate", "defense.repair"})
 
 
@@ -140,6 +139,11 @@ class Votes:
     history: Sequence[State] = ()
     module: None = None
     told: dict[str, Tally] = field(default_factory=dict)  # the last inputs asked about: a certificate asks what was scored before
+
+    @property
+    def rule(self) -> Rule:
+        """How votes become an answer."""
+        return self.committee.rule
 
     def tally(self, inputs: Tensor) -> Tally:
         """Ask every member, some inputs at a time."""

@@ -40,12 +40,18 @@ def votes(answers_MR: Tensor, kinds: int) -> Tensor:
     return counts
 
 
+Rule: TypeAlias = Literal["plurality", "run_off"]
 Change: TypeAlias = Literal["insert", "delete", "flip", "edit"]  # of one training row: put in, taken out, its label, its inputs
 
 
 @runtime_checkable
 class Electorate(Victim, Protocol):
     """A victim made of members, each trained on some partitions of the rows."""
+
+    @property
+    def rule(self) -> Rule:
+        """How votes become an answer."""
+        ...
 
     def tally(self, inputs: Tensor) -> Tally:
         """Ask every member."""

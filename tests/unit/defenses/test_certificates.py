@@ -201,3 +201,18 @@ def test_a_search_cut_short_gives_a_bound_still():
     reach = torch.arange(30)[:, None]
     short, whole = (collective.turned(told, reach, 4, nodes) for nodes in (1, 1000))
     assert whole <= short <= 60
+
+
+@pytest.mark.parametrize(
+    ("name", "certify", "says"),
+    [
+        ("finite_aggregation", "dpa.DpaCertificate", "one member each"),
+        ("hash_bagging", "dpa.DpaCertificate", "does not part its rows"),
+        ("run_off_election", "dpa.DpaCertificate", "answers by run_off"),
+        ("ss_dpa", "run_off_election.RunOffCertificate", "answers by plurality"),
+        ("finite_aggregation", "hash_bagging.HashBaggingCertificate", "come in groups"),
+    ],
+)
+def test_a_certificate_of_another_ensemble_is_refused(tiny, store, name, certify, says):
+    with pytest.raises(ConfigError, match=says):
+        run(tiny(*WORDS[name], f"defense.certify._target_=defenses.certify.{certify}"), store)
