@@ -24,7 +24,26 @@ Split: TypeAlias = Literal["salted", "pixel_sum", "sorted"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dpa:
+class Parted:
+    """What defenses have in common that part the rows.
+
+    Args:
+        parts: k.
+        member: another recipe for the members; null is that of the run.
+    """
+
+    VERSION: ClassVar[int] = 1
+    parts: int
+    member: Learner | None
+
+    def __post_init__(self) -> None:
+        """Refuse a number that means nothing."""
+        if self.parts < 1:
+            raise ConfigError(f"defense.train.parts={self.parts}: give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dpa(Parted):
     """Train one member on each of k disjoint parts; the answer is the plurality of their votes.
 
     Source: Levine and Feizi, "Deep Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021.
@@ -40,14 +59,7 @@ class Dpa:
     """
 
     VERSION: ClassVar[int] = 1
-    parts: int
-    member: Learner | None
     split: Literal["salted", "pixel_sum"] = field(default="salted", metadata={"spec": "changed"})
-
-    def __post_init__(self) -> None:
-        """Refuse a number that means nothing."""
-        if self.parts < 1:
-            raise ConfigError(f"defense.train.parts={self.parts}: give 1 or more")
 
     def __call__(self, learner: Learner) -> Learner:
         """Return the ensemble."""

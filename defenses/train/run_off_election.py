@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from defenses.train.dpa import Ensemble
-from poisonbench.core.errors import ConfigError
+from defenses.train.dpa import Ensemble, Parted
 from poisonbench.core.learner import Learner
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOffElection:
+class RunOffElection(Parted):
     """Train members as deep partition aggregation does; the two classes with the most votes meet in a second round.
 
     Source: Rezaei, Banihashem, Chegini and Feizi, "Run-Off Election: Improved Provable Defense against Data Poisoning Attacks",
@@ -24,13 +23,6 @@ class RunOffElection:
     """
 
     VERSION: ClassVar[int] = 1
-    parts: int
-    member: Learner | None
-
-    def __post_init__(self) -> None:
-        """Refuse a number that means nothing."""
-        if self.parts < 1:
-            raise ConfigError(f"defense.train.parts={self.parts}: give 1 or more")
 
     def __call__(self, learner: Learner) -> Learner:
         """Return the ensemble."""

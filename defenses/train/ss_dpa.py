@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from defenses.train.dpa import Ensemble
-from poisonbench.core.errors import ConfigError
+from defenses.train.dpa import Ensemble, Parted
 from poisonbench.core.learner import Learner
 
 
 @dataclass(frozen=True, kw_only=True)
-class SsDpa:
+class SsDpa(Parted):
     """Train one member on every k-th row in lexicographic order of the inputs.
 
     Source: Levine and Feizi, ICLR 2021, section 3.2. Parts are even and hang on no label, so a flipped label touches one part; an inserted
@@ -24,13 +23,6 @@ class SsDpa:
     """
 
     VERSION: ClassVar[int] = 1
-    parts: int
-    member: Learner | None
-
-    def __post_init__(self) -> None:
-        """Refuse a number that means nothing."""
-        if self.parts < 1:
-            raise ConfigError(f"defense.train.parts={self.parts}: give 1 or more")
 
     def __call__(self, learner: Learner) -> Learner:
         """Return the ensemble."""
