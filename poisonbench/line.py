@@ -13,7 +13,7 @@ from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
 from poisonbench.core.audit import audit
 from poisonbench.core.data import Dataset, Task
-from poisonbench.core.defense import Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, needs
+from poisonbench.core.defense import CHANGED_ROWS, Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, needs
 from poisonbench.core.delta import Delta
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Probe
@@ -250,6 +250,8 @@ class Line:
         certify, test = self.experiment.defense.certify, self.experiment.task.test
         radii, together = certify.certify(victim, test), certify.together(victim, test)
         figures = {} if radii is None else metrics.certified(radii)
+        if figures and certify.unit != CHANGED_ROWS:
+            figures["radius_unit"] = certify.unit
         return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})
 
 

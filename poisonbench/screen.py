@@ -94,6 +94,9 @@ def _trial_lines(record: Record) -> Iterator[str]:
         yield f"C-Acc lost: undefended {percent(record.undefended['c_acc_lost'])}, defended {percent(record.metrics['c_acc_lost'])}"
     if "epsilon" in record.facts:
         yield f"privacy: epsilon {record.facts['epsilon']:.3f} at delta {record.facts['delta']}"
+    if "epsilon_lower" in record.undefended:
+        least = [f"{name} {figures['epsilon_lower']:.3f}" for name, figures in (("undefended", record.undefended), ("defended", record.metrics))]
+        yield f"canaries show an epsilon of at least: {', '.join(least)}"
 
 
 def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
@@ -107,8 +110,9 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
     if isinstance(mended := metrics.get("repair"), Mapping):
         yield "repair: " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in mended.items())
     if isinstance(certified := metrics.get("certified"), list | tuple):
-        told = [f"{percent(share)} at radius {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
-        yield f"certified around the training set given: {', '.join(told)}; median radius {metrics.get('median_radius', 'none')}"
+        told = [f"{percent(share)} at {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
+        unit = metrics.get("radius_unit", "changed rows of the training set given")
+        yield f"certified against {unit}: {', '.join(told)}; median radius {metrics.get('median_radius', 'none')}"
 
 
 def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:

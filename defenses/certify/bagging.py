@@ -57,13 +57,18 @@ class BaggingCertificate(NoCertificate):
 
 def margin(votes_MK: npt.NDArray[np.int64], alpha: float) -> Floats:
     """Return (M,) p - q from counts of votes."""
+    lower, upper = bounds(votes_MK, alpha)
+    return lower - upper
+
+
+def bounds(votes_MK: npt.NDArray[np.int64], alpha: float) -> tuple[Floats, Floats]:
+    """Return (M,) p and (M,) q: Clopper-Pearson bounds that hold for all test rows and classes together with confidence 1 - alpha."""
     level, members = alpha / votes_MK.size, votes_MK.sum(1)
     ordered = np.sort(votes_MK, 1)
     first, second = ordered[:, -1], ordered[:, -2]
     lower = np.where(first > 0, stats.beta.ppf(level, np.maximum(first, 1), members - first + 1), 0.0)
     upper = np.where(second < members, stats.beta.ppf(1 - level, second + 1, np.maximum(members - second, 1)), 1.0)
-    bounds: Floats = lower - np.minimum(upper, 1 - lower)
-    return bounds
+    return lower, np.minimum(upper, 1 - lower)
 
 
 def radius(margin: float, rows: int, drawn: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from defenses.train.committee import Committee
 from defenses.train.dpa import numbered
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Combine, Learner
+from poisonbench.core.learner import Combine, Learner, Victim
 from poisonbench.core.rng import Key
 
 
@@ -68,7 +69,7 @@ class Bags(Committee):
         draws = [(rng.child(f"bag/{member}").per_row(places)[:, 0] * len(data)).long() for member in range(self.members)]
         return [numbered(data.take(rows)) for rows in draws]
 
-    def told(self, data: Dataset, rng: Key) -> dict[str, object]:
+    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return s and N, which the certificate hangs on."""
         return {"drawn": self.drawn, "training_rows": len(data)}
 

@@ -5,11 +5,10 @@ Shape letters: N rows, M test rows, R members, K classes, H partitions, d member
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,24 +16,20 @@ from torch import Tensor
 from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import Change, Rule, Tally
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Around, Combine, State, Trained, Victim
 from poisonbench.core.rng import Key
-
-DROPPED = frozenset({"attack.update", "defense.aggregate", "defense.repair"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Committee:
+class Committee(Around):
     """The learner that trains the members; who says which rows are whose says the rest.
 
     Args:
-        member: recipe of each member.
         rule: "plurality" of the votes; or "run_off": the two classes with the most votes, and then the one of them that more
             members score above the other.
     """
 
     VERSION: ClassVar[int] = 1
-    member: Learner
     rule: Rule = field(default="plurality", metadata={"spec": "changed"})
 
     @property
@@ -46,8 +41,8 @@ class Committee:
         """Return the rows of each member; some may have none."""
         raise NotImplementedError
 
-    def told(self, data: Dataset, rng: Key) -> dict[str, object]:
-        """Return what was drawn and a certificate has to know."""
+    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
+        """Return what was drawn or spent and a certificate has to know."""
         return {}
 
     def reach(self, facts: Mapping[str, object]) -> Tensor:
@@ -61,28 +56,6 @@ class Committee:
     def touched(self, change: Change) -> int:
         """Return how many partitions one change touches."""
         return 2 if change == "edit" else 1
-
-    @property
-    def stages(self) -> frozenset[str]:
-        """The member's slots, less those that need one model, and certificates."""
-        return (self.member.stages - DROPPED) | {"defense.certify"}
-
-    @property
-    def runtime(self) -> Mapping[str, str | int]:
-        """Device type, threads, versions."""
-        return self.member.runtime
-
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Self:
-        """Return the ensemble of members that know the public rows."""
-        return dataclasses.replace(self, member=self.member.with_public(public, fit))
-
-    def with_step(self, step: Step) -> Self:
-        """Return the ensemble of members with one more step."""
-        return dataclasses.replace(self, member=self.member.with_step(step))
-
-    def with_epochs(self, epochs: int) -> Self:
-        """Return the ensemble of members with another number of epochs."""
-        return dataclasses.replace(self, member=self.member.with_epochs(epochs))
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Refuse more members than rows, and what the member refuses.
@@ -99,15 +72,7 @@ class Committee:
         full = [place for place, part in enumerate(parts) if len(part)]
         victims = self.member.fit_many([parts[place] for place in full], combine, [rng.child(f"member/{place}") for place in full])
         facts: dict[str, object] = {"members": len(parts), "rows_of_smallest": min(map(len, parts)), "rows_of_largest": max(map(len, parts))}
-        return Votes(members=dict(zip(full, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.told(data, rng))
-
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one ensemble a part."""
-        return fit_each(self, parts, combine, rngs, start)
-
-    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Ask one ensemble after the other."""
-        return score_each(victims, inputs)
+        return Votes(members=dict(zip(full, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.told(data, rng, victims))
 
     def restore(self, trained: Trained, like: Dataset) -> Votes:
         """Rebuild the members."""

@@ -17,7 +17,7 @@ from defenses.train.committee import Committee
 from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import Change
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Combine, Learner
+from poisonbench.core.learner import Combine, Learner, Victim
 from poisonbench.core.rng import Key
 
 Split: TypeAlias = Literal["salted", "pixel_sum", "sorted"]
@@ -109,7 +109,7 @@ class Ensemble(Committee):
         partitions = divided(data, self.size, rng.child("parts"), self.split)
         return partitions if self.spread == 1 else [_joined(partitions, place, self._offsets(rng)) for place in range(self.size)]
 
-    def told(self, data: Dataset, rng: Key) -> dict[str, object]:
+    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return the offsets of a spread."""
         return {"offsets": list(self._offsets(rng))} if self.spread > 1 else {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from defenses.train.committee import Committee
 from defenses.train.dpa import divided
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Combine, Learner
+from poisonbench.core.learner import Combine, Learner, Victim
 from poisonbench.core.rng import Key
 
 
@@ -68,7 +69,7 @@ class Groups(Committee):
         """Return the rows of each member, group after group."""
         return [part for group in range(self.groups) for part in divided(data, self.parts, rng.child(f"parts/{group}"))]
 
-    def told(self, data: Dataset, rng: Key) -> dict[str, object]:
+    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return G, which the certificate hangs on."""
         return {"groups": self.groups}
 

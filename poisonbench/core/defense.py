@@ -16,6 +16,8 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.learner import Unchanged, Victim, Wrap
 from poisonbench.core.rng import Key
 
+CHANGED_ROWS = "changed training rows"
+
 
 class Fit(Protocol):
     """Train on rows; another `draw` is another, independent initialisation."""
@@ -136,6 +138,11 @@ class Screen(Protocol):
 class Certifier(Protocol):
     """Proves how much poison an answer withstands, as a frozen dataclass."""
 
+    @property
+    def unit(self) -> str:
+        """What radii count."""
+        ...
+
     def certify(self, victim: Victim, test: Dataset) -> Tensor | None:
         """Return (M,) int64, the radius for each test row, -1 where the answer is already wrong; None for no proof."""
         ...
@@ -197,6 +204,11 @@ class NoCertificate:
     """The certifier that proves nothing; the base of those that prove answers one by one."""
 
     VERSION: ClassVar[int] = 1
+
+    @property
+    def unit(self) -> str:
+        """What radii count."""
+        return CHANGED_ROWS
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor | None:
         """Return no proof."""

@@ -5,9 +5,10 @@ Shape letters: N rows, M test rows, B rows of a batch, K classes, D features, R 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -325,6 +326,60 @@ class Unchanged:
     def __call__(self, learner: Learner) -> Learner:
         """Return the learner."""
         return learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """The base of learners that train members by another recipe and answer otherwise than these would.
+
+    Args:
+        member: recipe of what is trained.
+    """
+
+    VERSION: ClassVar[int] = 1
+    member: Learner
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """The member's slots, less those that need one model, and certificates."""
+        return (self.member.stages - {"attack.update", "defense.aggregate", "defense.repair"}) | {"defense.certify"}
+
+    @property
+    def runtime(self) -> Mapping[str, str | int]:
+        """Device type, threads, versions."""
+        return self.member.runtime
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Refuse what the member refuses."""
+        self.member.check(data, combine)
+
+    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Self:
+        """Return the recipe whose member knows the public rows."""
+        return dataclasses.replace(self, member=self.member.with_public(public, fit))
+
+    def with_step(self, step: Step) -> Self:
+        """Return the recipe whose member has one more step."""
+        return dataclasses.replace(self, member=self.member.with_step(step))
+
+    def with_epochs(self, epochs: int) -> Self:
+        """Return the recipe whose member has another number of epochs."""
+        return dataclasses.replace(self, member=self.member.with_epochs(epochs))
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
+        """Train the members."""
+        raise NotImplementedError
+
+    def restore(self, trained: Trained, like: Dataset) -> Victim:
+        """Rebuild the members."""
+        raise NotImplementedError
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
+        """Train one victim a part, one after the other."""
+        return fit_each(self, parts, combine, rngs, start)
+
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Ask one victim after the other."""
+        return score_each(victims, inputs)
 
 
 def score_each(victims: Sequence[Victim], inputs: Tensor, rows: int = 500) -> Iterator[Tensor]:

@@ -28,8 +28,8 @@ FIGURES: dict[str, Callable[[Record], object]] = {
     "tpr": lambda record: record.metrics.get("tpr"),
     "fpr": lambda record: record.metrics.get("fpr"),
     "auroc": lambda record: record.metrics.get("auroc_in_class"),
-    "certified": lambda record: certified[0] if isinstance(certified := record.metrics.get("certified"), list) and certified else None,
-    "median_radius": lambda record: record.metrics.get("median_radius"),
+    "certified": lambda record: certified[0] if (certified := _certified(record)) else None,
+    "median_radius": lambda record: record.metrics.get("median_radius") if _certified(record) else None,
     "seconds": lambda record: sum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
 }
 
@@ -119,14 +119,21 @@ def _seed(record: Record) -> dict[str, object]:
 
 
 def _curves(records: Sequence[Record]) -> dict[str, list[float]]:
-    told = {"certified": [record.metrics.get("certified") for record in records], "rounds": [_rounds(record) for record in records]}
-    curves = {name: [[float(value) for value in curve] for curve in found if isinstance(curve, list)] for name, found in told.items()}
+    told = {"certified": [_certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
+    curves = {name: [[float(value) for value in curve] for curve in found if curve] for name, found in told.items()}
     return {name: [round(sum(values) / len(values), 4) for values in zip(*found, strict=False)] for name, found in curves.items() if found}
 
 
-def _rounds(record: Record) -> object:
+def _certified(record: Record) -> list[float]:
+    """Return certified accuracy over radii in training rows; empty where there is none, or where radii count something else."""
+    curve = record.metrics.get("certified")
+    return curve if isinstance(curve, list) and "radius_unit" not in record.metrics else []
+
+
+def _rounds(record: Record) -> list[float]:
     curve = record.curves.get("defended")
-    return curve.get("asr") if isinstance(curve, Mapping) and "round" not in curve else None
+    asr = curve.get("asr") if isinstance(curve, Mapping) and "round" not in curve else None
+    return asr if isinstance(asr, list) else []
 
 
 def _family(record: Record) -> str:

@@ -124,12 +124,18 @@ def _more(records: Sequence[Record]) -> str:
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
     told += [f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")] if screened[0] else []
     told += [f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0))]
-    told += [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
+    unit = next((f" {unit}" for record in records if (unit := record.metrics.get("radius_unit"))), "")
+    told += [f"median radius {radius}{unit}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
     told += [f"certified {', '.join(proved)}" for proved in [list(_certified(records))] if proved]
     together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective", {}))})
     shares = [f"{_inside(records, 'collective', str(number), 100.0)} at {number}" for number in together]
     told += [f"under one attack {', '.join(shares)}"] if shares else []
     told += [f"epsilon {spent}" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent]
+    told += [
+        f"{whose}canaries show at least {least}"
+        for whose, part in (("undefended ", "undefended"), ("", "metrics"))
+        if (least := _over(records, part, "epsilon_lower", scale=1.0, digits=2))
+    ]
     return "; ".join(told)
 
 

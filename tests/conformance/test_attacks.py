@@ -16,6 +16,7 @@ PLANS = {name: tree_of([f"attack={name}"])["attack"] for name in ATTACKS}
 ON_ROWS = [name for name in ATTACKS if "train" not in PLANS[name] and not PLANS[name]["data"]["_target_"].startswith("poisonbench.")]
 ON_UPDATES = [name for name in ATTACKS if "update" in PLANS[name]]
 MAY_KEEP_LABELS = ("random_label",)  # one random label in K is the old one
+MAY_JOIN_NONE = {("canaries", 0.01)}  # each of three canaries joins by a coin
 # what it takes to reach the goal on blobs of 8x8 pixels within four epochs
 HELP = {
     "wanet": ("attack.data.strength=4", "attack.data.cover_ratio=0.5", "threat.budget.rate=0.3", "learner.epochs=12"),
@@ -56,7 +57,7 @@ def strike(tiny, store, name: str, *words: str):
 def test_the_budget_is_respected_and_used(tiny, store, name, rate):
     experiment, poisoned = strike(tiny, store, name, f"threat.budget.rate={rate}")  # the audit runs inside
     allowed = experiment.threat.budget.rows(len(experiment.task.train))
-    assert 0 < poisoned.mask.sum() <= allowed
+    assert ((name, rate) not in MAY_JOIN_NONE) <= int(poisoned.mask.sum()) <= allowed
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -79,10 +80,12 @@ def test_the_mask_is_honest_and_clean_rows_are_untouched(tiny, store, name):
     before = {key: column.clone() for key, column in clean.columns.items()}
     poisoned = Line(experiment=experiment, store=store).strike()
     assert all(torch.equal(before[key], column) for key, column in clean.columns.items())
-    changed = (poisoned.data.inputs != clean.inputs).flatten(1).any(1) | (poisoned.data.labels != clean.labels)
+    old, mask = poisoned.data.take(torch.arange(len(clean))), poisoned.mask[: len(clean)]
+    changed = (old.inputs != clean.inputs).flatten(1).any(1) | (old.labels != clean.labels)
     if name in MAY_KEEP_LABELS:
-        changed |= poisoned.mask & (poisoned.data.labels == clean.labels)
-    assert torch.equal(changed, poisoned.mask)
+        changed |= mask & (old.labels == clean.labels)
+    assert torch.equal(changed, mask)
+    assert poisoned.mask[len(clean) :].all()
 
 
 @pytest.mark.parametrize("name", ON_ROWS)
@@ -101,6 +104,8 @@ def test_the_goal_is_reached_on_a_tiny_task(tiny, store, name):
     record = run(tiny(f"attack={name}", *help_), store)
     if "asr" in record.undefended:
         assert record.undefended["asr"] > record.baseline["asr"] + 0.5
+    elif "epsilon_lower" in record.undefended:
+        assert record.undefended["epsilon_lower"] > record.baseline["epsilon_lower"] + 1
     else:
         assert record.undefended["c_acc_lost"] > 0.1
 

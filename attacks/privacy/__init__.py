@@ -1,0 +1,1 @@
+"""Attacks that find out what a training tells about its rows."""

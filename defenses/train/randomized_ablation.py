@@ -1,0 +1,181 @@
+"""Randomized ablation: learn and answer from a few pixels drawn at random, and vote.
+
+Shape letters: B rows of a batch, M test rows, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Around, Batch, Combine, Learner, Moment, PlainStep, Plan, State, Trained, Victim
+from poisonbench.core.rng import Key
+
+PICTURES = 20_000  # ablated pictures at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomizedAblation:
+    """Answer with the class that most random ablations of the picture are given.
+
+    Source: Levine and Feizi, "Robustness Certificates for Sparse Adversarial Attacks by Randomized Ablation", AAAI 2020. An ablation keeps k
+    of the H W pixels, drawn without replacement, and puts NULL in place of the others. Every channel c is stored
+    with its complement, (c, 255 - c), and NULL is (0, 0), so that a missing pixel is no colour. Members are trained on ablated rows,
+    a new draw in every step. It withstands changes of a test picture, not of training rows: a trigger of so many pixels is within its reach,
+    poison is not. Deep partition aggregation is the same argument turned round: there a training set is ablated to a part, and the
+    parts, being disjoint, need no chance at all.
+
+    Args:
+        kept: k.
+        draws: ablations that vote on each picture.
+    """
+
+    VERSION: ClassVar[int] = 1
+    kept: int
+    draws: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if min(self.kept, self.draws) < 1:
+            raise ConfigError(f"defense.train.kept={self.kept}, draws={self.draws}: give 1 or more of each")
+
+    def __call__(self, learner: Learner) -> Learner:
+        """Return the learner that sees ablations alone."""
+        return Ablating(member=learner.with_step(AblateStep(kept=self.kept)), recipe=self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateStep(PlainStep):
+    """Ablate every row of a batch.
+
+    Source: Levine and Feizi, AAAI 2020, section 4.
+
+    Args:
+        kept: pixels that are left.
+    """
+
+    VERSION: ClassVar[int] = 1
+    kept: int
+
+    def check(self, module: nn.Module, plan: Plan) -> None:
+        """Refuse inputs that are no pictures, or have fewer pixels.
+
+        Raises:
+            Incompatible: there are no pixels.
+            ConfigError: more are to be kept than there are.
+        """
+        if len(plan.shape) != 3:
+            raise Incompatible(f"randomized ablation takes pixels away; this learner's model sees inputs of shape {plan.shape}")
+        if self.kept > (pixels := plan.shape[1] * plan.shape[2]):
+            raise ConfigError(f"defense.train.kept={self.kept}: the pictures have {pixels} pixels")
+
+    def batch(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the ablated batch."""
+        return dataclasses.replace(batch, inputs=ablated(batch.inputs, self.kept, moment.rng.child("ablate").torch()))
+
+
+def ablated(inputs: Tensor, kept: int, generator: torch.Generator) -> Tensor:
+    """Return (B, C, H, W) pictures of which `kept` pixels are left in each, drawn without replacement; the others are 0 in every channel."""
+    count, _, height, width = inputs.shape
+    drawn = torch.rand(count, height * width, generator=generator).argsort(1)[:, :kept]
+    stay = torch.zeros(count, height * width).scatter_(1, drawn, 1.0).view(count, 1, height, width)
+    return inputs * stay.to(inputs)
+
+
+def doubled(inputs: Tensor) -> Tensor:
+    """Return (B, 2C, H, W): each channel and its complement, so that no colour is NULL."""
+    return torch.cat([inputs, 255 - inputs], 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablating(Around):
+    """The learner whose member sees ablations alone.
+
+    Source: Levine and Feizi, AAAI 2020.
+
+    Args:
+        recipe: the defense.
+    """
+
+    VERSION: ClassVar[int] = 1
+    recipe: RandomizedAblation
+
+    def check(self, data: Dataset, combine: Combine) -> None:
+        """Refuse inputs that are no pictures, and what the member refuses.
+
+        Raises:
+            Incompatible: there are no pixels.
+        """
+        if data.inputs.ndim != 4 or data.inputs.dtype != torch.uint8:
+            raise Incompatible("randomized ablation takes pixels away, and these rows are no pictures")
+        self.member.check(self._seen(data), combine)
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> AblatedVictim:
+        """Train the member on rows with complements."""
+        assert start is None, "ablations are learned from scratch"
+        member = self.member.fit(self._seen(data), combine, rng)
+        return AblatedVictim(member=member, recipe=self.recipe, kinds=data.num_classes, facts={**member.facts, "ablations": rng.child("ablations").digest})
+
+    def restore(self, trained: Trained, like: Dataset) -> AblatedVictim:
+        """Rebuild the member."""
+        member = self.member.restore(Trained(state=trained.state, facts=trained.facts), self._seen(like))
+        return AblatedVictim(member=member, recipe=self.recipe, kinds=like.num_classes, facts=trained.facts)
+
+    def _seen(self, data: Dataset) -> Dataset:
+        return data.with_columns({**data.columns, "inputs": doubled(data.inputs)})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AblatedVictim:
+    """A model that answers for ablations; its scores are counts of their votes.
+
+    Args:
+        member: the model.
+        recipe: the defense.
+        kinds: K.
+        facts: of the member's training, and the key that ablations are drawn with.
+        history: states on the way; none.
+        module: none: votes have no gradient.
+    """
+
+    member: Victim
+    recipe: RandomizedAblation
+    kinds: int
+    facts: Mapping[str, object]
+    history: Sequence[State] = ()
+    module: None = None
+
+    def votes(self, inputs: Tensor, draws: int, purpose: str) -> Tensor:
+        """Return (M, K) int64, how many of so many ablations of each picture are given each class; every purpose draws anew."""
+        key = Key(str(self.facts["ablations"])).child(purpose)
+        counts = torch.zeros(len(inputs), self.kinds, dtype=torch.int64)
+        for start in range(0, len(inputs), some := max(1, PICTURES // draws)):
+            pictures = doubled(inputs[start : start + some])
+            many = ablated(pictures.repeat_interleave(draws, 0), self.recipe.kept, key.child(str(start)).torch())
+            answers = self.member.scores(many).argmax(1).view(len(pictures), draws)
+            counts[start : start + some] = F.one_hot(answers, self.kinds).sum(1)
+        return counts
+
+    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return (M, K) votes; the first of several largest ones is the answer."""
+        return self.votes(inputs, self.recipe.draws, "answers").float()
+
+    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
+        """Return (M, D), the member's representations of whole pictures."""
+        return self.member.features(doubled(inputs), layer)
+
+    def state(self) -> State:
+        """Return the member's state."""
+        return self.member.state()
+
+    def silenced(self, channels_D: Tensor) -> AblatedVictim:
+        """Return the victim whose member has silent channels."""
+        return dataclasses.replace(self, member=self.member.silenced(channels_D))

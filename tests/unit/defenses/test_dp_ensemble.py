@@ -1,0 +1,139 @@
+"""What privacy proves about poison: divergences against Opacus and closed forms, bounds against the best event there is."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from defenses.certify import dp_ensemble
+from defenses.certify.dp_ensemble import MOVES, ORDERS, Mechanism, divergences, least_mean
+from defenses.train.dp_sgd import spent_epsilon
+from poisonbench.core.errors import ConfigError
+from poisonbench.pipeline import Line, run
+
+WORDS = ("defense=dp_ensemble", "defense.train.members=12", "defense.train.step.epsilon=0.5", "defense.certify.alpha=0.2", "learner.epochs=2")
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(1.0, 0.02), (5.0, 0.017), (2.0, 0.5), (0.7, 0.01)])
+def test_divergences_of_one_row_are_those_of_opacus(noise, rate):
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    thin, thick = divergences(noise, rate, 1)
+    np.testing.assert_allclose(thick, compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=list(ORDERS)), rtol=1e-6)
+    assert (thin <= thick + 1e-9).all()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_divergences_of_full_batches_are_those_of_two_gaussians(rows):
+    for told in divergences(2.0, 1.0, rows):
+        np.testing.assert_allclose(told, ORDERS * rows**2 / (2 * 2.0**2), rtol=1e-9)
+
+
+def events(dice: random.Random) -> tuple[Mechanism, int, float]:
+    noise, rate = dice.choice((0.6, 1.0, 3.0)), dice.choice((0.01, 0.1, 0.5, 1.0))
+    return Mechanism(noise=noise, rate=rate, steps=1), dice.randint(1, 6), dice.choice((0.02, 0.3, 0.5, 0.8, 0.95, 0.999))
+
+
+def below(edge: float, noise: float, weights: np.ndarray, sign: int) -> float:
+    """How likely a mixture of Gaussians around 0, sign, 2 sign, ... lies below an edge."""
+    return float((weights * stats.norm.cdf((edge - sign * np.arange(len(weights))) / noise)).sum())
+
+
+@pytest.mark.parametrize("change", sorted(MOVES))
+def test_no_event_of_one_step_falls_below_the_floor(change):
+    """Likelihood ratios are monotone here, so the worst event of its size is a threshold."""
+    dice = random.Random(0)
+    for _ in range(125):
+        training, rows, asked = events(dice)
+        group = stats.binom.pmf(np.arange(rows + 1), rows, training.rate)
+        alone = np.array([1.0])
+        before, after, way = {
+            "insert": (alone, group, (1, 1)),
+            "delete": (group, alone, (-1, -1)),  # mirrored, so that deletion raises what the event needs low
+            "flip": (group, group, (-1, 1)),
+            "edit": (group, group, (-1, 1)),
+        }[change]
+        low, high = -60.0, 60.0
+        for _ in range(60):
+            edge = (low + high) / 2
+            low, high = (edge, high) if below(edge, training.noise, before, way[0]) < asked else (low, edge)
+        there = np.array([below(edge, training.noise, before, way[0])])
+        left = below(edge, training.noise, after, way[1])
+        assert training.floor(there, rows, change)[0] <= left + 1e-9, (training, rows, asked)
+        assert training.ceiling(1 - there, rows, change)[0] >= 1 - left - 1e-9
+
+
+def test_many_steps_of_full_batches_come_close_to_the_exact_bound():
+    training, chances = Mechanism(noise=40.0, rate=1.0, steps=64), np.array([0.7, 0.9, 0.99])
+    exact = stats.norm.cdf(stats.norm.ppf(chances) - 2 * np.sqrt(64) / 40.0)
+    floor = training.floor(chances, 2, "insert")
+    assert (floor <= exact).all()
+    np.testing.assert_allclose(floor, exact, atol=0.1)
+
+
+def test_a_group_at_once_is_no_worse_than_rows_one_by_one_and_far_better_than_powers_of_e():
+    training, chances = Mechanism(noise=5.0, rate=0.02, steps=300), np.array([0.9])
+    chained = chances
+    for _ in range(5):
+        chained = training.floor(chained, 1, "insert")
+    at_once = training.floor(chances, 5, "insert")[0]
+    assert at_once >= chained[0]
+    epsilon = spent_epsilon("rdp", 5.0, 0.02, 300, 1e-5)
+    assert at_once > 2 * 0.9 * np.exp(-5 * epsilon)
+
+
+@pytest.mark.parametrize("shape", [(9.0, 1.0), (90.0, 10.0), (0.5, 0.5)])
+def test_the_bound_of_a_mean_holds_as_often_as_it_says(shape):
+    dice, mean = np.random.default_rng(0), shape[0] / sum(shape)
+    bounds = [least_mean(dice.beta(*shape, size=30), 0.1) for _ in range(400)]
+    assert np.mean([bound > mean for bound in bounds]) <= 0.1
+    assert 0.5 * mean < np.mean(bounds) < mean
+
+
+def test_certificates_of_private_trainings_reach_the_record(tiny, store):
+    record = run(tiny(*WORDS), store)
+    assert record.status == "done"
+    assert record.facts["training_rows"] == record.counts["train"]
+    together = [record.metrics["collective"][radius] for radius in sorted(record.metrics["collective"], key=int)]
+    assert together == sorted(together, reverse=True)
+    assert 0 < together[0] < 1
+
+
+def test_radii_are_the_last_that_hold():
+    votes = torch.tensor([[100, 0, 0], [0, 90, 10], [60, 30, 10], [40, 40, 20]])
+    training, certificate = Mechanism(noise=20.0, rate=0.02, steps=300), dp_ensemble.DpCertificate(alpha=0.01, change="insert", radii=())
+    radii = certificate.proved(votes, training).tolist()
+    assert radii == sorted(radii, reverse=True), "more votes prove no less"
+    assert radii[0] > radii[1] > 0
+    assert radii[3] == -1
+    first, second = dp_ensemble.bounds(votes.numpy(), 0.01)
+    for row, radius in enumerate(radii[:2]):
+        holds = [training.floor(first, rows, "insert")[row] > training.ceiling(second, rows, "insert")[row] for rows in (radius, radius + 1)]
+        assert holds == [True, False]
+    fewer = dp_ensemble.DpCertificate(alpha=0.01, change="edit", radii=()).proved(votes, training)
+    assert 0 < int(fewer[0]) < radii[0]
+
+
+def test_members_differ_by_their_randomness_alone(tiny, store):
+    experiment = tiny(*WORDS)
+    line = Line(experiment=experiment, store=store)
+    victim = line.fit(line.defended, experiment.task.train, line.combine(experiment.defense.aggregate), label="defended")
+    assert len(victim.members) == 12
+    one, other = (victim.members[place].state() for place in (0, 1))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_certificate_refuses_members_that_are_not_private(tiny, store):
+    experiment = tiny("defense=dpa", "defense.train.parts=5")
+    line = Line(experiment=experiment, store=store)
+    victim = line.fit(line.defended, experiment.task.train, line.combine(experiment.defense.aggregate), label="defended")
+    with pytest.raises(ConfigError, match="dp_ensemble"):
+        dp_ensemble.DpCertificate(alpha=0.1, change="insert", radii=()).certify(victim, experiment.task.test)
+
+
+@pytest.mark.parametrize("words", [("defense.train.members=0",), ("defense.certify.alpha=0",), ("defense.certify.radii=[-1]",)])
+def test_numbers_that_mean_nothing_are_refused(tiny, words):
+    with pytest.raises(ConfigError):
+        tiny("defense=dp_ensemble", *words)
