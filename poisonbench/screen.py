@@ -134,7 +134,9 @@ def _pair(figures: Mapping[str, object]) -> str:
 def _rate(record: Record) -> str:
     threat = record.spec["threat"]
     budget = threat.get("budget") if isinstance(threat, Mapping) else None
-    return str(budget.get("rate")) if isinstance(budget, Mapping) else ""
+    if not isinstance(budget, Mapping):
+        return ""
+    return str(budget.get("rate")) if budget.get("count") is None else f"{budget['count']} rows"
 
 
 def _name(record: Record, part: str) -> str:

@@ -53,7 +53,7 @@ def _figure(path: Path, records: Sequence[Record]) -> None:
     def drawn(temporary: Path) -> None:
         whole = temporary.with_suffix(path.suffix)  # what is drawn depends on it
         if proved:
-            certified.draw(proved, whole)
+            certified.draw(proved, records, whole)
         elif known:
             ablation.draw(records, path.stem, whole)
         else:

@@ -1,7 +1,8 @@
-"""Certified accuracy against the radius, for the records of one experiment."""
+"""Certified accuracy against the radius, for the records of one experiment, and what attacks of that size do."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ from poisonbench.report.experiments import belonging, swept, value_of
 
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
 STYLES = ("-", "--", ":", "-.")
+MARKS = ("o", "s", "^", "D")
 
 
 def of(records: Sequence[Record], experiment: str) -> list[Record]:
@@ -19,30 +21,61 @@ def of(records: Sequence[Record], experiment: str) -> list[Record]:
     return [record for record in belonging([record for record in records if record.status == "done"], experiment) if "certified" in record.metrics]
 
 
-def draw(records: Sequence[Record], path: Path) -> None:
-    """Write an SVG or a PDF: a line a defense and setting, means over seeds; the share of test rows that no change of so many rows can turn."""
+def promises(attacked: Sequence[Record], records: Sequence[Record]) -> dict[str, Record]:
+    """Return, by the key of each attacked record, the record of the same run without an attack, if there is one: its certificate speaks of any attack."""
+    clean = {_bare(record): record for record in records if record.status == "done" and not record.counts["poisoned"] and "certified" in record.metrics}
+    return {record.key: clean[_bare(record)] for record in attacked if record.counts["poisoned"] and _bare(record) in clean}
+
+
+def _bare(record: Record) -> str:
+    """Return a specification without the attack and its threat, as text."""
+    return json.dumps({name: part for name, part in record.spec.items() if name not in ("attack", "threat")}, sort_keys=True)
+
+
+def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
+    """Write an SVG or a PDF: the share of test rows that no change of so many rows can turn, means over seeds.
+
+    A line a defense and setting. Where attacked records have partners without an attack, the lines are those of the partners, and the accuracy
+    under each attack stands beside them as points.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    lines: dict[str, list[Sequence[float]]] = {}
-    key = swept(records)
-    for record in records:
+    partners = promises(mine, records)
+    attacked = [record for record in mine if record.key in partners]
+    proved = list({record.key: record for record in partners.values()}.values()) or mine
+    key, lines, points = swept(proved), dict[str, list[Sequence[float]]](), dict[str, dict[int, list[float]]]()
+    for record in proved:
         lines.setdefault(_label(record, key), []).append(cast("Sequence[float]", record.metrics["certified"]))
+    for record in attacked:
+        there = points.setdefault(_under(record), {}).setdefault(record.counts["poisoned"], [])
+        there.append(float(cast("float", record.metrics["c_acc"])))
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axis = figure.subplots()
         for number, (label, curves) in enumerate(sorted(lines.items())):
             longest = max(map(len, curves))
             mean = [sum(curve[radius] if radius < len(curve) else 0.0 for curve in curves) / len(curves) for radius in range(longest)]
-            axis.step(range(longest), mean, where="post", linestyle=STYLES[number % len(STYLES)], label=label)
+            axis.step(range(longest), mean, where="post", linestyle=STYLES[number % len(STYLES)], label=f"proved: {label}" if attacked else label)
+        for number, (label, heights) in enumerate(sorted(points.items())):
+            places = sorted(heights)
+            axis.plot(places, [sum(heights[place]) / len(heights[place]) for place in places], MARKS[number % len(MARKS)], markersize=4, label=f"under {label}")
         axis.set_xlabel("changed training rows")
-        axis.set_ylabel("certified accuracy")
+        axis.set_ylabel("accuracy" if attacked else "certified accuracy")
         axis.set_ylim(0, 1)
         axis.set_xlim(0, None)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=7, frameon=False)
         bare = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
         figure.savefig(path, format=path.suffix[1:], metadata=bare)
+
+
+def _under(record: Record) -> str:
+    """Return an attack and the settings of its command."""
+    words = words_of(record.command)
+    attack = record.spec["attack"]
+    named = str(attack["name"]) if isinstance(attack, Mapping) else str(attack)
+    return ", ".join([named, *(f"{name.rpartition('.')[2]}={value}" for name, value in sorted(words.items()) if name.startswith("attack."))])
 
 
 def _label(record: Record, key: str | None) -> str:

@@ -27,7 +27,7 @@ COLUMNS = (
     "AUROC within class",
     "more",
 )
-NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "+experiment")
+NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "threat.budget.count", "+experiment")
 OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTALL)
 RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -99,7 +99,9 @@ def _cell(record: Record) -> tuple[str, ...]:
     setting = " ".join(sorted(word for word in words if word.partition("=")[0] not in NAMED))  # one cell, in whatever order it was typed
     threat = record.spec["threat"]
     assert isinstance(threat, Mapping)
-    rate = f"{100 * threat['budget']['rate']:g} %" if _name(record, "attack") != "none" else ""
+    budget = threat["budget"]
+    share = budget["rate"] if budget.get("count") is None else budget["count"] / record.counts["train"]
+    rate = f"{100 * share:.4g} %" if _name(record, "attack") != "none" else ""
     return _name(record, "task"), _name(record, "attack"), rate, _name(record, "defense"), setting
 
 

@@ -13,6 +13,7 @@ from poisonbench.commands.compose import tree_of
 from poisonbench.core.keys import canonical
 from poisonbench.core.plugins import OWN
 from poisonbench.record import read
+from poisonbench.report.certified import promises
 
 INNER = ("net", "extractor", "head", "client")  # recipes within recipes, with what a run puts into them
 
@@ -36,3 +37,31 @@ def test_no_committed_record_is_stale(first):
             (path.name, kind) for kind in ("attack", "defense") for slot, value in record.spec[kind].items() if slot != "name" and now[kind].get(slot) != value
         ]
     assert not stale, f"make these again, or bump no version: {stale}"
+
+
+LABELS_ALONE = {"label_flip", "random_label"}  # one change a poisoned row; any other edit may move a row to another part as well
+
+
+def changes(record) -> int:
+    """How many changes of single rows the attack of a record made at most."""
+    return int(record.counts["poisoned"]) * (1 if record.spec["attack"]["name"] in LABELS_ALONE else 2)
+
+
+def test_no_attack_beats_a_certificate():
+    records = [record for path in sorted((HOME / "results" / "records").glob("*.json")) if (record := read(path)).status == "done"]
+    attacked = [
+        record
+        for record in records
+        if "certified" in record.metrics
+        and "radius_unit" not in record.metrics
+        and "asr_interval" not in record.undefended  # C-Acc leaves the targets out there
+        and "sanitize" not in record.spec["defense"]
+    ]
+    partners, beaten = promises(attacked, records), []
+    for record in (record for record in attacked if record.key in partners):
+        curve = partners[record.key].metrics["certified"]
+        proved = curve[changes(record)] if changes(record) < len(curve) else 0.0
+        if record.metrics["c_acc"] < proved - 1e-9:
+            beaten.append((record.key, record.metrics["c_acc"], proved))
+    assert partners
+    assert not beaten
