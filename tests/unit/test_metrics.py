@@ -62,3 +62,21 @@ def test_the_certified_curve_starts_at_radius_zero_and_its_median_is_the_last_ha
     assert figures["certified"] == [0.75, 0.5, 0.25, 0.25, 0.0]
     assert figures["median_radius"] == 1
     assert metrics.certified(torch.tensor([-1, -1, 0])) == {"certified": [1 / 3, 0.0]}
+
+
+def test_r_acc_is_not_its_complement():
+    one = Probe(inputs=torch.zeros(4, 1), truth=torch.tensor([0, 0, 1, 1]), hit=torch.eye(3)[[2, 2, 2, 2]].bool())
+    assert metrics.success(ANSWERS, one) == {"asr": 0.25, "r_acc": 0.75}
+
+
+def test_only_classes_that_hold_both_kinds_of_rows_are_judged_within():
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])  # 0 is all poison, 1 mixed, 2 all clean
+    mask = torch.tensor([True, True, True, False, False, False])
+    verdict = Verdict(keep=torch.ones(6, dtype=torch.bool), suspicion=torch.tensor([0.0, 0.0, 0.9, 0.1, 1.0, 1.0]))
+    assert metrics.filtering(verdict, mask, labels)["auroc_in_class"] == 1.0
+
+
+def test_a_suspicion_at_the_threshold_passes_the_screen():
+    test = Dataset.of(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 0, 1, 2]), num_classes=3)
+    same = {"trusted": torch.ones(100), "test": torch.ones(4), "probe": torch.ones(4)}
+    assert metrics.screening({"test": ANSWERS, "probe": ANSWERS}, same, test, probe())["fpr"] == 0.0

@@ -76,3 +76,36 @@ def test_all_rank_intervals_hold_at_once():
 def test_the_worst_case_is_named():
     assert worst({"sig": 0.9, "badnets": 0.1}, largest=True) == ("sig", 0.9)
     assert worst({"sig": 0.9, "badnets": 0.1}, largest=False) == ("badnets", 0.1)
+
+
+def test_ranks_tell_two_cells_apart_at_the_level_of_one_pair_and_not_before():
+    limit = 4.302653 / 3**0.5  # of three differences with standard deviation 1
+    for lead, told in ((limit - 0.01, {"a": (1, 2), "b": (1, 2)}), (limit + 0.01, {"a": (1, 1), "b": (2, 2)})):
+        figures = {"a": {0: 0.0, 1: 0.0, 2: 0.0}, "b": {0: lead - 1, 1: lead, 2: lead + 1}}
+        assert ranks(figures) == told
+        assert ranks(dict(reversed(figures.items()))) == told
+
+
+def test_ranks_of_three_cells_share_the_level_among_three_pairs():
+    limit = 7.648903 / 3**0.5  # Student's t at 1 - 0.05 / 6, two degrees of freedom
+    for lead, told in ((limit - 0.05, (1, 3)), (limit + 0.05, (1, 2))):
+        figures = {"a": {0: 0.0, 1: 0.0, 2: 0.0}, "b": {0: lead - 1, 1: lead, 2: lead + 1}, "c": {7: 1.0}}
+        assert ranks(figures)["a"] == told
+
+
+def test_ranks_of_equal_cells_are_shared():
+    assert ranks({"a": {0: 1.0, 1: 1.0}, "b": {0: 1.0, 1: 1.0}}) == {"a": (1, 2), "b": (1, 2)}
+
+
+def test_a_difference_has_the_interval_of_the_level_asked_for():
+    ours, theirs = {0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0}
+    assert paired(ours, theirs, level=0.9)[1] == pytest.approx(2.919986 / 3**0.5, rel=1e-5)
+
+
+def test_the_worst_case_is_that_of_the_figure_and_not_of_the_name():
+    assert worst({"a": 0.2, "z": 0.1, "m": 0.9}, largest=True) == ("m", 0.9)
+    assert worst({"z": 0.1, "a": 0.2}, largest=False) == ("z", 0.1)
+
+
+def test_a_clopper_pearson_interval_is_the_textbooks():
+    assert clopper_pearson(8, 10) == pytest.approx((0.4439, 0.9748), abs=1e-4)

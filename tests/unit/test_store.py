@@ -1,9 +1,14 @@
 import logging
+import re
+import threading
+import time
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
+from poisonbench import lease
 from poisonbench.core.plugins import OWN
 from poisonbench.store import Store
 
@@ -86,3 +91,60 @@ def test_a_failure_keeps_nothing(tmp_path):
 def test_nothing_and_no_tensors_can_be_kept(tmp_path):
     assert mine(tmp_path).memo("judge", (1,), lambda: None) is None
     assert mine(tmp_path).memo("judge", (1,), lambda: 5) is None
+
+
+def test_a_store_holds_what_lies_there_and_nothing_is_not_enough(tmp_path):
+    store = mine(tmp_path)
+    store.memo("fit", (1,), counting([]))
+    name = store.visits[0].key
+    assert name.startswith("fit-")
+    assert len(name) == len("fit-") + 24
+    assert store.holds([name])
+    assert not store.holds([name, "fit-0"])
+    assert not store.holds([])
+
+
+def test_a_value_is_called_by_its_stage_and_its_label(tmp_path, caplog):
+    store = mine(tmp_path)
+    with caplog.at_level(logging.INFO, logger="poisonbench"):
+        store.memo("fit", (1,), counting([]), label="baseline")
+        store.memo("fit", (1,), counting([]), label="again")
+        store.memo("judge", (1,), counting([]))
+    assert [visit.stage for visit in store.visits] == ["fit baseline", "fit again", "judge"]
+    assert "fit baseline: made in" in caplog.text
+    assert "fit again: from the store" in caplog.text
+
+
+def test_a_process_alone_takes_no_lease(tmp_path):
+    store = Store(tmp_path, trusted=(*OWN, __name__), alone=True)
+
+    def make() -> Value:
+        assert not list(tmp_path.glob("*.lease"))
+        return counting([])()
+
+    assert store.memo("fit", (1,), make).note == "made"
+
+
+def test_a_value_that_another_process_is_making_is_waited_for(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(lease, "ASK", 0.01)
+    first, others = mine(tmp_path), []
+
+    def make() -> Value:
+        def wait() -> None:
+            with caplog.at_level(logging.INFO, logger="poisonbench"):
+                others.append(mine(tmp_path).memo("fit", (1,), lambda: pytest.fail("made twice"), label="mine"))
+
+        monkeypatch.setattr(lease, "take", lambda path: None)  # a lease of this very process would be granted
+        thread = threading.Thread(target=wait)
+        thread.start()
+        deadline = time.monotonic() + 5
+        while "is making it" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        threads.append(thread)
+        return counting([])()
+
+    threads: list[threading.Thread] = []
+    first.memo("fit", (1,), make)
+    threads[0].join(5)
+    assert [value.note for value in others] == ["made"]
+    assert re.search(r"fit mine: .* is making it \(fit-[0-9a-f]{24}\)", caplog.text)

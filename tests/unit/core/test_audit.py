@@ -53,8 +53,18 @@ CHEATS = {
     "rows injected, but": lambda d: (poisoned(injected(d), 10), Budget(rate=0.5)),
     "must be marked as poison": lambda d: (poisoned(injected(d)), Budget(rate=0.5, inject=True)),
     "distinct negative ids": lambda d: (poisoned(d.append(d.take(torch.tensor([0]))), 10), Budget(rate=0.5, inject=True)),
+    "inputs hold values that are not finite": lambda d: (poisoned(endless(d), 1), Budget(rate=0.5)),
+    "2 classes allow 0 to 1": lambda d: (poisoned(d.edit(torch.tensor([1]), labels=torch.tensor([-1])), 1), Budget(rate=0.5)),
+    "2 rows changed outside the mask": lambda d: (poisoned(bright(d, 1, 2, 3), 3, 4), Budget(rate=0.5)),
+    "1 rows injected, but": lambda d: (poisoned(injected(d), 10), Budget(rate=0.5)),
+    "inputs has another type or shape": lambda d: (poisoned(d.with_columns({**d.columns, "inputs": d.inputs.flatten(2)})), Budget()),
+    "clean rows vanished": lambda d: (poisoned(d.take(torch.arange(10).flip(0))), Budget()),
     "the mask is": lambda d: (Poisoned(data=d, mask=torch.zeros(3, dtype=torch.bool), goal=NoGoal()), Budget()),
 }
+
+
+def endless(data: Dataset) -> Dataset:
+    return data.edit(torch.tensor([1]), inputs=torch.full((1, 1, 2, 2), float("inf")))
 
 
 def injected(data: Dataset) -> Dataset:
@@ -63,7 +73,7 @@ def injected(data: Dataset) -> Dataset:
 
 @pytest.mark.parametrize("says", CHEATS)
 def test_every_way_to_cheat_is_caught(says):
-    data = clean()
+    data = clean().with_columns({**clean().columns, "inputs": clean().inputs.float()}) if "finite" in says else clean()
     attempt, budget = CHEATS[says](data)
     with pytest.raises(BudgetError, match=says):
         audit(data, attempt, budget, EVERYWHERE)
@@ -73,8 +83,8 @@ def test_rows_that_the_attacker_does_not_own_are_out_of_bounds():
     data = clean()
     writable = torch.arange(10) < 5
     audit(data, poisoned(bright(data, 1), 1), Budget(rate=0.5), writable)
-    with pytest.raises(BudgetError, match="does not own"):
-        audit(data, poisoned(bright(data, 7), 7), Budget(rate=0.5), writable)
+    with pytest.raises(BudgetError, match=r"^1 rows poisoned that the attacker does not own"):
+        audit(data, poisoned(bright(data, 1, 7), 1, 7), Budget(rate=0.5), writable)
 
 
 def test_a_change_downwards_counts_like_one_upwards():
@@ -109,3 +119,25 @@ def test_the_update_of_an_honest_client_stays_equal():
         audit_round(round_, Crafted(updates=-updates))
     with pytest.raises(BudgetError, match="shape"):
         audit_round(round_, Crafted(updates=updates[:2]))
+
+
+def test_what_a_budget_just_allows_passes():
+    data = clean()
+    relabelled = data.edit(torch.tensor([1]), labels=torch.tensor([0]))
+    audit(data, poisoned(bright(data, 1), 1), Budget(rate=0.1, relabel=False), EVERYWHERE)  # a clean label with another input
+    audit(data, poisoned(relabelled, 1), Budget(rate=0.1, norm="linf", limit=0.0), EVERYWHERE)  # another label on the same input
+    audit(data, poisoned(bright(data, 1, 2), 1, 2), Budget(rate=0.2, norm="linf", limit=50.0), EVERYWHERE)
+    audit(data, poisoned(bright(data, 1, 2), 1, 2), Budget(rate=0.2, norm="l2", limit=100.0), EVERYWHERE)
+    audit(data, poisoned(data), Budget(rate=0.2, norm="l2", limit=0.0), EVERYWHERE)
+    audit(data, poisoned(injected(data), 10), Budget(rate=0.1, inject=True), EVERYWHERE)
+    floating = data.with_columns({**data.columns, "inputs": data.inputs.float()})
+    audit(floating, poisoned(bright(floating, 1), 1), Budget(rate=0.1), EVERYWHERE)
+
+
+def test_every_row_has_a_change_of_its_own():
+    before = torch.tensor([[1, 1], [5, 5], [0, 9]], dtype=torch.uint8)
+    after = torch.tensor([[1, 1], [8, 1], [1, 9]], dtype=torch.uint8)
+    assert change(after, before, "linf").tolist() == [0, 4, 1]
+    assert change(after, before, "l2").tolist() == [0, 5, 1]
+    assert change(after, before, "tokens").tolist() == [0, 2, 1]
+    assert {change(after, before, norm).dtype for norm in ("linf", "l2", "tokens")} == {torch.float64}

@@ -120,7 +120,7 @@ def test_norm_clip_scales_what_is_long():
 def test_preconditions_are_said_in_words(rule, enough, words):
     contributors, malicious = enough
     rule.check(contributors, malicious)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=f"{words}.* n = {contributors - 1} with f = {malicious}"):
         rule.check(contributors - 1, malicious)
 
 
@@ -128,5 +128,50 @@ def test_what_a_defense_assumes_may_differ_from_the_truth():
     Krum(malicious=1, variant="paper").check(5, 4)
     with pytest.raises(ConfigError, match="f = 3"):
         Krum(malicious=3, variant="paper").check(8, 1)
-    with pytest.raises(ConfigError, match="keeps at most"):
+    with pytest.raises(ConfigError, match=r"keeps at most .* n = 7 with f = 1"):
         MultiKrum(malicious=1, kept=5).check(7, 1)
+    MultiKrum(malicious=1, kept=4).check(7, 3)
+    with pytest.raises(ConfigError, match="f = 3"):
+        MultiKrum(malicious=3, kept=None).check(8, 1)
+    with pytest.raises(ConfigError, match="f = 3"):
+        TrimmedMean(malicious=3).check(6, 1)
+
+
+def test_what_is_assumed_decides_how_many_neighbours_count():
+    # alone, row 4 is far from all; with f = 0 five rows have three neighbours each, with f = 1 two
+    assert MultiKrum(malicious=0, kept=None)(ROWS, server(f=1)).tolist() == ROWS[[0, 1, 2]].mean(0).tolist()
+    rows = torch.randn(12, 5, generator=Key.root(3).torch())
+    for f in (0, 2):
+        scores = [krum_scores(squared_distances(rows), 12 - assumed - 2) for assumed in (f, 4)]
+        assert not torch.equal(*scores)
+        assert torch.equal(Krum(malicious=f, variant="paper")(rows, server(f=4)), rows[scores[0].argmin()])
+
+
+def test_distances_over_many_columns_and_of_close_rows_are_exact():
+    rows = torch.randn(5, 3000, generator=Key.root(1).torch()) * 1e-2
+    expected = torch.cdist(rows.double(), rows.double()) ** 2
+    torch.testing.assert_close(squared_distances(rows), expected)
+    far = rows.double() + 1e6  # centring keeps what the offset would eat
+    torch.testing.assert_close(squared_distances(far), torch.cdist(far, far, compute_mode="donot_use_mm_for_euclid_dist") ** 2, rtol=1e-5, atol=1e-9)
+
+
+def test_one_weiszfeld_step_from_the_mean_is_as_by_hand():
+    rows = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 0.0]])  # the mean is (2, 0), distances are 2, 4, 2
+    found = GeometricMedian(steps=1, smoothing=1e-6)(rows, server())
+    torch.testing.assert_close(found, torch.tensor([6.0 / 4 / (1 / 2 + 1 / 4 + 1 / 2), 0.0]))
+    flat = GeometricMedian(steps=1, smoothing=10.0)(rows, server())
+    torch.testing.assert_close(flat, rows.mean(0))
+
+
+def test_numbers_of_steps_and_bounds_that_mean_nothing_are_refused():
+    GeometricMedian(steps=1, smoothing=1e-6)
+    for steps, smoothing in ((0, 1e-6), (1, 0.0)):
+        with pytest.raises(ConfigError, match="steps is 1 or more, smoothing above 0"):
+            GeometricMedian(steps=steps, smoothing=smoothing)
+    with pytest.raises(ConfigError, match="a norm above 0"):
+        NormClip(bound=0.0)
+
+
+def test_fltrust_is_the_same_at_any_scale_of_short_updates():
+    own, rows = torch.tensor([0.02, 0.01]), torch.tensor([[0.01, 0.02], [0.03, -0.01]])
+    torch.testing.assert_close(FlTrust()(rows, server(reference=own)) * 1000, FlTrust()(rows * 1000, server(reference=own * 1000)))

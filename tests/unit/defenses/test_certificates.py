@@ -3,11 +3,14 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from defenses.certify import bagging, collective, dpa, finite_aggregation, hash_bagging, run_off_election
 from defenses.train.committee import finalists
+from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import Tally, electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.pipeline import Line, run
@@ -120,9 +123,6 @@ def test_a_run_off_can_overturn_a_plurality():
 
 
 def test_clopper_pearson_bounds_of_bagging_are_those_of_scipy():
-    import numpy as np
-    from scipy.stats import binomtest
-
     margin = bagging.margin(np.array([[90, 10]]), alpha=0.1)
     lower = binomtest(90, 100, alternative="greater").proportion_ci(0.95).low
     upper = binomtest(10, 100, alternative="less").proportion_ci(0.95).high
@@ -130,8 +130,6 @@ def test_clopper_pearson_bounds_of_bagging_are_those_of_scipy():
 
 
 def test_certain_votes_do_not_break_the_bounds_of_bagging():
-    import numpy as np
-
     assert 0 < bagging.margin(np.array([[100, 0]]), alpha=0.001)[0] < 1
 
 
@@ -216,3 +214,82 @@ def test_a_search_cut_short_gives_a_bound_still():
 def test_a_certificate_of_another_ensemble_is_refused(tiny, store, name, certify, says):
     with pytest.raises(ConfigError, match=says):
         run(tiny(*WORDS[name], f"defense.certify._target_=defenses.certify.{certify}"), store)
+
+
+class Told:
+    """An ensemble of which only the votes are known."""
+
+    rule = "plurality"
+
+    def __init__(self, votes, facts=None, touched=1):
+        self.counts, self.facts, self.each = torch.tensor(votes), facts or {}, touched
+
+    def tally(self, inputs):
+        answers = torch.stack([torch.arange(len(own)).repeat_interleave(own) for own in self.counts])
+        kinds = self.counts.shape[1]
+        return Tally(answers_MR=answers.to(torch.uint8), wins_MKK=torch.zeros(len(answers), kinds, kinds, dtype=torch.int64))
+
+    def reach(self):
+        return torch.arange(int(self.counts[0].sum()))[:, None]
+
+    def touched(self, change):
+        return self.each
+
+
+for name in ("history", "module", "scores", "features", "state", "silenced"):
+    setattr(Told, name, lambda self, *asked: None)
+
+
+def rows(*labels: int) -> Dataset:
+    return Dataset.of(torch.zeros(len(labels), 1), torch.tensor(labels), num_classes=3)
+
+
+def test_bagging_proves_the_answer_that_is_right_by_the_margin_of_its_votes():
+    votes, facts = [[900, 60, 40], [900, 60, 40], [340, 330, 330]], {"drawn": 5, "training_rows": 1000}
+    certificate = bagging.BaggingCertificate(alpha=0.01)
+    radii = certificate.certify(Told(votes, facts), rows(0, 1, 0)).tolist()
+    lead = bagging.margin(np.array(votes), 0.01)
+    assert radii == [bagging.radius(float(lead[0]), 1000, 5), -1, -1]
+    assert radii[0] > 10
+    with pytest.raises(ConfigError, match="draw their rows"):
+        certificate.certify(Told(votes), rows(0, 1, 0))
+    for alpha in (0.0, 1.0, 1.5):
+        with pytest.raises(ConfigError, match="a chance in"):
+            bagging.BaggingCertificate(alpha=alpha)
+
+
+@pytest.mark.parametrize("counts", [[[90, 10, 0]], [[50, 50, 0]], [[1, 0, 0]], [[3, 3, 4]]])
+def test_bounds_of_bagging_are_those_of_scipy_at_the_level_of_each(counts):
+    lower, upper = bagging.bounds(np.array(counts), alpha=0.3)
+    first, second, members = sorted(counts[0])[-1], sorted(counts[0])[-2], sum(counts[0])
+    assert lower[0] == pytest.approx(binomtest(first, members, alternative="greater").proportion_ci(0.9).low)
+    assert upper[0] == pytest.approx(min(binomtest(second, members, alternative="less").proportion_ci(0.9).high, 1 - lower[0]))
+
+
+@pytest.mark.parametrize(("size", "drawn"), [(30, 1), (30, 2), (30, 5), (200, 7)])
+def test_bagging_holds_against_every_number_of_rows_and_no_further(size, drawn):
+    for margin in (-0.1, 0.0, 0.05, 0.3, 0.6, 0.9, 0.999):
+
+        def holds(changed: int, margin: float = margin) -> bool:
+            after = range(size - changed, size + changed + 1)
+            return all((then / size) ** drawn - 2 * ((max(size, then) - changed) / size) ** drawn + 1 - margin < 0 for then in after)
+
+        true = -1 if margin <= 0 else max(r for r in range(size) if r == 0 or holds(r))
+        assert bagging.radius(margin, size, drawn) == true
+
+
+def test_radii_in_partitions_become_radii_in_rows_rounded_down():
+    votes = [[9, 2, 0], [9, 2, 0], [6, 5, 0]]
+    told = {touched: dpa.DpaCertificate(change="insert").certify(Told(votes, touched=touched), rows(0, 1, 0)).tolist() for touched in (1, 2)}
+    assert told == {1: [3, -1, 0], 2: [1, -1, 0]}
+
+
+def test_one_attack_on_many_rows_leaves_a_share_of_all_of_them():
+    votes = [[9, 2, 0], [9, 2, 0], [6, 5, 0], [0, 0, 11]]
+    for touched, radii, told in ((1, (0, 1, 4), {0: 0.75, 1: 0.5, 4: 0.25}), (2, (0, 1, 2), {0: 0.75, 1: 0.5, 2: 0.25})):
+        certificate = collective.CollectiveCertificate(change="insert", radii=radii, nodes=1000)
+        assert certificate.together(Told(votes, touched=touched), rows(0, 1, 0, 2)) == told
+    for radii, nodes in (((-1,), 5), ((1,), 0)):
+        with pytest.raises(ConfigError, match="give 0 or more, and 1 or more"):
+            collective.CollectiveCertificate(change="insert", radii=radii, nodes=nodes)
+    assert collective.CollectiveCertificate(change="insert", radii=(), nodes=1).together(Told(votes), rows(0, 1, 0, 2)) == {}

@@ -88,3 +88,39 @@ def test_the_cases_above_prove_something():
         answers = smoothed.scores(inputs).argmax(1)
         proved += int((radius(error(smoothed.influence(inputs), answers, smoothed), flip, kinds) > 0).sum())
     assert proved >= 5
+
+
+def expected_exponential(smoothed: SmoothedVictim, influence_N: torch.Tensor, answer: int, rival: int, tilt: float) -> float:
+    """E exp(t (score of the rival - score of the answer)) over redrawn labels, one label after the other."""
+    product, kinds, flip = 1.0, smoothed.kinds, smoothed.recipe.flip
+    for weight, own in zip(influence_N.tolist(), smoothed.labels.tolist(), strict=True):
+        chance = [1 - flip if drawn == own else flip / (kinds - 1) for drawn in range(kinds)]
+        product *= sum(one * math.exp(tilt * weight * ((drawn == rival) - (drawn == answer))) for drawn, one in enumerate(chance))
+    return product
+
+
+@pytest.mark.parametrize(("rows", "kinds", "flip"), [(6, 2, 0.1), (7, 3, 0.05), (9, 4, 0.2)])
+def test_the_bound_is_the_best_of_chernoffs_over_all_exponents(rows, kinds, flip):
+    smoothed, inputs = victim(rows, kinds, flip, 5)
+    influence_MN, answers = smoothed.influence(inputs), smoothed.scores(inputs).argmax(1)
+    told = error(influence_MN, answers, smoothed)
+    for row, answer in enumerate(answers.tolist()):
+        size = float(influence_MN[row].abs().max())
+        tilts = [tilt / size for tilt in torch.logspace(-3, 2, 60, dtype=torch.float64).tolist()]
+        bound = 0.0
+        for rival in (kind for kind in range(kinds) if kind != answer):
+            bound += min(1.0, *(expected_exponential(smoothed, influence_MN[row], answer, rival, tilt) for tilt in tilts))
+        assert float(told[row]) == pytest.approx(min(1.0, bound), rel=1e-9)
+
+
+@pytest.mark.parametrize(("kinds", "flip"), [(2, 0.1), (3, 0.05), (10, 0.3)])
+def test_one_flip_moves_the_labels_by_their_divergence(kinds, flip):
+    before = [1 - flip] + [flip / (kinds - 1)] * (kinds - 1)
+    after = [flip / (kinds - 1), 1 - flip] + [flip / (kinds - 1)] * (kinds - 2)
+    step = sum(one * math.log(one / other) for one, other in zip(before, after, strict=True))
+    for flips in (1, 2, 5):
+        room = flips * step  # of -log(4 p (1 - p)) / 2, just above and just below
+        for more, held in ((1e-6, flips), (-1e-6, flips - 1)):
+            product = math.exp(-2 * (room + more))  # 4 p (1 - p)
+            wrong = product / 2 / (1 + math.sqrt(1 - product))
+            assert radius(torch.tensor([wrong], dtype=torch.float64), flip, kinds).tolist() == [held]
