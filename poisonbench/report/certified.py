@@ -63,7 +63,8 @@ def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
         axis.set_xlabel("changed training rows")
         axis.set_ylabel("accuracy" if attacked else "certified accuracy")
         axis.set_ylim(0, 1)
-        axis.set_xlim(0, None)
+        axis.set_xscale("log" if attacked else "linear")
+        axis.set_xlim(1 if attacked else 0, None)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=7, frameon=False)
         bare = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}

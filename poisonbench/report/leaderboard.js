@@ -68,12 +68,12 @@ function draw() {
   const tasks = frequent(cells.map((cell) => cell.t));
   const task = now.task || tasks[0][0];
   const ofTask = cells.filter((cell) => cell.t === task);
-  const families = frequent(ofTask.map((cell) => cell.f)), learners = frequent(ofTask.map((cell) => cell.l));
-  const ofBoth = ofTask.filter((cell) => (!now.family || cell.f === now.family || cell.f === "none") && (!now.learner || cell.l === now.learner));
+  const [families, threats, learners] = ["f", "h", "l"].map((name) => frequent(ofTask.map((cell) => cell[name])));
+  const ofBoth = ofTask.filter((cell) => (!now.family || cell.f === now.family || cell.f === "none") && (!now.threat || cell.h === now.threat || cell.f === "none") && (!now.learner || cell.l === now.learner));
   const rates = frequent(ofBoth.filter((cell) => cell.r !== null).map((cell) => String(cell.r)));
   const wanted = (now.q || "").toLowerCase().split(/\s+/).filter(Boolean);
   const chosen = ofBoth.filter((cell) => (!now.rate || cell.r === null || String(cell.r) === now.rate) && wanted.every((word) => [cell.a, cell.d, cell.s, cell.l].join(" ").toLowerCase().includes(word)));
-  filters(now, task, { tasks, families, learners, rates });
+  filters(now, task, { tasks, families, threats, learners, rates });
   matrix(now, chosen);
   figures(chosen);
   table(now, chosen);
@@ -87,6 +87,7 @@ function filters(now, task, known) {
   bar.replaceChildren(
     choose("task", "task", known.tasks.map(([name, count]) => [name, name + " (" + count + ")"]), task),
     choose("family of the attack", "family", any(known.families), now.family || ""),
+    choose("what the attacker may do", "threat", any(known.threats), now.threat || ""),
     choose("learner", "learner", any(known.learners), now.learner || ""),
     choose("poison rate", "rate", any(known.rates, (rate) => percent(+rate)), now.rate || ""),
     choose("figure of the matrix", "figure", Object.entries(FIGURES), now.figure || "asr"),

@@ -47,6 +47,7 @@ class Cell:
     Args:
         task: its name.
         family: of the attack.
+        threat: what the attacker may do.
         attack: its name.
         rate: poisoned rows / training rows; None without an attack.
         defense: its name.
@@ -62,6 +63,7 @@ class Cell:
 
     task: str
     family: str
+    threat: str
     attack: str
     rate: float | None
     defense: str
@@ -99,6 +101,7 @@ def _cell(named: tuple[str, ...], records: Sequence[Record]) -> Cell:
     return Cell(
         task=task,
         family=_family(records[0]),
+        threat=_threat(records[0]),
         attack=attack,
         rate=float(rate.removesuffix(" %")) / 100 if rate else None,
         defense=defense,
@@ -136,6 +139,16 @@ def _rounds(record: Record) -> list[float]:
     return asr if isinstance(asr, list) else []
 
 
+def _threat(record: Record) -> str:
+    attack, threat = record.spec.get("attack"), record.spec.get("threat")
+    budget = threat.get("budget") if isinstance(threat, Mapping) else None
+    if not isinstance(attack, Mapping) or not isinstance(budget, Mapping) or _family(record) == "none":
+        return "none"
+    acts = {"train": "run the training", "update": "send updates"}
+    rows = "add rows" if budget.get("inject") else "relabel and edit rows" if budget.get("relabel") else "edit rows, labels kept"
+    return next((told for slot, told in acts.items() if slot in attack), rows)
+
+
 def _family(record: Record) -> str:
     attack = record.spec.get("attack")
     slots = [attack.get(slot) for slot in ("update", "data", "train")] if isinstance(attack, Mapping) else []
@@ -165,7 +178,17 @@ def page(cells: Sequence[Cell]) -> str:
 
 
 def _packed(cell: Cell) -> Mapping[str, object]:
-    named = {"t": cell.task, "f": cell.family, "a": cell.attack, "r": cell.rate, "d": cell.defense, "l": cell.learner, "s": cell.setting, "c": cell.command}
+    named = {
+        "t": cell.task,
+        "f": cell.family,
+        "h": cell.threat,
+        "a": cell.attack,
+        "r": cell.rate,
+        "d": cell.defense,
+        "l": cell.learner,
+        "s": cell.setting,
+        "c": cell.command,
+    }
     figures = {name: [round(mean, 4), None if half is None else round(half, 4)] for name, (mean, half) in cell.figures.items()}
     return named | {"m": figures, "n": [list(seed.items()) for seed in cell.seeds], "o": cell.rank} | ({"k": dict(cell.curves)} if cell.curves else {})
 
@@ -174,7 +197,7 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
     """Return one flat mapping a cell, every figure with its interval."""
     told = []
     for cell in cells:
-        row: dict[str, object] = {name: getattr(cell, name) for name in ("task", "family", "attack", "rate", "defense", "learner", "setting")}
+        row: dict[str, object] = {name: getattr(cell, name) for name in ("task", "family", "threat", "attack", "rate", "defense", "learner", "setting")}
         row |= {"rank_low": cell.rank[0] if cell.rank else None, "rank_high": cell.rank[1] if cell.rank else None}
         row |= {"seeds": len(cell.seeds), "done": sum("status" not in seed for seed in cell.seeds)}
         for name in FIGURES:

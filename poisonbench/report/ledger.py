@@ -17,7 +17,7 @@ from poisonbench.stats import over_seeds
 
 FIELDS = {"claim", "source", "published", "unit", "certainty", "command", "figure", "records", "ours", "verdict", "why"}
 VERDICTS = ("reproduced", "partial", "not reproduced", "not run")
-COLUMNS = ("claim", "source", "published", "ours", "n", "verdict", "why")
+COLUMNS = ("claim", "source", "published", "ours, with its 95 % interval", "n", "verdict", "why", "command")
 
 Entry = dict[str, object]
 
@@ -73,4 +73,13 @@ def _line(entry: Entry) -> tuple[str, ...]:
         ("", "") if not isinstance(ours, Mapping) else (f"{ours['mean']}" + (f" ± {ours['interval']}" if ours["interval"] is not None else ""), str(ours["n"]))
     )
     remembered = " (from memory)" if entry["certainty"] == "memory" else ""
-    return str(entry["claim"]), str(entry["source"]), f"{entry['published']}{remembered}", told, count, str(entry["verdict"]), str(entry["why"])
+    return (
+        str(entry["claim"]),
+        str(entry["source"]),
+        f"{entry['published']}{remembered}",
+        told,
+        count,
+        str(entry["verdict"]),
+        str(entry["why"]),
+        f"`{entry['command']}`",
+    )

@@ -101,7 +101,7 @@ def _cell(record: Record) -> tuple[str, ...]:
     assert isinstance(threat, Mapping)
     budget = threat["budget"]
     share = budget["rate"] if budget.get("count") is None else budget["count"] / record.counts["train"]
-    rate = f"{100 * share:.4g} %" if _name(record, "attack") != "none" else ""
+    rate = f"{100 * share:.3g} %" if _name(record, "attack") != "none" else ""
     return _name(record, "task"), _name(record, "attack"), rate, _name(record, "defense"), setting
 
 

@@ -1,8 +1,9 @@
-"""`python -m tests.reliability [--all]`: run what keeps poisonbench from losing anything, and write docs/reliability.md from what came out."""
+"""`python -m tests.reliability [--demand WORD]`: run what keeps poisonbench from losing anything, and write docs/reliability.md from what came out."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 HOME = Path(__file__).parent.parent.parent
 PAGE = HOME / "docs" / "reliability.md"
+BEGIN, END = "<!-- outcome -->\n", "<!-- end -->"
 SWEEP, LEASE, DISK, HOSTILE = (
     f"tests/{name}.py" for name in ("reliability/test_sweep", "unit/test_lease", "reliability/test_disk", "reliability/test_hostile")
 )
@@ -37,6 +39,8 @@ class Row:
     push: tuple[str, ...]
     demand: tuple[str, ...] = ()
 
+
+MUTATION = "deliberate mistakes (mutants) in metrics, stats, store, leases, audit, certificates and aggregation rules; needs `pip install -e .[dev,mutation]`"
 
 ROWS = (
     Row(
@@ -96,6 +100,7 @@ ROWS = (
         (RULES, FILTERS, "tests/unit/defenses/test_dp_sgd.py"),
     ),
     Row("intervals against simulation at n = 3, 5, 10", "coverage of 93.5 to 96.5 %", ("tests/unit/test_stats.py",)),
+    Row(MUTATION, "a test fails for at least 85 % of them", ()),
 )
 
 
@@ -118,24 +123,49 @@ def outcome(nodes: tuple[str, ...], mark: str) -> str:
     return f"{told}, {seconds:.0f} s"
 
 
+def mutation() -> str:
+    """Run the tests against deliberate mistakes, and tell how many they noticed; what no test reaches counts as unnoticed."""
+    subprocess.run(["mutmut", "run", "--max-children", "1"], cwd=HOME, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(["mutmut", "export-cicd-stats"], cwd=HOME, check=True)
+    found = json.loads((HOME / "mutants" / "mutmut-cicd-stats.json").read_text(encoding="utf-8"))
+    noticed, all_of_them = found["killed"] + found["timeout"] + found["suspicious"] + found["segfault"], found["total"] - found["skipped"]
+    return f"{noticed} of {all_of_them} noticed, {100 * noticed / all_of_them:.1f} %"
+
+
 def main() -> int:
     """Write the page; return 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability")
-    parser.add_argument("--all", action="store_true", help="run what is only run on demand too; takes hours")
-    everything = parser.parse_args().all
+    parser.add_argument(
+        "--demand", metavar="WORD", help="run only what is run on demand, in the lines with this word; everything else stays as it was told last"
+    )
+    word = parser.parse_args().demand
+    told, commit = told_before(), subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HOME, capture_output=True, text=True, check=False).stdout.strip()
     lines = ["| what happens | what passing means | with every change | on demand |", "| --- | --- | --- | --- |"]
     for row in ROWS:
-        push = outcome(row.push, "not slow and not gpu and not paper")
-        demand = outcome(row.demand, "slow") if everything else ("not run" if row.demand else "-")
+        push, demand = told.get(row.what, ("not run", "not run" if row.demand or row.what == MUTATION else "-"))
+        if word is None:
+            push = outcome(row.push, "not slow and not gpu and not paper")
+        elif word in row.what and (row.demand or row.what == MUTATION):
+            demand = f"{mutation() if row.what == MUTATION else outcome(row.demand, 'slow')} (at {commit})"
         lines.append(f"| {row.what} | {row.passes} | {push} | {demand} |")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HOME, capture_output=True, text=True, check=False).stdout.strip()
-    where = f"Python {platform.python_version()} on {os.cpu_count()} cores, commit {commit}"
+    where = f"Python {platform.python_version()} on {os.cpu_count()} cores, commit {commit}" if word is None else told_where()
     text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition("<!-- outcome -->\n")
-    _, _, tail = rest.partition("<!-- end -->")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
     table = "\n".join(lines)
-    PAGE.write_text(f"{head}<!-- outcome -->\n{where}.\n\n{table}\n<!-- end -->{tail}", encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}{where}.\n\n{table}\n{END}{tail}", encoding="utf-8")
     return int("failed" in table)
+
+
+def told_before() -> dict[str, tuple[str, str]]:
+    """Return the last two cells of each line of the page."""
+    lines = [[cell.strip() for cell in line.strip("|\n ").split(" | ")] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return {cells[0]: (cells[2], cells[3]) for cells in lines if len(cells) == 4}
+
+
+def told_where() -> str:
+    """Return where the tests of every change were last run."""
+    return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(".\n")[0]
 
 
 if __name__ == "__main__":

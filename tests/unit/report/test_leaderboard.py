@@ -41,7 +41,7 @@ def made(attack: str = "badnets", defense: str = "spectral", seed: int = 0, **mo
         "defense": {"name": defense},
         "task": {"name": "digits"},
         "learner": {"class": "poisonbench.learn.central.Central"},
-        "threat": {"budget": {"rate": rate}},
+        "threat": {"budget": {"rate": rate, "relabel": True}},
         "seed": seed,
     }
     command = f"python -m poisonbench attack={attack} defense={defense} seed={seed} threat.budget.rate={rate}"
@@ -52,6 +52,7 @@ def made(attack: str = "badnets", defense: str = "spectral", seed: int = 0, **mo
 def test_seeds_are_folded_into_a_mean_and_its_interval():
     (cell,) = folded([made(seed=seed) for seed in (0, 1, 2)])
     assert (cell.task, cell.family, cell.attack, cell.rate, cell.defense, cell.learner) == ("digits", "backdoor", "badnets", 0.05, "spectral", "Central")
+    assert cell.threat == "relabel and edit rows"
     mean, half = cell.figures["c_acc"]
     assert mean == pytest.approx(0.91)
     assert half == pytest.approx(4.302653 * 0.01 / 3**0.5)
