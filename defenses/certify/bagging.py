@@ -29,14 +29,14 @@ class BaggingCertificate(NoCertificate):
 
     Source: Jia, Cao and Gong, AAAI 2021, Theorem 1 and Corollary 1. With N rows and s drawn, the answer, of probability at least p, holds
     against a rival of probability at most q if for every number N' of rows after the attack, N - r <= N' <= N + r,
-    (N'/N)^s - 2 ((max(N, N') - r) / N)^s + 1 - p + q < 0. p and q are Clopper-Pearson bounds at level alpha / (M K) from the votes of
-    the members; the slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict.
+    (N'/N)^s - 2 ((max(N, N') - r) / N)^s + 1 - p + q < 0. p and q are Clopper-Pearson bounds at level alpha / (2 M K) from the votes of
+    the members: the votes also say which class is the answer, so of each class both bounds have to hold (the paper takes alpha / (M K)); the slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict.
 
     Args:
         alpha: chance that any certificate is wrong.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     alpha: float
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ def margin(votes_MK: npt.NDArray[np.int64], alpha: float) -> Floats:
 
 def bounds(votes_MK: npt.NDArray[np.int64], alpha: float) -> tuple[Floats, Floats]:
     """Return (M,) p and (M,) q: Clopper-Pearson bounds that hold for all test rows and classes together with confidence 1 - alpha."""
-    level, members = alpha / votes_MK.size, votes_MK.sum(1)
+    level, members = alpha / (2 * votes_MK.size), votes_MK.sum(1)
     ordered = np.sort(votes_MK, 1)
     first, second = ordered[:, -1], ordered[:, -2]
     lower = np.where(first > 0, stats.beta.ppf(level, np.maximum(first, 1), members - first + 1), 0.0)

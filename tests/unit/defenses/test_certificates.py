@@ -132,8 +132,8 @@ def test_a_run_off_can_overturn_a_plurality():
 
 def test_clopper_pearson_bounds_of_bagging_are_those_of_scipy():
     margin = bagging.margin(np.array([[90, 10]]), alpha=0.1)
-    lower = binomtest(90, 100, alternative="greater").proportion_ci(0.95).low
-    upper = binomtest(10, 100, alternative="less").proportion_ci(0.95).high
+    lower = binomtest(90, 100, alternative="greater").proportion_ci(0.975).low
+    upper = binomtest(10, 100, alternative="less").proportion_ci(0.975).high
     assert margin[0] == pytest.approx(lower - min(upper, 1 - lower))
 
 
@@ -268,7 +268,7 @@ def test_bagging_proves_the_answer_that_is_right_by_the_margin_of_its_votes():
 
 @pytest.mark.parametrize("counts", [[[90, 10, 0]], [[50, 50, 0]], [[1, 0, 0]], [[3, 3, 4]]])
 def test_bounds_of_bagging_are_those_of_scipy_at_the_level_of_each(counts):
-    lower, upper = bagging.bounds(np.array(counts), alpha=0.3)
+    lower, upper = bagging.bounds(np.array(counts), alpha=0.6)
     first, second, members = sorted(counts[0])[-1], sorted(counts[0])[-2], sum(counts[0])
     assert lower[0] == pytest.approx(binomtest(first, members, alternative="greater").proportion_ci(0.9).low)
     assert upper[0] == pytest.approx(min(binomtest(second, members, alternative="less").proportion_ci(0.9).high, 1 - lower[0]))
