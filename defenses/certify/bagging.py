@@ -30,7 +30,8 @@ class BaggingCertificate(NoCertificate):
     Source: Jia, Cao and Gong, AAAI 2021, Theorem 1 and Corollary 1. With N rows and s drawn, the answer, of probability at least p, holds
     against a rival of probability at most q if for every number N' of rows after the attack, N - r <= N' <= N + r,
     (N'/N)^s - 2 ((max(N, N') - r) / N)^s + 1 - p + q < 0. p and q are Clopper-Pearson bounds at level alpha / (2 M K) from the votes of
-    the members: the votes also say which class is the answer, so of each class both bounds have to hold (the paper takes alpha / (M K)); the slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict.
+    the members: the votes also say which class is the answer, so both bounds of each class have to hold (the paper takes alpha / (M K)). The
+    slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict.
 
     Args:
         alpha: chance that any certificate is wrong.
