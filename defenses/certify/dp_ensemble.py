@@ -49,7 +49,7 @@ class Mechanism:
 
     def floor(self, chance: Floats, rows: int, change: Change) -> Floats:
         """Return what is left at least of the chances of events when `rows` rows are changed; edits are deletions and insertions."""
-        for move in MOVES[change]:
+        for move in MOVES[change] if rows else ():
             there, back = self.spent(rows, move)
             chance = np.maximum(_fallen(chance, there), 1 - _risen(1 - chance, back))
         return chance

@@ -70,3 +70,27 @@ def opinions(dice: random.Random, members: int, kinds: int) -> list[int]:
     """Answers that mostly agree, so that radii differ, and sometimes tie."""
     agreed = dice.choice((0.0, 0.5, 0.8))
     return [0 if dice.random() < agreed else dice.randrange(kinds) for _ in range(members)]
+
+
+class Told:
+    """An ensemble of which only the votes are known."""
+
+    rule = "plurality"
+
+    def __init__(self, votes, facts=None, touched=1):
+        self.counts, self.facts, self.each = torch.tensor(votes), facts or {}, touched
+
+    def tally(self, inputs):
+        answers = torch.stack([torch.arange(len(own)).repeat_interleave(own) for own in self.counts])
+        kinds = self.counts.shape[1]
+        return Tally(answers_MR=answers.to(torch.uint8), wins_MKK=torch.zeros(len(answers), kinds, kinds, dtype=torch.int64))
+
+    def reach(self):
+        return torch.arange(int(self.counts[0].sum()))[:, None]
+
+    def touched(self, change):
+        return self.each
+
+
+for name in ("history", "module", "scores", "features", "state", "silenced"):
+    setattr(Told, name, lambda self, *asked: None)

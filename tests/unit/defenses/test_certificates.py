@@ -14,7 +14,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import Tally, electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.pipeline import Line, run
-from tests.unit.defenses.brute import opinions, plurality, reach_of, run_off, said, tally, true_radius, true_run_off_radius
+from tests.unit.defenses.brute import Told, opinions, plurality, reach_of, run_off, said, tally, true_radius, true_run_off_radius
 
 
 def check_finite_aggregation(dice: random.Random) -> None:
@@ -222,30 +222,6 @@ def test_a_search_cut_short_gives_a_bound_still():
 def test_a_certificate_of_another_ensemble_is_refused(tiny, store, name, certify, says):
     with pytest.raises(ConfigError, match=says):
         run(tiny(*WORDS[name], f"defense.certify._target_=defenses.certify.{certify}"), store)
-
-
-class Told:
-    """An ensemble of which only the votes are known."""
-
-    rule = "plurality"
-
-    def __init__(self, votes, facts=None, touched=1):
-        self.counts, self.facts, self.each = torch.tensor(votes), facts or {}, touched
-
-    def tally(self, inputs):
-        answers = torch.stack([torch.arange(len(own)).repeat_interleave(own) for own in self.counts])
-        kinds = self.counts.shape[1]
-        return Tally(answers_MR=answers.to(torch.uint8), wins_MKK=torch.zeros(len(answers), kinds, kinds, dtype=torch.int64))
-
-    def reach(self):
-        return torch.arange(int(self.counts[0].sum()))[:, None]
-
-    def touched(self, change):
-        return self.each
-
-
-for name in ("history", "module", "scores", "features", "state", "silenced"):
-    setattr(Told, name, lambda self, *asked: None)
 
 
 def rows(*labels: int) -> Dataset:

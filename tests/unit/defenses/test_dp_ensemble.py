@@ -10,10 +10,12 @@ from scipy import stats
 from defenses.certify import dp_ensemble
 from defenses.certify.dp_ensemble import MOVES, ORDERS, Mechanism, divergences, least_mean
 from defenses.train.dp_sgd import spent_epsilon
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.pipeline import Line, run
+from tests.unit.defenses.brute import Told
 
-WORDS = ("defense=dp_ensemble", "defense.train.members=12", "defense.train.step.epsilon=0.5", "defense.certify.alpha=0.2", "learner.epochs=2")
+WORDS = ("defense=dp_ensemble", "defense.train.members=3", "defense.train.step.epsilon=0.5", "defense.certify.alpha=0.2", "learner.epochs=1")
 
 
 @pytest.mark.parametrize(("noise", "rate"), [(1.0, 0.02), (5.0, 0.017), (2.0, 0.5), (0.7, 0.01)])
@@ -103,7 +105,7 @@ def test_certificates_of_private_trainings_reach_the_record(tiny, store):
 
 def test_radii_are_the_last_that_hold():
     votes = torch.tensor([[100, 0, 0], [0, 90, 10], [60, 30, 10], [40, 40, 20]])
-    training, certificate = Mechanism(noise=20.0, rate=0.02, steps=300), dp_ensemble.DpCertificate(alpha=0.01, change="insert", radii=())
+    training, certificate = Mechanism(noise=5.0, rate=0.02, steps=300), dp_ensemble.DpCertificate(alpha=0.01, change="insert", radii=())
     radii = certificate.proved(votes, training).tolist()
     assert radii == sorted(radii, reverse=True), "more votes prove no less"
     assert radii[0] > radii[1] > 0
@@ -120,7 +122,7 @@ def test_members_differ_by_their_randomness_alone(tiny, store):
     experiment = tiny(*WORDS)
     line = Line(experiment=experiment, store=store)
     victim = line.fit(line.defended, experiment.task.train, line.combine(experiment.defense.aggregate), label="defended")
-    assert len(victim.members) == 12
+    assert len(victim.members) == 3
     one, other = (victim.members[place].state() for place in (0, 1))
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
@@ -137,3 +139,46 @@ def test_the_certificate_refuses_members_that_are_not_private(tiny, store):
 def test_numbers_that_mean_nothing_are_refused(tiny, words):
     with pytest.raises(ConfigError):
         tiny("defense=dp_ensemble", *words)
+
+
+FACTS = {"noise_multiplier": 5.0, "sampling_rate": 0.02, "epochs": 6, "training_rows": 1000}
+
+
+def test_the_training_is_read_from_the_facts():
+    assert dp_ensemble.mechanism(Told([[1, 0]], FACTS)) == Mechanism(noise=5.0, rate=0.02, steps=300)
+    for name in FACTS:
+        with pytest.raises(ConfigError, match=r"certificate of defense=dp_ensemble"):
+            dp_ensemble.mechanism(Told([[1, 0]], {key: value for key, value in FACTS.items() if key != name}))
+
+
+def test_only_right_answers_are_proved_and_the_accuracy_is_that_of_single_members():
+    votes, labels = [[100, 0, 0], [100, 0, 0], [60, 40, 0]], (0, 1, 0)
+    test = Dataset.of(torch.zeros(3, 1), torch.tensor(labels), num_classes=3)
+    certificate = dp_ensemble.DpCertificate(alpha=0.01, change="insert", radii=(0, 2))
+    victim = Told(votes, FACTS)
+    proved = certificate.proved(torch.tensor(votes), dp_ensemble.mechanism(victim)).tolist()
+    assert certificate.certify(victim, test).tolist() == [proved[0], -1, proved[2]]
+    assert proved[0] > 0
+    # the first 60 members are right on two rows of three, the others on one
+    accuracy = least_mean(np.array([2 / 3] * 60 + [1 / 3] * 40), 0.01)
+    left = dp_ensemble.mechanism(victim).floor(np.array(accuracy), 2, "insert")
+    assert certificate.together(victim, test) == {0: pytest.approx(accuracy), 2: pytest.approx(float(left))}
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.1])
+def test_the_bound_of_a_mean_is_that_of_a_gambler_written_out(alpha):
+    values = np.random.default_rng(3).beta(6, 2, size=25)
+    first = None
+    for step in range(4001):
+        mean, capital, most, seen, spread = step / 4000, 1.0, 1.0, 0.5, 0.25
+        for number, value in enumerate(values, start=1):
+            stake = min(np.sqrt(2 * np.log(1 / alpha) * number / (spread * len(values))), 0.9 / mean if mean else np.inf)
+            capital *= 1 + stake * (value - mean)
+            most = max(most, capital)
+            seen += value
+            spread += (value - seen / (number + 1)) ** 2
+        if most < 1 / alpha:
+            first = step
+            break
+    assert least_mean(values, alpha) == pytest.approx((first - 1) / 4000)
+    assert least_mean(np.zeros(5), alpha) == 0.0
