@@ -105,7 +105,7 @@ def divergences(noise: float, rate: float, rows: int) -> tuple[Floats, Floats]:
 class DpCertificate(NoCertificate):
     """How many changed rows the answer of a private training withstands, with confidence 1 - alpha for all test rows together.
 
-    Source: Ma, Zhu and Hsu, IJCAI 2019; Liu et al., 2022, for Renyi divergences of the pointwise answer. Let p be the chance that one
+    Source: Ma, Zhu and Hsu, IJCAI 2019; Liu et al., AAAI 2023, for pointwise answers by Renyi divergences. Let p be the chance that one
     training answers with the class that most members chose, q that of a rival: Clopper-Pearson bounds at level alpha / (2 M K) from the
     members' votes. Poison moves both by no more than the divergence of trainings on sets that differ in r rows, which is computed for r at once
     (`divergences`) rather than chained from single rows. The answer holds while the least p stays above the largest q. What is proved

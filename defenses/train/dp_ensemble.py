@@ -19,9 +19,9 @@ class DpEnsemble:
     """Train M models by DP-SGD on the same rows, each with randomness of its own.
 
     Source: Ma, Zhu and Hsu, "Data Poisoning against Differentially-Private Learners: Attacks and Defenses", IJCAI 2019, on how a private
-    training bounds poison; Liu, Cheng, Hsieh et al., "Enhanced Certified Robustness against Data Poisoning via Renyi Differential
-    Privacy", 2022, on answers of many trainings. What is private, and what the certificate is about, is one training; epsilon is
-    the budget of each, and M of them together spend more. The certificate needs their votes as a sample and nothing else.
+    training bounds poison; Liu, Cullen, Montague, Erfani and Rubinstein, "Enhancing the Antidote: Improved Pointwise Certifications
+    against Poisoning Attacks", AAAI 2023, on the answers of many trainings. What is private, and what the certificate is about, is one
+    training; epsilon is the budget of each, and M of them together spend more. Their votes are a sample for the certificate, no more.
 
     Args:
         members: M.

@@ -27,23 +27,31 @@ def main(words: Sequence[str]) -> int:
         ConfigError: no name, or one that no group offers.
     """
     groups = sorted(entry.name for entry in CONFIGS.iterdir() if entry.is_dir() and entry.name != "experiment")
-    known = {name: group for group in groups for name in options(group) if name not in ("none", "default")}
+    known: dict[str, list[str]] = {}
+    for group in groups:
+        for name in options(group):
+            if name not in ("none", "default"):
+                known.setdefault(name, []).append(group)
     if not words:
         raise ConfigError(f"describe NAME: {meant('', known)}")
     for word in words:
         if word not in known:
             raise ConfigError(f"describe {word}: no such option; {meant(word, known)}")
-        group = known[word]
-        tree = tree_of([f"{group}={word}"])
-        for where, node in _plugins(tree[group], group):
-            _say(f"{group}={word}: {str(node['_target_']).rpartition('.')[2]}\n", style="bold")
-            _say(docstring(str(node["_target_"])))
-            fields = {name: value for name, value in node.items() if name != "_target_" and not isinstance(value, Mapping)}
-            _say("\n" + "\n".join(f"  {where}.{name}={'null' if value is None else value}" for name, value in fields.items()))
-        if group in COSTS:
-            _say(f"\nthreat: {_threat(cast('Mapping[str, object]', tree['threat']))}")
-            _say(f"cost: {_cost(published(Path('results/records')), group, word)}")
+        for group in known[word]:
+            _option(group, word)
     return 0
+
+
+def _option(group: str, word: str) -> None:
+    tree = tree_of([f"{group}={word}"])
+    for where, node in _plugins(tree[group], group):
+        _say(f"{group}={word}: {str(node['_target_']).rpartition('.')[2]}\n", style="bold")
+        _say(docstring(str(node["_target_"])))
+        fields = {name: value for name, value in node.items() if name != "_target_" and not isinstance(value, Mapping)}
+        _say("\n" + "\n".join(f"  {where}.{name}={'null' if value is None else value}" for name, value in fields.items()))
+    if group in COSTS:
+        _say(f"\nthreat: {_threat(cast('Mapping[str, object]', tree['threat']))}")
+        _say(f"cost: {_cost(published(Path('results/records')), group, word)}")
 
 
 def _say(text: str, style: str = "") -> None:

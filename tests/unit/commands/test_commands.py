@@ -88,6 +88,12 @@ def test_a_method_is_described_with_its_source_and_fields(capsys):
     assert "defense.sanitize.margin=1.5" in out
 
 
+def test_a_name_of_several_groups_is_described_in_each(capsys):
+    assert entry(["describe", "federated"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{group}=federated: " in out for group in ("attack", "learner", "threat"))
+
+
 def test_the_doctor_finds_this_machine_well(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert entry(["doctor"]) == 0
