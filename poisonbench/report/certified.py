@@ -35,15 +35,15 @@ def _bare(record: Record) -> str:
 def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
     """Write an SVG or a PDF: the share of test rows that no change of so many rows can turn, means over seeds.
 
-    A line a defense and setting. Where attacked records have partners without an attack, the lines are those of the partners, and the accuracy
+    A line a defense and setting. Where all records are attacked and have partners without an attack, the lines are those of the partners, and the accuracy
     under each attack stands beside them as points.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     partners = promises(mine, records)
-    attacked = [record for record in mine if record.key in partners]
-    proved = list({record.key: record for record in partners.values()}.values()) or mine
+    attacked = mine if all(record.key in partners for record in mine) else []
+    proved = list({record.key: record for record in partners.values()}.values()) if attacked else mine
     key, lines, points = swept(proved), dict[str, list[Sequence[float]]](), dict[str, dict[int, list[float]]]()
     for record in proved:
         lines.setdefault(_label(record, key), []).append(cast("Sequence[float]", record.metrics["certified"]))
