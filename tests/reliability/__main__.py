@@ -40,7 +40,7 @@ class Row:
     demand: tuple[str, ...] = ()
 
 
-MUTATION = "deliberate mistakes (mutants) in metrics, stats, store, leases, audit, certificates and aggregation rules; needs `pip install -e .[dev,mutation]`"
+MUTATION = "deliberate mistakes (mutants) in metrics, stats, store, audit, certificates and aggregation rules; needs `pip install -e .[dev,mutation]`"
 
 ROWS = (
     Row(
