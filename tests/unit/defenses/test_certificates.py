@@ -44,14 +44,20 @@ def check_hash_bagging(dice: random.Random) -> None:
     assert int(radii[0]) == true_radius(answers, kinds, reached), answers
 
 
-def check_run_off(dice: random.Random) -> None:
+def run_off_radii(dice: random.Random) -> tuple[int, int]:
+    """The radius that is proved, and the true one."""
     kinds = dice.choice((2, 3, 4))
     members = dice.randint(1, 3 if kinds == 4 else 5)
     scores = [[float(dice.choice((0, 1, 2)) if dice.random() < 0.3 else dice.random()) for _ in range(kinds)] for _ in range(members)]
-    told = tally(scores)
-    radii, winners = run_off_election.radius(told)
+    radii, winners = run_off_election.radius(tally(scores))
     assert int(winners[0]) == run_off(scores)
-    assert int(radii[0]) == true_run_off_radius(scores), scores
+    return int(radii[0]), true_run_off_radius(scores)
+
+
+def check_run_off(dice: random.Random) -> None:
+    """Not tight: the member that lifts a class into the second round may be one that preferred it to the winner already."""
+    proved, true = run_off_radii(dice)
+    assert proved <= true
 
 
 def check_bagging(dice: random.Random) -> None:
@@ -112,6 +118,12 @@ def test_no_attack_within_the_radius_changes_an_answer_in_many_instances(check):
     dice = random.Random(1)
     for _ in range(20_000):
         check(dice)
+
+
+def test_the_certificate_of_a_run_off_is_seldom_below_the_true_radius():
+    dice = random.Random(3)
+    pairs = [run_off_radii(dice) for _ in range(500)]
+    assert sum(proved == true for proved, true in pairs) >= 495
 
 
 def test_with_a_spread_of_one_finite_aggregation_is_partition_aggregation():
