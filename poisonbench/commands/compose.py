@@ -47,12 +47,15 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
         tree = _composed([str(override.input_line) for override in single if not any(_inside(override, kind) for kind in lists)])
         for kind, names in lists.items():
             tree[kind] = _joined(kind, names, single)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:  # Hydra lets the last two out for odd words
         raise ConfigError(explained(error, words)) from error
     given = {override.key_or_group: override.value() for override in overrides}
     if tree["trust"] != given.get("trust", ""):
         raise ConfigError("trust is set in a configuration file; it counts on the command line alone")
     return tree
+
+
+NUMBERED = re.compile(r"\+?(\w+)(?:@[^=]*)?=([-+]?(?:\d[\d_.]*(?:e[-+]?\d+)?|inf|nan)|true|false|\{.*\})", re.IGNORECASE)  # no option is called so
 
 
 def check_words(words: Iterable[str]) -> None:
@@ -66,6 +69,10 @@ def check_words(words: Iterable[str]) -> None:
         depth = max(itertools.accumulate((OPENED.get(letter, 0) for letter in word), initial=0))
         if depth > DEPTH or re.search(rf"\d{{{DIGITS},}}", word):
             raise ConfigError(f"{told}: too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
+        if word.startswith("+="):
+            raise ConfigError(f"{told}: name a key before the =")
+        if (bare := NUMBERED.fullmatch(word)) and (CONFIGS / bare[1]).is_dir():
+            raise ConfigError(f"{told}: no such option; {meant(bare[2], options(bare[1]))}")
         if found := RESOLVER.search(word):
             raise ConfigError(f"{told}: {found[0]}...}} asks for more than a value of the configuration; write the value itself")
 

@@ -154,7 +154,7 @@ def main() -> int:
     _, _, tail = rest.partition(END)
     table = "\n".join(lines)
     PAGE.write_text(f"{head}{BEGIN}{where}.\n\n{table}\n{END}{tail}", encoding="utf-8")
-    return int("failed" in table)
+    return int(" failed**" in table)
 
 
 def told_before() -> dict[str, tuple[str, str]]:
