@@ -12,15 +12,13 @@ from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from poisonbench import screen
 from poisonbench.build import build, check_targets
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
-from poisonbench.commands.compose import CONFIGS, check_words, explained, tree_of
+from poisonbench.commands.compose import CONFIGS, check_words, explaining, tree_of
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
 from poisonbench.publish import leads
@@ -52,8 +50,6 @@ def entry(words: Sequence[str]) -> int:
         return command(words[1:]) if command else _experiments(words)
     except PoisonbenchError as error:
         return _refuse(str(error), error.code)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(explained(error, [word for word in words if not word.startswith("-")]))
     except KeyboardInterrupt:
         _say("interrupted; what was finished lies in the store, and the same command goes on from there")
         return INTERRUPTED
@@ -80,7 +76,8 @@ def _experiments(words: Sequence[str]) -> int:
         searched = [word for word in overrides.hydra if word.startswith("hydra.searchpath")]
         cells.append([*searched, *overrides.task])
 
-    with tempfile.TemporaryDirectory() as folder:  # Hydra writes a multirun.yaml full of this machine's paths
+    plain = [word for word in words if not word.startswith("-")]
+    with tempfile.TemporaryDirectory() as folder, explaining(plain):  # Hydra writes a multirun.yaml full of this machine's paths
         sys.argv = [sys.argv[0], *words, f"hydra.sweep.dir={folder}"]
         job()
     console = Console(quiet=not leads())

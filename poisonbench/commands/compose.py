@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +30,9 @@ RESOLVER = re.compile(r"\$\{[^${}]*?:")
 ConfigStore.instance().store(name="keys", node=Keys)
 
 
+UNFIT = (HydraException, OmegaConfBaseException, ValueError, AssertionError)  # `attack=5` and `+=x` get one of the last two out of Hydra
+
+
 def tree_of(words: Sequence[str]) -> dict[str, object]:
     """Compose the configuration that the words of a command line describe.
 
@@ -40,22 +43,17 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
         ConfigError: one sentence on the first mistake.
     """
     check_words(words)
-    try:
+    with explaining(words):
         overrides = OverridesParser.create().parse_overrides(list(words))
         lists = {override.key_or_group: cast("list[str]", override.value()) for override in overrides if _is_plan_list(override)}
         single = [override for override in overrides if not _is_plan_list(override)]
         tree = _composed([str(override.input_line) for override in single if not any(_inside(override, kind) for kind in lists)])
         for kind, names in lists.items():
             tree[kind] = _joined(kind, names, single)
-    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:  # Hydra lets the last two out for odd words
-        raise ConfigError(explained(error, words)) from error
     given = {override.key_or_group: override.value() for override in overrides}
     if tree["trust"] != given.get("trust", ""):
         raise ConfigError("trust is set in a configuration file; it counts on the command line alone")
     return tree
-
-
-NUMBERED = re.compile(r"\+?(\w+)(?:@[^=]*)?=([-+]?(?:\d[\d_.]*(?:e[-+]?\d+)?|inf|nan)|true|false|\{.*\})", re.IGNORECASE)  # no option is called so
 
 
 def check_words(words: Iterable[str]) -> None:
@@ -69,10 +67,6 @@ def check_words(words: Iterable[str]) -> None:
         depth = max(itertools.accumulate((OPENED.get(letter, 0) for letter in word), initial=0))
         if depth > DEPTH or re.search(rf"\d{{{DIGITS},}}", word):
             raise ConfigError(f"{told}: too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
-        if word.startswith("+="):
-            raise ConfigError(f"{told}: name a key before the =")
-        if (bare := NUMBERED.fullmatch(word)) and (CONFIGS / bare[1]).is_dir():
-            raise ConfigError(f"{told}: no such option; {meant(bare[2], options(bare[1]))}")
         if found := RESOLVER.search(word):
             raise ConfigError(f"{told}: {found[0]}...}} asks for more than a value of the configuration; write the value itself")
 
@@ -121,6 +115,19 @@ def _is_null(slot: object) -> bool:
     return isinstance(slot, Mapping) and str(slot.get("_target_")) == "poisonbench.core.attack.Untouched"
 
 
+@contextlib.contextmanager
+def explaining(words: Sequence[str]) -> Iterator[None]:
+    """Compose in here, and nothing else: what Hydra says of the words becomes one sentence.
+
+    Raises:
+        ConfigError: the sentence.
+    """
+    try:
+        yield
+    except UNFIT as error:
+        raise ConfigError(explained(error, words)) from error
+
+
 def explained(error: Exception, words: Sequence[str]) -> str:
     """Return one sentence for an error of Hydra or OmegaConf."""
     if isinstance(error, MissingConfigException):
@@ -134,7 +141,20 @@ def explained(error: Exception, words: Sequence[str]) -> str:
     if found := re.search(r"Error merging override (\S+)", text):
         cause = str(error.__cause__ or error).splitlines()[0]
         return f"{found[1]}: {cause}"
-    return " ".join(str(error).split())
+    told = "" if isinstance(error, AssertionError) else " ".join(str(error).split())
+    return told if isinstance(error, HydraException | OmegaConfBaseException) else f"{_unfit(words)[:SHOWN]}: {told or 'no configuration'}"
+
+
+def _unfit(words: Sequence[str]) -> str:
+    """Return the word that Hydra cannot bear even alone, or all of them."""
+    for word in words:
+        try:
+            _composed([word])
+        except (HydraException, OmegaConfBaseException):
+            continue
+        except UNFIT:
+            return word
+    return " ".join(words)
 
 
 def _unknown_key(path: str, words: Sequence[str]) -> str:
@@ -152,7 +172,7 @@ def _plain_tree(words: Iterable[str]) -> dict[str, object]:
     chosen = [word for word in words if word.lstrip("+").split("=")[0].split("@")[0] in groups and not word.startswith("[")]
     try:
         return _composed([word for word in chosen if "[" not in word and "," not in word])
-    except (HydraException, OmegaConfBaseException):
+    except UNFIT:
         return _composed([])
 
 

@@ -142,7 +142,7 @@ def main() -> int:
     told, commit = told_before(), subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HOME, capture_output=True, text=True, check=False).stdout.strip()
     lines = ["| what happens | what passing means | with every change | on demand |", "| --- | --- | --- | --- |"]
     for row in ROWS:
-        push, demand = told.get(row.what, ("not run", "not run" if row.demand or row.what == MUTATION else "-"))
+        push, demand = told.get(row.what, ("not run" if row.push else "-", "not run" if row.demand or row.what == MUTATION else "-"))
         if word is None:
             push = outcome(row.push, "not slow and not gpu and not paper")
         elif word in row.what and (row.demand or row.what == MUTATION):

@@ -81,8 +81,8 @@ def test_a_sweep_shares_victims_and_repeats_from_the_store(here, capsys):
 MISTAKES = {
     "attack=bakdoor": "attack=bakdoor: no such option; did you mean backdoor?",
     "defense=spectrum": "did you mean spectral?",
-    "attack=5": "attack=5: no such option",
-    "+=x": "name a key before the =",
+    "attack=5": "attack=5: Config group override must be a string or a list. Got int",
+    "+=x": "+=x: no configuration",
     "+experiment=nothing": "experiment=nothing: no such option; known: backdoor_defenses",
     "atack=backdoor": "atack: no such key; did you mean attack?",
     "sed=1": "sed: no such key; did you mean seed?",
