@@ -136,22 +136,26 @@ class Hog:
     """Histograms of oriented gradients.
 
     Source: Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005: gradients by centred differences, of
-    the channel where they are longest; votes by length, shared between the two nearest bins, into cells; blocks of 2x2 cells scaled to
-    length 1, cut off at 0.2 and scaled again.
+    the channel where they are longest; votes by length, shared between the two nearest bins, into cells; blocks of 2x2 adjoining cells
+    scaled to length 1, cut off at 0.2 and scaled again.
 
     Args:
         bins: orientations over half a turn.
         cell: side of a cell, in pixels.
+        stride: from one cell to the next; less than a cell, cells overlap, and blocks are as many more.
     """
 
     VERSION: ClassVar[int] = 1
     bins: int
     cell: int
+    stride: int
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        if min(self.bins, self.cell) < 1:
-            raise ConfigError(f"hog: bins={self.bins}, cell={self.cell}: give 1 or more of each")
+        if min(self.bins, self.cell, self.stride) < 1:
+            raise ConfigError(f"hog: bins={self.bins}, cell={self.cell}, stride={self.stride}: give 1 or more of each")
+        if self.cell % self.stride:
+            raise ConfigError(f"hog: cell={self.cell} needs to be a multiple of stride={self.stride}, so that cells adjoin")
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse what is no picture, or smaller than a block."""
@@ -170,10 +174,80 @@ class Hog:
         bands = length.new_zeros(len(inputs), self.bins, *length.shape[2:])
         for nearest, part in ((lower, 1 - share), (lower + 1, share)):
             bands.scatter_add_(1, nearest.long() % self.bins, length * part)
-        cells = F.avg_pool2d(bands, self.cell)
-        blocks = F.unfold(cells, 2)  # (M, 4 bins, blocks)
+        cells = F.avg_pool2d(bands, self.cell, self.stride)
+        blocks = F.unfold(cells, 2, dilation=self.cell // self.stride)  # (M, 4 bins, blocks)
         blocks = F.normalize(F.normalize(blocks, dim=1).clamp_max(0.2), dim=1)
         return F.normalize(blocks.flatten(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colours:
+    """Histograms of colour without brightness, one for each cell of a grid.
+
+    Source: the opponent colour space of van de Sande, Gevers and Snoek, "Evaluating Color Descriptors for Object and Scene Recognition",
+    TPAMI 2010, with one joint histogram of red against green and yellow against blue (Swain and Ballard, "Color Indexing", IJCV 1991) in
+    place of one for each. Pixels vote for bins by a Gaussian, so that a small change of colour is a small change of features; the
+    square root of the shares is scaled to length 1.
+
+    Args:
+        bins: of each of the two axes, evenly from -0.5 to 0.5, where colours of full strength lie at 0.7 and 0.8.
+        width: standard deviation of a vote, in bins.
+        cells: of the grid, a side.
+    """
+
+    VERSION: ClassVar[int] = 1
+    bins: int
+    width: float
+    cells: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if self.bins < 2 or self.cells < 1 or not self.width > 0:
+            raise ConfigError(f"colours: bins={self.bins}, width={self.width}, cells={self.cells}: give 2, something above 0, and 1, or more")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse what has no colours."""
+        _check_picture(shape, self.cells)
+        if shape[0] != 3:
+            raise ConfigError(f"features: inputs of shape {shape} have no colours; pick features of grey pictures, such as gabor")
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, D)."""
+        colour = opponents(inputs.float() / 255)[:, :2, None]
+        places = torch.linspace(-0.5, 0.5, self.bins, device=inputs.device)[:, None, None]
+        votes = torch.exp(-0.5 * ((colour - places) * ((self.bins - 1) / self.width)).square())
+        joint = (votes[:, 0, :, None] * votes[:, 1, None]).flatten(1, 2)
+        return F.normalize(F.adaptive_avg_pool2d(joint, self.cells).sqrt().flatten(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """The features of two maps side by side, scaled to length 1 together: their kernels multiply.
+
+    Args:
+        first: a map.
+        second: another.
+        weight: length of the second's features, where that of the first's is 1.
+    """
+
+    VERSION: ClassVar[int] = 1
+    first: FixedMap
+    second: FixedMap
+    weight: float
+
+    def __post_init__(self) -> None:
+        """Refuse a length that is none."""
+        if self.weight < 0:
+            raise ConfigError(f"features: weight={self.weight}; give 0 or more")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse what either refuses."""
+        self.first.check(shape)
+        self.second.check(shape)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (M, D of both)."""
+        return F.normalize(torch.cat([self.first(inputs), self.weight * self.second(inputs)], 1))
 
 
 def _check_picture(shape: tuple[int, ...], side: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.nets.fixed import Hog, Moduli, Pixels, deskewed, gabor, opponents
+from poisonbench.nets.fixed import Beside, Colours, Hog, Moduli, Pixels, deskewed, gabor, opponents
 
 PLAIN = {
     "orientations": 8,
@@ -19,7 +19,17 @@ PLAIN = {
     "colours": 0,
     "colour_weight": 0.0,
 }
-MAPS = [Pixels(), Hog(bins=9, cell=4), Moduli(**PLAIN), Moduli(**{**PLAIN, "second": True}), Moduli(**{**PLAIN, "colours": 4, "colour_weight": 0.5})]
+HOG = Hog(bins=9, cell=4, stride=4)
+COLOURS = Colours(bins=7, width=0.6, cells=4)
+MAPS = [
+    Pixels(),
+    HOG,
+    Hog(bins=9, cell=8, stride=4),
+    Beside(first=Pixels(), second=HOG, weight=0.5),
+    Moduli(**PLAIN),
+    Moduli(**{**PLAIN, "second": True}),
+    Moduli(**{**PLAIN, "colours": 4, "colour_weight": 0.5}),
+]
 
 
 def wave(angle: float, length: float, side: int = 28) -> torch.Tensor:
@@ -58,9 +68,55 @@ def test_moduli_do_not_hang_on_contrast():
 def test_gradients_across_a_step_fall_into_the_bin_of_their_angle():
     picture = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     picture[..., 8:] = 200  # gradients point across: angle 0 lies between the last bin and the first
-    cells = Hog(bins=4, cell=4)(picture).unflatten(1, (16, -1)).sum(2)[0].unflatten(0, (4, 4)).sum(1)
+    cells = Hog(bins=4, cell=4, stride=4)(picture).unflatten(1, (16, -1)).sum(2)[0].unflatten(0, (4, 4)).sum(1)
     assert cells[0] == pytest.approx(float(cells[3]))
     assert cells[1:3].abs().max() < 1e-6
+
+
+def test_cells_that_overlap_hold_the_blocks_of_cells_that_adjoin():
+    picture = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    adjoining = Hog(bins=9, cell=8, stride=8)(picture).unflatten(1, (36, 3, 3))
+    overlapping = Hog(bins=9, cell=8, stride=4)(picture).unflatten(1, (36, 5, 5))
+    told, wanted = overlapping[:, :, ::2, ::2], adjoining
+    assert (told / told.norm(dim=1, keepdim=True)).allclose(wanted / wanted.norm(dim=1, keepdim=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"bins": 0}, {"cell": 0}, {"stride": 0}, {"stride": 3}])
+def test_histograms_that_cannot_be_built_are_refused(change):
+    with pytest.raises(ConfigError, match="hog"):
+        Hog(**{"bins": 9, "cell": 4, "stride": 4, **change})
+
+
+def test_a_colour_votes_for_the_bin_it_lies_in_and_brightness_for_none():
+    mean = 85.0
+    rise = 255 / 6 * 2**0.5 / 2  # red above and green below the mean: red against green is one bin of seven, yellow against blue none
+    picture = torch.tensor([mean + rise, mean - rise, mean])[None, :, None, None].expand(1, 3, 8, 8)
+    histogram = Colours(bins=7, width=0.6, cells=1)(picture).square().unflatten(1, (7, 7))[0]
+    assert int(histogram.argmax()) == 4 * 7 + 3  # the middle is bin 3
+    assert histogram[4, 3] / histogram[3, 3] == pytest.approx(math.exp(0.5 / 0.6**2), rel=1e-3)
+    brighter = Colours(bins=7, width=0.6, cells=1)(picture + 50).square().unflatten(1, (7, 7))[0]
+    assert brighter.allclose(histogram, atol=1e-4)
+
+
+def test_pictures_without_colours_have_no_histogram_of_them():
+    COLOURS.check((3, 32, 32))
+    with pytest.raises(ConfigError, match="no colours"):
+        COLOURS.check((1, 28, 28))
+
+
+@pytest.mark.parametrize("change", [{"bins": 1}, {"width": 0.0}, {"cells": 0}])
+def test_histograms_of_colour_that_cannot_be_built_are_refused(change):
+    with pytest.raises(ConfigError, match="colours"):
+        Colours(**{"bins": 7, "width": 0.6, "cells": 4, **change})
+
+
+def test_features_side_by_side_are_as_alike_as_both_maps_find_them():
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (one, other), (first, second) = (map_(pictures) for map_ in (HOG, COLOURS))
+    told = Beside(first=HOG, second=COLOURS, weight=0.5)(pictures)
+    assert float(told[0] @ told[1]) == pytest.approx(float(one @ other + 0.25 * first @ second) / 1.25, rel=1e-5)
+    with pytest.raises(ConfigError, match="weight"):
+        Beside(first=HOG, second=COLOURS, weight=-1.0)
 
 
 def test_opponents_turn_the_colours_without_stretching_them():
@@ -90,7 +146,7 @@ def test_an_empty_picture_stays_empty_and_an_upright_one_as_it_is():
     assert deskewed(block).allclose(block, atol=1e-5)
 
 
-@pytest.mark.parametrize("features", [Moduli(**PLAIN), Hog(bins=9, cell=4)])
+@pytest.mark.parametrize("features", [Moduli(**PLAIN), HOG, Beside(first=Pixels(), second=HOG, weight=0.5)])
 @pytest.mark.parametrize("shape", [(64,), (1, 4, 4)])
 def test_what_is_no_picture_or_too_small_is_refused(features, shape):
     with pytest.raises(ConfigError, match="pictures of"):
