@@ -19,6 +19,15 @@ SHORT = {
 }
 SHORT |= {"LinearRidge": (), "KernelRidge": ()}
 FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
+CHEAP = {  # of defenses that train many models, or optimise
+    "strip": ("defense.screen.overlays=5",),
+    "neural_cleanse": ("defense.repair.steps=20",),
+    **{name: ("defense.train.parts=5",) for name in ("dpa", "collective", "ss_dpa", "run_off_election", "hash_bagging")},
+    "dp_ensemble": ("defense.train.members=3",),
+    "randomized_ablation": ("defense.train.draws=10", "defense.certify.draws=20"),
+    "finite_aggregation": ("defense.train.parts=3", "defense.train.spread=2"),
+    "bagging": ("defense.train.members=5",),
+}
 TINY = (*BASE, *SHORT["Central"])
 
 

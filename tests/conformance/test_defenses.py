@@ -9,20 +9,12 @@ from poisonbench.commands.compose import options, tree_of
 from poisonbench.core.defense import Server
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import Line, run
+from tests.conftest import CHEAP
 
 DEFENSES = [name for name in options("defense") if name != "none"]
 PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
 FILTERS = [name for name in DEFENSES if "sanitize" in PLANS[name]]
 RULES = [name for name in DEFENSES if "aggregate" in PLANS[name]]
-CHEAP = {
-    "strip": ("defense.screen.overlays=5",),
-    "neural_cleanse": ("defense.repair.steps=20",),
-    **{name: ("defense.train.parts=5",) for name in ("dpa", "collective", "ss_dpa", "run_off_election", "hash_bagging")},
-    "dp_ensemble": ("defense.train.members=3",),
-    "randomized_ablation": ("defense.train.draws=10", "defense.certify.draws=20"),
-    "finite_aggregation": ("defense.train.parts=3", "defense.train.spread=2"),
-    "bagging": ("defense.train.members=5",),
-}
 
 
 @pytest.mark.parametrize("name", DEFENSES)

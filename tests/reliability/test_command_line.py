@@ -63,13 +63,13 @@ def test_the_same_command_twice_computes_nothing_and_agrees(here, capsys):
 
 
 def test_a_sweep_shares_victims_and_repeats_from_the_store(here, capsys):
-    words = ["-m", *TINY, "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=0,1,2"]
+    words = ["-m", *TINY, "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=0,1"]
     assert entry(words) == 0
     out = capsys.readouterr().out
-    assert len(records(here)) == 18
+    assert len(records(here)) == 12
     # a seed has one clean victim, one poisoned one, and two filtered ones for each of the two
-    assert sum("made in" in line and line.startswith("fit") for line in out.splitlines()) == 3 * (2 + 4)
-    assert sum("fit undefended: made" in line for line in out.splitlines()) == 3
+    assert sum("made in" in line and line.startswith("fit") for line in out.splitlines()) == 2 * (2 + 4)
+    assert sum("fit undefended: made" in line for line in out.splitlines()) == 2
     assert "sweep" in out
     assert [path.name for path in here.iterdir()] == ["results"]
     start = time.monotonic()

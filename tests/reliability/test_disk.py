@@ -7,16 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
-from tests.reliability.test_command_line import python
+from tests.reliability.warm import command
 
-LIMITED = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-limit = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-from poisonbench.cli import entry
-sys.exit(entry(sys.argv[2:]))
-"""
 WORDS = [*TINY, "attack=backdoor", "threat.budget.rate=0.2", "seed=100"]
 
 
@@ -24,43 +16,43 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def limited(size: int, *words: str, cwd: Path):
-    return python("-c", LIMITED, str(size), *words, cwd=cwd)
+def victims(folder: Path) -> dict[str, bytes]:
+    return {name: text for name, text in contents(folder / "results" / "store").items() if name.endswith(".safetensors")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    calm = tmp_path_factory.mktemp("calm")
+    assert command(*WORDS, cwd=calm).returncode == 0
+    return victims(calm)
 
 
 @pytest.mark.parametrize("size", [10, 50, 300, 2_000, 4_000, 9_000])
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_later(tmp_path, size):
-    full = limited(size, *WORDS, cwd=tmp_path)
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_later(tmp_path, undisturbed, size):
+    full = command(*WORDS, cwd=tmp_path, largest=size)
     assert full.returncode == 1
     assert "cannot be written" in full.stderr
     assert "Traceback" not in full.stderr
     assert len(full.stderr.strip().splitlines()) == 1
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".tmp", ".lease")]
-    done = python("-m", "poisonbench", *WORDS, cwd=tmp_path)
-    assert done.returncode == 0
-    calm = tmp_path / "calm"
-    calm.mkdir()
-    assert python("-m", "poisonbench", *WORDS, cwd=calm).returncode == 0
-    ours, theirs = (contents(folder / "results" / "store") for folder in (tmp_path, calm))
-    assert {name: text for name, text in ours.items() if name.endswith(".safetensors")} == {
-        name: text for name, text in theirs.items() if name.endswith(".safetensors")
-    }
+    assert command(*WORDS, cwd=tmp_path).returncode == 0
+    assert victims(tmp_path) == undisturbed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", range(100, 12_000, 300))
-def test_a_disk_that_is_full_anywhere_on_the_way_loses_nothing(tmp_path, size):
-    test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_later(tmp_path, size)
+def test_a_disk_that_is_full_anywhere_on_the_way_loses_nothing(tmp_path, undisturbed, size):
+    test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_later(tmp_path, undisturbed, size)
 
 
-@pytest.mark.parametrize("command", [["export", "RECORD", "OUT"], ["report", "page.md"]])
-def test_a_command_that_meets_a_full_disk_leaves_the_old_file(tmp_path, command):
-    assert python("-m", "poisonbench", *WORDS, "publish=true", cwd=tmp_path).returncode == 0
+@pytest.mark.parametrize("asked", [["export", "RECORD", "OUT"], ["report", "page.md"]])
+def test_a_command_that_meets_a_full_disk_leaves_the_old_file(tmp_path, asked):
+    assert command(*WORDS, "publish=true", cwd=tmp_path).returncode == 0
     (tmp_path / "page.md").write_text("<!-- records: blobs -->\n<!-- end -->\n")
     before = contents(tmp_path)
     record = next(tmp_path.glob("results/records/*.json"))
-    words = [{"RECORD": str(record), "OUT": str(tmp_path / "out")}.get(word, word) for word in command]
-    done = limited(60, *words, cwd=tmp_path)
+    words = [{"RECORD": str(record), "OUT": str(tmp_path / "out")}.get(word, word) for word in asked]
+    done = command(*words, cwd=tmp_path, largest=60)
     assert done.returncode == 1, done.stderr
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
@@ -70,14 +62,14 @@ def test_a_command_that_meets_a_full_disk_leaves_the_old_file(tmp_path, command)
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_must_not_be_written_is_named(tmp_path):
     (tmp_path / "results").mkdir(mode=0o555)
-    done = python("-m", "poisonbench", *WORDS, cwd=tmp_path)
+    done = command(*WORDS, cwd=tmp_path)
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
 
 
 def test_a_file_where_the_results_should_lie_is_named(tmp_path):
     (tmp_path / "results").write_text("")
-    done = python("-m", "poisonbench", *WORDS, cwd=tmp_path)
+    done = command(*WORDS, cwd=tmp_path)
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
     assert sys.executable not in done.stderr

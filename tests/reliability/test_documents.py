@@ -8,6 +8,7 @@ import pytest
 from poisonbench.assemble import HOME
 from poisonbench.commands.compose import tree_of
 from tests.conftest import TINY
+from tests.reliability.__main__ import Case, outcome
 from tests.reliability.test_command_line import python, records
 
 README = (HOME / "README.md").read_text()
@@ -51,3 +52,12 @@ def test_every_command_of_the_readme_composes(command):
 
 def test_the_readme_has_commands():
     assert len(COMMANDS) >= 5
+
+
+def test_a_test_belongs_to_its_file_its_folder_and_itself():
+    case = Case(node="tests/unit/report/test_a.py::test_b", seconds=1.5, status="passed")
+    assert case.belongs(("tests/unit/report/test_a.py::test_b",))
+    assert case.belongs(("tests/unit/report/test_a.py",))
+    assert case.belongs(("tests/unit/report",))
+    assert not case.belongs(("tests/unit/rep", "tests/unit/report/test_a.py::test_", "tests/unit/report/test_a"))
+    assert outcome([case, Case(node="", seconds=1.0, status="failed")]) == "1 passed, **1 failed**, 2 s"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from poisonbench.commands.compose import options
-from tests.conftest import tiny_words
+from tests.conftest import CHEAP, tiny_words
 from tests.reliability.test_command_line import python
 
 RUN = """
@@ -23,13 +23,12 @@ for name, words in json.loads(Path(sys.argv[1]).read_text()):
 print(json.dumps(told))
 """
 ATTACKS = [name for name in options("attack") if name not in ("availability", "backdoor", "targeted", "federated")]
-DEAR = {"neural_cleanse": "defense.repair.steps=20", "strip": "defense.screen.overlays=5", "dpa": "defense.train.parts=5"}
 
 
 def cells(pairs: list[tuple[str, str]], seed: int) -> list[tuple[str, list[str]]]:
     told = []
     for attack, defense in pairs:
-        words = tiny_words(f"attack={attack}", f"defense={defense}", *([DEAR[defense]] if defense in DEAR else []))
+        words = tiny_words(f"attack={attack}", f"defense={defense}", *CHEAP.get(defense, ()))
         told.append((f"{attack} x {defense}", [*words, f"seed={seed}"]))
     return told
 

@@ -113,11 +113,15 @@ def values(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("results/store/*.safetensors")}
 
 
-def check_kills(folder: Path, after: Iterable[float]) -> None:
-    calm, stormy = folder / "calm", folder / "stormy"
-    calm.mkdir()
-    stormy.mkdir()
-    assert python(*WORDS, cwd=calm).returncode == 0
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory) -> Path:
+    """Return the folder of an undisturbed sweep."""
+    folder: Path = tmp_path_factory.mktemp("calm")
+    assert python(*WORDS, cwd=folder).returncode == 0
+    return folder
+
+
+def check_kills(calm: Path, stormy: Path, after: Iterable[float]) -> None:
     told = {**os.environ, "PYTHONPATH": str(HOME)}
     for seconds in after:
         child = subprocess.Popen([sys.executable, *WORDS], cwd=stormy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=told, start_new_session=True)
@@ -132,15 +136,15 @@ def check_kills(folder: Path, after: Iterable[float]) -> None:
     assert values(stormy) == values(calm)
 
 
-def test_a_sweep_killed_six_times_goes_on_as_if_nothing_had_happened(tmp_path):
-    check_kills(tmp_path, (2.0, 4.0, 4.5, 5.0, 5.5, 6.0))
+def test_a_sweep_killed_six_times_goes_on_as_if_nothing_had_happened(calm, tmp_path):
+    check_kills(calm, tmp_path, (2.0, 4.0, 4.5, 5.0, 5.5, 6.0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storm", range(100))
-def test_a_sweep_killed_a_thousand_times_goes_on_as_if_nothing_had_happened(tmp_path, storm):
+def test_a_sweep_killed_a_thousand_times_goes_on_as_if_nothing_had_happened(calm, tmp_path, storm):
     dice = random.Random(storm)
-    check_kills(tmp_path, [dice.uniform(1.0, 8.0) for _ in range(10)])
+    check_kills(calm, tmp_path, [dice.uniform(1.0, 8.0) for _ in range(10)])
 
 
 def test_workers_die_with_the_one_who_asks(tmp_path):
