@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from poisonbench import lease
 from poisonbench.assemble import HOME
 from poisonbench.record import Record, read
 from tests.conftest import TINY
+from tests.reliability import warm
 from tests.reliability.test_command_line import python
 
 CASUALTY = """
@@ -102,7 +104,7 @@ def test_casualties_in_any_order_end_none_of_the_others(lab, order):
     check_casualties(lab, random.Random(order).sample(HOWS, len(HOWS)))
 
 
-WORDS = ["-m", "poisonbench", "-m", *TINY, "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=100,101", "threat.budget.rate=0.2"]
+WORDS = ["-m", *TINY, "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=100,101", "threat.budget.rate=0.2"]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -117,34 +119,49 @@ def values(folder: Path) -> dict[str, bytes]:
 def calm(tmp_path_factory) -> Path:
     """Return the folder of an undisturbed sweep."""
     folder: Path = tmp_path_factory.mktemp("calm")
-    assert python(*WORDS, cwd=folder).returncode == 0
+    assert python("-m", "poisonbench", *WORDS, cwd=folder).returncode == 0
     return folder
 
 
-def check_kills(calm: Path, stormy: Path, after: Iterable[float]) -> None:
+def wait(child: subprocess.Popen[bytes] | BaseProcess) -> int | None:
+    if isinstance(child, subprocess.Popen):
+        return child.wait()
+    child.join()
+    return child.exitcode
+
+
+def fresh(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     told = {**os.environ, "PYTHONPATH": str(HOME)}
+    said = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-m", "poisonbench", *words], cwd=folder, env=told, start_new_session=True, **said)
+
+
+def check_kills(calm: Path, stormy: Path, after: Iterable[float], start: Callable[[Sequence[str], Path], subprocess.Popen[bytes] | BaseProcess]) -> int:
+    """Return how many sweeps died of it; others had ended before."""
+    died = 0
     for seconds in after:
-        child = subprocess.Popen([sys.executable, *WORDS], cwd=stormy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=told, start_new_session=True)
+        child = start(WORDS, stormy)
         time.sleep(seconds)
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        died += wait(child) == -signal.SIGKILL
         for path in stormy.glob("results/records/*.json"):
             read(path)  # whole, and as its digest says
-    assert python(*WORDS, "workers=2", "threads=1", cwd=stormy).returncode == 0
+    assert wait(start([*WORDS, "workers=2", "threads=1"], stormy)) == 0
     assert digests(stormy) == digests(calm)
     assert len(digests(calm)) == 12
     assert values(stormy) == values(calm)
+    return died
 
 
 def test_a_sweep_killed_six_times_goes_on_as_if_nothing_had_happened(calm, tmp_path):
-    check_kills(calm, tmp_path, (2.0, 4.0, 4.5, 5.0, 5.5, 6.0))
+    assert check_kills(calm, tmp_path, (2.0, 4.0, 4.5, 5.0, 5.5, 6.0), fresh) > 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storm", range(100))
 def test_a_sweep_killed_a_thousand_times_goes_on_as_if_nothing_had_happened(calm, tmp_path, storm):
     dice = random.Random(storm)
-    check_kills(calm, tmp_path, [dice.uniform(1.0, 8.0) for _ in range(10)])
+    assert check_kills(calm, tmp_path, [dice.uniform(0.0, 1.5) for _ in range(10)], warm.sweep) == 10
 
 
 def test_workers_die_with_the_one_who_asks(tmp_path):

@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from poisonbench.cli import entry
+from poisonbench.sweep import processes
 
 SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork
 SERVER.set_forkserver_preload(["poisonbench.cli", "poisonbench.cell", "poisonbench.pipeline", "poisonbench.learn.central", "torch._dynamo"])
@@ -32,6 +36,24 @@ def command(*words: str, cwd: Path, largest: int | None = None) -> subprocess.Co
         child.join(120)
         assert child.exitcode is not None, f"{words} takes longer than two minutes"
         return subprocess.CompletedProcess(words, child.exitcode, out.read_text(), err.read_text())
+
+
+def sweep(words: Sequence[str], folder: Path) -> BaseProcess:
+    """Start a sweep that leads a process group of its own and forks its workers, so that only work is under way when it is killed."""
+    child = SERVER.Process(target=_sweep, args=(words, folder))
+    child.start()
+    while child.is_alive() and os.getpgid(child.ident) != child.ident:
+        time.sleep(0.001)
+    return child
+
+
+def _sweep(words: Sequence[str], folder: Path) -> None:
+    os.setsid()
+    os.chdir(folder)
+    processes.SPAWN = multiprocessing.get_context("fork")
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        code = entry(list(words))
+    sys.exit(code)
 
 
 def _child(words: tuple[str, ...], cwd: Path, largest: int | None, files: tuple[Path, Path]) -> None:

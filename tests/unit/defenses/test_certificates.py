@@ -126,6 +126,20 @@ def test_the_certificate_of_a_run_off_is_seldom_below_the_true_radius():
     assert sum(proved == true for proved, true in pairs) >= 495
 
 
+VOTES = [(3, 2, 2), (3, 3, 2), (4, 3, 3), (5, 3, 3), (4, 4, 2), (5, 4, 4)]
+
+
+@pytest.mark.parametrize(("winner", "votes"), [*itertools.product(range(3), VOTES), (0, (2, 2, 2)), (1, (3, 3, 3))])
+def test_a_run_off_falls_when_two_classes_overtake_a_winner_that_no_one_beats_in_the_second_round(winner, votes):
+    """Who does not put the winner first puts it second, so that it is cheapest to keep it out of the second round."""
+    order = sorted(range(3), key=lambda kind: (kind != winner, kind))
+    scores = [[2.0 * (kind == own) + 1.0 * (kind == winner) for kind in range(3)] for own, count in zip(order, votes, strict=True) for _ in range(count)]
+    assert run_off(scores) == winner
+    radii, winners = run_off_election.radius(tally(scores))
+    assert int(winners[0]) == winner
+    assert int(radii[0]) == true_run_off_radius(scores)
+
+
 def test_with_a_spread_of_one_finite_aggregation_is_partition_aggregation():
     dice = random.Random(2)
     for _ in range(50):
@@ -272,6 +286,14 @@ def test_bagging_holds_against_every_number_of_rows_and_no_further(size, drawn):
 
         true = -1 if margin <= 0 else max(r for r in range(size) if r == 0 or holds(r))
         assert bagging.radius(margin, size, drawn) == true
+
+
+@pytest.mark.parametrize(("size", "drawn"), [(30, 1), (30, 2), (30, 3), (30, 5), (200, 7), (200, 30)])
+def test_bagging_holds_from_the_margin_that_the_worst_number_of_rows_asks_for(size, drawn):
+    for changed in range(1, size // 2):
+        worst = max((then / size) ** drawn - 2 * ((max(size, then) - changed) / size) ** drawn + 1 for then in range(size - changed, size + changed + 1))
+        assert bagging.holds(worst + 1e-9, size, drawn, changed)
+        assert not bagging.holds(worst - 1e-9, size, drawn, changed)
 
 
 def test_radii_in_partitions_become_radii_in_rows_rounded_down():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from defenses.certify import randomized_ablation as certificate
 from defenses.train.randomized_ablation import AblateStep, ablated, doubled
@@ -47,6 +48,21 @@ def test_a_worked_case():
     assert int(certificate.radius(torch.tensor([0.99], dtype=torch.float64), 784, 45)[0]) == max(
         r for r in range(20) if 0.99 - (1 - math.comb(784 - r, 45) / math.comb(784, 45)) > 0.5
     )
+
+
+def test_radii_follow_from_the_bound_of_scipy_on_votes_of_their_own(tiny, store):
+    experiment = tiny(*WORDS, "learner.epochs=8", "defense.train.draws=50")
+    line = Line(experiment=experiment, store=store)
+    victim = line.fit(line.defended, experiment.task.train, line.combine(experiment.defense.aggregate), label="defended")
+    rule, test = experiment.defense.certify, experiment.task.test.take(torch.arange(40))
+    answers, votes = victim.scores(test.inputs).argmax(1), victim.votes(test.inputs, 400, "certificates")
+    pixels = test.inputs.shape[2] * test.inputs.shape[3]
+    wanted = []
+    for answer, label, counts in zip(answers.tolist(), test.labels.tolist(), votes.tolist(), strict=True):
+        low = binomtest(counts[answer], 400, alternative="greater").proportion_ci(1 - 0.1 / 40).low
+        wanted.append(int(certificate.radius(torch.tensor([low], dtype=torch.float64), pixels, 6)[0]) if answer == label else -1)
+    assert rule.certify(victim, test).tolist() == wanted
+    assert len(set(wanted)) > 2
 
 
 def test_no_change_within_the_radius_turns_an_answer(tiny, store):
