@@ -255,9 +255,9 @@ def rows(*labels: int) -> Dataset:
 
 
 def test_bagging_proves_the_answer_that_is_right_by_the_margin_of_its_votes():
-    votes, facts = [[900, 60, 40], [900, 60, 40], [340, 330, 330]], {"drawn": 5, "training_rows": 1000}
+    votes, facts = [[60, 900, 40], [900, 60, 40], [340, 330, 330]], {"drawn": 5, "training_rows": 1000}
     certificate = bagging.BaggingCertificate(alpha=0.01)
-    radii = certificate.certify(Told(votes, facts), rows(0, 1, 0)).tolist()
+    radii = certificate.certify(Told(votes, facts), rows(1, 1, 0)).tolist()
     lead = bagging.margin(np.array(votes), 0.01)
     assert radii == [bagging.radius(float(lead[0]), 1000, 5), -1, -1]
     assert radii[0] > 10
@@ -274,6 +274,23 @@ def test_bounds_of_bagging_are_those_of_scipy_at_the_level_of_each(counts):
     first, second, members = sorted(counts[0])[-1], sorted(counts[0])[-2], sum(counts[0])
     assert lower[0] == pytest.approx(binomtest(first, members, alternative="greater").proportion_ci(0.9).low)
     assert upper[0] == pytest.approx(min(binomtest(second, members, alternative="less").proportion_ci(0.9).high, 1 - lower[0]))
+
+
+def test_bounds_of_several_rows_share_the_level_and_nothing_else():
+    counts = np.array([[90, 10, 0], [20, 70, 10]])
+    lower, upper = bagging.bounds(counts, alpha=0.6)
+    assert lower == pytest.approx([binomtest(first, 100, alternative="greater").proportion_ci(0.95).low for first in (90, 70)])
+    assert upper == pytest.approx(
+        [min(binomtest(second, 100, alternative="less").proportion_ci(0.95).high, 1 - low) for second, low in zip((10, 20), lower, strict=True)]
+    )
+
+
+def test_a_member_that_says_the_rival_already_cannot_be_turned_to_it():
+    answers = [0] * 8 + [1] * 4  # three groups of four: a row reaches one member of each, and of the third none helps class 1
+    told = said(answers, 2)
+    reached = [[[part, 4 + other, 8 + third] for part, other, third in itertools.product(range(4), repeat=3)]]
+    assert int(hash_bagging.radius(told, 3)[0][0]) == 1
+    assert true_radius(answers, 2, reached) == 1
 
 
 @pytest.mark.parametrize(("size", "drawn"), [(30, 1), (30, 2), (30, 5), (200, 7)])

@@ -152,7 +152,7 @@ def test_the_training_is_read_from_the_facts():
 
 
 def test_only_right_answers_are_proved_and_the_accuracy_is_that_of_single_members():
-    votes, labels = [[100, 0, 0], [100, 0, 0], [60, 40, 0]], (0, 1, 0)
+    votes, labels = [[0, 100, 0], [100, 0, 0], [60, 40, 0]], (1, 1, 0)
     test = Dataset.of(torch.zeros(3, 1), torch.tensor(labels), num_classes=3)
     certificate = dp_ensemble.DpCertificate(alpha=0.01, change="insert", radii=(0, 2))
     victim = Told(votes, FACTS)

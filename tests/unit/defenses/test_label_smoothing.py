@@ -10,7 +10,7 @@ from defenses.certify.label_smoothing import error, radius
 from defenses.train.label_smoothing import LabelSmoothing, SmoothedVictim
 from poisonbench.core.errors import ConfigError
 from poisonbench.nets.fixed import Pixels
-from poisonbench.pipeline import run
+from poisonbench.pipeline import Line, run
 
 
 def victim(rows: int, kinds: int, flip: float, seed: int, *, agreed: bool = False) -> tuple[SmoothedVictim, torch.Tensor]:
@@ -73,6 +73,19 @@ def test_a_run_certifies_flips_and_never_more_than_it_gets_right(tiny, store):
     record = run(tiny("attack=label_flip", "defense=label_smoothing"), store)
     assert record.status == "done"
     assert record.metrics["certified"][0] <= record.metrics["c_acc"]
+
+
+def test_only_right_answers_are_proved(tiny, store):
+    experiment = tiny("defense=label_smoothing")
+    line = Line(experiment=experiment, store=store)
+    victim = line.fit(line.defended, experiment.task.train, line.combine(experiment.defense.aggregate), label="defended")
+    test = experiment.task.test
+    answers = victim.scores(test.inputs).argmax(1)
+    right, wrong = (test.with_columns(test.columns | {"labels": labels}) for labels in (answers, (answers + 1) % test.num_classes))
+    proved = experiment.defense.certify.certify(victim, right)
+    assert proved.tolist() == radius(error(victim.influence(test.inputs), answers, victim), victim.recipe.flip, victim.kinds).tolist()
+    assert (proved >= 0).any()
+    assert experiment.defense.certify.certify(victim, wrong).tolist() == [-1] * len(test)
 
 
 @pytest.mark.parametrize(("words", "says"), [(("defense.train.flip=0",), "a chance in"), (("defense.train.flip=0.8",), "means nothing")])
