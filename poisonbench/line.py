@@ -15,6 +15,7 @@ from poisonbench.core.audit import audit
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import CHANGED_ROWS, Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, needs
 from poisonbench.core.delta import Delta
+from poisonbench.core.electorate import Electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Probe
 from poisonbench.core.learner import Combine, Learner, Trained, Victim
@@ -252,6 +253,8 @@ class Line:
         figures = {} if radii is None else metrics.certified(radii)
         if figures and certify.unit != CHANGED_ROWS:
             figures["radius_unit"] = certify.unit
+        if figures and isinstance(victim, Electorate):
+            figures["member_c_acc"] = metrics.member_accuracy(victim.tally(test.inputs).answers_MR, test.labels)
         return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})
 
 

@@ -83,6 +83,11 @@ def screening(scores: Mapping[str, Tensor], suspicion: Mapping[str, Tensor], tes
     return figures
 
 
+def member_accuracy(answers_MR: Tensor, labels_M: Tensor) -> float:
+    """Return how often a member of an ensemble is right, on average over (M,) rows and (R,) members."""
+    return float((answers_MR == labels_M[:, None]).double().mean())
+
+
 def certified(radii_M: Tensor) -> dict[str, object]:
     """Return certified accuracy at radius 0, 1, ... and the largest radius at which it is at least 0.5.
 

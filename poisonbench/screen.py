@@ -113,6 +113,8 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
         told = [f"{percent(share)} at {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
         unit = metrics.get("radius_unit", "changed rows of the training set given")
         yield f"certified against {unit}: {', '.join(told)}; median radius {metrics.get('median_radius', 'none')}"
+    if "member_c_acc" in metrics:
+        yield f"a member alone is right on {percent(metrics['member_c_acc'])} of the test rows"
     if isinstance(together := metrics.get("collective"), Mapping):
         told = [f"{percent(share)} at {changes}" for changes, share in sorted(together.items(), key=lambda item: int(item[0]))]
         yield f"accuracy that one attack leaves at least, by changed rows: {', '.join(told)}"

@@ -128,6 +128,7 @@ def _more(records: Sequence[Record]) -> str:
     told += [f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0))]
     unit = next((f" {unit}" for record in records if (unit := record.metrics.get("radius_unit"))), "")
     told += [f"median radius {radius}{unit}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
+    told += [f"members {right}" for right in [_over(records, "metrics", "member_c_acc")] if right]
     told += [f"certified {', '.join(proved)}" for proved in [list(_certified(records))] if proved]
     together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective", {}))})
     shares = [f"{_inside(records, 'collective', str(number), 100.0)} at {number}" for number in together]

@@ -80,3 +80,8 @@ def test_a_suspicion_at_the_threshold_passes_the_screen():
     test = Dataset.of(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 0, 1, 2]), num_classes=3)
     same = {"trusted": torch.ones(100), "test": torch.ones(4), "probe": torch.ones(4)}
     assert metrics.screening({"test": ANSWERS, "probe": ANSWERS}, same, test, probe())["fpr"] == 0.0
+
+
+def test_the_accuracy_of_members_is_that_of_one_picked_at_random():
+    answers = torch.tensor([[0, 1, 0], [2, 2, 2]], dtype=torch.uint8)
+    assert metrics.member_accuracy(answers, torch.tensor([0, 1])) == pytest.approx(2 / 6)

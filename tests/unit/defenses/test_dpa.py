@@ -117,3 +117,14 @@ def test_no_insertion_of_r_rows_beats_the_certificate_at_r(tiny, store):
         victim = line.defended.fit(task.train.append(poison), line.honest, line.root.child("fit"))
         c_acc = float((victim.scores(task.test.inputs).argmax(1) == task.test.labels).double().mean())
         assert c_acc >= (certified[count] if count < len(certified) else 0.0)
+
+
+def test_the_record_tells_how_often_a_member_alone_is_right(tiny, store):
+    experiment = tiny("defense=dpa", "defense.train.parts=6")
+    line, test = Line(experiment=experiment, store=store), experiment.task.test
+    record = run(experiment, store)
+    victim = line.fit(line.defended, experiment.task.train, line.combine(experiment.defense.aggregate), label="defended")
+    alone = [(member.scores(test.inputs).argmax(1) == test.labels).double().mean() for member in victim.members.values()]
+    assert len(alone) == 6
+    assert record.metrics["member_c_acc"] == pytest.approx(float(sum(alone)) / 6)
+    assert "member_c_acc" not in run(tiny("defense=randomized_ablation", "defense.certify.draws=20"), store).metrics
