@@ -6,6 +6,7 @@ Shape letters: M test rows, K classes, N training rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -58,7 +59,7 @@ def filtering(verdict: Verdict | None, mask_N: Tensor, labels_N: Tensor) -> dict
     weights = [int(mask_N[rows].sum()) for rows in mixed]
     if mixed:
         inside = [auroc(verdict.suspicion[rows], mask_N[rows]) for rows in mixed]
-        figures["auroc_in_class"] = sum(w * a for w, a in zip(weights, inside, strict=True)) / sum(weights)
+        figures["auroc_in_class"] = math.fsum(w * a for w, a in zip(weights, inside, strict=True)) / sum(weights)
     return figures
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,18 @@ def provenance() -> dict[str, object]:
             continue
     commit = _git("rev-parse", "HEAD")
     dirty = bool(_git("status", "--porcelain", "--", ":!results"))
-    return {"versions": versions, "commit": commit, "dirty": dirty, "machine": platform.machine()}
+    return {"versions": versions, "commit": commit, "dirty": dirty, "machine": platform.machine(), "processor": processor()}
+
+
+def processor() -> str:
+    """Name this machine's processor: its arithmetic kernels are picked by kind, and round differently."""
+    try:
+        told = dict(re.findall(r"^(vendor_id|cpu family|model|model name)\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE))
+    except OSError:
+        told = {}
+    if not told:
+        return platform.processor() or platform.machine()
+    return f"{told.get('model name', told.get('vendor_id', ''))}, family {told.get('cpu family', '')} model {told.get('model', '')}"
 
 
 def _git(*words: str) -> str:

@@ -20,7 +20,7 @@ from poisonbench.record import Record, read
 PREFIX = "python -m poisonbench "
 TOLERANCE = 0.02  # two points of a percentage
 NEW = object()  # stands for what a record does not hold
-RUNTIME = ("torch", "threads", "device", "bf16")
+RUNTIME = ("torch", "threads", "device", "bf16", "processor")
 
 
 def words_of(record: Record) -> list[str]:
@@ -39,7 +39,7 @@ def words_of(record: Record) -> list[str]:
 def main(words: Sequence[str]) -> int:
     """Repeat each record in an empty store; return 1 if a figure differs.
 
-    Where device, threads or versions cannot be those of the record, bits may differ, and figures are compared within a tolerance:
+    Where device, processor, threads or versions cannot be those of the record, bits may differ, and figures are compared within a tolerance:
     fractions by their difference, other numbers by their ratio.
 
     Raises:
@@ -62,7 +62,7 @@ def _verify(path: Path, tolerance: float) -> int:
         raise ConfigError(f"{path} is {told.status}; only a record that is done can be verified")
     again = _again(told)
     elsewhere = [
-        f"{name}: recorded {told.provenance.get(name)}, now {again.provenance.get(name)}"
+        f"{name}: recorded {told.provenance.get(name, 'nothing')}, now {again.provenance.get(name)}"
         for name in RUNTIME
         if again.provenance.get(name) != told.provenance.get(name)
     ]

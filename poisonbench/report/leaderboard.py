@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ FIGURES: dict[str, Callable[[Record], object]] = {
     "auroc": lambda record: record.metrics.get("auroc_in_class"),
     "certified": lambda record: certified[0] if (certified := _certified(record)) else None,
     "median_radius": lambda record: record.metrics.get("median_radius") if _certified(record) else None,
-    "seconds": lambda record: sum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
+    "seconds": lambda record: math.fsum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
 }
 
 

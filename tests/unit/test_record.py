@@ -54,5 +54,6 @@ def test_a_figure_that_is_not_finite_is_text_and_the_file_stays_json(tmp_path):
 
 def test_provenance_names_versions_and_the_commit_as_text():
     told = provenance()
-    assert set(told) == {"versions", "commit", "dirty", "machine"}
+    assert set(told) == {"versions", "commit", "dirty", "machine", "processor"}
     assert "torch" in told["versions"]
+    assert told["processor"]
