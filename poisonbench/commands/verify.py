@@ -19,7 +19,7 @@ from poisonbench.record import Record, read
 
 PREFIX = "python -m poisonbench "
 TOLERANCE = 0.02  # two points of a percentage
-NEW = object()  # stands for what a record does not hold
+NEW = "nothing"  # stands for what a record does not hold; told apart by identity
 RUNTIME = ("torch", "threads", "device", "bf16", "processor")
 
 
@@ -62,7 +62,7 @@ def _verify(path: Path, tolerance: float) -> int:
         raise ConfigError(f"{path} is {told.status}; only a record that is done can be verified")
     again = _again(told)
     elsewhere = [
-        f"{name}: recorded {told.provenance.get(name, 'nothing')}, now {again.provenance.get(name)}"
+        f"{name}: recorded {told.provenance.get(name, NEW)}, now {again.provenance.get(name)}"
         for name in RUNTIME
         if again.provenance.get(name) != told.provenance.get(name)
     ]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.nets.fixed import Beside, Colours, Hog, Moduli, Pixels, deskewed, gabor, opponents
+from poisonbench.nets.fixed import Beside, Colours, Hog, Moduli, Pixels
+from poisonbench.nets.pictures import deskewed, gabor, opponents
 
 PLAIN = {
     "orientations": 8,
