@@ -48,11 +48,12 @@ class Visit:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Wanted:
-    """Values asked for together, by place: their names, and what has been found or made of them so far."""
+    """Values asked for together, by place: their names, and what has been found or made of them so far, with how."""
 
     title: str
     names: list[str]
     found: dict[int, object] = field(default_factory=dict)
+    visits: dict[int, Visit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,14 @@ class Store:
     def memo_many(self, stage: str, asked: Sequence[tuple[object, ...]], make: Callable[[Sequence[int]], Sequence[T]], *, label: str = "") -> list[T]:
         """Return one value for each of `asked`; `make` computes those that are missing, given their places, all at once."""
         wanted = _Wanted(title=f"{stage} {label}".strip(), names=[f"{stage}-{key(stage, *parts)[:24]}" for parts in asked])
+        try:
+            self._fill(make, wanted)
+        finally:
+            self.visits.extend(visit for _, visit in sorted(wanted.visits.items()))  # in the order asked, whatever lay there before
+        return [cast("T", wanted.found[place]) for place in range(len(asked))]
+
+    def _fill(self, make: Callable[[Sequence[int]], Sequence[object]], wanted: _Wanted) -> None:
+        """Find or make every value."""
         while missing := self._missing(wanted):
             leases = {} if self.alone else {place: got for place in missing if (got := lease.take(self._lease(wanted.names[place])))}
             taken = missing if self.alone else list(leases)
@@ -96,7 +105,6 @@ class Store:
             with lease.held(list(leases.values())):
                 if mine := [place for place in self._missing(wanted) if place in taken]:  # somebody may have made it just before
                     self._make(make, mine, wanted)
-        return [cast("T", wanted.found[place]) for place in range(len(asked))]
 
     def holds(self, names: Iterable[str]) -> bool:
         """Tell whether all of these values lie there, by the keys that a record gives; none is not enough."""
@@ -109,7 +117,7 @@ class Store:
             if place not in wanted.found and (kept := self._load(name)) is not None:
                 wanted.found[place], seconds = kept
                 log.info("%s: from the store (%s)", wanted.title, name)
-                self.visits.append(Visit(stage=wanted.title, key=name, seconds=seconds, made=False))
+                wanted.visits[place] = Visit(stage=wanted.title, key=name, seconds=seconds, made=False)
         return [place for place in range(len(wanted.names)) if place not in wanted.found]
 
     def _make(self, make: Callable[[Sequence[int]], Sequence[object]], places: Sequence[int], wanted: _Wanted) -> None:
@@ -121,7 +129,7 @@ class Store:
             name = wanted.names[place]
             self._keep(name, value, seconds)
             log.info("%s: made in %.1f s (%s)", wanted.title, seconds, name)
-            self.visits.append(Visit(stage=wanted.title, key=name, seconds=seconds, made=True))
+            wanted.visits[place] = Visit(stage=wanted.title, key=name, seconds=seconds, made=True)
             again = self._load(name)
             assert again is not None, f"{name} was written and cannot be read"
             wanted.found[place] = again[0]

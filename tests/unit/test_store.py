@@ -49,6 +49,17 @@ def test_other_parts_or_another_stage_are_another_value(tmp_path):
     assert len(calls) == 3
 
 
+def test_visits_come_in_the_order_asked_whatever_lay_there_before(tmp_path):
+    calls: list[int] = []
+    make = counting(calls)
+    empty, half = mine(tmp_path / "empty"), mine(tmp_path / "half")
+    mine(tmp_path / "half").memo("fit", (2,), make)
+    for store in (empty, half):
+        store.memo_many("fit", [(1,), (2,), (3,)], lambda places: [make() for _ in places])
+    assert [visit.key for visit in half.visits] == [visit.key for visit in empty.visits]
+    assert [visit.made for visit in half.visits] == [True, False, True]
+
+
 def test_a_damaged_file_is_reported_and_made_again(tmp_path, caplog):
     calls: list[int] = []
     mine(tmp_path).memo("fit", (1,), counting(calls))
