@@ -8,20 +8,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from poisonbench.commands.compose import CONFIGS
-from poisonbench.core.errors import ConfigError
+from poisonbench.commands.compose import options
+from poisonbench.core.errors import ConfigError, meant
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.record import Record
 from poisonbench.report import ablation, benchmarks, certified, ledger
 from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
 
+ROUNDS = "federated_rounds"
+
 
 def main(words: Sequence[str]) -> int:
     """Rewrite each file from `results/records`.
 
-    A Markdown file's blocks, a ledger's own figures (.json), the figure of the experiment that an .svg or .pdf is named for, or else
-    the curves of federated rounds.
+    A Markdown file's blocks, a ledger's own figures (.json), the figure of the experiment that an .svg or .pdf is named for, or the
+    curves of federated rounds if it is named federated_rounds.
 
     Raises:
         ConfigError: no file given, or none there.
@@ -46,22 +48,28 @@ def main(words: Sequence[str]) -> int:
 
 
 def _figure(path: Path, records: Sequence[Record]) -> None:
-    """Draw the experiment that the file is named for, or the curves of federated rounds."""
-    known = (CONFIGS / "experiment" / f"{path.stem}.yaml").is_file()
+    """Draw what the file is named for.
+
+    Raises:
+        ConfigError: a name that is no figure's, so that no other picture is written over.
+    """
+    names = [*options("experiment"), ROUNDS]
+    if path.stem not in names:
+        raise ConfigError(f"report {path}: a figure is named for its experiment, or {ROUNDS}; {meant(path.stem, names)}")
     proved = certified.of(records, path.stem)
 
     def drawn(temporary: Path) -> None:
         whole = temporary.with_suffix(path.suffix)  # what is drawn depends on it
         if proved:
             certified.draw(proved, records, whole)
-        elif known:
-            ablation.draw(records, path.stem, whole)
-        else:
+        elif path.stem == ROUNDS:
             draw(records, whole)
+        else:
+            ablation.draw(records, path.stem, whole)
         whole.replace(temporary)
 
     write_atomically(path, drawn)
-    Console().print(f"{path}: {'a figure' if known else 'curves'} from {len(records)} records", markup=False, highlight=False, soft_wrap=True)
+    Console().print(f"{path}: a figure from {len(records)} records", markup=False, highlight=False, soft_wrap=True)
 
 
 def page(text: str, records: Sequence[Record], results: Path) -> str:

@@ -63,6 +63,8 @@ def test_a_record_is_drawn(record, capsys):
         (["describe"], "known: "),
         (["report"], "report FILE"),
         (["report", "nowhere.md"], "no such file"),
+        (["report", "flow.svg"], "a figure is named for its experiment"),
+        (["report", "opacities.svg"], "did you mean opacity?"),
     ],
 )
 def test_wrong_words_are_one_sentence(tmp_path, monkeypatch, capsys, words, says):
