@@ -119,8 +119,11 @@ def values(folder: Path) -> dict[str, bytes]:
 def calm(tmp_path_factory) -> Path:
     """Return the folder of an undisturbed sweep."""
     folder: Path = tmp_path_factory.mktemp("calm")
-    assert python("-m", "poisonbench", *WORDS, cwd=folder).returncode == 0
+    assert wait(warm.sweep(WORDS, folder)) == 0
     return folder
+
+
+Start = Callable[[Sequence[str], Path], subprocess.Popen[bytes] | BaseProcess]
 
 
 def wait(child: subprocess.Popen[bytes] | BaseProcess) -> int | None:
@@ -136,17 +139,17 @@ def fresh(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "poisonbench", *words], cwd=folder, env=told, start_new_session=True, **said)
 
 
-def check_kills(calm: Path, stormy: Path, after: Iterable[float], start: Callable[[Sequence[str], Path], subprocess.Popen[bytes] | BaseProcess]) -> int:
+def check_kills(calm: Path, stormy: Path, after: Iterable[tuple[Start, float]]) -> int:
     """Return how many sweeps died of it; others had ended before."""
     died = 0
-    for seconds in after:
+    for start, seconds in after:
         child = start(WORDS, stormy)
         time.sleep(seconds)
         os.killpg(child.pid, signal.SIGKILL)
         died += wait(child) == -signal.SIGKILL
         for path in stormy.glob("results/records/*.json"):
             read(path)  # whole, and as its digest says
-    assert wait(start([*WORDS, "workers=2", "threads=1"], stormy)) == 0
+    assert wait(warm.sweep([*WORDS, "workers=2", "threads=1"], stormy)) == 0
     assert digests(stormy) == digests(calm)
     assert len(digests(calm)) == 12
     assert values(stormy) == values(calm)
@@ -154,14 +157,14 @@ def check_kills(calm: Path, stormy: Path, after: Iterable[float], start: Callabl
 
 
 def test_a_sweep_killed_six_times_goes_on_as_if_nothing_had_happened(calm, tmp_path):
-    assert check_kills(calm, tmp_path, (2.0, 4.0, 4.5, 5.0, 5.5, 6.0), fresh) > 2
+    assert check_kills(calm, tmp_path, [(fresh, 3.0), *((warm.sweep, seconds) for seconds in (0.3, 0.6, 0.9, 1.2)), (fresh, 4.5)]) > 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storm", range(100))
 def test_a_sweep_killed_a_thousand_times_goes_on_as_if_nothing_had_happened(calm, tmp_path, storm):
     dice = random.Random(storm)
-    assert check_kills(calm, tmp_path, [dice.uniform(0.0, 1.5) for _ in range(10)], warm.sweep) == 10
+    assert check_kills(calm, tmp_path, [(warm.sweep, dice.uniform(0.0, 1.5)) for _ in range(10)]) == 10
 
 
 def test_workers_die_with_the_one_who_asks(tmp_path):
