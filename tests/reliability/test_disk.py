@@ -40,7 +40,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_later(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", range(100, 9_100, 225))  # the largest file has 9,300 bytes
+@pytest.mark.parametrize("size", range(100, 9_100, 225))  # the largest file has more than 9,100 bytes
 def test_a_disk_that_is_full_anywhere_on_the_way_loses_nothing(tmp_path, undisturbed, size):
     test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_later(tmp_path, undisturbed, size)
 
