@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,6 +113,14 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def words_in(command: str) -> list[str]:
+    """Return the words of a command; cut at blanks where quotes do not close, which no command of ours has."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
 
 
 def provenance() -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.console import Console
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record, read
+from poisonbench.record import Record, read, words_in
 
 PREFIX = "python -m poisonbench "
 TOLERANCE = 0.02  # two points of a percentage
@@ -33,7 +32,7 @@ def words_of(record: Record) -> list[str]:
         raise ConfigError(f"{record.command!r} is no command line; only records of `python -m poisonbench` can be run again")
     if "$DATA" in record.command and "DATA" not in os.environ:
         raise ConfigError("this record reads data from $DATA; set DATA to the folder that holds them")
-    return [os.path.expandvars(word) for word in shlex.split(record.command.removeprefix(PREFIX))]
+    return [os.path.expandvars(word) for word in words_in(record.command.removeprefix(PREFIX))]
 
 
 def main(words: Sequence[str]) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record
+from poisonbench.record import Record, words_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +52,7 @@ def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Sequence[fl
 
 def words_of(command: str) -> dict[str, str]:
     """Return the words of a command line by their keys."""
-    return dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
+    return dict(word.split("=", 1) for word in words_in(command) if "=" in word)
 
 
 def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from poisonbench.record import Record, read
+from poisonbench.record import Record, read, words_in
 from poisonbench.report.experiments import belonging
 from poisonbench.stats import over_seeds, worst
 
@@ -95,7 +94,7 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
 
 
 def _cell(record: Record) -> tuple[str, ...]:
-    words = shlex.split(record.command)[3:]
+    words = words_in(record.command)[3:]
     setting = " ".join(sorted(word for word in words if word.partition("=")[0] not in NAMED))  # one cell, in whatever order it was typed
     threat = record.spec["threat"]
     assert isinstance(threat, Mapping)

@@ -19,7 +19,7 @@ HOME = Path(__file__).parent.parent.parent
 PAGE = HOME / "docs" / "reliability.md"
 BEGIN, END = "<!-- outcome -->\n", "<!-- end -->"
 SWEEP, DISK, HOSTILE, WORDS = (f"tests/reliability/test_{name}.py" for name in ("sweep", "disk", "hostile", "command_line"))
-LEASE = "tests/unit/test_lease.py"
+LEASE, PAGE_TESTS = "tests/unit/test_lease.py", "tests/unit/report/test_leaderboard.py"
 CERTIFY, RULES, FILTERS = (f"tests/unit/defenses/{name}.py" for name in ("test_certificates", "test_aggregate", "test_filters"))
 
 
@@ -86,7 +86,13 @@ ROWS = (
         (f"{HOSTILE}::test_bytes_of_records_and_words_of_commands_may_be_anything_a_hundred_thousand_times",),
     ),
     Row(
-        "text of records in the leaderboard: HTML, CSV formulas, terminal escapes", "text stays text; the page asks nobody for anything", ("tests/unit/report",)
+        "text of records and names of files in pages: HTML, CSV formulas, terminal escapes",
+        "text stays text; the page asks nobody for anything",
+        (
+            *(f"{PAGE_TESTS}::test_{name}" for name in ("no_text_of_a_record_is_more_than_text", "the_page_asks_nobody_for_anything")),
+            *(f"{PAGE_TESTS}::test_a_browser_{name}" for name in ("shows_every_cell_without_a_complaint", "shows_why_a_cell_failed")),
+            "tests/unit/commands/test_audit.py::test_names_of_files_are_text_and_nothing_else",
+        ),
     ),
     Row(
         "certificates against brute force, 500 instances each, ties included; 20,000 on demand",

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import time
+import unicodedata
 
 import pyarrow.parquet
 import pytest
@@ -18,20 +19,10 @@ from poisonbench.record import Record
 from poisonbench.report.__main__ import main
 from poisonbench.report.leaderboard import as_csv, as_markdown, folded, page, rows
 from poisonbench.report.tables import published
+from tests.unit.report.payloads import EVIL
 
+OWNING, LOUD = "</script><script>window.name='owned'</script>", "<img src=x onerror=alert(1)>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-EVIL = [
-    "</script><script>window.name='owned'</script>",
-    "<img src=x onerror=alert(1)>",
-    "=HYPERLINK(1)",
-    "+1+1",
-    "-2",
-    "@SUM(A1)",
-    "\x1b[31mred\x1b[0m",
-    "a|b",
-    "{{ 7 * 7 }}",
-    "\u202egpj.exe",
-]
 
 
 def made(attack: str = "badnets", defense: str = "spectral", seed: int = 0, **more: object) -> Record:
@@ -103,14 +94,18 @@ def test_no_text_of_a_record_is_more_than_text(text):
     assert whole.count("<script") == 2
     assert "onerror=alert" not in re.sub(r'<script type="application/json".*?</script>', "", whole, flags=re.DOTALL)
     data = json.loads(re.search(r'id="data">(.*?)</script>', whole, re.DOTALL)[1])
-    assert data[0]["d"] == text.replace("\x1b", "\ufffd").replace("\u202e", "\ufffd")
+    assert data[0]["d"] == "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cf") else letter for letter in text)
     (row,) = csv.DictReader(io.StringIO(as_csv(cells)))
-    assert not row["defense"].startswith(("=", "+", "-", "@"))
+    assert not row["defense"].startswith(("=", "+", "-", "@", "\t", "\r"))
     told = as_csv(cells) + as_markdown(cells)
-    assert "\x1b" not in told
-    assert "\u202e" not in told
+    assert not set(told) & set("\x00\x07\x08\x1b\x7f\x9b\u00ad\u061c\u200b\u202e\u2066\ufeff")
     assert "<script" not in as_markdown(cells)
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 10 for line in as_markdown(cells).splitlines())
+
+
+def test_the_worst_of_them_meet_the_browser():
+    assert {OWNING, LOUD} < set(EVIL)
+    assert len(set(EVIL)) == 130
 
 
 def test_the_page_asks_nobody_for_anything():
@@ -186,7 +181,7 @@ def opened(tmp_path_factory):
         for seed in range(3)
         for attack, defense, asr in (("badnets", "none", 1.0), ("sig", "spectral", 0.5))
     ]
-    records += [made(rate=0.1, asr=0.2), made(defense=EVIL[0]), made(defense=EVIL[1], status="failed", reason="too <b>large</b>")]
+    records += [made(rate=0.1, asr=0.2), made(defense=OWNING), made(defense=LOUD, status="failed", reason="too <b>large</b>")]
     (folder / "index.html").write_text(page(folded(records)))
 
     def look(view: str) -> tuple[str, str]:
