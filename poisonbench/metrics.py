@@ -1,7 +1,7 @@
 """One formula each, for every attack and every defense: a victim gives scores, a goal says which answers serve it.
 
 A figure that does not apply is absent, never 0. Fractions lie in [0, 1].
-Shape letters: M test rows, K classes, N training rows.
+Shape letters: M test rows, K classes, N training rows, R members.
 """
 
 from __future__ import annotations
