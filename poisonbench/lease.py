@@ -76,7 +76,7 @@ def holder(path: Path) -> str | None:
     """Return who holds the lease, in words; None if nobody does, or a process that is dead or has gone silent."""
     try:
         silent = time.time() - path.stat().st_mtime
-        text = path.read_text()
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
     if silent > STALE:
@@ -84,7 +84,7 @@ def holder(path: Path) -> str | None:
     try:
         told = json.loads(text)
         pid, host, started = int(told["pid"]), str(told["host"]), str(told["started"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "a process that has just begun"  # the file is there before what stands in it
     if host == socket.gethostname() and _started(pid) != started:
         return None
@@ -116,6 +116,6 @@ def _started(pid: int) -> str:
     """Return when a process of this machine began, as its kernel counts; "" if it is gone, or cannot be asked."""
     try:
         told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except OSError:
         return ""
     return "" if told[0] in "ZX" else told[19]  # a zombie works no more

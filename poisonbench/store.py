@@ -20,7 +20,8 @@ from torch import Tensor
 
 from poisonbench import lease
 from poisonbench.core.codec import freeze, thaw
-from poisonbench.core.files import file_digest, write_atomically, write_text
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.files import file_digest, seal, sealed, write_atomically
 from poisonbench.core.keys import Canonical, key
 from poisonbench.core.plugins import OWN
 from poisonbench.core.progress import labelled
@@ -149,21 +150,25 @@ class Store:
         tree = json.dumps(freeze(value, tensors))
         path = self.root / f"{name}.safetensors"
         write_tensors(path, tensors, {"tree": tree})
-        write_text(path.with_suffix(".sha256"), f"{file_digest(path)} {seconds:.6f}\n")
+        seal(path, seconds)
 
     def _load(self, name: str) -> tuple[object, float] | None:
         path = self.root / f"{name}.safetensors"
-        beside = path.with_suffix(".sha256")
-        if not (path.is_file() and beside.is_file()):
+        if not (path.is_file() and path.with_suffix(".sha256").is_file()):
             return None
-        digest, _, seconds = beside.read_text(encoding="utf-8").strip().partition(" ")
-        if file_digest(path) != digest:
-            log.warning("%s is damaged (its SHA-256 differs); it is made again", path)
+        try:
+            digest, seconds = sealed(path)
+            if file_digest(path) != digest:
+                raise ValueError("its SHA-256 differs")
+            with safe_open(path, framework="pt") as file:
+                tree: Canonical = json.loads(file.metadata()["tree"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            return thaw(tree, tensors, self.trusted), seconds
+        except ConfigError:
+            raise  # a class that nobody trusts
+        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+            log.warning("%s is damaged (%s); it is made again", path, error)
             return None
-        with safe_open(path, framework="pt") as file:
-            tree: Canonical = json.loads(file.metadata()["tree"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        return thaw(tree, tensors, self.trusted), float(seconds)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:

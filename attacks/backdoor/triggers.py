@@ -14,6 +14,7 @@ from torch import Tensor
 
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import File
+from poisonbench.decode import picture
 
 Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "center"]
 
@@ -95,15 +96,9 @@ def from_file(image: File, channels: int, size: tuple[int, int]) -> tuple[Tensor
     Raises:
         DataError: a file that is no image, or a number of channels that no image has.
     """
-    from PIL import Image, UnidentifiedImageError
-
     if channels not in (1, 3):
         raise DataError(f"a trigger from a file needs images of 1 or 3 channels, not {channels}")
-    try:
-        with Image.open(Path(image.path).expanduser()) as picture:
-            scaled = picture.convert("RGBA").resize((size[1], size[0]))
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{image.path} cannot be read as an image: {error}") from error
+    scaled = picture(Path(image.path).expanduser().read_bytes(), "RGBA", image.path).resize((size[1], size[0]))
     rgba = torch.tensor(list(scaled.convert("RGB").convert("L" if channels == 1 else "RGB").tobytes()), dtype=torch.uint8)
     alpha = torch.tensor(list(scaled.getchannel("A").tobytes()), dtype=torch.uint8)
     return rgba.reshape(*size, channels).permute(2, 0, 1).contiguous(), alpha.reshape(size) > 127

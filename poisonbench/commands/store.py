@@ -15,6 +15,7 @@ from poisonbench import lease
 from poisonbench.assemble import Places
 from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import ConfigError
+from poisonbench.core.files import sealed
 
 USAGE = "store list, or store prune days=30: how old a value may be; results_dir=PATH names another store"
 DAY = 86_400.0
@@ -62,8 +63,11 @@ def _listed(root: Path) -> Table:
 
 
 def _seconds(path: Path) -> float:
-    beside = path.with_suffix(".sha256")
-    return float(beside.read_text(encoding="utf-8").split()[1]) if beside.is_file() else 0.0
+    """Return what a value cost; 0 where what lies beside it is missing or damaged, as it is then made again."""
+    try:
+        return sealed(path)[1]
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _pruned(root: Path, days: float) -> str:

@@ -10,6 +10,10 @@ class PoisonbenchError(ValueError):
 
     code: ClassVar[int] = 2
 
+    def __init__(self, sentence: str) -> None:
+        # one line that a terminal may show, whatever names and foreign errors it quotes
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(sentence.split())))
+
 
 class ConfigError(PoisonbenchError):
     """A name, a value or a combination of values that cannot be run."""

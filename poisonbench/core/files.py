@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -60,6 +61,24 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def seal(path: Path, seconds: float) -> None:
+    """Write beside `path` the SHA-256 of its bytes and the seconds it took to make."""
+    write_text(path.with_suffix(".sha256"), f"{file_digest(path)} {seconds:.6f}\n")
+
+
+def sealed(path: Path) -> tuple[str, float]:
+    """Return what `seal` wrote beside `path`: the SHA-256 and the seconds.
+
+    Raises:
+        ValueError: another form.
+    """
+    digest, _, told = path.with_suffix(".sha256").read_text(encoding="utf-8").strip().partition(" ")
+    seconds = float(told)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"it took {told} seconds")
+    return digest, seconds
 
 
 @dataclass(frozen=True)

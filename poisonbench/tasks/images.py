@@ -6,7 +6,6 @@ Shape letters: N rows, C channels, H height, W width.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -23,8 +22,9 @@ from poisonbench.core.data import Task
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import file_digest
 from poisonbench.core.keys import key
+from poisonbench.decode import picture, reading
 from poisonbench.store import Store
-from poisonbench.tasks.source import Raw, Split
+from poisonbench.tasks.source import Raw, Split, numbered
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -111,8 +111,7 @@ class Parquet(Pictures):
         def decode() -> Raw:
             names = _class_names(files["train"][0])
             columns = {part: _decoded(_parquet_rows(files[part]), self.size, grey=self.grey, where=str(root)) for part in files}
-            kinds = int(columns["train"]["labels"].max()) + 1
-            named = names or tuple(str(label) for label in range(kinds))
+            named = names or numbered(columns["train"]["labels"], root.name)
             return _sound(Raw(train=columns["train"], test=columns["test"], class_names=named), root)
 
         return store.memo("pixels", (self.VERSION, source, self.size, self.grey), decode)
@@ -152,12 +151,10 @@ class TorchvisionSet(Split):
         kinds = torchvision_sets()
         if self.name not in kinds:
             raise ConfigError(f"task.name={self.name}: choose {' or '.join(kinds)}")
-        try:
+        with reading(root, f"parquet or torchvision's files of {self.name}", "set task.root, or task.download=true"):
             train, test = (kinds[self.name](str(root), train=train, download=self.download) for train in (True, False))
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
-            raise DataError(f"{root} holds neither parquet nor torchvision's files of {self.name}; set task.root, or task.download=true ({error})") from error
-        columns = [{"inputs": _pixels(part.data), "labels": torch.as_tensor(part.targets).long()} for part in (train, test)]
-        names = tuple(str(name) for name in train.classes)
+            columns = [{"inputs": _pixels(part.data), "labels": torch.as_tensor(part.targets).long()} for part in (train, test)]
+            names = tuple(str(name) for name in train.classes)
         return Raw(train=columns[0], test=columns[1], class_names=names)
 
 
@@ -219,17 +216,11 @@ def _parquets(root: Path, names: Iterable[str]) -> list[Path]:
 
 def _decoded(rows: Iterable[tuple[str, bytes, int]], size: int | None, *, grey: bool, where: str) -> dict[str, Tensor]:
     """Decode (name, bytes, label) rows into uint8 pixels (N, C, H, W) and labels (N,)."""
-    from PIL import Image, UnidentifiedImageError
-
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     first = (0, 0)
     for name, content, label in rows:
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                image = picture.convert("L" if grey else "RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{name} cannot be read as an image ({error}); remove or replace it") from error
+        image = picture(content, "L" if grey else "RGB", name)
         image = image.resize((size, size)) if size else image
         first = first if images else image.size
         if image.size != first:
@@ -243,36 +234,30 @@ def _decoded(rows: Iterable[tuple[str, bytes, int]], size: int | None, *, grey: 
 
 def _opened(path: Path) -> pq.ParquetFile:
     import pyarrow.parquet as pq
-    from pyarrow import ArrowException
 
-    try:
+    with reading(path, "parquet"):
         return pq.ParquetFile(path)
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
 
 
 def _parquet_rows(paths: list[Path]) -> Iterator[tuple[str, bytes, int]]:
-    from pyarrow import ArrowException
-
     for path in paths:
         image, label = _columns(path)
-        try:
+        with reading(path, "parquet"):
             for batch in _opened(path).iter_batches(batch_size=2000, columns=[image, label]):
                 for number, (cell, kind) in enumerate(zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True)):
-                    if not isinstance(cell, dict) or cell.get("bytes") is None or kind is None:
-                        raise DataError(f"{path}, row {number} of a batch, holds no picture or no label")
+                    if not isinstance(cell, dict) or not isinstance(cell.get("bytes"), bytes) or kind is None or not 0 <= kind < 2**31:
+                        raise DataError(f"{path}, row {number} of a batch, holds no picture or no label of 0 or more")
                     yield f"{path}: {cell.get('path') or number}", cell["bytes"], kind
-        except (ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as parquet ({error}); fetch it again") from error
 
 
 def _columns(path: Path) -> tuple[str, str]:
     """Find the picture column and the label column by their types."""
     from pyarrow import types
 
-    schema = _opened(path).schema_arrow
-    images = [field.name for field in schema if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0]
-    labels = [field.name for field in schema if types.is_integer(field.type)]
+    with reading(path, "parquet"):
+        schema = _opened(path).schema_arrow
+        images = [field.name for field in schema if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0]
+        labels = [field.name for field in schema if types.is_integer(field.type)]
     if len(images) != 1 or len(labels) != 1:
         raise DataError(f"{path} has the columns {', '.join(schema.names)}; one struct with picture bytes and one integer label are needed")
     return images[0], labels[0]
@@ -280,7 +265,8 @@ def _columns(path: Path) -> tuple[str, str]:
 
 def _class_names(path: Path) -> tuple[str, ...]:
     """Read the class names from the file's own description; empty if it has none."""
-    described = (_opened(path).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(described).get("info", {}).get("features", {})
-    named = [feature["names"] for feature in features.values() if isinstance(feature, dict) and "names" in feature]
-    return tuple(str(name) for name in named[0]) if named else ()
+    with reading(path, "parquet whose description is known"):
+        described = (_opened(path).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        features = json.loads(described).get("info", {}).get("features", {})
+        named = [feature["names"] for feature in features.values() if isinstance(feature, dict) and "names" in feature]
+        return tuple(str(name) for name in named[0]) if named else ()

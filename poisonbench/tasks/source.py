@@ -127,6 +127,18 @@ def stratified(data: Dataset, count: int, key: Key) -> tuple[Tensor, Tensor]:
     return order[:count].sort().values, order[count:].sort().values
 
 
+def numbered(labels: Tensor, name: str) -> tuple[str, ...]:
+    """Return the names of classes that have none: their numbers, from 0 to the largest of the training labels (N,).
+
+    Raises:
+        DataError: more classes than rows, as after a label that is none.
+    """
+    kinds = int(labels.max()) + 1 if len(labels) else 0
+    if kinds > len(labels):
+        raise DataError(f"{name}: {len(labels)} training rows hold the label {kinds - 1}; number the classes from 0, with no more classes than rows")
+    return tuple(str(label) for label in range(kinds))
+
+
 def own(name: str, *, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], split: Split | None = None) -> Task:
     """Make a task of one's own tensors.
 
@@ -139,10 +151,9 @@ def own(name: str, *, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor],
     Raises:
         DataError: rows that are not what a data set may hold.
     """
-    kinds = int(train[1].max()) + 1 if len(train[1]) else 0
     raw = Raw(
         train={"inputs": train[0], "labels": train[1]},
         test={"inputs": test[0], "labels": test[1]},
-        class_names=tuple(str(label) for label in range(kinds)),
+        class_names=numbered(train[1], name),
     )
     return (split or Split(limit=None, trusted=0.05, public=0.0, split_seed=0)).task(name, raw)

@@ -1,6 +1,5 @@
 """Inputs made to hurt: each ends in one sentence, quickly, with nothing written, no code run and no socket opened."""
 
-import contextlib
 import io
 import json
 import random
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from poisonbench.cli import entry
-from poisonbench.core.errors import DataError, PoisonbenchError
+from poisonbench.core.errors import DataError
 from poisonbench.record import Record, read
 from tests.conftest import TINY
 
@@ -162,77 +161,6 @@ def test_a_hostile_record_is_refused(tmp_path):
     for path in hostile_records(tmp_path):
         with pytest.raises(DataError):
             read(path)
-
-
-def fuzz_records(tmp_path: Path, dice: random.Random, times: int) -> None:
-    """Flip, cut and repeat bytes of a record: it is refused, or says what it said before."""
-    path = RECORD.write(tmp_path)
-    good = path.read_bytes()
-    for _ in range(times):
-        text = bytearray(good)
-        for _ in range(dice.randint(1, 4)):
-            place = dice.randrange(len(text))
-            match dice.randrange(3):
-                case 0:
-                    text[place] = dice.randrange(256)
-                case 1:
-                    del text[place : place + dice.randint(1, 20)]
-                case _:
-                    text[place:place] = text[place : place + dice.randint(1, 20)]
-        path.write_bytes(bytes(text))
-        try:
-            assert read(path).result_digest == RECORD.result_digest
-        except PoisonbenchError:
-            continue
-
-
-def fuzz_words(dice: random.Random, times: int) -> None:
-    """Throw characters at the parser of the command line: a configuration, or one sentence."""
-    from poisonbench.commands.compose import tree_of
-
-    parts = [
-        "attack",
-        "=",
-        "backdoor",
-        ".",
-        "[",
-        "]",
-        "{",
-        "}",
-        ",",
-        "${",
-        "oc.env:HOME",
-        "~",
-        "+",
-        "++",
-        "seed",
-        "1",
-        "@",
-        ":",
-        "'",
-        '"',
-        "\\",
-        " ",
-        "é",
-        "\n",
-    ]
-    for _ in range(times):
-        word = "".join(dice.choice(parts) for _ in range(dice.randint(1, 8)))
-        with contextlib.suppress(PoisonbenchError):
-            assert isinstance(tree_of([word]), dict)
-
-
-def test_bytes_of_records_and_words_of_commands_may_be_anything(tmp_path):
-    dice = random.Random(0)
-    fuzz_records(tmp_path, dice, 500)
-    fuzz_words(dice, 60)
-
-
-@pytest.mark.slow
-def test_bytes_of_records_and_words_of_commands_may_be_anything_a_hundred_thousand_times(tmp_path):
-    dice = random.Random(1)
-    fuzz_records(tmp_path, dice, 100_000)
-    fuzz_words(dice, 5_000)
 
 
 def test_a_value_of_the_store_with_any_bit_flipped_is_made_again(tmp_path):

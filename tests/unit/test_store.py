@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from poisonbench import lease
+from poisonbench.core.files import seal
 from poisonbench.core.plugins import OWN
 from poisonbench.store import Store
 
@@ -74,6 +75,29 @@ def test_a_damaged_file_is_reported_and_made_again(tmp_path, caplog):
     assert "damaged" in caplog.text
     assert mine(tmp_path).memo("fit", (1,), counting(calls)).note == "made"
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("told", [b"", b"\xff\xfe", b"{digest}", b"{digest} nan", b"{digest} -1.0", b"{digest} soon"])
+def test_a_value_whose_digest_is_damaged_is_made_again(tmp_path, told):
+    calls: list[int] = []
+    mine(tmp_path).memo("fit", (1,), counting(calls))
+    (path,) = tmp_path.glob("*.sha256")
+    path.write_bytes(told.replace(b"{digest}", path.read_bytes().split()[0]))
+    store = mine(tmp_path)
+    store.memo("fit", (1,), counting(calls))
+    assert len(calls) == 2
+    assert store.visits[-1].made
+
+
+def test_a_file_that_holds_no_value_is_made_again_though_its_digest_is_right(tmp_path):
+    calls: list[int] = []
+    mine(tmp_path).memo("fit", (1,), counting(calls))
+    (path,) = tmp_path.glob("*.safetensors")
+    for content in (b"", b"\xff" * 100, path.read_bytes()[:-5]):
+        path.write_bytes(content)
+        seal(path, 1.0)
+        mine(tmp_path).memo("fit", (1,), counting(calls))
+    assert len(calls) == 4
 
 
 def test_a_value_without_its_digest_is_not_trusted(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from poisonbench.core.errors import DataError
-from poisonbench.core.files import File, write_atomically, write_text
+from poisonbench.core.files import File, seal, sealed, write_atomically, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path):
@@ -26,3 +26,14 @@ def test_others_may_read_what_is_written(tmp_path):
 def test_a_file_that_is_not_there_is_refused_when_it_is_named(tmp_path):
     with pytest.raises(DataError, match="no file at"):
         File(str(tmp_path / "nothing.png"))
+
+
+def test_a_seal_tells_the_digest_and_the_seconds(tmp_path):
+    path = tmp_path / "value.safetensors"
+    path.write_bytes(b"abc")
+    seal(path, 1.25)
+    assert sealed(path) == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", 1.25)
+
+
+def test_a_sentence_is_one_line_that_a_terminal_may_show():
+    assert str(DataError("a\x1b[31mred\nline,\t two")) == r"a\x1b[31mred line, two"

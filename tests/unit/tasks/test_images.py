@@ -179,6 +179,20 @@ def beyond(root):
     write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, 9])
 
 
+def endless(root):
+    write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, 2_000_000_000], names=None)
+    (root / "train-00001-of-00002.parquet").unlink()
+
+
+def below(root):
+    write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, -1])
+
+
+def described_by_a_list(root):
+    path = root / "train-00000-of-00002.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": "[1]"}), path)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -186,6 +200,9 @@ def beyond(root):
         (flipped, "cannot be read as"),
         (stranger, "one struct with picture bytes"),
         (beyond, "label 9 in row 1 is out of range"),
+        (endless, "2 training rows hold the label 2000000000"),
+        (below, "no label of 0 or more"),
+        (described_by_a_list, "description is known"),
     ],
 )
 def test_damaged_parquet_is_refused_in_words(parquets, store, damage, says):
@@ -198,7 +215,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path, store):
     for root, says in ((None, "task.root=PATH"), (str(tmp_path / "nowhere"), "no folder at task.root")):
         with pytest.raises(DataError, match=says):
             Parquet(root=root, size=None, grey=False, **SPLIT).load(store)
-    with pytest.raises(DataError, match="neither parquet nor torchvision's files"):
+    with pytest.raises(DataError, match=r"parquet or torchvision's files of cifar10 .*task\.download=true"):
         TorchvisionSet(name="cifar10", root=str(tmp_path), download=False, **SPLIT).load(store)
 
 

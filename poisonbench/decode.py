@@ -1,0 +1,57 @@
+"""Files that anybody may have made, through decoders that are not ours: a value, or one sentence."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from poisonbench.core.errors import DataError, PoisonbenchError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # it logs what it also raises
+
+
+@contextmanager
+def reading(name: object, kind: str, advice: str = "fetch it again") -> Iterator[None]:
+    """Turn whatever a decoder raises over damaged bytes into one sentence.
+
+    Args:
+        name: what is read, such as its path.
+        kind: what it should be.
+        advice: what to do if it is not.
+
+    Raises:
+        DataError: the block raised.
+    """
+    try:
+        yield
+    except PoisonbenchError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} cannot be read as {kind} ({error}); {advice}") from error
+
+
+def picture(content: bytes, mode: Literal["L", "RGB", "RGBA"], name: str) -> Image:
+    """Decode a picture.
+
+    Args:
+        content: bytes of a file.
+        mode: the channels to convert to.
+        name: what a refusal calls it.
+
+    Raises:
+        DataError: bytes that are no picture, are damaged, or say that they hold more pixels than memory should.
+    """
+    from PIL import Image
+
+    with reading(name, "an image", "remove or replace it"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a decoder thinks of a file that it can read
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(content)) as opened:
+            return opened.convert(mode)
