@@ -37,6 +37,6 @@ class NormClip(Mean):
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""
         lengths = torch.linalg.vector_norm(rows_RP, dim=1)
-        bound = lengths.median() if self.bound is None else torch.tensor(self.bound)
+        bound = lengths.median() if self.bound is None else lengths.new_tensor(self.bound)
         factors: Tensor = (bound / lengths.clamp_min(1e-12)).clamp_max(1.0)
         return (rows_RP * factors[:, None]).mean(0)

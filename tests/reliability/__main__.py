@@ -18,9 +18,30 @@ from pathlib import Path
 HOME = Path(__file__).parent.parent.parent
 PAGE = HOME / "docs" / "reliability.md"
 BEGIN, END = "<!-- outcome -->\n", "<!-- end -->"
-SWEEP, DISK, HOSTILE, WORDS = (f"tests/reliability/test_{name}.py" for name in ("sweep", "disk", "hostile", "command_line"))
+SWEEP, DISK, HOSTILE, FUZZ, ORACLES, WORDS = (f"tests/reliability/test_{name}.py" for name in ("sweep", "disk", "hostile", "fuzz", "oracles", "command_line"))
 LEASE, PAGE_TESTS = "tests/unit/test_lease.py", "tests/unit/report/test_leaderboard.py"
 CERTIFY, RULES, FILTERS = (f"tests/unit/defenses/{name}.py" for name in ("test_certificates", "test_aggregate", "test_filters"))
+
+BRUTE = (
+    *(
+        f"{CERTIFY}::test_{name}"
+        for name in (
+            "no_attack_within_the_radius_changes_an_answer",
+            "the_certificate_of_a_run_off_is_seldom_below_the_true_radius",
+            "no_insertion_of_r_rows_beats_the_certificate_at_r",
+            "a_flipped_label_reaches_as_many_members_as_the_certificate_counts",
+            "an_edited_row_counts_twice",
+            "bagging_holds_against_every_number_of_rows_and_no_further",
+        )
+    ),
+    "tests/unit/defenses/test_dpa.py::test_the_radius_equals_brute_force_over_every_change_of_votes_ties_included",
+    "tests/unit/defenses/test_dpa.py::test_a_change_of_one_row_leaves_all_other_members_bit_identical",
+    "tests/unit/defenses/test_dpa.py::test_no_insertion_of_r_rows_beats_the_certificate_at_r",
+    "tests/unit/defenses/test_label_smoothing.py::test_no_flips_within_the_radius_take_the_majority_away",
+    "tests/unit/defenses/test_dp_ensemble.py::test_no_event_of_one_step_falls_below_the_floor",
+    "tests/unit/defenses/test_randomized_ablation.py::test_the_radius_is_that_of_counting_every_ablation",
+    "tests/unit/defenses/test_randomized_ablation.py::test_no_change_within_the_radius_turns_an_answer",
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +101,17 @@ ROWS = (
         ("tests/reliability/test_repeat.py::test_every_pair_gives_the_same_digest_in_two_fresh_processes",),
     ),
     Row(
-        "hostile words, pictures and records, flipped bits of the store, 560 random mutations; 105,000 on demand",
+        "hostile words, pictures and records, flipped bits of the store",
         "one sentence, exit code 2, nothing written, no code run, no socket",
         (HOSTILE, f"{WORDS}::test_a_mistake_is_one_sentence_and_leaves_nothing_behind"),
-        (f"{HOSTILE}::test_bytes_of_records_and_words_of_commands_may_be_anything_a_hundred_thousand_times",),
+    ),
+    Row(
+        "each of 17 readers of files and the parser of words, on 50 damaged inputs; on 100,000 on demand",
+        "a value, or one sentence; never another error",
+        (FUZZ,),
+        tuple(
+            f"{FUZZ}::test_any_{name}_a_hundred_thousand_times" for name in ("bytes_are_a_value_or_one_sentence", "words_are_a_configuration_or_one_sentence")
+        ),
     ),
     Row(
         "text of records and names of files in pages: HTML, CSV formulas, terminal escapes",
@@ -97,13 +125,14 @@ ROWS = (
     Row(
         "certificates against brute force, 500 instances each, ties included; 20,000 on demand",
         "never above the true radius; equal to it where the theorem is tight",
-        (CERTIFY, *(f"tests/unit/defenses/test_{name}.py" for name in ("dpa", "label_smoothing", "dp_ensemble", "randomized_ablation"))),
+        BRUTE,
         (f"{CERTIFY}::test_no_attack_within_the_radius_changes_an_answer_in_many_instances",),
     ),
     Row(
-        "rules, filters, epsilon against hand-worked cases, scikit-learn, numpy and a second accountant",
+        "aggregation rules against ByzFL, filters against numpy and scikit-learn, epsilon against Google's accountant, 50 cases each; 5,000 on demand",
         "equal",
-        (RULES, FILTERS, "tests/unit/defenses/test_dp_sgd.py"),
+        (ORACLES, RULES, FILTERS, "tests/unit/defenses/test_dp_sgd.py"),
+        (f"{ORACLES}::test_an_oracle_agrees_in_five_thousand_cases",),
     ),
     Row("intervals against simulation at n = 3, 5, 10", "coverage of 93.5 to 96.5 %", ("tests/unit/test_stats.py",)),
     Row(MUTATION, "a test fails for at least 85 % of them", ()),
