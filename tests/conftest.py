@@ -46,6 +46,12 @@ def _own_packages() -> None:
     adopt_own_packages()
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> Store:
+    """A store for all tests, so that what many experiments have in common is trained once."""
+    return Store(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(tmp_path / "store")

@@ -54,23 +54,23 @@ def strike(tiny, store, name: str, *words: str):
 
 @pytest.mark.parametrize("name", ON_ROWS)
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
-def test_the_budget_is_respected_and_used(tiny, store, name, rate):
-    experiment, poisoned = strike(tiny, store, name, f"threat.budget.rate={rate}")  # the audit runs inside
+def test_the_budget_is_respected_and_used(tiny, shared, name, rate):
+    experiment, poisoned = strike(tiny, shared, name, f"threat.budget.rate={rate}")  # the audit runs inside
     allowed = experiment.threat.budget.rows(len(experiment.task.train))
     assert ((name, rate) not in MAY_JOIN_NONE) <= int(poisoned.mask.sum()) <= allowed
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_budget_of_zero_leaves_the_data_untouched(tiny, store, name):
-    experiment, poisoned = strike(tiny, store, name, "threat.budget.rate=0")
+def test_a_budget_of_zero_leaves_the_data_untouched(tiny, shared, name):
+    experiment, poisoned = strike(tiny, shared, name, "threat.budget.rate=0")
     assert poisoned.data.digest == experiment.task.train.digest
     assert not poisoned.mask.any()
 
 
 @pytest.mark.parametrize("name", ON_ROWS)
-def test_a_budget_that_selects_no_row_is_refused(tiny, store, name):
+def test_a_budget_that_selects_no_row_is_refused(tiny, shared, name):
     with pytest.raises(ConfigError, match="selects none"):
-        strike(tiny, store, name, "threat.budget.rate=0.0001")
+        strike(tiny, shared, name, "threat.budget.rate=0.0001")
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -89,19 +89,17 @@ def test_the_mask_is_honest_and_clean_rows_are_untouched(tiny, store, name):
 
 
 @pytest.mark.parametrize("name", ON_ROWS)
-def test_the_same_seed_gives_the_same_poison_and_another_seed_another(tiny, store, tmp_path, name):
-    from poisonbench.store import Store
-
-    _, first = strike(tiny, store, name)
-    _, again = strike(tiny, Store(tmp_path / "another"), name)
-    _, other = strike(tiny, store, name, "seed=1")
+def test_the_same_seed_gives_the_same_poison_and_another_seed_another(tiny, store, shared, name):
+    _, first = strike(tiny, shared, name)
+    _, again = strike(tiny, store, name)
+    _, other = strike(tiny, shared, name, "seed=1")
     assert first.data.digest == again.data.digest != other.data.digest
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_goal_is_reached_on_a_tiny_task(tiny, store, name):
+def test_the_goal_is_reached_on_a_tiny_task(tiny, shared, name):
     help_ = HELP.get(name, ("threat.budget.rate=0.2",))
-    record = run(tiny(f"attack={name}", *help_), store)
+    record = run(tiny(f"attack={name}", *help_), shared)
     if "asr" in record.undefended:
         assert record.undefended["asr"] > record.baseline["asr"] + 0.5
     elif "epsilon_lower" in record.undefended:

@@ -19,20 +19,18 @@ RULES = [name for name in DEFENSES if "aggregate" in PLANS[name]]
 
 @pytest.mark.parametrize("name", DEFENSES)
 @pytest.mark.parametrize("attack", ["none", "backdoor", "federated", "targeted"])
-def test_a_run_is_done_or_skipped_with_a_reason_and_repeats_itself(tiny, store, tmp_path, name, attack):
-    from poisonbench.store import Store
-
+def test_a_run_is_done_or_skipped_with_a_reason_and_repeats_itself(tiny, store, shared, name, attack):
     words = (f"attack={attack}", f"defense={name}", *CHEAP.get(name, ()))
-    record = run(tiny(*words), store)
+    record = run(tiny(*words), shared)
     assert record.status == "done" or record.reason
-    again = run(tiny(*words), Store(tmp_path / "another"))
+    again = run(tiny(*words), store)
     assert record.result_digest == again.result_digest
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_every_defense_acts_under_some_learner(tiny, store, name):
+def test_every_defense_acts_under_some_learner(tiny, shared, name):
     attack = "federated" if name in RULES else "backdoor"
-    assert run(tiny(f"attack={attack}", f"defense={name}", *CHEAP.get(name, ())), store).status == "done"
+    assert run(tiny(f"attack={attack}", f"defense={name}", *CHEAP.get(name, ())), shared).status == "done"
 
 
 @pytest.mark.parametrize("name", FILTERS)

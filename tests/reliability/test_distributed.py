@@ -11,7 +11,15 @@ from poisonbench.assemble import HOME
 from tests.conftest import TINY
 
 WORDS = ("poisonbench", *TINY, "attack=none", "net.norm=group", "net.pool=average", "seed=100")
-TORCHRUN = ("torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0")
+TORCHRUN = (
+    "torch.distributed.run",
+    "--nproc-per-node=2",
+    "--master-addr=127.0.0.1",
+    "--master-port=0",
+    "--rdzv-backend=c10d",
+    "--rdzv-endpoint=127.0.0.1:0",
+    "--local-addr=127.0.0.1",
+)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
