@@ -10,11 +10,11 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import write_text
@@ -88,8 +88,9 @@ def read(path: Path) -> Record:
         schema, digest = whole.pop("schema"), whole.pop("result_digest")
         record = Record(**whole)
         wrong = [name for name, value in whole.items() if not isinstance(value, str if name in ("status", "reason", "command") else dict)]
+        wrong += [] if wrong else [name for name, fits in FORM.items() if not fits(_found(whole, name))]
         if wrong:
-            raise TypeError(f"{', '.join(wrong)} of another type")
+            raise TypeError(f"{', '.join(wrong)} of another form")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a record of poisonbench ({type(error).__name__}: {error})") from error
     if schema != SCHEMA:
@@ -97,6 +98,62 @@ def read(path: Path) -> Record:
     if record.result_digest != digest:
         raise DataError(f"{path} does not agree with its own digest; it was changed after it was written")
     return record
+
+
+def _found(node: object, name: str) -> object:
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _count(value: object) -> bool:
+    return _number(value) and isinstance(value, int) and value >= 0
+
+
+def _figure(value: object) -> bool:
+    return _number(value) or value in ("nan", "inf", "-inf")  # JSON has no number for these
+
+
+def _maybe(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _listed(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(map(fits, value))
+
+
+def _pair(value: object) -> bool:
+    return _listed(_number)(value) and len(cast("list[float]", value)) == 2
+
+
+def _mapped(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, Mapping) and all(map(fits, value.values()))
+
+
+FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record may rely on
+    "status": lambda value: value in get_args(Status),
+    "spec.seed": _count,
+    **{f"spec.{part}.name": _text for part in ("task", "attack", "defense")},
+    "spec.task.rows.train": _count,
+    "spec.threat.budget.rate": _figure,
+    "spec.threat.budget.count": _maybe(_count),
+    **{f"{part}.{name}": _maybe(_figure) for part in ("metrics", "undefended", "baseline") for name in ("c_acc", "asr", "r_acc")},
+    **{f"{part}.asr_interval": _maybe(_pair) for part in ("metrics", "undefended", "baseline")},
+    "metrics.certified": _maybe(_listed(_number)),
+    **{f"metrics.{name}": _maybe(_mapped(_figure)) for name in ("screen", "repair", "collective")},
+    "counts": _mapped(_count),
+    "keys": _mapped(_text),
+    "curves": _mapped(_mapped(_listed(_figure))),
+    "cost.seconds": _maybe(_mapped(_figure)),
+}
 
 
 def _digest(value: object) -> str:

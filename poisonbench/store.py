@@ -167,7 +167,7 @@ class Store:
         except ConfigError:
             raise  # a class that nobody trusts
         except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
-            log.warning("%s is damaged (%s); it is made again", path, error)
+            log.warning("%s is damaged (%s); it is made again", path, str(error))  # who keeps an error keeps all that its frames hold
             return None
 
 

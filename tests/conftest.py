@@ -28,6 +28,12 @@ CHEAP = {  # of defenses that train many models, or optimise
     "finite_aggregation": ("defense.train.parts=3", "defense.train.spread=2"),
     "bagging": ("defense.train.members=5",),
 }
+SPEC = {  # what every record's specification has, at the least
+    **{part: {"name": "none"} for part in ("attack", "defense")},
+    "task": {"name": "blobs", "rows": {"train": 380}},
+    "threat": {"budget": {"rate": 0.05}},
+    "seed": 0,
+}
 TINY = (*BASE, *SHORT["Central"])
 
 

@@ -15,6 +15,7 @@ from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, read, words_in
+from poisonbench.report.leaderboard import plain
 
 PREFIX = "python -m poisonbench "
 TOLERANCE = 0.02  # two points of a percentage
@@ -80,13 +81,13 @@ def _again(told: Record) -> Record:
     from poisonbench.learn.device import resolve
     from poisonbench.pipeline import run
 
-    device = str(told.provenance["device"])
+    device, threads = str(told.provenance.get("device", "auto")), told.provenance.get("threads", 0)
     try:
         resolve(device)
     except ConfigError:
         device = "auto"
     with tempfile.TemporaryDirectory() as folder:
-        tree = tree_of([*words_of(told), f"threads={told.provenance['threads']}", f"device={device}"])
+        tree = tree_of([*words_of(told), f"threads={threads}", f"device={device}"])
         store = open_store(tree, Places(results=Path(folder), published=Path(folder)))
         return run(assemble(tree, store), store)
 
@@ -121,4 +122,4 @@ def _near(now: object, before: object, tolerance: float) -> bool:
 
 
 def _say(text: str) -> None:
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    Console().print(plain(text), markup=False, highlight=False, soft_wrap=True)

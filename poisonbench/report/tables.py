@@ -96,10 +96,9 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
 def _cell(record: Record) -> tuple[str, ...]:
     words = words_in(record.command)[3:]
     setting = " ".join(sorted(word for word in words if word.partition("=")[0] not in NAMED))  # one cell, in whatever order it was typed
-    threat = record.spec["threat"]
-    assert isinstance(threat, Mapping)
-    budget = threat["budget"]
-    share = budget["rate"] if budget.get("count") is None else budget["count"] / record.counts["train"]
+    budget = cast("Mapping[str, float]", cast("Mapping[str, object]", record.spec["threat"])["budget"])
+    rows = cast("Mapping[str, Mapping[str, int]]", record.spec["task"])["rows"]
+    share = float(budget["rate"]) if budget.get("count") is None else budget["count"] / max(1, rows["train"])
     rate = f"{100 * share:.3g} %" if _name(record, "attack") != "none" else ""
     return _name(record, "task"), _name(record, "attack"), rate, _name(record, "defense"), setting
 
@@ -121,7 +120,7 @@ def _more(records: Sequence[Record]) -> str:
     told = [f"C-Acc lost {lost}" for lost in [_over(records, "undefended", "c_acc_lost")] if lost]
     if len(records) == 1 and isinstance(interval := records[0].undefended.get("asr_interval"), list | tuple):
         low, high = (100 * float(end) for end in interval)
-        told.append(f"undefended ASR {low:.1f} to {high:.1f} over {records[0].counts['trials']} targets")
+        told.append(f"undefended ASR {low:.1f} to {high:.1f} over {records[0].counts.get('trials', 0)} targets")
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
     told += [f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")] if screened[0] else []
     told += [f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0))]

@@ -106,7 +106,7 @@ ROWS = (
         (HOSTILE, f"{WORDS}::test_a_mistake_is_one_sentence_and_leaves_nothing_behind"),
     ),
     Row(
-        "each of 17 readers of files and the parser of words, on 50 damaged inputs; on 100,000 on demand",
+        "17 readers of files, the parser of words and the leaderboard's records, on 50 or more damaged inputs each; on 100,000 each on demand",
         "a value, or one sentence; never another error",
         (FUZZ,),
         tuple(

@@ -1,11 +1,14 @@
 """Every reader of a file, and the parser of the command line, on bytes that nobody meant: a value, or one sentence."""
 
 import contextlib
+import copy
+import functools
 import io
 import json
+import operator
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +24,19 @@ from poisonbench.core.errors import PoisonbenchError
 from poisonbench.core.files import File, file_digest
 from poisonbench.core.learner import Trained
 from poisonbench.record import Record, read
-from poisonbench.report import benchmarks, ledger
+from poisonbench.report import benchmarks, leaderboard, ledger, tables
+from poisonbench.report.tables import published
 from poisonbench.store import Store
 from poisonbench.tasks.images import ImageFolder, Parquet, TorchvisionSet
 from poisonbench.tasks.poisoned import Poisoned
 from tests.conftest import TINY
 
-RECORD = Record(spec={"seed": 0}, metrics={"c_acc": 0.5}, command="python -m poisonbench seed=0")
+RESULTS = Path(__file__).parent.parent.parent / "results"
+RECORD = read(min((RESULTS / "records").glob("*.json")))
 SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0}
 SPECIAL = (b"\x00" * 8, b"\xff" * 8, b"\x7f\xff\xff\xff", b"\x80\x00\x00\x00", b"NaN", b"1e999", b"-1", b"[", b"{", b'"', b"\\u0000", b"null")
+
+JUNK = (None, True, 0, -1, 2**70, 1e308, "", "x", "nan", [], {}, [1], [[]], {"a": 1}, {"name": None}, "9" * 5000)
 
 Reader = Callable[[bytes], object]
 
@@ -173,7 +180,6 @@ def in_a_file(good: bytes, read_it: Callable[[Path], object]) -> Callable[[Path]
     return made
 
 
-RESULTS = Path(__file__).parent.parent.parent / "results"
 COSTS = next(iter(sorted((RESULTS / "benchmarks").glob("*.json"))))
 PARSERS: dict[str, Callable[[Path], tuple[bytes, Reader]]] = {
     "record": record,
@@ -205,6 +211,39 @@ def fuzz(name: str, folder: Path, times: int) -> None:
             raise AssertionError(f"{name} {time}: {content!r}") from error
 
 
+def places_in(node: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    """Every place of a tree below its root."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, item in inner:
+        yield (*path, name)
+        yield from places_in(item, (*path, name))
+
+
+def fuzz_shared(folder: Path, times: int) -> None:
+    """Put junk anywhere into records whose digests are right, as anybody may: the leaderboard is made, or one sentence says why not."""
+    kept = [json.loads(path.read_text()) for path in sorted((RESULTS / "records").glob("*.json"))[::20]]
+    folder.mkdir(exist_ok=True)
+    for time in range(times):
+        dice = random.Random(f"shared {time}")
+        told = copy.deepcopy({name: part for name, part in dice.choice(kept).items() if name not in ("schema", "result_digest")})
+        for _ in range(dice.randint(1, 2)):
+            *path, last = dice.choice(list(places_in(told)))
+            inner = functools.reduce(operator.getitem, path, told)
+            inner[last] = copy.deepcopy(dice.choice(JUNK))
+            if dice.random() < 0.3:
+                del inner[last]
+        with contextlib.suppress(TypeError, AttributeError):  # junk of which no record can be made
+            told |= {"schema": 1, "result_digest": Record(**told).result_digest}
+        (folder / "record.json").write_text(json.dumps(told))
+        with contextlib.suppress(PoisonbenchError):
+            records = published(folder)
+            cells = leaderboard.folded(records)
+            assert leaderboard.page(cells), time
+            assert leaderboard.as_csv(cells), time
+            assert leaderboard.as_markdown(cells), time
+            assert tables.table(records), time
+
+
 def fuzz_words(times: int) -> None:
     """Throw characters at the parser of the command line: a configuration, or one sentence."""
     from poisonbench.commands.compose import tree_of
@@ -222,6 +261,10 @@ def test_any_bytes_are_a_value_or_one_sentence(tmp_path, name):
     fuzz(name, tmp_path, 50)
 
 
+def test_any_records_are_a_leaderboard_or_one_sentence(tmp_path):
+    fuzz_shared(tmp_path, 300)
+
+
 def test_any_words_are_a_configuration_or_one_sentence():
     fuzz_words(50)
 
@@ -230,6 +273,11 @@ def test_any_words_are_a_configuration_or_one_sentence():
 @pytest.mark.parametrize("name", PARSERS)
 def test_any_bytes_are_a_value_or_one_sentence_a_hundred_thousand_times(tmp_path, name):
     fuzz(name, tmp_path, 100_000)
+
+
+@pytest.mark.slow
+def test_any_records_are_a_leaderboard_or_one_sentence_a_hundred_thousand_times(tmp_path):
+    fuzz_shared(tmp_path, 100_000)
 
 
 @pytest.mark.slow

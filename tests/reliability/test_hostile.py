@@ -1,5 +1,6 @@
 """Inputs made to hurt: each ends in one sentence, quickly, with nothing written, no code run and no socket opened."""
 
+import dataclasses
 import io
 import json
 import random
@@ -16,7 +17,7 @@ from PIL import Image
 from poisonbench.cli import entry
 from poisonbench.core.errors import DataError
 from poisonbench.record import Record, read
-from tests.conftest import TINY
+from tests.conftest import SPEC, TINY
 
 OWNED = "owned"  # a file that appears if anything of this is run
 NESTED = "[" * 2000 + "]" * 2000
@@ -128,7 +129,7 @@ def test_a_hostile_picture_is_one_sentence(here, capsys, kind, name):
     assert not list(here.glob("out/records/*"))
 
 
-RECORD = Record(spec={"seed": 0}, metrics={"c_acc": 0.5}, command="python -m poisonbench seed=0")
+RECORD = Record(spec=SPEC, metrics={"c_acc": 0.5}, command="python -m poisonbench seed=0")
 
 
 def hostile_records(folder: Path) -> list[Path]:
@@ -148,6 +149,24 @@ def hostile_records(folder: Path) -> list[Path]:
     texts += [
         json.dumps({**good, name: value})
         for name, value in (("schema", 2), ("spec", []), ("metrics", "x"), ("command", 3), ("result_digest", ""), ("status", 5))
+    ]
+    texts += [
+        json.dumps({**good, **wrong, "result_digest": dataclasses.replace(RECORD, **wrong).result_digest})
+        for wrong in (
+            {"spec": {"seed": 0}},
+            {"spec": {**SPEC, "seed": "x"}},
+            {"spec": {**SPEC, "attack": None}},
+            {"spec": {**SPEC, "threat": {"budget": {"rate": 0.1, "count": -1}}}},
+            {"status": "won"},
+            {"metrics": {"c_acc": True}},
+            {"metrics": {"c_acc": 1e308}},
+            {"metrics": {"certified": []}},
+            {"metrics": {"screen": [1]}},
+            {"undefended": {"asr_interval": [0.1]}},
+            {"curves": {"defended": {"asr": ["x"]}}},
+            {"counts": {"train": -5}},
+            {"cost": {"seconds": {"fit": None}}},
+        )
     ]
     paths = []
     for place, text in enumerate(texts):

@@ -5,10 +5,9 @@ import pytest
 
 from poisonbench.core.errors import DataError
 from poisonbench.record import Record, provenance, read
+from tests.conftest import SPEC
 
-RECORD = Record(
-    spec={"seed": 0, "attack": {"name": "none"}}, metrics={"c_acc": 0.5, "certified": [1.0]}, cost={"seconds": {"fit": 1.0}}, provenance={"device": "cpu"}
-)
+RECORD = Record(spec=SPEC, metrics={"c_acc": 0.5, "certified": [1.0]}, cost={"seconds": {"fit": 1.0}}, provenance={"device": "cpu"})
 
 
 def test_a_record_survives_the_round_trip(tmp_path):

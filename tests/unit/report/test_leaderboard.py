@@ -30,7 +30,7 @@ def made(attack: str = "badnets", defense: str = "spectral", seed: int = 0, **mo
     spec = {
         "attack": {"name": attack, "data": {"class": f"attacks.backdoor.{attack}.A", "version": 1}},
         "defense": {"name": defense},
-        "task": {"name": "digits"},
+        "task": {"name": "digits", "rows": {"train": 1366}},
         "learner": {"class": "poisonbench.learn.central.Central"},
         "threat": {"budget": {"rate": rate, "relabel": True}},
         "seed": seed,
