@@ -52,6 +52,13 @@ def test_seeds_are_folded_into_a_mean_and_its_interval():
     assert "tpr" not in cell.figures
 
 
+def test_the_rate_of_a_skipped_cell_with_a_budget_by_count_is_of_the_rows_asked_for():
+    record = made()
+    counted = {**record.spec, "threat": {"budget": {"rate": 0.05, "count": 683}}}
+    (cell,) = folded([dataclasses.replace(record, spec=counted, status="skipped", reason="no such slot", counts={}, metrics={})])
+    assert cell.rate == 0.5
+
+
 def test_a_cell_of_one_seed_has_no_interval_and_a_failed_seed_no_figure():
     (cell,) = folded([made(seed=0), made(seed=1, status="failed", reason="out of memory", metrics={}, undefended={}, baseline={}, cost={})])
     assert cell.figures["c_acc"] == (0.9, None)
