@@ -46,7 +46,8 @@ def picture(content: bytes, mode: Literal["L", "RGB", "RGBA"], name: str) -> Ima
         name: what a refusal calls it.
 
     Raises:
-        DataError: bytes that are no picture, are damaged, or say that they hold more pixels than memory should.
+        DataError: bytes that are no picture, are damaged, hold more than 8 bits a channel, or say that they hold more pixels than
+            memory should.
     """
     from PIL import Image
 
@@ -54,4 +55,6 @@ def picture(content: bytes, mode: Literal["L", "RGB", "RGBA"], name: str) -> Ima
         warnings.simplefilter("ignore")  # what a decoder thinks of a file that it can read
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content)) as opened:
+            if opened.mode[0] in "IF":
+                raise DataError(f"{name} holds more than 8 bits a channel, which would be cut off at 255; scale it to 8 bits first")
             return opened.convert(mode)

@@ -52,7 +52,7 @@ class Pictures(Split):
 class ImageFolder(Pictures):
     """A folder of pictures: `root/train/<class>/*.png` and `root/test/<class>/*.png` (or `val`).
 
-    Classes are the sub-folders of `train`, sorted by name.
+    Classes are the sub-folders of `train`, sorted by name; hidden ones are left out.
     """
 
     VERSION: ClassVar[int] = 2
@@ -65,9 +65,11 @@ class ImageFolder(Pictures):
         """
         root = folder(self.root)
         parts = {"train": _child(root, TRAIN_NAMES), "test": _child(root, TEST_NAMES)}
-        names = tuple(sorted(entry.name for entry in parts["train"].iterdir() if entry.is_dir()))
+        names, others = (_classes(parts[part]) for part in ("train", "test"))
         if not names:
             raise DataError(f"{parts['train']} holds no class folders; lay pictures out as train/<class>/<name>.png")
+        if strange := sorted({*others} - {*names}):
+            raise DataError(f"{parts['test']} holds the classes {', '.join(strange)}, which {parts['train']} does not; give both the same")
         files = {part: [(path, label) for label, name in enumerate(names) for path in _pictures(parts[part] / name)] for part in parts}
         source = key([(str(path.relative_to(root)), file_digest(path)) for part in files.values() for path, _ in part])
 
@@ -201,6 +203,10 @@ def _child(root: Path, names: Iterable[str]) -> Path:
         if (root / name).is_dir():
             return root / name
     raise DataError(f"{root} holds none of the folders {', '.join(names)}; lay pictures out as train/<class>/ and test/<class>/")
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
 
 
 def _pictures(path: Path) -> list[Path]:

@@ -95,12 +95,20 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
+def deep() -> bytes:
+    """A picture of 16 bits a pixel: taken for 8, it would be white."""
+    stream = io.BytesIO()
+    Image.fromarray(np.full((16, 16), 30_000, dtype=np.uint16)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 PICTURES = {
     "empty": b"",
     "text": b"<script>alert(1)</script>",
     "cut": picture()[:40],
     "flipped": picture()[:50] + bytes([picture()[50] ^ 255]) + picture()[51:],
     "bomb": bomb(),
+    "deep": deep(),
     "zip": b"PK\x03\x04" + b"\0" * 60,
     "pickle": b"\x80\x04cos\nsystem\n(S'touch owned'\ntR.",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='http://127.0.0.1:9/'/></svg>",

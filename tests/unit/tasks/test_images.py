@@ -100,6 +100,16 @@ def test_an_empty_class_folder_is_a_class(folders, store):
     assert source.load(store).class_names == ("cat", "dog", "newt")
 
 
+def test_hidden_folders_are_no_classes_and_a_class_of_test_rows_alone_is_refused(folders, store):
+    source = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT)
+    (folders / "train" / ".cache").mkdir()
+    (folders / "test" / ".cache").mkdir()
+    assert source.load(store).class_names == ("cat", "dog")
+    (folders / "test" / "zebra").mkdir()
+    with pytest.raises(DataError, match=r"holds the classes zebra, which .*train does not"):
+        source.load(store)
+
+
 def test_parquet_without_a_description_numbers_its_classes(tmp_path, store):
     for part in ("train", "test"):
         write_parquet(tmp_path / "data" / f"{part}.parquet", [0, 100], names=None)
