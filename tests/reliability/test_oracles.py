@@ -121,7 +121,7 @@ def accountant(dice: Dice) -> None:
     theirs.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise)), steps)
     epsilon, order = theirs.get_epsilon_and_optimal_order(delta)
     assert ours <= epsilon * (1 + 1e-6)
-    if order > 11:  # below, a fraction may be better
+    if order > 12:  # at 12 and below, a fraction may be better
         close(ours, epsilon, rtol=1e-6)
     close(ours, min(_converted(order, steps * _divergence(order, rate, noise), delta) for order in orders), rtol=1e-4)
 
