@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
+from poisonbench.commands.retrace import LOCAL_WORDS, PREFIX
 from poisonbench.core.errors import PoisonbenchError
 from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from poisonbench.store import Store
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,4 +104,4 @@ def portable(words: Sequence[str]) -> str:
             told.append(f"{name}=$DATA/{Path(value).name}")
         else:
             told.append(shlex.quote(word) if set(word) & set(" []()*?;&|<>'\"") else word)
-    return " ".join(["python -m poisonbench", *told])
+    return " ".join([PREFIX, *told])

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
-from poisonbench.commands.verify import words_of
+from poisonbench.commands.retrace import split, words_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.record import read
@@ -24,10 +24,11 @@ def main(words: Sequence[str]) -> int:
     Raises:
         ConfigError: wrong words, or a record that poisons no rows.
     """
+    allowed, words = split(words)
     local = [word for word in words if word.startswith("results_dir=")]
     named = [word for word in words if word not in local]
     if not 1 <= len(named) <= 2:
-        raise ConfigError("export RECORD [FOLDER] [results_dir=PATH]: give the path of a record, and the folder to write into")
+        raise ConfigError("export RECORD [FOLDER] [results_dir=PATH] [trust=PREFIX.]: give the path of a record, and the folder to write into")
     from poisonbench.core.defense import Mean
     from poisonbench.pipeline import Line
     from poisonbench.store import write_tensors
@@ -35,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     source = Path(named[0])
     folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
     record = read(source)
-    tree = tree_of([*words_of(record), *local])
+    tree = tree_of([*words_of(record, allowed), *local])
     store = open_store(tree, Places.of(tree))
     experiment = assemble(tree, store)
     line = Line(experiment=experiment, store=store)

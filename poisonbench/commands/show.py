@@ -10,7 +10,7 @@ from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
-from poisonbench.commands.verify import words_of
+from poisonbench.commands.retrace import split, words_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically
 from poisonbench.record import read
@@ -30,14 +30,15 @@ def main(words: Sequence[str]) -> int:
     Raises:
         ConfigError: wrong words, or a record without poisoned images.
     """
+    allowed, words = split(words)
     if not 1 <= len(words) <= 2:
-        raise ConfigError("show RECORD [PNG]: give the path of a record, and where the picture goes")
+        raise ConfigError("show RECORD [PNG] [trust=PREFIX.]: give the path of a record, and where the picture goes")
     from poisonbench.pipeline import Line
 
     source = Path(words[0])
     path = Path(words[1]) if len(words) == 2 else Path(f"{source.stem}.png")
     record = read(source)
-    tree = tree_of(words_of(record))
+    tree = tree_of(words_of(record, allowed))
     places = Places.of(tree)
     store = open_store(tree, places)
     experiment = assemble(tree, store)

@@ -1,10 +1,9 @@
-"""`verify RECORD... [tolerance=0.02]`: run a record's command again from nothing and compare every figure."""
+"""`verify RECORD... [tolerance=0.02] [trust=PREFIX.]`: run a record's command again from nothing and compare every figure."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,38 +12,27 @@ from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
+from poisonbench.commands.retrace import split, words_of
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record, read, words_in
+from poisonbench.record import Record, read
 from poisonbench.report.leaderboard import plain
 
-PREFIX = "python -m poisonbench "
 TOLERANCE = 0.02  # two points of a percentage
 NEW = "nothing"  # stands for what a record does not hold; told apart by identity
 RUNTIME = ("torch", "threads", "device", "bf16", "processor")
-
-
-def words_of(record: Record) -> list[str]:
-    """Return the words of a record's command, $DATA expanded.
-
-    Raises:
-        ConfigError: a record that no command line made.
-    """
-    if not record.command.startswith(PREFIX):
-        raise ConfigError(f"{record.command!r} is no command line; only records of `python -m poisonbench` can be run again")
-    if "$DATA" in record.command and "DATA" not in os.environ:
-        raise ConfigError("this record reads data from $DATA; set DATA to the folder that holds them")
-    return [os.path.expandvars(word) for word in words_in(record.command.removeprefix(PREFIX))]
 
 
 def main(words: Sequence[str]) -> int:
     """Repeat each record in an empty store; return 1 if a figure differs.
 
     Where device, processor, threads or versions cannot be those of the record, bits may differ, and figures are compared within a tolerance:
-    fractions by their difference, other numbers by their ratio.
+    fractions by their difference, other numbers by their ratio. A record that brings code of its own is run only where its `trust=` and
+    `hydra.searchpath=` stand behind `verify` too.
 
     Raises:
         ConfigError: no record given, or one that cannot be repeated.
     """
+    allowed, words = split(words)
     given = [word.partition("=")[2] for word in words if word.startswith("tolerance=")]
     try:
         tolerance = float(given[-1]) if given else TOLERANCE
@@ -53,14 +41,14 @@ def main(words: Sequence[str]) -> int:
     paths = [Path(word) for word in words if not word.startswith("tolerance=")]
     if not paths:
         raise ConfigError("verify RECORD: give the path of a record, such as results/records/0123456789abcdef.json")
-    return max([_verify(path, tolerance) for path in paths])
+    return max([_verify(path, tolerance, allowed) for path in paths])
 
 
-def _verify(path: Path, tolerance: float) -> int:
+def _verify(path: Path, tolerance: float, allowed: Sequence[str]) -> int:
     told = read(path)
     if told.status != "done":
         raise ConfigError(f"{path} is {told.status}; only a record that is done can be verified")
-    again = _again(told)
+    again = _again(told, allowed)
     elsewhere = [
         f"{name}: recorded {told.provenance.get(name, NEW)}, now {again.provenance.get(name)}"
         for name in RUNTIME
@@ -76,7 +64,7 @@ def _verify(path: Path, tolerance: float) -> int:
     return int(bool(far))
 
 
-def _again(told: Record) -> Record:
+def _again(told: Record, allowed: Sequence[str]) -> Record:
     """Run a record's command in an empty store, with its threads and, where this machine has it, on its device."""
     from poisonbench.learn.device import resolve
     from poisonbench.pipeline import run
@@ -87,7 +75,7 @@ def _again(told: Record) -> Record:
     except ConfigError:
         device = "auto"
     with tempfile.TemporaryDirectory() as folder:
-        tree = tree_of([*words_of(told), f"threads={threads}", f"device={device}"])
+        tree = tree_of([*words_of(told, allowed), f"threads={threads}", f"device={device}"])
         store = open_store(tree, Places(results=Path(folder), published=Path(folder)))
         return run(assemble(tree, store), store)
 

@@ -103,7 +103,11 @@ ROWS = (
     Row(
         "hostile words, pictures and records, flipped bits of the store",
         "one sentence, exit code 2, nothing written, no code run, no socket",
-        (HOSTILE, f"{WORDS}::test_a_mistake_is_one_sentence_and_leaves_nothing_behind"),
+        (
+            HOSTILE,
+            f"{WORDS}::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
+            "tests/unit/commands/test_retrace.py::test_a_record_runs_no_code_of_its_own_and_asks_no_network",
+        ),
     ),
     Row(
         "17 readers of files, the parser of words and the leaderboard's records, on 50 or more damaged inputs each; on 100,000 each on demand",
