@@ -9,7 +9,7 @@ demo: $(READY)
 	$(VENV)/bin/python -m poisonbench attack=backdoor defense=spectral
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 setup: $(READY)
 

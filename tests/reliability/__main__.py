@@ -22,6 +22,7 @@ SWEEP, DISK, HOSTILE, FUZZ, ORACLES, WORDS = (f"tests/reliability/test_{name}.py
 LEASE, PAGE_TESTS = "tests/unit/test_lease.py", "tests/unit/report/test_leaderboard.py"
 CERTIFY, RULES, FILTERS = (f"tests/unit/defenses/{name}.py" for name in ("test_certificates", "test_aggregate", "test_filters"))
 
+PARALLEL = ("-n", "auto", "--dist", "worksteal")  # whoever is done takes tests from the others
 BRUTE = (
     *(
         f"{CERTIFY}::test_{name}"
@@ -207,7 +208,8 @@ def main() -> int:
     told, commit = told_before(), subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HOME, capture_output=True, text=True, check=False).stdout.strip()
     lines = ["| what happens | what passing means | with every change | on demand |", "| --- | --- | --- | --- |"]
     start = time.monotonic()
-    pushed = cases(tuple(node for row in ROWS for node in row.push), "not slow and not gpu and not paper", "-n", "auto") if word is None else []
+    everything = tuple(node for row in ROWS for node in row.push) if word is None else ()
+    pushed = cases(everything, "not slow and not gpu and not paper", *PARALLEL) if everything else []
     took = time.monotonic() - start
     for row in ROWS:
         push, demand = told.get(row.what, ("not run" if row.push else "-", "not run" if row.demand or row.what == MUTATION else "-"))
