@@ -30,8 +30,10 @@ def read(path: Path) -> list[Entry]:
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is no ledger ({error})") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{path} is no ledger; give a list of entries")
     for entry in entries:
         if not isinstance(entry, dict) or set(entry) != FIELDS or entry["verdict"] not in VERDICTS or entry["certainty"] not in ("read", "memory"):
             raise DataError(f"{path}: an entry has the fields {', '.join(sorted(FIELDS))}, a verdict of {', '.join(VERDICTS)}, a certainty of read or memory")

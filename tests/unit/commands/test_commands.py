@@ -152,6 +152,10 @@ def test_a_ledger_of_another_form_or_about_no_record_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('[{"claim": "x"}]')
     with pytest.raises(DataError, match="an entry has the fields"):
         ledger.read(tmp_path / "a.json")
+    for text in ("NaN", "{}", "[" * 5000):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(DataError, match="is no ledger"):
+            ledger.read(tmp_path / "a.json")
     with pytest.raises(DataError, match="not in results/records"):
         ledger.measured({"figure": "metrics.asr", "records": ["0"]}, {})
 
