@@ -138,6 +138,10 @@ def _mapped(fits: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, Mapping) and all(map(fits, value.values()))
 
 
+def _counted(value: object) -> bool:
+    return _mapped(_figure)(value) and all(re.fullmatch("[0-9]{1,9}", str(name)) for name in cast("Mapping[str, object]", value))
+
+
 FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record may rely on
     "status": lambda value: value in get_args(Status),
     "spec.seed": _count,
@@ -148,7 +152,8 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record 
     **{f"{part}.{name}": _maybe(_figure) for part in ("metrics", "undefended", "baseline") for name in ("c_acc", "asr", "r_acc")},
     **{f"{part}.asr_interval": _maybe(_pair) for part in ("metrics", "undefended", "baseline")},
     "metrics.certified": _maybe(_listed(_number)),
-    **{f"metrics.{name}": _maybe(_mapped(_figure)) for name in ("screen", "repair", "collective")},
+    **{f"metrics.{name}": _maybe(_mapped(_figure)) for name in ("screen", "repair")},
+    "metrics.collective": _maybe(_counted),
     "counts": _mapped(_count),
     "keys": _mapped(_text),
     "curves": _mapped(_mapped(_listed(_figure))),

@@ -128,7 +128,7 @@ def _more(records: Sequence[Record]) -> str:
     told += [f"median radius {radius}{unit}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
     told += [f"members {right}" for right in [_over(records, "metrics", "member_c_acc")] if right]
     told += [f"certified {', '.join(proved)}" for proved in [list(_certified(records))] if proved]
-    together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective", {}))})
+    together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective") or {})})
     shares = [f"{_inside(records, 'collective', str(number), 100.0)} at {number}" for number in together]
     told += [f"under one attack {', '.join(shares)}"] if shares else []
     told += [f"epsilon {spent}" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent]
