@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
-from poisonbench.commands.retrace import LOCAL_WORDS, PREFIX
+from poisonbench.commands.retrace import PREFIX, local
 from poisonbench.core.errors import PoisonbenchError
 from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
@@ -98,7 +98,7 @@ def portable(words: Sequence[str]) -> str:
     told = []
     for word in words:
         name, mark, value = word.partition("=")
-        if name.partition(".")[0] in LOCAL_WORDS:
+        if local(word):
             continue
         if mark and ("/" in value or value.startswith(("~", "."))) and Path(os.path.expandvars(value)).expanduser().exists():
             told.append(f"{name}=$DATA/{Path(value).name}")

@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.compose import tree_of
-from poisonbench.commands.retrace import split, words_of
+from poisonbench.commands.retrace import split, tree_from
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.record import read
@@ -36,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     source = Path(named[0])
     folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
     record = read(source)
-    tree = tree_of([*words_of(record, allowed), *local])
+    tree = tree_from(record, allowed, *local)
     store = open_store(tree, Places.of(tree))
     experiment = assemble(tree, store)
     line = Line(experiment=experiment, store=store)

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
+from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, words_in
 
 PREFIX = "python -m poisonbench"
 LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")  # of whoever types, not of a record
-TRUSTED_WORDS = ("trust", "hydra", "task.download")  # which run somebody's code, or ask the network
+CODE_WORDS, DOWNLOAD = ("trust", "hydra"), "task.download"  # what runs somebody's code, and what asks the network
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Part what somebody types behind a command into words that a record may have only with their leave, and all others."""
-    return [word for word in words if _asks(word)], [word for word in words if not _asks(word)]
+    allowed = [word for word in words if _is(word, *CODE_WORDS, DOWNLOAD)]
+    return allowed, [word for word in words if word not in allowed]
 
 
-def words_of(record: Record, allowed: Collection[str]) -> list[str]:
-    """Return the words of a record's command, $DATA expanded.
+def tree_from(record: Record, allowed: Sequence[str], *more: str) -> dict[str, object]:
+    """Return the configuration of a record's command, $DATA expanded.
 
     Args:
         record: whose command.
         allowed: words that the user typed, so that the record may have them.
+        more: words of the user's that come after the record's.
+
+    Raises:
+        ConfigError: a record that no command line made, or one that would run code or ask the network without the user's word.
+    """
+    tree = tree_of([*words_of(record, allowed), *more])
+    task = tree["task"]
+    if isinstance(task, Mapping) and task.get("download") and not any(_is(word, DOWNLOAD) for word in allowed):  # in whatever words it was asked for
+        raise ConfigError(f"this record asks the network; if you trust it, say so yourself: {DOWNLOAD}=true")
+    return tree
+
+
+def words_of(record: Record, allowed: Sequence[str]) -> list[str]:
+    """Return the words of a record's command that are not of the machine it ran on, $DATA expanded.
 
     Raises:
         ConfigError: a record that no command line made, or one that would run code which the user has not named.
@@ -33,19 +49,18 @@ def words_of(record: Record, allowed: Collection[str]) -> list[str]:
         raise ConfigError(f"{record.command!r} is no command line; only records of `python -m poisonbench` can be run again")
     if "$DATA" in record.command and "DATA" not in os.environ:
         raise ConfigError("this record reads data from $DATA; set DATA to the folder that holds them")
-    words = [word.replace("$DATA", os.environ.get("DATA", "")) for word in told[3:] if not _local(word)]
-    if asked := [word for word in words if _asks(word) and word not in allowed]:
-        raise ConfigError(f"this record runs other code than ours, or asks the network; if you trust it, give its words yourself: {' '.join(asked)}")
+    words = [word.replace("$DATA", os.environ.get("DATA", "")) for word in told[3:] if not local(word)]
+    if asked := [word for word in words if _is(word, *CODE_WORDS) and word not in allowed]:
+        raise ConfigError(f"this record runs other code than ours; if you trust it, say so yourself: {' '.join(asked)}")
     return words
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+def local(word: str) -> bool:
+    """Tell whether a word is of whoever types it, and of no record."""
+    return _is(word, *LOCAL_WORDS)
 
 
-def _asks(word: str) -> bool:
-    return any(_key(word) == name or _key(word).startswith(f"{name}.") for name in TRUSTED_WORDS)
-
-
-def _local(word: str) -> bool:
-    return _key(word).partition(".")[0] in LOCAL_WORDS
+def _is(word: str, *names: str) -> bool:
+    """Tell whether a word sets one of these keys, or one below it."""
+    key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+    return any(key == name or key.startswith(f"{name}.") for name in names)

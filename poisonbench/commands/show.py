@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.compose import tree_of
-from poisonbench.commands.retrace import split, words_of
+from poisonbench.commands.retrace import split, tree_from
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically
 from poisonbench.record import read
@@ -38,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     source = Path(words[0])
     path = Path(words[1]) if len(words) == 2 else Path(f"{source.stem}.png")
     record = read(source)
-    tree = tree_of(words_of(record, allowed))
+    tree = tree_from(record, allowed)
     places = Places.of(tree)
     store = open_store(tree, places)
     experiment = assemble(tree, store)

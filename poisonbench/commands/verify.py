@@ -11,8 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.compose import tree_of
-from poisonbench.commands.retrace import split, words_of
+from poisonbench.commands.retrace import split, tree_from
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, read
 from poisonbench.report.leaderboard import plain
@@ -75,7 +74,7 @@ def _again(told: Record, allowed: Sequence[str]) -> Record:
     except ConfigError:
         device = "auto"
     with tempfile.TemporaryDirectory() as folder:
-        tree = tree_of([*words_of(told, allowed), f"threads={threads}", f"device={device}"])
+        tree = tree_from(told, allowed, f"threads={threads}", f"device={device}")
         store = open_store(tree, Places(results=Path(folder), published=Path(folder)))
         return run(assemble(tree, store), store)
 

@@ -241,8 +241,7 @@ def _decoded(rows: Iterable[tuple[str, bytes, int]], size: int | None, *, grey: 
 def _opened(path: Path) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
-    with reading(path, "parquet"):
-        return pq.ParquetFile(path)
+    return pq.ParquetFile(path)
 
 
 def _parquet_rows(paths: list[Path]) -> Iterator[tuple[str, bytes, int]]:

@@ -12,6 +12,7 @@ from poisonbench.record import Record
 from tests.conftest import SPEC
 
 RECORD = Record(spec=SPEC)
+DICT = "task=mnist '+task={download: true}'"  # the same in other words
 CODE = 'import pathlib\npathlib.Path("owned").touch()\n'
 
 
@@ -21,16 +22,23 @@ def of(command: str) -> Record:
 
 @pytest.mark.parametrize("command", ["verify", "show", "export"])
 @pytest.mark.parametrize(
-    "words", ["trust=evil. attack.data._target_=evil.Evil", "'hydra.searchpath=[file:///tmp]'", "task.download=true", "++task.download=true"]
+    "words",
+    [
+        "trust=evil. attack.data._target_=evil.Evil",
+        "'hydra.searchpath=[file:///tmp]'",
+        "task=mnist task.download=true",
+        "task=mnist ++task.download=true",
+        DICT,
+    ],
 )
 def test_a_record_runs_no_code_of_its_own_and_asks_no_network(tmp_path, monkeypatch, capsys, command, words):
     (tmp_path / "evil.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    path = of(f"python -m poisonbench task=blobs {words}").write(tmp_path / "records")
+    path = of(f"python -m poisonbench {words}").write(tmp_path / "records")
     assert entry([command, str(path)]) == 2
     err = capsys.readouterr().err
-    assert "if you trust it, give its words yourself" in err
+    assert "if you trust it, say so yourself" in err
     assert len(err.splitlines()) == 1
     assert "evil" not in sys.modules
     assert not (tmp_path / "owned").exists()
