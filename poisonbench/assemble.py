@@ -85,7 +85,7 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
     from poisonbench.core.attack import Attack
     from poisonbench.core.defense import Defense
     from poisonbench.core.learner import Learner
-    from poisonbench.core.threat import Threat
+    from poisonbench.core.threat import POISON_RATE, Threat, informed
     from poisonbench.learn.device import resolve, set_threads
     from poisonbench.pipeline import Experiment
     from poisonbench.tasks.source import Source
@@ -98,11 +98,13 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
     if not isinstance(built["attack"], Attack) or not isinstance(built["defense"], Defense):
         raise ConfigError("attack and defense need to be of poisonbench.core.attack.Attack and poisonbench.core.defense.Defense")
     source = None if task is not None else cast("Source", build(tree["task"], store.trusted, "task"))
+    task = cast("Task", task) if source is None else source.load(store)
+    threat = cast("Threat", built["threat"])
     return Experiment(
-        task=cast("Task", task) if source is None else source.load(store),
-        threat=cast("Threat", built["threat"]),
+        task=task,
+        threat=threat,
         attack=built["attack"],
-        defense=built["defense"],
+        defense=informed(built["defense"], {POISON_RATE: threat.budget.share(len(task.train))}),
         learner=cast("Learner", built["learner"]),
         seed=cast("int", tree["seed"]),
     )

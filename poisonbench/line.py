@@ -11,14 +11,16 @@ from torch import Tensor
 
 from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
-from poisonbench.core.audit import audit
+from poisonbench.core.audit import audit, audit_probe
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import CHANGED_ROWS, Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, needs
+from poisonbench.core.delivery import Delivered, delivered
 from poisonbench.core.delta import Delta
 from poisonbench.core.electorate import Electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Probe
-from poisonbench.core.learner import Combine, Learner, Trained, Victim
+from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, Victim
+from poisonbench.core.oversight import Refereed
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known, Threat
 from poisonbench.store import Store
@@ -72,8 +74,8 @@ class Line:
 
     @cached_property
     def attacked(self) -> Learner:
-        """The learner of the undefended victim."""
-        return self.experiment.attack.train(self.learner)
+        """The learner of the undefended victim; an attacker who runs the training does so under the referee's eye."""
+        return under_attack(self.experiment, self.learner)
 
     @cached_property
     def defended(self) -> Learner:
@@ -153,27 +155,31 @@ class Line:
         fit = self.fitting(self.surrogate, self.honest, "surrogate", "for the attacker")
         return threat.reveal(task, task.test.take(self.targets[trial : trial + 1]), fit, self.tuning(self.surrogate, "surrogate"))
 
-    def strike(self, trial: int = 0) -> Poisoned:
-        """Let the attacker act, then audit what was done."""
+    def strike(self, trial: int = 0) -> Delivered:
+        """Let the attacker act, audit what was done, and return it as the defender receives it."""
+        return delivered(self.experiment.task.train, self.struck(trial), self.root.child(numbered("delivery", trial)))
+
+    def struck(self, trial: int = 0) -> Poisoned:
+        """Let the attacker act, then audit what was done: the clean rows in their order, injected ones behind them."""
         task, threat, attack = self.experiment.task, self.experiment.threat, self.experiment.attack
         known, rng = self.known(trial), self.root.child(numbered("poison", trial))
 
         def poison() -> Delta:
             poisoned = attack.data.poison(known, rng)
-            audit(task.train, poisoned, threat.budget, known.writable)
+            audit(task.train, poisoned, threat.budget, known.writable, known.targets)
             return Delta.between(task.train, poisoned)
 
         parts = (attack.data, task.train, task.public, known.targets, threat, rng, threat.surrogate.runtime)
         return self.store.memo("poison", parts, poison).apply(task.train)
 
-    def means(self, poisoned: Poisoned, plugin: object, trial: int = 0) -> Means:
+    def means(self, poisoned: Delivered, plugin: object, trial: int = 0) -> Means:
         """Return the defender's world; the truth is in it only for a plugin that declares to need it."""
         stage = numbered("fit", trial)
         fit = self.fitting(self.attacked, self.combine(Mean()), stage, "for the defender")
-        truth = poisoned.mask if "truth" in needs(plugin) else poisoned.mask[:0]
+        truth = poisoned.kinds.poison if "truth" in needs(plugin) else poisoned.kinds.poison[:0]
         return Means(trusted=self.experiment.task.trusted, fit=fit, tune=self.tuning(self.learner, stage), truth=truth)
 
-    def judge(self, poisoned: Poisoned, trial: int = 0) -> Verdict | None:
+    def judge(self, poisoned: Delivered, trial: int = 0) -> Verdict | None:
         """Let the sanitizer judge the rows."""
         sanitize, rng = self.experiment.defense.sanitize, self.root.child(numbered("sanitize", trial))
         means = self.means(poisoned, sanitize, trial)
@@ -183,7 +189,7 @@ class Line:
             raise ConfigError("the filter removed every training row; lower what it expects, or the share that it removes")
         return verdict
 
-    def repair(self, victim: Victim, verdict: Verdict | None, poisoned: Poisoned, trial: int = 0) -> Mended:
+    def repair(self, victim: Victim, verdict: Verdict | None, poisoned: Delivered, trial: int = 0) -> Mended:
         """Let the repairer mend the victim."""
         repair, rng = self.experiment.defense.repair, self.root.child(numbered("repair", trial))
         means = self.means(poisoned, repair, trial)
@@ -203,15 +209,21 @@ class Line:
         parts = (type(victim).__qualname__, self.defended, victim.state(), inputs, answers, self.defended.runtime)
         return self.store.memo("scores", parts, lambda: victim.scores(inputs, answers), label=label)
 
-    def measure(self, victim: Victim, poisoned: Poisoned, probe: Probe, label: str) -> dict[str, float]:
-        """Return C-Acc, ASR, R-Acc and what else the goal measures."""
+    def probe(self, poisoned: Delivered, trial: int = 0) -> Probe:
+        """Return what the goal asks victims, checked against the task."""
+        probe = poisoned.goal.probe(self.experiment.task.test)
+        audit_probe(probe, self.experiment.task.test, self.targets[trial : trial + 1])
+        return probe
+
+    def measure(self, victim: Victim, probe: Probe, label: str) -> dict[str, float]:
+        """Return C-Acc, ASR and R-Acc."""
         test, told = self.experiment.task.test, torch.ones(len(self.experiment.task.test), dtype=torch.bool)
         told[probe.targets] = False
         scores = self.scores(victim, test.inputs, None, label)
         figures = {"c_acc": metrics.accuracy(scores[told], test.labels[told])}
         if len(probe):
             figures |= metrics.success(self.scores(victim, probe.inputs, probe.answers, f"{label} probe"), probe)
-        return figures | dict(poisoned.goal.measure(victim))
+        return figures
 
     def history(self, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
         """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds.
@@ -229,7 +241,7 @@ class Line:
                 curves.setdefault("asr", []).append(metrics.success(then.scores(probe.inputs, probe.answers), probe)["asr"])
         return curves
 
-    def screen(self, victim: Victim, poisoned: Poisoned, probe: Probe, trial: int = 0) -> dict[str, object]:
+    def screen(self, victim: Victim, poisoned: Delivered, probe: Probe, trial: int = 0) -> dict[str, object]:
         """Let the screen judge trusted, test and probed inputs."""
         screen, task = self.experiment.defense.screen, self.experiment.task
         inputs = {"trusted": task.trusted.inputs, "test": task.test.inputs, "probe": probe.inputs}
@@ -256,6 +268,12 @@ class Line:
         if figures and isinstance(victim, Electorate):
             figures["member_c_acc"] = metrics.member_accuracy(victim.tally(test.inputs).answers_MR, test.labels)
         return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})
+
+
+def under_attack(experiment: Experiment, learner: Learner) -> Learner:
+    """Return the recipe with what an attacker who runs the training does in each step, if there is one."""
+    step = experiment.attack.train
+    return learner if step == PlainStep() else learner.with_step(Refereed(step=step, budget=experiment.threat.budget))
 
 
 def numbered(stage: str, trial: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from poisonbench.core.audit import Kinds
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Verdict
 from poisonbench.core.goals import Probe
@@ -36,26 +37,32 @@ def served(scores_MK: Tensor, probe: Probe) -> Tensor:
     return probe.hit.gather(1, scores_MK.argmax(1)[:, None])[:, 0]
 
 
-def filtering(verdict: Verdict | None, mask_N: Tensor, labels_N: Tensor) -> dict[str, float]:
-    """Judge a filter by the attacker's own account of what is poison.
+def filtering(verdict: Verdict | None, kinds: Kinds, labels_N: Tensor) -> dict[str, float]:
+    """Judge a filter by what the referee found each row to be.
+
+    Cover rows bear a right label and hide the poison: they are neither poison that has to be found nor clean rows that are lost, and have
+    a figure of their own.
 
     Returns:
         "removed" rows; "fpr", the share of clean rows that were removed; with poison also "tpr", "auroc_all"
         (the suspicion of poisoned against clean rows) and "auroc_in_class" (the same within each class that
-        holds both, weighted by its poisoned rows).
+        holds both, weighted by its poisoned rows); with cover rows "cover_removed", the share of them that was removed.
     """
     if verdict is None:
         return {}
-    removed, clean = ~verdict.keep, ~mask_N
+    removed, mask_N, clean = ~verdict.keep, kinds.poison, ~(kinds.poison | kinds.cover)
     figures: dict[str, float] = {"removed": int(removed.sum())}
     if clean.any():
         figures["fpr"] = _mean(removed[clean])
+    if kinds.cover.any():
+        figures["cover_removed"] = _mean(removed[kinds.cover])
     if not mask_N.any():
         return figures
     figures["tpr"] = _mean(removed[mask_N])
+    either = mask_N | clean
     if clean.any():
-        figures["auroc_all"] = auroc(verdict.suspicion, mask_N)
-    mixed = [rows for label in labels_N.unique() if mask_N[rows := labels_N == label].any() and clean[rows].any()]
+        figures["auroc_all"] = auroc(verdict.suspicion[either], mask_N[either])
+    mixed = [rows for label in labels_N.unique() if mask_N[rows := (labels_N == label) & either].any() and clean[rows].any()]
     weights = [int(mask_N[rows].sum()) for rows in mixed]
     if mixed:
         inside = [auroc(verdict.suspicion[rows], mask_N[rows]) for rows in mixed]

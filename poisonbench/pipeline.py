@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from poisonbench import metrics
-from poisonbench.core.attack import Attack, Poisoned
+from poisonbench.core.attack import Attack
 from poisonbench.core.defense import Defense, KeepAll, Mean, Verdict, needs
+from poisonbench.core.delivery import Delivered
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.goals import Probe
 from poisonbench.core.keys import canonical, key
-from poisonbench.core.learner import Unchanged, Victim
+from poisonbench.core.learner import PlainStep, Unchanged, Victim
+from poisonbench.core.threat import assumptions
 from poisonbench.learn.device import peak_bytes
-from poisonbench.line import Experiment, Line, numbered
+from poisonbench.line import Experiment, Line, numbered, under_attack
 from poisonbench.record import Record, provenance
 from poisonbench.stats import wilson
 from poisonbench.store import Store, Visit
@@ -28,7 +30,7 @@ class Trial:
     """What one trial came to, before it is measured."""
 
     number: int
-    poisoned: Poisoned
+    poisoned: Delivered
     undefended: Victim
     verdict: Verdict | None
     defended: Victim
@@ -92,14 +94,15 @@ def total(counts: Sequence[Figures]) -> dict[str, int]:
 def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
     """Repair one trial's victim and return every figure of it, by the parts of a record."""
     poisoned, verdict = trial.poisoned, trial.verdict
-    probe = poisoned.goal.probe(line.experiment.task.test)
+    probe = line.probe(poisoned, trial.number)
     mended = line.repair(trial.defended, verdict, poisoned, trial.number)
     told = {"baseline": baseline, "undefended": trial.undefended, "defended": mended.victim}
-    figures = {name: line.measure(victim, poisoned, probe, name) for name, victim in told.items()}
+    figures = {name: line.measure(victim, probe, name) for name, victim in told.items()}
+    goals = {name: {**poisoned.goal.measure(victim)} for name, victim in told.items()}
     for name in ("undefended", "defended"):
-        figures[name] |= poisoned.goal.compare(figures[name], figures["baseline"])
+        goals[name] |= poisoned.goal.compare(figures[name], figures["baseline"])
     more: Figures = {
-        **metrics.filtering(verdict, poisoned.mask, poisoned.data.labels),
+        **metrics.filtering(verdict, poisoned.kinds, poisoned.data.labels),
         **({"repair": mended.figures} if mended.figures else {}),
         **line.screen(mended.victim, poisoned, probe, trial.number),
         **line.certify(mended.victim),
@@ -108,13 +111,18 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
     victims = {**told, "defended": trial.defended}  # a repair comes after the last round
     curves: Figures = {name: curve for name, victim in victims.items() if (curve := line.history(learners[name], victim, probe))}
     return {
-        "metrics": {**figures["defended"], **more},
-        "undefended": dict(figures["undefended"]),
-        "baseline": dict(figures["baseline"]),
+        "metrics": {**figures["defended"], **more, **apart(goals["defended"])},
+        "undefended": {**figures["undefended"], **apart(goals["undefended"])},
+        "baseline": {**figures["baseline"], **apart(goals["baseline"])},
         "curves": curves,
         "counts": counts(line, trial, probe, mended.victim),
         "facts": dict(mended.victim.facts),
     }
+
+
+def apart(goal: Mapping[str, float]) -> Figures:
+    """Return a goal's own figures under one name, so that none of them can take the place of another figure."""
+    return {"goal": dict(goal)} if goal else {}
 
 
 def folded(cells: Sequence[Figures]) -> Figures:
@@ -136,9 +144,10 @@ def _mean(values: Sequence[object]) -> object:
 
 def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     """Return the absolute numbers behind the fractions."""
-    task, mask = line.experiment.task, trial.poisoned.mask
-    kept = mask if trial.verdict is None else mask & trial.verdict.keep
-    told: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(mask.sum()), "poisoned_kept": int(kept.sum())}
+    task, kinds = line.experiment.task, trial.poisoned.kinds
+    kept = kinds.poison if trial.verdict is None else kinds.poison & trial.verdict.keep
+    told: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(kinds.poison.sum()), "poisoned_kept": int(kept.sum())}
+    told |= {name: count for name in ("cover", "untouched", "injected") if (count := int(getattr(kinds, name).sum()))}
     if isinstance(epochs := trial.defended.facts.get("epochs"), int):
         told["exposures"] = int(kept.sum()) * epochs
     if (clients := int(task.train.owners.max()) + 1) > 1:
@@ -158,9 +167,9 @@ def check(line: Line) -> None:
     """
     experiment = line.experiment
     attack, defense = experiment.attack, experiment.defense
-    if attack.train != Unchanged() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
+    if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible("the attacker runs the training, so defense.sanitize and defense.train never see it")
-    learner = defense.train(attack.train(experiment.learner))
+    learner = defense.train(under_attack(experiment, experiment.learner))
     missing = sorted((filled("attack", attack) | filled("defense", defense)) - learner.stages)
     if missing:
         raise Incompatible(f"{type(learner).__name__} has no place for {', '.join(missing)}")
@@ -183,10 +192,24 @@ def record(line: Line) -> Record:
     }
     return Record(
         spec=spec(experiment),
+        assumed=assumed(experiment),
         keys={stage: visits[stage].key for stage in kept if stage in visits},
         cost=cost,
         provenance={**provenance(), **runtime, "data_digest": experiment.task.digest},
     )
+
+
+def assumed(experiment: Experiment) -> Figures:
+    """Return what the defense takes for granted about the attack, by place in the configuration, and where it comes from."""
+    rate = experiment.threat.budget.share(len(experiment.task.train))
+    poisons = bool(filled("attack", experiment.attack))
+
+    def source(value: float) -> str:
+        if not poisons:
+            return "a stated assumption: attack=none poisons nothing"
+        return "the threat's own rate" if value == rate else "a stated assumption, not the threat's own rate"
+
+    return {place: {"value": value, "source": source(value)} for place, value in assumptions(experiment.defense, "defense")}
 
 
 def spec(experiment: Experiment) -> dict[str, object]:
@@ -231,4 +254,5 @@ def _modules(part: object) -> list[str]:
 
 def _slots(plan: Attack | Defense) -> dict[str, object]:
     slots = {slot.partition(".")[2] for slot in filled("plan", plan)}
-    return {slot: canonical(getattr(plan, slot)) for slot in sorted(slots)}
+    declared = sorted(needs(plan))
+    return {slot: canonical(getattr(plan, slot)) for slot in sorted(slots)} | ({"needs": declared} if declared else {})

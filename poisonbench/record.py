@@ -19,8 +19,10 @@ from typing import Literal, cast, get_args
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import write_text
 
-SCHEMA = 1
+SCHEMA = 2
+LATER = ("schema", "assumed")  # fields that records of schema 1 do not have
 Status = Literal["done", "skipped", "failed"]
+Part = Literal["metrics", "undefended", "baseline"]
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "opacus")
 
 
@@ -42,6 +44,8 @@ class Record:
         keys: where the poison and the victims lie in the store.
         cost: seconds a stage and peak memory.
         provenance: digests, versions, device, threads, commit.
+        assumed: what the defense takes for granted about the attack, and where that comes from.
+        schema: 2; records of schema 1 were made before the referee checked goals, injected rows and every column (`unseen`).
     """
 
     spec: Mapping[str, object]
@@ -57,6 +61,8 @@ class Record:
     keys: Mapping[str, str] = field(default_factory=dict)
     cost: Mapping[str, object] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
+    assumed: Mapping[str, object] = field(default_factory=dict)
+    schema: int = SCHEMA
 
     @property
     def key(self) -> str:
@@ -66,12 +72,26 @@ class Record:
     @property
     def result_digest(self) -> str:
         """SHA-256 of all but cost and provenance: two runs with this digest in common agree to the bit."""
-        told = ("cost", "provenance", "command")
-        return _digest({name: value for name, value in dataclasses.asdict(self).items() if name not in told})
+        apart = ("cost", "provenance", "command", *(LATER if self.schema < SCHEMA else ()))
+        return _digest({name: value for name, value in dataclasses.asdict(self).items() if name not in apart})
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Which figures of this record the referee of schema 2 has not seen, one sentence each; none for a record of schema 2."""
+        if self.schema >= SCHEMA or self.status != "done":
+            return ()
+        return tuple(sentence for sentence, there in UNSEEN if there(self))
+
+    def goal(self, part: Part) -> Mapping[str, object]:
+        """Return the figures that the attacker's goal adds to a part of the record; schema 1 had them among all others."""
+        figures: Mapping[str, object] = getattr(self, part)
+        own = figures.get("goal", {})
+        return {name: figures[name] for name in GOALS if name in figures} if self.schema < SCHEMA else cast("Mapping[str, object]", own)
 
     def write(self, folder: Path) -> Path:
         """Write the record into `folder`, whole or not at all, and return where it lies."""
-        whole = {"schema": SCHEMA, **dataclasses.asdict(self), "result_digest": self.result_digest}
+        written = {name: value for name, value in dataclasses.asdict(self).items() if self.schema >= SCHEMA or name not in LATER}
+        whole = {"schema": self.schema, **written, "result_digest": self.result_digest}
         path = folder / f"{self.key}.json"
         write_text(path, json.dumps(_finite(whole), indent=1, allow_nan=False) + "\n")
         return path
@@ -86,15 +106,15 @@ def read(path: Path) -> Record:
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
         schema, digest = whole.pop("schema"), whole.pop("result_digest")
-        record = Record(**whole)
+        if type(schema) is not int or schema not in (1, SCHEMA):
+            raise TypeError(f"it has schema {schema}; this version reads 1 and {SCHEMA}")
+        record = Record(**whole, schema=schema)
         wrong = [name for name, value in whole.items() if not isinstance(value, str if name in ("status", "reason", "command") else dict)]
         wrong += [] if wrong else [name for name, fits in FORM.items() if not fits(_found(whole, name))]
         if wrong:
             raise TypeError(f"{', '.join(wrong)} of another form")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a record of poisonbench ({type(error).__name__}: {error})") from error
-    if schema != SCHEMA:
-        raise DataError(f"{path} has schema {schema}; this version reads {SCHEMA}")
     if record.result_digest != digest:
         raise DataError(f"{path} does not agree with its own digest; it was changed after it was written")
     return record
@@ -151,6 +171,7 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record 
     "spec.threat.budget.count": _maybe(_count),
     **{f"{part}.{name}": _maybe(_figure) for part in ("metrics", "undefended", "baseline") for name in ("c_acc", "asr", "r_acc")},
     **{f"{part}.asr_interval": _maybe(_pair) for part in ("metrics", "undefended", "baseline")},
+    **{f"{part}.goal": _maybe(_mapped(_figure)) for part in ("metrics", "undefended", "baseline")},
     "metrics.certified": _maybe(_listed(_number)),
     **{f"metrics.{name}": _maybe(_mapped(_figure)) for name in ("screen", "repair")},
     "metrics.collective": _maybe(_counted),
@@ -159,6 +180,16 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record 
     "curves": _mapped(_mapped(_listed(_figure))),
     "cost.seconds": _maybe(_mapped(_figure)),
 }
+
+
+GOALS = ("c_acc_lost", "epsilon_lower", "canaries_right")  # of the goals that there were under schema 1
+UNSEEN: tuple[tuple[str, Callable[[Record], bool]], ...] = (
+    ("ASR and R-Acc: the probe was not checked against the task", lambda record: "asr" in record.metrics),
+    ("TPR and AUROC: rows that the attacker named counted as poison, changed or not", lambda record: "tpr" in record.metrics),
+    ("the rule saw the malicious clients first", lambda record: "clients" in record.counts),
+    ("radii: the kind of change is not recorded", lambda record: "certified" in record.metrics and "radius_unit" not in record.metrics),
+    ("splits were not searched for rows that stand in two of them", lambda record: True),
+)
 
 
 def _digest(value: object) -> str:

@@ -90,12 +90,13 @@ def _table(title: str, record: Record) -> Table:
 def _trial_lines(record: Record) -> Iterator[str]:
     if isinstance(interval := record.undefended.get("asr_interval"), list | tuple):
         yield f"undefended ASR over {record.counts['trials']} targets: {percent(interval[0])} to {percent(interval[1])} (Wilson, 95 %)"
-    if "c_acc_lost" in record.undefended:
-        yield f"C-Acc lost: undefended {percent(record.undefended['c_acc_lost'])}, defended {percent(record.metrics['c_acc_lost'])}"
+    undefended, defended = record.goal("undefended"), record.goal("metrics")
+    if "c_acc_lost" in undefended:
+        yield f"C-Acc lost: undefended {percent(undefended['c_acc_lost'])}, defended {percent(defended['c_acc_lost'])}"
     if "epsilon" in record.facts:
         yield f"privacy: epsilon {record.facts['epsilon']:.3f} at delta {record.facts['delta']}"
-    if "epsilon_lower" in record.undefended:
-        least = [f"{name} {figures['epsilon_lower']:.3f}" for name, figures in (("undefended", record.undefended), ("defended", record.metrics))]
+    if "epsilon_lower" in undefended:
+        least = [f"{name} {figures['epsilon_lower']:.3f}" for name, figures in (("undefended", undefended), ("defended", defended))]
         yield f"canaries show an epsilon of at least: {', '.join(least)}"
 
 

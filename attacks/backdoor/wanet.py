@@ -76,7 +76,7 @@ class WaNet:
     Source: Nguyen and Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021: k = 4, s = 0.5, cover
     ratio 2. There the attacker runs the training; here the data alone are poisoned, cover rows included, so both
     count against the budget: of its rows one in (1 + cover_ratio) carries the trigger. The paper's training is
-    `attack=wanet_training`.
+    `attack=wanet_training`. Cover rows keep their label and are no poison to a filter that is measured.
 
     Args:
         control: control points a side.
@@ -86,7 +86,7 @@ class WaNet:
         target: target label.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     control: int
     strength: float
     pattern_seed: int
@@ -113,9 +113,17 @@ class WaNet:
         _, height, width = images(tuple(rows.inputs.shape[1:]), "a warp")
         chosen = known.choose(rows.labels != self.target, rng.child("rows"))
         order = chosen[rng.child("cover").per_row(rows.ids[chosen])[:, 0].argsort(stable=True)]
-        count = math.ceil(len(order) / (1 + self.cover_ratio))
+        count = self.triggers(len(order))
         triggered, cover = order[:count], order[count:]
-        noise = self.trigger.moved(rows.inputs[cover].float(), jitter(rng.child("noise"), len(cover), height, width))
+        noise = self.noisy(rows.inputs[cover], jitter(rng.child("noise"), len(cover), height, width))
         data = rows.edit(triggered, inputs=self.trigger(rows.inputs[triggered]), labels=wish[rows.labels[triggered]])
-        data = data.edit(cover, inputs=noise.round().clamp(0, 255).to(torch.uint8))
-        return Poisoned(data=data, mask=known.mask(chosen), goal=Backdoor(trigger=self.trigger, wish=wish))
+        goal = Backdoor(trigger=self.trigger, wish=wish)
+        return Poisoned(data=data.edit(cover, inputs=noise), mask=known.mask(chosen), goal=goal, cover=known.mask(cover))
+
+    def triggers(self, rows: int) -> int:
+        """Return how many of so many changed rows carry the trigger; the others are cover."""
+        return math.ceil(rows / (1 + self.cover_ratio))
+
+    def noisy(self, inputs: Tensor, shift: Tensor) -> Tensor:
+        """Return uint8 copies, warped by the field and a `shift` of (M, H, W, 2), and rounded."""
+        return self.trigger.moved(inputs.float(), shift).round().clamp(0, 255).to(torch.uint8)

@@ -42,25 +42,25 @@ class WaNetGoal:
 class WaNetStep(PlainStep):
     """Warp the first rows of each batch and relabel them, warp the next with noise.
 
-    Source: Nguyen and Tran, ICLR 2021, section 3.3 ("noise mode").
+    Source: Nguyen and Tran, ICLR 2021, section 3.3 ("noise mode"). As in the authors' code rows are warped first, and cropped and mirrored
+    afterwards. The paper triggers 10 % and noise-warps 20 % of the rows of a batch; here both count against the budget, as in
+    `WaNet`: of the rows that the threat allows in a step one in (1 + cover_ratio) carries the trigger.
 
     Args:
         like: the warp, the cover ratio and the target.
-        rate: triggered rows / rows of a batch.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     like: WaNet
-    rate: float
 
-    def batch(self, batch: Batch, moment: Moment) -> Batch:
-        """Return the batch with triggered and noise-warped rows in it; rows of the target class stay as they are."""
+    def rows(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the rows with triggered and noise-warped ones among them; rows of the target class stay as they are."""
         height, width = batch.inputs.shape[2:]
-        others = (batch.labels != self.like.target).nonzero()[:, 0]
-        count = min(round(self.rate * len(batch.labels)), len(others))
-        triggered, cover = others[:count], others[count : count + round(self.like.cover_ratio * count)]
+        others = (batch.labels != self.like.target).nonzero()[:, 0][: moment.allowed]
+        count = self.like.triggers(len(others))
+        triggered, cover = others[:count], others[count:]
         inputs, labels = batch.inputs.clone(), batch.labels.clone()
-        inputs[triggered] = self.like.trigger.moved(batch.inputs[triggered], torch.zeros(1)).round()
-        inputs[cover] = self.like.trigger.moved(batch.inputs[cover], jitter(moment.rng.child("wanet"), len(cover), height, width)).round()
+        inputs[triggered] = self.like.trigger(batch.inputs[triggered])
+        inputs[cover] = self.like.noisy(batch.inputs[cover], jitter(moment.rng.child("wanet"), len(cover), height, width))
         labels[triggered] = self.like.target
         return dataclasses.replace(batch, inputs=inputs, labels=labels)

@@ -5,16 +5,17 @@ Shape letters: N rows, R rows of one class, D features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Means, Verdict, stated
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.core.threat import POISON_RATE
 
 CHUNK = 1000
 
@@ -29,26 +30,26 @@ class KnnOutlier:
     divided by the class's median, so that classes can be compared.
 
     Args:
-        expected_rate: poisoned rows / training rows to assume, in [0, 1). Oracle knowledge when it equals the threat's rate,
-            as it does by default.
+        expected_rate: poisoned rows / training rows to assume, in [0, 1); null takes what the threat's budget says, rate or count,
+            which is oracle knowledge, and with attack=none a stated assumption.
         margin: rows removed, and k, as a multiple of expected_rate * N.
         neighbours: k, or null for the rows removed; at most three quarters of a class either way.
     """
 
     VERSION: ClassVar[int] = 1
-    expected_rate: float
+    expected_rate: float | None = field(metadata={"told": POISON_RATE})
     margin: float
     neighbours: int | None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if not 0 <= self.expected_rate < 1 or self.margin < 0 or (self.neighbours is not None and self.neighbours < 1):
+        if (self.expected_rate is not None and not 0 <= self.expected_rate < 1) or self.margin < 0 or (self.neighbours is not None and self.neighbours < 1):
             raise ConfigError("defense.sanitize: expected_rate lies in [0, 1), margin is 0 or more, neighbours 1 or more")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Score every row within its class and drop the most suspicious of all."""
         features = means.fit(data).features(data.inputs)
-        count = min(round(self.margin * self.expected_rate * len(data)), len(data) - 1)
+        count = min(round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data)), len(data) - 1)
         suspicion = torch.zeros(len(data))
         for label in data.labels.unique().tolist():
             rows = data.labels == label

@@ -5,16 +5,17 @@ Shape letters: N rows, K classes, D features, R rows of one class.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Means, Verdict, stated
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.core.threat import POISON_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class SpectralSignatures:
     `classes: all` and a rate near 1 / K the paper's count exceeds a clean class; `keep_at_least` bounds it.
 
     Args:
-        expected_rate: poisoned rows / training rows to assume, in [0, 0.5). Oracle knowledge when it equals the
-            threat's rate, as it does by default.
+        expected_rate: poisoned rows / training rows to assume, in [0, 0.5); null takes what the threat's budget says, rate or count,
+            which is oracle knowledge, and with attack=none a stated assumption.
         score: "paper": squared projection of centred features. "released_code": of uncentred features on
             the direction of the centred ones, as the authors' code and most ports compute it; it loses the poison
             when a class mean is large.
@@ -39,7 +40,7 @@ class SpectralSignatures:
     """
 
     VERSION: ClassVar[int] = 1
-    expected_rate: float
+    expected_rate: float | None = field(metadata={"told": POISON_RATE})
     score: Literal["paper", "released_code"]
     classes: Literal["suspected", "all"]
     margin: float
@@ -47,7 +48,7 @@ class SpectralSignatures:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if not 0 <= self.expected_rate < 0.5:
+        if self.expected_rate is not None and not 0 <= self.expected_rate < 0.5:
             raise ConfigError(f"defense.sanitize.expected_rate={self.expected_rate}: a rate to expect lies in [0, 0.5)")
         if self.margin < 0 or not 0 <= self.keep_at_least <= 1:
             raise ConfigError("defense.sanitize: margin is 0 or more, keep_at_least lies in [0, 1]")
@@ -63,7 +64,7 @@ class SpectralSignatures:
 
     def _keep(self, data: Dataset, suspicion: Tensor, shares: Tensor) -> Tensor:
         suspected = [int(shares.argmax())] if self.classes == "suspected" else data.labels.unique().tolist()
-        wanted = round(self.margin * self.expected_rate * len(data))
+        wanted = round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data))
         keep = torch.ones(len(data), dtype=torch.bool)
         for label in suspected:
             rows = (data.labels == label).nonzero()[:, 0]

@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     places = Places.of(tree)
     store = open_store(tree, places)
     experiment = assemble(tree, store)
-    poisoned = Line(experiment=experiment, store=store).strike()
+    poisoned = Line(experiment=experiment, store=store).struck()
     title = f"{record.spec['attack']['name']} on {experiment.task.name}"  # type: ignore[index]
     write_atomically(path, lambda temporary: draw(experiment.task, poisoned, title, temporary))
     Console().print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)

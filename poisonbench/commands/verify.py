@@ -7,13 +7,14 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.retrace import split, tree_from
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record, read
+from poisonbench.record import SCHEMA, Part, Record, read
 from poisonbench.report.leaderboard import plain
 
 TOLERANCE = 0.02  # two points of a percentage
@@ -82,13 +83,25 @@ def _again(told: Record, allowed: Sequence[str]) -> Record:
 def differences(told: Record, again: Record, tolerance: float) -> Iterator[str]:
     """Yield one line a value that differs by more than `tolerance`; what is no number has to be equal, unless it names stored values.
 
-    A metric that the record does not hold is one that came later, and contradicts nothing.
+    A metric that the record does not hold is one that came later, and contradicts nothing; in a record of schema 1 that holds for every value.
     """
+    told = renewed(told)
     for name in ("spec", "metrics", "undefended", "baseline", "counts", "curves", "facts", *(() if tolerance else ("keys",))):
         mine, theirs = (json.loads(json.dumps(dataclasses.asdict(record)[name])) for record in (again, told))
         for where, now, before in _pairs(mine, theirs, name):
-            if not _near(now, before, tolerance) and not (name == "metrics" and before is NEW):
+            if not _near(now, before, tolerance) and not (before is NEW and (name == "metrics" or told.schema < SCHEMA)):
                 yield f"{where}: recorded {before}, now {now}"
+
+
+def renewed(record: Record) -> Record:
+    """Return a record of schema 1 with the figures of its goal where schema 2 has them."""
+    if record.schema == SCHEMA:
+        return record
+    parts: dict[Part, dict[str, object]] = {}
+    for part in get_args(Part):
+        own = dict(record.goal(part))
+        parts[part] = {name: value for name, value in getattr(record, part).items() if name not in own} | ({"goal": own} if own else {})
+    return dataclasses.replace(record, metrics=parts["metrics"], undefended=parts["undefended"], baseline=parts["baseline"])
 
 
 def _pairs(mine: object, theirs: object, where: str) -> Iterator[tuple[str, object, object]]:

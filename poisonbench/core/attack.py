@@ -15,7 +15,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.goals import Goal, NoGoal
-from poisonbench.core.learner import Unchanged, Wrap
+from poisonbench.core.learner import PlainStep, Step
 from poisonbench.core.rng import Key
 
 if TYPE_CHECKING:
@@ -27,14 +27,20 @@ class Poisoned:
     """A poisoned training set: the clean rows in their order, some of them edited, injected rows behind them.
 
     Args:
-        data: the rows a defender receives.
-        mask: (N',) bool, the attacker's own account of the rows that are poison; the audit checks it.
+        data: the rows after the attack.
+        mask: (N',) bool, the rows that the attacker edited or injected. All of them count against the budget; the audit checks them.
         goal: what the attacker wants.
+        cover: (N',) bool, those of them that only hide the poison, such as the noise-warped rows of WaNet; None for none. They keep
+            their label.
+        origins: (I,) int64, for each injected row the position of the clean row that it was made from. Needed where the threat limits
+            changes or forbids new labels: an injected row is then measured against its origin.
     """
 
     data: Dataset
     mask: Tensor
     goal: Goal
+    cover: Tensor | None = None
+    origins: Tensor | None = None
 
 
 class DataAttack(Protocol):
@@ -116,9 +122,9 @@ class Attack:
     Args:
         data: poisons training rows.
         update: poisons federated updates.
-        train: for attackers who run the training themselves.
+        train: what an attacker who runs the training does in each step; the referee counts the rows that it changes.
     """
 
     data: DataAttack = Untouched()
     update: UpdateAttack = Honest()
-    train: Wrap = Unchanged()
+    train: Step = PlainStep()

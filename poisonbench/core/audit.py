@@ -1,9 +1,11 @@
 """The referee: what an attack did is compared with what its threat allows. No attack can flatter itself.
 
-Shape letters: N clean rows, N' rows after poisoning.
+Shape letters: N clean rows, N' rows after poisoning, I injected rows, M probed rows, K classes, T targets.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,17 +13,52 @@ from torch import Tensor
 from poisonbench.core.attack import Crafted, Poisoned, Round
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import BudgetError
+from poisonbench.core.goals import Probe
 from poisonbench.core.threat import Budget
 
 
-def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor) -> None:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Kinds:
+    """What each row of a poisoned training set is, as the referee finds it by comparison with the clean rows; the rest is clean.
+
+    Args:
+        poison: (N',) bool, edited or injected rows that carry the attack.
+        cover: (N',) bool, edited or injected rows that only hide it.
+        untouched: (N',) bool, rows that the attacker named and left as they were. They count against the budget and are clean rows.
+        injected: (N',) bool, rows that were put in.
+    """
+
+    poison: Tensor
+    cover: Tensor
+    untouched: Tensor
+    injected: Tensor
+
+    def take(self, order: Tensor) -> Kinds:
+        """Return the kinds of the rows at these positions."""
+        return Kinds(poison=self.poison[order], cover=self.cover[order], untouched=self.untouched[order], injected=self.injected[order])
+
+
+def kinds(clean: Dataset, poisoned: Poisoned) -> Kinds:
+    """Return what each row of an audited training set is."""
+    injected = torch.arange(len(poisoned.data)) >= len(clean)
+    differs = injected.clone()
+    differs[: len(clean)] = changed_rows(clean, poisoned.data)
+    cover = torch.zeros_like(injected) if poisoned.cover is None else poisoned.cover
+    return Kinds(poison=differs & ~cover, cover=differs & cover, untouched=poisoned.mask & ~differs, injected=injected)
+
+
+def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor, targets: Dataset | None = None) -> None:
     """Check a poisoned training set against the clean one.
+
+    Where no label may change, a poisoned row may not bear an input of a target under another label than the target's. Under a
+    clean-label threat without a norm nothing else limits the inputs, so that a picture of another class cannot be told from a fair edit.
 
     Args:
         clean: N rows as the task gave them.
         poisoned: what the attack returned; N' >= N rows.
         budget: what the threat allows.
         writable: (N,) bool, the rows that the attacker may change.
+        targets: T test rows that the attacker aims at.
 
     Raises:
         BudgetError: the first rule that is broken.
@@ -30,10 +67,12 @@ def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor) 
     old = len(clean)
     changed = changed_rows(clean, poisoned.data)
     _check_rows(changed, poisoned, budget, writable)
-    relabelled = poisoned.data.labels[:old] != clean.labels
-    if not budget.relabel and relabelled.any():
-        raise BudgetError(f"{int(relabelled.sum())} labels changed, but threat.budget.relabel=false is a clean-label threat")
-    _check_norm(poisoned.data.inputs[:old][changed], clean.inputs[changed], budget)
+    _check_cover(clean, poisoned)
+    _check_moves(poisoned.data.take(changed.nonzero()[:, 0]), clean.take(changed), budget)
+    if len(poisoned.data) > old and (budget.norm is not None or not budget.relabel):
+        _check_moves(poisoned.data.take(torch.arange(old, len(poisoned.data))), clean.take(_origins(clean, poisoned)), budget)
+    if targets is not None and not budget.relabel:
+        _check_targets(poisoned.data.take(poisoned.mask), targets)
 
 
 def changed_rows(clean: Dataset, data: Dataset) -> Tensor:
@@ -72,21 +111,88 @@ def _check_rows(changed: Tensor, poisoned: Poisoned, budget: Budget, writable: T
     if (poisoned.mask[:old] & ~writable).any():
         raise BudgetError(f"{int((poisoned.mask[:old] & ~writable).sum())} rows poisoned that the attacker does not own")
     if not poisoned.mask[old:].all():
-        raise BudgetError("injected rows must be marked as poison")
+        raise BudgetError("injected rows must be marked in the mask")
     if len(poisoned.data) > old and not budget.inject:
         raise BudgetError(f"{len(poisoned.data) - old} rows injected, but threat.budget.inject=false")
+    if not torch.isin(poisoned.data.owners[old:], poisoned.data.owners[:old][writable]).all():
+        raise BudgetError("an injected row belongs to a client that the attacker does not own")
     asked = int(poisoned.mask.sum())
     if asked and asked > (allowed := budget.rows(old)):
         limit = f"rate={budget.rate} of {old}" if budget.count is None else f"count={budget.count}"
         raise BudgetError(f"{asked} poisoned rows; threat.budget.{limit} allows {allowed}; lower what the attack asks for")
 
 
-def _check_norm(edited: Tensor, clean: Tensor, budget: Budget) -> None:
+def _check_cover(clean: Dataset, poisoned: Poisoned) -> None:
+    cover = poisoned.cover
+    if cover is None:
+        return
+    if cover.shape != poisoned.mask.shape or cover.dtype != torch.bool or (cover & ~poisoned.mask).any():
+        raise BudgetError(f"cover rows are some of the rows in the mask; give one bool a row, {len(poisoned.mask)} in all")
+    before = clean.labels
+    if cover[len(clean) :].any():
+        before = torch.cat([before, before[_origins(clean, poisoned)]])
+    relabelled = cover[: len(before)] & (poisoned.data.labels[: len(before)] != before)
+    if relabelled.any():
+        raise BudgetError(f"{int(relabelled.sum())} cover rows have another label than before; a row with a new label is poison")
+
+
+def _origins(clean: Dataset, poisoned: Poisoned) -> Tensor:
+    """Return (I,) int64, the clean rows that the injected ones were made from."""
+    count, origins = len(poisoned.data) - len(clean), poisoned.origins
+    if origins is None:
+        raise BudgetError(f"{count} rows injected; name the clean row that each was made from in Poisoned.origins, so that its change can be measured")
+    if origins.shape != (count,) or origins.dtype != torch.int64 or (origins < 0).any() or (origins >= len(clean)).any():
+        raise BudgetError(f"origins are positions of clean rows, one for each of the {count} injected rows")
+    return origins
+
+
+def _check_moves(rows: Dataset, before: Dataset, budget: Budget) -> None:
+    """Compare rows with what they were made from, one to one."""
+    relabelled = int((rows.labels != before.labels).sum())
+    if not budget.relabel and relabelled:
+        raise BudgetError(f"{relabelled} labels changed, but threat.budget.relabel=false is a clean-label threat")
+    for name, column in before.extra.items():
+        if not budget.relabel and not torch.equal(rows.extra[name], column):
+            raise BudgetError(f"column {name} changed, but threat.budget.relabel=false lets inputs alone change")
     if budget.norm is None or budget.limit is None:
         return
-    sizes = change(edited, clean, budget.norm)
+    sizes = change(rows.inputs, before.inputs, budget.norm)
     if sizes.numel() and sizes.max() > budget.limit + 1e-4:
         raise BudgetError(f"a row changed by {float(sizes.max()):.4g} in {budget.norm}; threat.budget.limit={budget.limit}")
+
+
+def _check_targets(rows: Dataset, targets: Dataset) -> None:
+    for place in range(len(targets)):
+        same = (rows.inputs == targets.inputs[place]).flatten(1).all(1)
+        if (rows.labels[same] != targets.labels[place]).any():
+            raise BudgetError("a poisoned row is a copy of a target under another label, but threat.budget.relabel=false is a clean-label threat")
+
+
+def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:
+    """Check what a goal asks a victim against the task.
+
+    Args:
+        probe: of the goal.
+        test: the test rows.
+        aims: (T,) int64, positions of the test rows that the threat lets the attacker aim at in this trial.
+
+    Raises:
+        BudgetError: rows that are no test rows or stand twice, a right answer that is not the label of its row, a hit that is the right
+            answer, a target that the threat does not name, or inputs of another form.
+    """
+    count, kinds_ = len(probe.rows), test.num_classes
+    if probe.rows.dtype != torch.int64 or not torch.isin(probe.rows, torch.arange(len(test))).all() or len(probe.rows.unique()) != count:
+        raise BudgetError(f"a goal probes test rows, each at most once; the task has {len(test)}")
+    if probe.inputs.shape != (count, *test.inputs.shape[1:]) or probe.inputs.dtype != test.inputs.dtype:
+        raise BudgetError(f"probed inputs are {probe.inputs.dtype} of shape {tuple(probe.inputs.shape)}, not like the {count} test rows they stand for")
+    if probe.hit.shape != (count, kinds_) or probe.hit.dtype != torch.bool:
+        raise BudgetError(f"hits are {probe.hit.dtype} of shape {tuple(probe.hit.shape)}; give one bool for each of {count} rows and {kinds_} answers")
+    if not torch.equal(probe.truth, test.labels[probe.rows]):
+        raise BudgetError("the right answers of a probe are the labels of its test rows")
+    if probe.hit.gather(1, probe.truth[:, None]).any():
+        raise BudgetError("the right answer serves the attacker in a probe; a hit is another answer than the truth")
+    if not torch.isin(probe.targets, aims).all():
+        raise BudgetError(f"{len(probe.targets)} test rows are named as targets, but the threat lets the attacker aim at {len(aims)} others")
 
 
 def change(edited: Tensor, clean: Tensor, norm: str) -> Tensor:

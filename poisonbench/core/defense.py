@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Unchanged, Victim, Wrap
 from poisonbench.core.rng import Key
 
@@ -238,6 +239,17 @@ class Defense:
     repair: Repairer = AsTrained()
     screen: Screen = PassAll()
     certify: Certifier = NoCertificate()
+
+
+def stated(rate: float | None, where: str) -> float:
+    """Return a rate that a plugin assumes.
+
+    Raises:
+        ConfigError: none was given, and the engine has not put the threat's own in its place.
+    """
+    if rate is None:
+        raise ConfigError(f"{where}: no poison rate to assume; give a number, such as 0.05")
+    return rate
 
 
 def needs(plugin: object) -> frozenset[str]:

@@ -25,8 +25,9 @@ class Delta:
         rows: (R,) int64, positions of the edited rows.
         edited: every column's new values for those rows.
         injected: every column of the (I,) rows behind the clean ones.
-        mask: (N',) bool, the attacker's own account.
+        mask: (N',) bool, the rows that the attacker edited or injected.
         goal: what the attacker wants.
+        cover: (N',) bool, those of them that only hide the poison; None for none.
     """
 
     base: str
@@ -35,6 +36,7 @@ class Delta:
     injected: Mapping[str, Tensor]
     mask: Tensor
     goal: Goal
+    cover: Tensor | None = None
 
     @classmethod
     def between(cls, clean: Dataset, poisoned: Poisoned) -> Delta:
@@ -43,7 +45,7 @@ class Delta:
         rows = changed_rows(clean, poisoned.data).nonzero()[:, 0]
         edited = {name: column[rows] for name, column in after.items()}
         injected = {name: column[old:] for name, column in after.items()}
-        return cls(base=clean.digest, rows=rows, edited=edited, injected=injected, mask=poisoned.mask, goal=poisoned.goal)
+        return cls(base=clean.digest, rows=rows, edited=edited, injected=injected, mask=poisoned.mask, goal=poisoned.goal, cover=poisoned.cover)
 
     def apply(self, clean: Dataset) -> Poisoned:
         """Add the difference to the data set that it was taken from."""
@@ -51,4 +53,4 @@ class Delta:
         data = clean.edit(self.rows, **self.edited)
         if len(self.mask) > len(clean):
             data = data.append(clean.with_columns(self.injected))
-        return Poisoned(data=data, mask=self.mask, goal=self.goal)
+        return Poisoned(data=data, mask=self.mask, goal=self.goal, cover=self.cover)

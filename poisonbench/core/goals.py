@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 class Probe:
     """Inputs on which an attack is judged. ASR is the mean of hit[i, answer_i], R-Acc of answer == truth.
 
+    The referee checks it against the task (`poisonbench.core.audit.audit_probe`).
+
     Args:
+        rows: (M,) int64, positions of the test rows that are probed, each at most once.
         inputs: (M, ...) in the form of the task's inputs.
-        truth: (M,) int64, the right answer.
-        hit: (M, K) bool, the answers that serve the attacker.
+        truth: (M,) int64, the right answers: the labels of those test rows.
+        hit: (M, K) bool, the answers that serve the attacker; never the right one.
         answers: candidate answers for victims that do not have classes.
-        targets: positions of the test rows that are targets themselves; C-Acc leaves them out.
+        targets: positions of the test rows that are targets themselves, all of them targets of the threat; C-Acc leaves them out.
     """
 
+    rows: Tensor
     inputs: Tensor
     truth: Tensor
     hit: Tensor
@@ -49,7 +53,7 @@ class Goal(Protocol):
         ...
 
     def measure(self, victim: Victim) -> Mapping[str, float]:
-        """Return figures that are not an argmax; empty where there are none."""
+        """Return figures that are not an argmax; empty where there are none. The record keeps them under "goal", apart from all others."""
         ...
 
     def compare(self, figures: Mapping[str, float], baseline: Mapping[str, float]) -> Mapping[str, float]:
@@ -65,7 +69,8 @@ class NoGoal:
 
     def probe(self, test: Dataset) -> Probe:
         """Return no rows."""
-        return Probe(inputs=test.inputs[:0], truth=test.labels[:0], hit=torch.zeros(0, test.num_classes, dtype=torch.bool))
+        none = torch.zeros(0, dtype=torch.int64)
+        return Probe(rows=none, inputs=test.inputs[:0], truth=test.labels[:0], hit=torch.zeros(0, test.num_classes, dtype=torch.bool))
 
     def measure(self, victim: Victim) -> Mapping[str, float]:
         """Return nothing: an argmax says it all."""
@@ -105,7 +110,7 @@ class Flip(NoGoal):
         rows = (test.ids[None] == self.ids[:, None]).nonzero()[:, 1]
         assert len(rows) == len(self.ids), "a target is a test row"
         hit = torch.nn.functional.one_hot(self.wish, test.num_classes).bool()
-        return Probe(inputs=test.inputs[rows], truth=test.labels[rows], hit=hit, targets=rows)
+        return Probe(rows=rows, inputs=test.inputs[rows], truth=test.labels[rows], hit=hit, targets=rows)
 
 
 class Trigger(Protocol):
@@ -137,4 +142,4 @@ class Backdoor(NoGoal):
         wished = self.wish[test.labels]
         rows = (wished != test.labels).nonzero()[:, 0]
         hit = torch.nn.functional.one_hot(wished[rows], test.num_classes).bool()
-        return Probe(inputs=self.trigger(test.inputs[rows]), truth=test.labels[rows], hit=hit)
+        return Probe(rows=rows, inputs=self.trigger(test.inputs[rows]), truth=test.labels[rows], hit=hit)

@@ -125,10 +125,10 @@ class Combine:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """Rows of one training step, after augmentation, on the learner's device.
+    """Rows of one training step on the learner's device.
 
     Args:
-        inputs: (B, C, H, W) float32 in 0..255, or (B, D) float32.
+        inputs: (B, C, H, W) float32 in 0..255, or (B, D) float32; before augmentation as the data set stores them.
         labels: (B,) int64.
         ids: (B,) int64 row ids.
     """
@@ -165,6 +165,7 @@ class Moment:
         epoch: passes completed.
         step: steps completed, over all epochs.
         rng: the stream of this step alone.
+        allowed: rows of this step that an attacker who runs the training may change.
     """
 
     module: nn.Module
@@ -172,6 +173,7 @@ class Moment:
     epoch: int
     step: int
     rng: Key
+    allowed: int = 0
 
 
 class Step(Protocol):
@@ -194,8 +196,12 @@ class Step(Protocol):
         """Return the row positions of each step of one epoch; `batches` is the plan so far."""
         ...
 
+    def rows(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the rows of the batch as they are stored, before augmentation: same types, (B, C, H, W) uint8 pixels for images."""
+        ...
+
     def batch(self, batch: Batch, moment: Moment) -> Batch:
-        """Return the batch to train on."""
+        """Return the batch to train on, after augmentation."""
         ...
 
     def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
@@ -226,6 +232,10 @@ class PlainStep:
     def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
         """Keep the plan."""
         return batches
+
+    def rows(self, batch: Batch, moment: Moment) -> Batch:
+        """Keep the rows."""
+        return batch
 
     def batch(self, batch: Batch, moment: Moment) -> Batch:
         """Keep the batch."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,13 @@ from poisonbench.core.defense import Fit, Tune
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Learner
 from poisonbench.core.rng import Key
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Plan = TypeVar("Plan", bound=DataclassInstance)
+
+POISON_RATE = "poison_rate"  # `field(metadata={"told": POISON_RATE})`: where the field is None it takes the threat's own rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,10 @@ class Budget:
             raise ConfigError(f"threat.budget.norm={self.norm} with limit={self.limit}: set both or neither")
         if self.limit is not None and not 0 <= self.limit < math.inf:
             raise ConfigError(f"threat.budget.limit={self.limit}: a limit is finite and 0 or more")
+
+    def share(self, clean: int) -> float:
+        """Return the share of `clean` rows that may be poisoned: the rate, or count over the number of rows."""
+        return self.rate if self.count is None else self.count / clean
 
     def rows(self, clean: int) -> int:
         """Return how many of `clean` rows may be poisoned: never more than the rate says.
@@ -173,3 +186,27 @@ class Threat:
         everywhere = torch.ones(len(task.train), dtype=torch.bool)
         writable = owned if self.budget.clients else everywhere
         return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)
+
+
+def informed(plan: Plan, facts: Mapping[str, float]) -> Plan:
+    """Return a plan in which every field that asks for a fact of the threat, and is None, holds that fact.
+
+    Args:
+        plan: a frozen dataclass of plugins; those nested in it are informed as well.
+        facts: by the name in the field's `metadata={"told": NAME}`.
+    """
+    known = {field.name: facts[field.metadata["told"]] for field in dataclasses.fields(plan) if "told" in field.metadata and getattr(plan, field.name) is None}
+    inner = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+    nested = {name: part for name, part in inner.items() if dataclasses.is_dataclass(part) and not isinstance(part, type)}
+    changed = {name: new for name, part in nested.items() if (new := informed(part, facts)) is not part}
+    return dataclasses.replace(plan, **known, **changed) if known or changed else plan
+
+
+def assumptions(plan: DataclassInstance, where: str) -> Iterator[tuple[str, float]]:
+    """Yield the place and the value of every field that asks for a fact of the threat, such as "defense.sanitize.expected_rate"."""
+    for field in dataclasses.fields(plan):
+        value, place = getattr(plan, field.name), f"{where}.{field.name}"
+        if "told" in field.metadata and value is not None:
+            yield place, value
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from assumptions(value, place)

@@ -212,7 +212,7 @@ class Central:
                 for number, rows in enumerate(self._batches(data, plan, epoch, rng)):
                     step = epoch * plan.steps + number
                     moment = Moment(module=module, plan=plan, epoch=epoch, step=step, rng=rng.child(f"step/{epoch}/{number}"))
-                    loss = self._loss(asked, self._batch(data, workers.share(rows), epoch, rng), moment)
+                    loss = self._loss(asked, self._batch(data, workers.share(rows), moment, rng), moment)
                     losses.append(self._step(workers.loss(loss, len(rows)), moment, optimizer))
                     schedule.step()
                     slow.follow(step + 1, last=step + 1 == plan.epochs * plan.steps)
@@ -228,11 +228,15 @@ class Central:
             batches = step.sample(batches, plan, rng.child(f"sample/{epoch}"))
         return batches
 
-    def _batch(self, data: Dataset, rows: Tensor, epoch: int, rng: Key) -> Batch:
-        inputs, ids = data.inputs[rows], data.ids[rows]
-        if self.augments(inputs):
-            inputs = self.augmented(inputs, self.draws(ids, epoch, rng))
-        return Batch(inputs=device.as_floats(inputs), labels=data.labels[rows], ids=ids)
+    def _batch(self, data: Dataset, rows: Tensor, moment: Moment, rng: Key) -> Batch:
+        batch = Batch(inputs=data.inputs[rows], labels=data.labels[rows], ids=data.ids[rows])
+        for step in self.steps:
+            batch = step.rows(batch, moment)
+        inputs = self.augmented(batch.inputs, self.draws(batch.ids, moment.epoch, rng)) if self.augments(batch.inputs) else batch.inputs
+        batch = dataclasses.replace(batch, inputs=device.as_floats(inputs))
+        for step in self.steps:
+            batch = step.batch(batch, moment)
+        return batch
 
     def augments(self, inputs: Tensor) -> bool:
         """Tell whether rows change from epoch to epoch."""
@@ -252,8 +256,6 @@ class Central:
         return augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
 
     def _loss(self, module: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        for step in self.steps:
-            batch = step.batch(batch, moment)
         with self.autocast():
             scores = module(batch.inputs)
         losses = F.cross_entropy(scores.float(), batch.labels, reduction="none", label_smoothing=self.label_smoothing)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
-from poisonbench.record import Record, read, words_in
+from poisonbench.record import Part, Record, read, words_in
 from poisonbench.report.experiments import belonging
 from poisonbench.stats import over_seeds, worst
 
@@ -156,7 +156,8 @@ def _inside(records: Sequence[Record], part: str, name: str, scale: float) -> st
 
 
 def _over(records: Sequence[Record], part: str, name: str, *, scale: float = 100.0, digits: int = 1) -> str:
-    values = [float(value) for record in records if isinstance(value := getattr(record, part).get(name), int | float)]
+    figures = [{**getattr(record, part), **(record.goal(cast("Part", part)) if part in get_args(Part) else {})} for record in records]
+    values = [float(value) for told in figures if isinstance(value := told.get(name), int | float)]
     return _told([scale * value for value in values], digits)
 
 

@@ -49,7 +49,7 @@ HELP = {
 
 def strike(tiny, store, name: str, *words: str):
     experiment = tiny(f"attack={name}", *words)
-    return experiment, Line(experiment=experiment, store=store).strike()
+    return experiment, Line(experiment=experiment, store=store).struck()
 
 
 @pytest.mark.parametrize("name", ON_ROWS)
@@ -78,7 +78,7 @@ def test_the_mask_is_honest_and_clean_rows_are_untouched(tiny, store, name):
     experiment = tiny(f"attack={name}")
     clean = experiment.task.train
     before = {key: column.clone() for key, column in clean.columns.items()}
-    poisoned = Line(experiment=experiment, store=store).strike()
+    poisoned = Line(experiment=experiment, store=store).struck()
     assert all(torch.equal(before[key], column) for key, column in clean.columns.items())
     old, mask = poisoned.data.take(torch.arange(len(clean))), poisoned.mask[: len(clean)]
     changed = (old.inputs != clean.inputs).flatten(1).any(1) | (old.labels != clean.labels)
@@ -102,10 +102,10 @@ def test_the_goal_is_reached_on_a_tiny_task(tiny, shared, name):
     record = run(tiny(f"attack={name}", *help_), shared)
     if "asr" in record.undefended:
         assert record.undefended["asr"] > record.baseline["asr"] + 0.5
-    elif "epsilon_lower" in record.undefended:
-        assert record.undefended["epsilon_lower"] > record.baseline["epsilon_lower"] + 1
+    elif "epsilon_lower" in (goal := record.undefended["goal"]):
+        assert goal["epsilon_lower"] > record.baseline["goal"]["epsilon_lower"] + 1
     else:
-        assert record.undefended["c_acc_lost"] > 0.1
+        assert goal["c_acc_lost"] > 0.1
 
 
 @pytest.mark.parametrize("name", ON_UPDATES)

@@ -12,6 +12,7 @@ from poisonbench.build import build
 from poisonbench.commands.compose import tree_of
 from poisonbench.core.keys import canonical
 from poisonbench.core.plugins import OWN
+from poisonbench.core.threat import POISON_RATE, informed
 from poisonbench.record import Record, read
 from poisonbench.report.certified import promises
 
@@ -31,21 +32,30 @@ def by_command() -> dict[str, list[Record]]:
     return found
 
 
-def told_by(command: str) -> dict[str, dict[str, object]]:
+def built_by(command: str) -> dict[str, object]:
     tree = tree_of([os.path.expandvars(word) for word in shlex.split(command)[3:]])
-    return {part: json.loads(json.dumps(canonical(build(tree[part], OWN, part)))) for part in ("learner", "attack", "defense")}
+    return {part: build(tree[part], OWN, part) for part in ("learner", "attack", "defense")}
+
+
+def written(plan: object) -> dict[str, object]:
+    return json.loads(json.dumps(canonical(plan)))
 
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_no_committed_record_is_stale(share):
     stale = []
     for command in sorted(by_command())[share::SHARES]:
-        now = told_by(command)
+        built = built_by(command)
+        now = {part: written(plan) for part, plan in built.items()}
         for record in by_command()[command]:
+            rate = float(record.spec["threat"]["budget"]["rate"])
+            count = record.spec["threat"]["budget"]["count"]
+            share = rate if count is None else count / record.spec["task"]["rows"]["train"]
+            now["defense"] = written(informed(built["defense"], {POISON_RATE: share}))
             recipe = {name: value for name, value in record.spec["learner"].items() if name not in INNER}
             if any(now["learner"].get(name) != value for name, value in recipe.items() if name != "name"):
                 stale.append((record.key, "learner"))
-            slots = [(kind, slot, value) for kind in ("attack", "defense") for slot, value in record.spec[kind].items() if slot != "name"]
+            slots = [(kind, slot, value) for kind in ("attack", "defense") for slot, value in record.spec[kind].items() if slot not in ("name", "needs")]
             stale += [(record.key, kind) for kind, slot, value in slots if now[kind].get(slot) != value]
     assert not stale, f"make these again, or bump no version: {stale}"
 

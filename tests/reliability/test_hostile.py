@@ -156,7 +156,7 @@ def hostile_records(folder: Path) -> list[Path]:
     ]
     texts += [
         json.dumps({**good, name: value})
-        for name, value in (("schema", 2), ("spec", []), ("metrics", "x"), ("command", 3), ("result_digest", ""), ("status", 5))
+        for name, value in (("schema", 3), ("spec", []), ("metrics", "x"), ("command", 3), ("result_digest", ""), ("status", 5))
     ]
     texts += [
         json.dumps({**good, **wrong, "result_digest": dataclasses.replace(RECORD, **wrong).result_digest})

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from poisonbench import metrics
+from poisonbench.core.audit import Kinds
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Verdict
 from poisonbench.core.goals import Probe
@@ -10,7 +11,12 @@ ANSWERS = torch.eye(3)[[0, 0, 1, 2]]  # four rows answered 0, 0, 1, 2
 
 
 def probe() -> Probe:
-    return Probe(inputs=torch.zeros(4, 1), truth=torch.tensor([1, 2, 1, 2]), hit=torch.eye(3)[[0, 0, 0, 0]].bool())
+    return Probe(rows=torch.arange(4), inputs=torch.zeros(4, 1), truth=torch.tensor([1, 2, 1, 2]), hit=torch.eye(3)[[0, 0, 0, 0]].bool())
+
+
+def kinds(poison, cover=None) -> Kinds:
+    none = torch.zeros(len(poison), dtype=torch.bool)
+    return Kinds(poison=poison, cover=none if cover is None else cover, untouched=none, injected=none)
 
 
 def test_asr_counts_answers_that_serve_and_r_acc_answers_that_are_right():
@@ -19,7 +25,7 @@ def test_asr_counts_answers_that_serve_and_r_acc_answers_that_are_right():
 
 
 def test_an_empty_probe_gives_no_figures():
-    nothing = Probe(inputs=torch.zeros(0, 1), truth=torch.zeros(0, dtype=torch.int64), hit=torch.zeros(0, 3, dtype=torch.bool))
+    nothing = Probe(rows=torch.arange(0), inputs=torch.zeros(0, 1), truth=torch.zeros(0, dtype=torch.int64), hit=torch.zeros(0, 3, dtype=torch.bool))
     assert metrics.success(torch.zeros(0, 3), nothing) == {}
 
 
@@ -32,7 +38,7 @@ def test_a_filter_is_judged_within_the_classes_that_hold_poison():
     mask = torch.tensor([True, True, False, False, False, False])
     suspicion = torch.tensor([0.9, 0.3, 0.5, 0.1, 1.0, 1.0])
     verdict = Verdict(keep=torch.tensor([False, True, True, True, False, True]), suspicion=suspicion)
-    figures = metrics.filtering(verdict, mask, labels)
+    figures = metrics.filtering(verdict, kinds(mask), labels)
     assert figures["removed"] == 2
     assert figures["tpr"] == 0.5
     assert figures["fpr"] == 0.25
@@ -42,8 +48,20 @@ def test_a_filter_is_judged_within_the_classes_that_hold_poison():
 
 def test_a_filter_without_poison_has_a_false_positive_rate_alone():
     verdict = Verdict(keep=torch.tensor([True, False]), suspicion=torch.zeros(2))
-    assert metrics.filtering(verdict, torch.zeros(2, dtype=torch.bool), torch.tensor([0, 1])) == {"removed": 1, "fpr": 0.5}
-    assert metrics.filtering(None, torch.zeros(2, dtype=torch.bool), torch.tensor([0, 1])) == {}
+    assert metrics.filtering(verdict, kinds(torch.zeros(2, dtype=torch.bool)), torch.tensor([0, 1])) == {"removed": 1, "fpr": 0.5}
+    assert metrics.filtering(None, kinds(torch.zeros(2, dtype=torch.bool)), torch.tensor([0, 1])) == {}
+
+
+def test_cover_rows_are_neither_poison_to_find_nor_clean_rows_to_lose():
+    """WaNet: one triggered row, two cover rows, three clean ones; a filter that removes the triggered row alone is perfect."""
+    poison = torch.tensor([True, False, False, False, False, False])
+    cover = torch.tensor([False, True, True, False, False, False])
+    suspicion = torch.tensor([0.9, 1.0, 1.0, 0.1, 0.2, 0.3])
+    labels = torch.zeros(6, dtype=torch.int64)
+    perfect = metrics.filtering(Verdict(keep=~poison, suspicion=suspicion), kinds(poison, cover), labels)
+    assert perfect == {"removed": 1, "fpr": 0.0, "tpr": 1.0, "cover_removed": 0.0, "auroc_all": 1.0, "auroc_in_class": 1.0}
+    both = metrics.filtering(Verdict(keep=~(poison | cover), suspicion=suspicion), kinds(poison, cover), labels)
+    assert (both["fpr"], both["tpr"], both["cover_removed"]) == (0.0, 1.0, 1.0)
 
 
 def test_ties_in_suspicion_count_one_half():
@@ -65,7 +83,7 @@ def test_the_certified_curve_starts_at_radius_zero_and_its_median_is_the_last_ha
 
 
 def test_r_acc_is_not_its_complement():
-    one = Probe(inputs=torch.zeros(4, 1), truth=torch.tensor([0, 0, 1, 1]), hit=torch.eye(3)[[2, 2, 2, 2]].bool())
+    one = Probe(rows=torch.arange(4), inputs=torch.zeros(4, 1), truth=torch.tensor([0, 0, 1, 1]), hit=torch.eye(3)[[2, 2, 2, 2]].bool())
     assert metrics.success(ANSWERS, one) == {"asr": 0.25, "r_acc": 0.75}
 
 
@@ -73,7 +91,7 @@ def test_only_classes_that_hold_both_kinds_of_rows_are_judged_within():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])  # 0 is all poison, 1 mixed, 2 all clean
     mask = torch.tensor([True, True, True, False, False, False])
     verdict = Verdict(keep=torch.ones(6, dtype=torch.bool), suspicion=torch.tensor([0.0, 0.0, 0.9, 0.1, 1.0, 1.0]))
-    assert metrics.filtering(verdict, mask, labels)["auroc_in_class"] == 1.0
+    assert metrics.filtering(verdict, kinds(mask), labels)["auroc_in_class"] == 1.0
 
 
 def test_a_suspicion_at_the_threshold_passes_the_screen():

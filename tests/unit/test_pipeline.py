@@ -224,11 +224,10 @@ def test_a_slot_that_the_learner_cannot_honour_is_skipped_before_any_compute(tin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outside:
-    """The attacker runs the training."""
+class Outside(PlainStep):
+    """The attacker runs the training, and does nothing in it."""
 
-    def __call__(self, learner):
-        return learner.with_step(PlainStep())
+    VERSION: ClassVar[int] = 1
 
 
 def test_where_the_attacker_trains_filters_are_skipped_and_repairs_act(tiny, store):
@@ -364,12 +363,12 @@ def test_targets_are_left_out_of_clean_accuracy(tiny, store):
     victim = line.fit(line.learner, poisoned.data, line.honest)
     right = victim.scores(experiment.task.test.inputs).argmax(1) == experiment.task.test.labels
     right[probe.targets] = False
-    assert line.measure(victim, poisoned, probe, "x")["c_acc"] == int(right.sum()) / 199
+    assert line.measure(victim, probe, "x")["c_acc"] == int(right.sum()) / 199
 
 
 def test_degrade_reports_what_was_lost_and_no_success_rate(tiny, store):
     record = run(tiny("attack=availability", "threat.budget.rate=0.9"), store)
-    assert record.metrics["c_acc_lost"] == pytest.approx(record.baseline["c_acc"] - record.metrics["c_acc"])
+    assert record.metrics["goal"]["c_acc_lost"] == pytest.approx(record.baseline["c_acc"] - record.metrics["c_acc"])
     assert "asr" not in record.metrics
 
 

@@ -40,9 +40,43 @@ def test_what_is_no_record_is_refused_in_words(tmp_path, text):
 
 def test_a_record_of_another_schema_is_refused(tmp_path):
     path = RECORD.write(tmp_path)
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(DataError, match="schema 2"):
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
+    with pytest.raises(DataError, match="schema 3; this version reads 1 and 2"):
         read(path)
+
+
+OLD = dataclasses.replace(
+    RECORD,
+    schema=1,
+    metrics={"c_acc": 0.5, "asr": 0.1, "tpr": 0.9, "certified": [1.0], "c_acc_lost": 0.2},
+    counts={"clients": 20},
+    undefended={"c_acc_lost": 0.3},
+)
+
+
+def test_a_record_of_schema_1_is_read_and_says_which_figures_the_referee_has_not_seen(tmp_path):
+    path = OLD.write(tmp_path)
+    written = json.loads(path.read_text())
+    assert written["schema"] == 1
+    assert "assumed" not in written
+    told = read(path)
+    assert told == OLD
+    assert len(told.unseen) == 5
+    assert any("ASR" in sentence for sentence in told.unseen)
+    assert dict(told.goal("metrics")) == {"c_acc_lost": 0.2}
+    assert RECORD.unseen == ()
+
+
+def test_a_record_does_not_change_its_schema_by_hand(tmp_path):
+    for record, name in ((OLD, '"schema": 1'), (RECORD, '"schema": 2')):
+        path = record.write(tmp_path)
+        path.write_text(path.read_text().replace(name, f'"schema": {3 - int(name[-1])}'))
+        with pytest.raises(DataError):
+            read(path)
+
+
+def test_goal_figures_of_schema_2_lie_apart():
+    assert dict(dataclasses.replace(RECORD, metrics={"c_acc": 0.5, "c_acc_lost": 0.9, "goal": {"c_acc_lost": 0.2}}).goal("metrics")) == {"c_acc_lost": 0.2}
 
 
 def test_a_figure_that_is_not_finite_is_text_and_the_file_stays_json(tmp_path):

@@ -75,7 +75,7 @@ def test_too_few_canaries_say_nothing():
 def test_about_half_of_the_canaries_join_with_wrong_labels(tiny, store):
     experiment = tiny("attack=canaries")
     clean = experiment.task.train
-    poisoned = Line(experiment=experiment, store=store).strike()
+    poisoned = Line(experiment=experiment, store=store).struck()
     asked, new = len(poisoned.goal.labels), poisoned.data.take(torch.arange(len(clean), len(poisoned.data)))
     assert asked == experiment.threat.budget.rows(len(clean))
     assert 0.3 * asked < len(new) < 0.7 * asked
@@ -88,8 +88,8 @@ def test_about_half_of_the_canaries_join_with_wrong_labels(tiny, store):
 
 def test_a_record_holds_the_lower_bound_beside_what_was_spent(tiny, store):
     record = run(tiny("attack=canaries", "defense=dp_sgd", "learner.epochs=2"), store)
-    assert 0 <= record.metrics["epsilon_lower"] <= record.facts["epsilon"]
-    assert record.baseline["epsilon_lower"] < 1.0
+    assert 0 <= record.metrics["goal"]["epsilon_lower"] <= record.facts["epsilon"]
+    assert record.baseline["goal"]["epsilon_lower"] < 1.0
 
 
 @pytest.mark.parametrize("word", ["attack.data.guessed=0", "attack.data.confidence=1"])

@@ -51,7 +51,7 @@ CHEATS = {
     "another type or shape": lambda d: (poisoned(d.with_columns({**d.columns, "inputs": d.inputs.float()})), Budget()),
     "owners changed": lambda d: (poisoned(d.edit(torch.tensor([1]), owners=torch.tensor([1])), 1), Budget(rate=0.5)),
     "rows injected, but": lambda d: (poisoned(injected(d), 10), Budget(rate=0.5)),
-    "must be marked as poison": lambda d: (poisoned(injected(d)), Budget(rate=0.5, inject=True)),
+    "must be marked in the mask": lambda d: (poisoned(injected(d)), Budget(rate=0.5, inject=True)),
     "distinct negative ids": lambda d: (poisoned(d.append(d.take(torch.tensor([0]))), 10), Budget(rate=0.5, inject=True)),
     "inputs hold values that are not finite": lambda d: (poisoned(endless(d), 1), Budget(rate=0.5)),
     "2 classes allow 0 to 1": lambda d: (poisoned(d.edit(torch.tensor([1]), labels=torch.tensor([-1])), 1), Budget(rate=0.5)),

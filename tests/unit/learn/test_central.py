@@ -6,7 +6,7 @@ import torch
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import PlainStep, Trained
+from poisonbench.core.learner import Moment, PlainStep, Trained
 from poisonbench.core.rng import Key
 from poisonbench.learn.device import resolve, set_threads
 from poisonbench.nets.small import Linear
@@ -201,7 +201,8 @@ def test_an_alternating_flip_mirrors_each_row_in_every_second_epoch(parts):
     learner, data, _ = parts
     learner = dataclasses.replace(learner, flip=True, alternate=True)
     rows = torch.arange(len(data))
-    epochs = [learner._batch(data, rows, epoch, Key.root(0)).inputs for epoch in range(3)]
+    moments = [Moment(module=None, plan=learner.planned(data), epoch=epoch, step=epoch, rng=Key.root(1)) for epoch in range(3)]
+    epochs = [learner._batch(data, rows, moment, Key.root(0)).inputs for moment in moments]
     mirrored = [(epoch == data.inputs.flip(3)).flatten(1).all(1) for epoch in epochs]
     assert torch.equal(mirrored[0], ~mirrored[1])
     assert torch.equal(mirrored[0], mirrored[2])

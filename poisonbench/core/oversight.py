@@ -1,0 +1,108 @@
+"""The referee inside a training that the attacker runs: the rows that its step changes are counted and measured.
+
+Shape letters: B rows of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from poisonbench.core.audit import change
+from poisonbench.core.errors import BudgetError
+from poisonbench.core.learner import Batch, Moment, PlainStep, Plan, Step
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refereed(PlainStep):
+    """An attacker's step, with the threat's budget enforced in every step of the training.
+
+    An attacker who runs the training may change other rows in every epoch, so the budget counts changed rows of batches: over the
+    first t steps no more than budget.rate times the rows of t steps, rounded down (`allowed`). Rows are changed before augmentation
+    (`Step.rows`), where they can be compared with the clean ones; `Step.batch` has to leave them as they are.
+
+    Args:
+        step: the attacker's.
+        budget: of the threat.
+    """
+
+    VERSION: ClassVar[int] = 1
+    step: Step
+    budget: Budget
+
+    def check(self, module: nn.Module, plan: Plan) -> None:
+        """Refuse what the attacker's step refuses."""
+        self.step.check(module, plan)
+
+    def begin(self, module: nn.Module) -> None:
+        """Begin as the attacker's step does."""
+        self.step.begin(module)
+
+    def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
+        """Return the rows of each step that the attacker chooses."""
+        return self.step.sample(batches, plan, rng)
+
+    def rows(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the rows as the attacker changes them.
+
+        Raises:
+            BudgetError: more rows than allowed, or a change that the threat forbids.
+        """
+        moment = dataclasses.replace(moment, allowed=allowed(self.budget, moment))
+        after = self.step.rows(batch, moment)
+        changed = _changed(batch, after)
+        if int(changed.sum()) > moment.allowed:
+            rate = self.budget.share(moment.plan.rows)
+            raise BudgetError(f"{int(changed.sum())} of {len(batch.labels)} rows changed in one step; {rate:g} of the rows allows {moment.allowed} here")
+        if not self.budget.relabel and not torch.equal(after.labels, batch.labels):
+            raise BudgetError("labels changed in a training step, but threat.budget.relabel=false is a clean-label threat")
+        if self.budget.norm is not None and self.budget.limit is not None and changed.any():
+            size = float(change(after.inputs[changed], batch.inputs[changed], self.budget.norm).max())
+            if size > self.budget.limit + 1e-4:
+                raise BudgetError(f"a row changed by {size:.4g} in {self.budget.norm} in a training step; threat.budget.limit={self.budget.limit}")
+        return after
+
+    def batch(self, batch: Batch, moment: Moment) -> Batch:
+        """Return the batch, which the attacker's step has to leave as it is.
+
+        Raises:
+            BudgetError: it changed a row.
+        """
+        after = self.step.batch(batch, moment)
+        if _changed(batch, after).any():
+            raise BudgetError("an attacker who runs the training changes rows before augmentation, in Step.rows, where the referee can measure them")
+        return after
+
+    def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
+        """Return the losses that the attacker minimises."""
+        return self.step.loss(losses, batch, moment)
+
+    def update(self, moment: Moment) -> None:
+        """Let the attacker act on the gradients."""
+        self.step.update(moment)
+
+    def finish(self, module: nn.Module, plan: Plan) -> Mapping[str, object]:
+        """Return the facts of the attacker's step."""
+        return self.step.finish(module, plan)
+
+
+def allowed(budget: Budget, moment: Moment) -> int:
+    """Return how many rows may change in this step: over a whole epoch, the budget's share of the rows."""
+    plan = moment.plan
+    each = budget.share(plan.rows) * plan.rows / plan.steps
+    return math.floor(each * (moment.step + 1) + 1e-9) - math.floor(each * moment.step + 1e-9)
+
+
+def _changed(before: Batch, after: Batch) -> Tensor:
+    """Return (B,) bool, the rows that differ."""
+    if not torch.equal(after.ids, before.ids) or after.inputs.shape != before.inputs.shape or after.inputs.dtype != before.inputs.dtype:
+        raise BudgetError("an attacker who runs the training keeps ids, types and shapes of the rows of a step")
+    return (after.inputs != before.inputs).flatten(1).any(1) | (after.labels != before.labels)
