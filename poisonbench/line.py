@@ -125,9 +125,12 @@ class Line:
             victims = learner.fit_many([parts[place] for place in missing], combine, [rngs[place] for place in missing])
             return [Trained.of(victim) for victim in victims]
 
-        asked = [(learner, data, combine, rng, learner.runtime) for data, rng in zip(parts, rngs, strict=True)]
-        found = self.store.memo_many("fit", asked, train, label=label)
+        found = self.store.memo_many("fit", self.asked(learner, parts, combine, stages), train, label=label)
         return [learner.restore(trained, data) for trained, data in zip(found, parts, strict=True)]
+
+    def asked(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, stages: Sequence[str]) -> list[tuple[object, ...]]:
+        """Return all that each victim depends on: its key in the store is a digest of it."""
+        return [(learner, data, combine, self.root.child(stage), learner.runtime) for data, stage in zip(parts, stages, strict=True)]
 
     def tuning(self, learner: Learner, stage: str) -> Tune:
         """Return a `Tune` that trains on with the same recipe, from the seed of `stage`."""

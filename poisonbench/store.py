@@ -88,12 +88,16 @@ class Store:
 
     def memo_many(self, stage: str, asked: Sequence[tuple[object, ...]], make: Callable[[Sequence[int]], Sequence[T]], *, label: str = "") -> list[T]:
         """Return one value for each of `asked`; `make` computes those that are missing, given their places, all at once."""
-        wanted = _Wanted(title=f"{stage} {label}".strip(), names=[f"{stage}-{key(stage, *parts)[:24]}" for parts in asked])
+        wanted = _Wanted(title=f"{stage} {label}".strip(), names=[self.named(stage, parts) for parts in asked])
         try:
             self._fill(make, wanted)
         finally:
             self.visits.extend(visit for _, visit in sorted(wanted.visits.items()))  # in the order asked, whatever lay there before
         return [cast("T", wanted.found[place]) for place in range(len(asked))]
+
+    def named(self, stage: str, parts: tuple[object, ...]) -> str:
+        """Return the name under which a value made of `parts` is kept."""
+        return f"{stage}-{key(stage, *parts)[:24]}"
 
     def _fill(self, make: Callable[[Sequence[int]], Sequence[object]], wanted: _Wanted) -> None:
         """Find or make every value."""

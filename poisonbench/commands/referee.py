@@ -1,0 +1,135 @@
+"""`referee RECORD... [write=true] [trust=PREFIX.]`: let the attack of a record strike again and check it by today's rules, without training victims.
+
+A store key holds the content of the rows that a victim was trained on. Where the key that today's rows give is the one on record, the
+victims of the record were trained on exactly these rows, and its figures stand as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from poisonbench.assemble import Places, assemble, open_store
+from poisonbench.commands.retrace import split, tree_from
+from poisonbench.commands.verify import renewed
+from poisonbench.core.errors import ConfigError
+from poisonbench.record import SCHEMA, Record, provenance, read
+from poisonbench.report.leaderboard import plain
+
+if TYPE_CHECKING:
+    from poisonbench.pipeline import Experiment, Line
+
+
+class Changed(Exception):
+    """A record whose figures may be others under today's rules: it has to be made again."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Check each record; with `write=true` one that holds is written anew with schema 2, in the folder where it lies.
+
+    Returns:
+        1 if a record has to be made again, else 0.
+
+    Raises:
+        ConfigError: no record given, or one that cannot be repeated.
+    """
+    allowed, words = split(words)
+    write = "write=true" in words
+    local = [word for word in words if word.startswith("results_dir=")]
+    paths = [Path(word) for word in words if word != "write=true" and word not in local]
+    if not paths:
+        raise ConfigError("referee RECORD... [write=true]: give the paths of records, such as results/records/*.json")
+    return max([_told(path, [*allowed, *local], write) for path in paths])
+
+
+def _told(path: Path, words: Sequence[str], write: bool) -> int:
+    record = read(path)
+    try:
+        seen = refereed(record, words)
+    except Changed as error:
+        _say(f"{path}: make it again: {error}")
+        return 1
+    if write and record.schema < SCHEMA:
+        path.unlink()  # its name may be another one now: what a plugin declares stands in the specification
+        path = seen.write(path.parent)
+    _say(f"{path}: holds under today's referee")
+    return 0
+
+
+def refereed(record: Record, words: Sequence[str]) -> Record:
+    """Return the record in today's schema.
+
+    Args:
+        record: as it was read.
+        words: `trust=`, `hydra.searchpath=` and `results_dir=` as typed.
+
+    Raises:
+        Changed: its figures may be others today.
+        BudgetError: its attack breaks a rule that was not checked then.
+    """
+    from poisonbench.core.errors import Incompatible
+    from poisonbench.pipeline import Line, assumed, check, spec
+    from poisonbench.pipeline import record as recorded
+
+    threads, device = record.provenance.get("threads", 0), record.provenance.get("device", "auto")
+    tree = tree_from(record, words, *[word for word in words if word.startswith("results_dir=")], f"threads={threads}", f"device={device}")
+    store = open_store(tree, Places.of(tree))
+    experiment = assemble(tree, store)
+    line = Line(experiment=experiment, store=store)
+    _same_plan(record, spec(experiment))
+    kept = dataclasses.replace(renewed(record), schema=SCHEMA, spec=spec(experiment), provenance={**record.provenance, "refereed": _by(record)})
+    try:
+        check(line)
+    except Incompatible as error:
+        if record.status != "skipped":
+            raise Changed(f"it is skipped today: {error}") from error
+        return dataclasses.replace(kept, reason=str(error), assumed=recorded(line).assumed)
+    if record.status != "done":
+        raise Changed(f"it is {record.status}, and could be run today")
+    return dataclasses.replace(kept, metrics={**kept.metrics, **_struck(record, line, experiment)}, assumed=assumed(experiment))
+
+
+def _same_plan(record: Record, now: dict[str, object]) -> None:
+    """Refuse a record of plugins of another version or of other settings."""
+    for part, told in record.spec.items():
+        today = now.get(part)
+        if isinstance(told, dict) and isinstance(today, dict):
+            wrong = [name for name, value in told.items() if today.get(name) != value]
+            if wrong:
+                raise Changed(f"another {part} today: {', '.join(wrong)}")
+        elif today != told:
+            raise Changed(f"another {part} today")
+
+
+def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, object]:
+    """Return the metrics that the record lacks, after everything was checked that needs no victim."""
+    from poisonbench.core.defense import Mean
+
+    trials = [(line.strike(number), number) for number in range(experiment.threat.trials)]
+    for received, number in trials:
+        line.probe(received, number)
+    kinds = [received.kinds for received, _ in trials]
+    if "clients" in record.counts:
+        raise Changed("the rule saw the malicious clients first")
+    if any(one.injected.any() for one in kinds):
+        raise Changed("injected rows could be told by their names")
+    if any((one.cover | one.untouched).any() for one in kinds):
+        raise Changed("rows were counted as poison that only hide it, or were left as they were")
+    asked = line.asked(line.attacked, [trials[0][0].data], line.combine(Mean()), ["fit"])
+    if line.store.named("fit", asked[0]) != record.keys.get("fit undefended"):
+        raise Changed("its victims were trained on other rows, or by another recipe")
+    certified = "certified" in record.metrics
+    return {"radius_unit": experiment.defense.certify.unit} if certified else {}
+
+
+def _by(record: Record) -> dict[str, object]:
+    """Say that the victims were not trained again, by which code the rest was checked, and which record it was."""
+    return {"commit": provenance()["commit"], "from": record.result_digest, "checked": "attack, probe and rows; victims and scores are those of the first run"}
+
+
+def _say(text: str) -> None:
+    Console().print(plain(text), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,88 @@
+"""Records of schema 1 under today's referee, without training their victims again."""
+
+import dataclasses
+import json
+
+import pytest
+
+from poisonbench.cli import entry
+from poisonbench.record import LATER, Record, read
+from tests.conftest import tiny_words
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """Return a function that runs some words and writes their record as schema 1 had it."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*words: str, **changes: object):
+        assert entry([*tiny_words(*words), "results_dir=out"]) == 0
+        (path,) = (tmp_path / "out" / "records").glob("*.json")
+        record = read(path)
+        path.unlink()
+        goals = dict(record.goal("metrics"))
+        fields = {name: value for name, value in dataclasses.asdict(record).items() if name not in LATER}
+        metrics = {name: value for name, value in record.metrics.items() if name not in ("goal", "radius_unit")} | goals
+        spec = {part: {k: v for k, v in told.items() if k != "needs"} if isinstance(told, dict) else told for part, told in record.spec.items()}
+        told = Record(**{**fields, "metrics": metrics, "spec": spec, "schema": 1, **changes})
+        return record, told.write(tmp_path / "old")
+
+    return make
+
+
+def test_a_record_whose_attack_holds_is_written_in_todays_schema(old, capsys, tmp_path):
+    today, path = old("attack=backdoor", "defense=oracle")
+    before = read(path)
+    assert before.unseen
+    assert entry(["referee", str(path)]) == 0
+    assert "holds under today's referee" in capsys.readouterr().out
+    assert read(path) == before  # without write=true nothing is written
+    assert entry(["referee", str(path), "write=true"]) == 0
+    (written,) = (tmp_path / "old").glob("*.json")
+    after = read(written)
+    assert after.result_digest == today.result_digest
+    assert after.spec["defense"]["needs"] == ["truth"]
+    assert after.unseen == ()
+    assert after.provenance["refereed"]["from"] == before.result_digest
+
+
+def test_a_skipped_record_gets_todays_reason(old, tmp_path):
+    _, path = old("attack=backdoor", "defense=krum", reason="some other words")
+    assert entry(["referee", str(path), "write=true"]) == 0
+    (written,) = (tmp_path / "old").glob("*.json")
+    assert "has no place for defense.aggregate" in read(written).reason
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "says"),
+    [
+        (("attack=federated",), {}, "malicious clients first"),
+        (("attack=canaries",), {}, "told by their names"),
+        (("attack=random_label",), {}, "counted as poison"),
+        (("attack=backdoor",), {"keys": {"fit undefended": "fit-0"}}, "trained on other rows"),
+        (("attack=backdoor",), {"status": "skipped"}, "could be run today"),
+    ],
+)
+def test_a_record_that_may_come_out_otherwise_has_to_be_made_again(old, capsys, words, changes, says):
+    _, path = old(*words, **changes)
+    before = path.read_text()
+    assert entry(["referee", str(path), "write=true"]) == 1
+    out = capsys.readouterr().out
+    assert "make it again" in out
+    assert says in out
+    assert path.read_text() == before
+
+
+def test_a_record_of_another_version_of_a_plugin_has_to_be_made_again(old, capsys):
+    _, path = old("attack=backdoor")
+    whole = json.loads(path.read_text())
+    spec = whole["spec"]
+    spec["attack"]["data"]["version"] = 0
+    path = dataclasses.replace(read(path), spec=spec).write(path.parent)
+    assert entry(["referee", str(path)]) == 1
+    assert "another attack today: data" in capsys.readouterr().out
+
+
+def test_no_record_is_a_sentence(capsys):
+    assert entry(["referee"]) == 2
+    assert "give the paths of records" in capsys.readouterr().err
