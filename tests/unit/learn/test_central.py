@@ -1,5 +1,6 @@
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -216,3 +217,28 @@ def test_a_mirrored_evaluation_averages_a_picture_and_its_mirror_image(parts):
     inputs = data.inputs[:20]
     torch.testing.assert_close(twice.scores(inputs), (victim.scores(inputs) + victim.scores(inputs.flip(3))) / 2)
     assert not torch.allclose(twice.scores(inputs), victim.scores(inputs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark(PlainStep):
+    """Paint the left column of stored pixels white; what augmentation makes of it is seen in `batch`."""
+
+    VERSION: ClassVar[int] = 1
+
+    def rows(self, batch, moment):
+        assert batch.inputs.dtype == torch.uint8
+        marked = batch.inputs.clone()
+        marked[..., 0] = 255
+        return dataclasses.replace(batch, inputs=marked)
+
+
+def test_a_step_changes_rows_before_they_are_mirrored(parts):
+    """As WaNet's authors warp first: a mark on the left of the stored rows is on the right of the mirrored ones."""
+    learner, data, _ = parts
+    dark = data.edit(torch.arange(len(data)), inputs=torch.zeros_like(data.inputs))
+    learner = dataclasses.replace(learner, flip=True, crop=0, steps=(Mark(),))
+    moment = Moment(module=None, plan=learner.planned(dark), epoch=0, step=0, rng=Key.root(1))
+    inputs = learner._batch(dark, torch.arange(len(dark)), moment, Key.root(0)).inputs
+    left, right = ((inputs[..., place] == 255).flatten(1).all(1) for place in (0, -1))
+    assert torch.equal(left, ~right)
+    assert 0.2 < right.double().mean() < 0.8
