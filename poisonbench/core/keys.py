@@ -21,7 +21,9 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     """Return the SHA-256 of a tensor's shape, dtype and bytes."""
     whole = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{tuple(whole.shape)}{whole.dtype}".encode())
-    digest.update(whole.flatten().view(torch.uint8).numpy().data if whole.numel() else b"")
+    if whole.numel():
+        # an axis of length 1 may have any stride in a contiguous tensor (0 after `expand`), and a view as bytes needs stride 1
+        digest.update(whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from poisonbench.core.files import File
-from poisonbench.core.keys import canonical, key
+from poisonbench.core.keys import canonical, key, tensor_digest
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,36 @@ def test_tensors_are_told_apart_by_shape_type_and_bytes():
     tensors = [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.float64), torch.tensor([0.0, 0, 0, 1]), torch.zeros(0)]
     assert len({key(tensor) for tensor in tensors}) == len(tensors)
     assert key(torch.arange(6).reshape(2, 3).T) == key(torch.arange(6).reshape(2, 3).T.contiguous())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3.0).expand(1),
+        torch.tensor([7], dtype=torch.int64).expand(1, 1, 1),
+        torch.tensor(3.0).expand(1, 1),
+        torch.tensor(3.0).expand(4),
+        torch.arange(3).expand(5, 3),
+        torch.arange(12.0)[::3],
+        torch.arange(24).reshape(2, 3, 4).permute(2, 0, 1),
+        torch.arange(12).reshape(3, 4)[1:, 2:3],
+        torch.arange(6.0)[5:].expand(1),
+        torch.tensor(2.5),
+        torch.zeros(0, 3),
+        torch.zeros(1).expand(0, 1),
+        torch.tensor([True, False, True])[::2],
+        torch.arange(4, dtype=torch.bfloat16)[1::2],
+        torch.tensor(True).expand(1),
+        torch.tensor(1.5, dtype=torch.bfloat16).expand(1),
+    ],
+)
+def test_a_view_has_the_digest_of_a_fresh_tensor_of_the_same_values(tensor):
+    """A tensor with one element may have any stride and still be contiguous."""
+    fresh = torch.empty(tensor.shape, dtype=tensor.dtype)
+    fresh.copy_(tensor)
+    told = f"{tuple(fresh.shape)}{fresh.dtype}".encode()
+    content = fresh.view(torch.int16) if fresh.dtype == torch.bfloat16 else fresh  # numpy has no bfloat16
+    assert tensor_digest(tensor) == tensor_digest(fresh) == hashlib.sha256(told + content.numpy().tobytes()).hexdigest()
 
 
 def test_a_file_is_its_content_not_its_path(tmp_path):
