@@ -18,6 +18,7 @@ from poisonbench.core.delivery import Delivered, delivered
 from poisonbench.core.delta import Delta
 from poisonbench.core.electorate import Electorate
 from poisonbench.core.errors import ConfigError
+from poisonbench.core.finite import finite, finite_state
 from poisonbench.core.goals import Probe
 from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, Victim
 from poisonbench.core.oversight import Refereed
@@ -118,12 +119,16 @@ class Line:
         return self.fit_many(learner, [data], combine, stages=[stage], label=label)[0]
 
     def fit_many(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, *, stages: Sequence[str], label: str) -> list[Victim]:
-        """Train one victim a part, those that the store does not hold together."""
+        """Train one victim a part, those that the store does not hold together.
+
+        Raises:
+            Diverged: a trained state that is not finite; it is not stored, so what the store holds needs no second look.
+        """
         rngs = [self.root.child(stage) for stage in stages]
 
         def train(missing: Sequence[int]) -> list[Trained]:
             victims = learner.fit_many([parts[place] for place in missing], combine, [rngs[place] for place in missing])
-            return [Trained.of(victim) for victim in victims]
+            return [taken_apart(victim, f"victim {label or 'trained'} ({stages[place]})") for place, victim in zip(missing, victims, strict=True)]
 
         found = self.store.memo_many("fit", self.asked(learner, parts, combine, stages), train, label=label)
         return [learner.restore(trained, data) for trained, data in zip(found, parts, strict=True)]
@@ -139,8 +144,11 @@ class Line:
         def tune(victim: Victim | None, data: Dataset, *, epochs: int) -> Victim:
             longer = learner.with_epochs(epochs)
             parts = (longer, data, victim.state() if victim else None, rng, longer.runtime)
-            trained = self.store.memo("tune", parts, lambda: Trained.of(longer.fit(data, self.honest, rng, victim)))
-            return longer.restore(trained, data)
+
+            def train() -> Trained:
+                return taken_apart(longer.fit(data, self.honest, rng, victim), f"victim tuned ({stage})")
+
+            return longer.restore(self.store.memo("tune", parts, train), data)
 
         return tune
 
@@ -199,7 +207,7 @@ class Line:
 
         def mend() -> Repaired:
             mended = repair.repair(victim, verdict, means, rng)
-            trained = None if mended.victim is victim else Trained.of(mended.victim)
+            trained = None if mended.victim is victim else taken_apart(mended.victim, f"victim repaired ({numbered('repair', trial)})")
             return Repaired(trained=trained, figures=dict(mended.figures))
 
         parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime)
@@ -208,9 +216,13 @@ class Line:
         return Mended(victim=mended, figures=repaired.figures)
 
     def scores(self, victim: Victim, inputs: Tensor, answers: Tensor | None, label: str) -> Tensor:
-        """Ask the victim, once for each set of inputs."""
+        """Ask the victim, once for each set of inputs.
+
+        Raises:
+            Diverged: a score that is not finite; it is not stored.
+        """
         parts = (type(victim).__qualname__, self.defended, victim.state(), inputs, answers, self.defended.runtime)
-        return self.store.memo("scores", parts, lambda: victim.scores(inputs, answers), label=label)
+        return self.store.memo("scores", parts, lambda: finite(victim.scores(inputs, answers), f"scores {label}, by row and class"), label=label)
 
     def probe(self, poisoned: Delivered, trial: int = 0) -> Probe:
         """Return what the goal asks victims, checked against the task."""
@@ -232,16 +244,19 @@ class Line:
         """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds.
 
         Where a history is sparse, "round" says after which rounds, counted from 1.
+
+        Raises:
+            Diverged: a kept model whose scores are not finite.
         """
         test, curves = self.experiment.task.test, dict[str, list[float]]()
         every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
         if every > 1:
             curves["round"] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
-        for state in victim.history:
-            then = learner.restore(Trained(state=state, facts={}), test)
-            curves.setdefault("c_acc", []).append(metrics.accuracy(then.scores(test.inputs), test.labels))
+        for number, state in enumerate(victim.history):
+            then, where = learner.restore(Trained(state=state, facts={}), test), f"scores of the kept model {number + 1} of {len(victim.history)}"
+            curves.setdefault("c_acc", []).append(metrics.accuracy(finite(then.scores(test.inputs), where), test.labels))
             if len(probe):
-                curves.setdefault("asr", []).append(metrics.success(then.scores(probe.inputs, probe.answers), probe)["asr"])
+                curves.setdefault("asr", []).append(metrics.success(finite(then.scores(probe.inputs, probe.answers), where), probe)["asr"])
         return curves
 
     def screen(self, victim: Victim, poisoned: Delivered, probe: Probe, trial: int = 0) -> dict[str, object]:
@@ -254,7 +269,7 @@ class Line:
             judged = judge() if len(rows) else torch.zeros(0)
             if judged is None:
                 return {}
-            suspicion[name] = judged
+            suspicion[name] = finite(judged, f"suspicion of the {name} inputs")
         scores = {
             "test": self.scores(victim, task.test.inputs, None, "screened"),
             "probe": self.scores(victim, probe.inputs, probe.answers, "screened probe") if len(probe) else torch.zeros(0),
@@ -277,6 +292,17 @@ def under_attack(experiment: Experiment, learner: Learner) -> Learner:
     """Return the recipe with what an attacker who runs the training does in each step, if there is one."""
     step = experiment.attack.train
     return learner if step == PlainStep() else learner.with_step(Refereed(step=step, budget=experiment.threat.budget))
+
+
+def taken_apart(victim: Victim, name: str) -> Trained:
+    """Return a victim as the store keeps it.
+
+    Raises:
+        Diverged: its state is not finite; says of which victim, and in which tensor.
+    """
+    trained = Trained.of(victim)
+    finite_state(trained.state, name)
+    return trained
 
 
 def numbered(stage: str, trial: int) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import Change, Rule, Tally
 from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.finite import finite
 from poisonbench.core.learner import Around, Combine, State, Trained, Victim
 from poisonbench.core.rng import Key
 
@@ -111,17 +112,21 @@ class Votes:
         return self.committee.rule
 
     def tally(self, inputs: Tensor) -> Tally:
-        """Ask every member, some inputs at a time."""
+        """Ask every member, some inputs at a time.
+
+        Raises:
+            Diverged: a member's score that is not finite.
+        """
         name = hashlib.blake2b(inputs.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
         if name not in self.told:
             count = self.committee.size
-            answers = torch.zeros(len(inputs), count, dtype=torch.uint8)  # a member without rows says class 0
+            answers = torch.zeros(len(inputs), count, dtype=torch.int32)  # a member without rows says class 0
             wins = torch.zeros(len(inputs), self.kinds, self.kinds, dtype=torch.int64)
             wins[:, 0, 1:] = count - len(self.members)
             full, at = torch.tensor(list(self.members)), 0
             for scores in self.committee.member.scores_many(list(self.members.values()), inputs):
                 some = slice(at, at + len(scores))
-                answers[some, full] = scores.argmax(2).to(torch.uint8)
+                answers[some, full] = finite(scores, "scores of an ensemble, by row, trained member and class").argmax(2).to(torch.int32)
                 for kind in range(self.kinds):
                     wins[some, kind] += (scores[:, :, kind, None] > scores).sum(1)
                 at += len(scores)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.finite import finite
 from poisonbench.core.learner import Around, Batch, Combine, Learner, Moment, PlainStep, Plan, State, Trained, Victim
 from poisonbench.core.rng import Key
 
@@ -160,7 +161,8 @@ class AblatedVictim:
         for start in range(0, len(inputs), some := max(1, PICTURES // draws)):
             pictures = doubled(inputs[start : start + some])
             many = ablated(pictures.repeat_interleave(draws, 0), self.recipe.kept, key.child(str(start)).torch())
-            answers = self.member.scores(many).argmax(1).view(len(pictures), draws)
+            scores = finite(self.member.scores(many), "scores of ablated pictures")
+            answers = scores.argmax(1).view(len(pictures), draws)
             counts[start : start + some] = F.one_hot(answers, self.kinds).sum(1)
         return counts
 

@@ -19,7 +19,7 @@ class Tally:
     """What all members said.
 
     Args:
-        answers_MR: (M, R) uint8, the answer of each member.
+        answers_MR: (M, R) int32, the answer of each member.
         wins_MKK: (M, K, K) int64, how many members score the first class strictly above the second.
     """
 

@@ -38,7 +38,7 @@ class Incompatible(PoisonbenchError):
 
 
 class Diverged(ArithmeticError):
-    """A loss or an update that is not finite; the run ends as a *failed* record that names the step.
+    """A loss, an update, a state or a score that is not finite; the run ends as a *failed* record that says where.
 
     Args:
         sentence: what happened.

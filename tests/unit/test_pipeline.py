@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from poisonbench.cell import FAILED, computed
 from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.defense import Defense, Mean, Mended, NoCertificate, Server, Verdict
@@ -18,6 +19,8 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
 from poisonbench.pipeline import Line, filled, name_of, run
+from poisonbench.record import read
+from tests.conftest import tiny_words
 
 
 def made(store, stage: str) -> int:
@@ -239,6 +242,75 @@ def test_where_the_attacker_trains_filters_are_skipped_and_repairs_act(tiny, sto
 def test_a_loss_that_is_not_finite_is_raised_by_the_line(tiny, store):
     with pytest.raises(Diverged):
         run(tiny("learner.lr=1e9"), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruin:
+    """A training whose last act puts NaN into the second of the victim's tensors, or a huge number, so that scores overflow."""
+
+    value: float
+
+    def __call__(self, learner):
+        return learner.with_step(RuinStep(value=self.value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuinStep(PlainStep):
+    value: float
+
+    def finish(self, module, plan):
+        with torch.no_grad():
+            list(module.parameters())[-1][0] = self.value
+            list(module.parameters())[-2][0] = self.value
+        return {}
+
+
+def test_a_state_that_is_not_finite_names_the_victim_and_the_tensor_and_is_not_stored(tiny, store):
+    experiment = tiny(defense=Defense(train=Ruin(value=float("nan"))))
+    with pytest.raises(Diverged, match=r"victim defended \(fit\), tensor net\.[a-z.]+weight: \d+ of \d+ values are not finite, the first at \[0, 0\]"):
+        run(experiment, store)
+    with pytest.raises(Diverged, match="victim defended"):  # it is not found in the store
+        run(experiment, store)
+
+
+def test_scores_that_are_not_finite_name_the_victim(tiny, store):
+    with pytest.raises(Diverged, match=r"scores defended, by row and class: \d+ of 800 values are not finite, the first at \[\d+, 0\]"):
+        run(tiny(defense=Defense(train=Ruin(value=3e38))), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuinRepair:
+    """A repair that breaks the victim."""
+
+    def repair(self, victim, verdict, means, rng):
+        state = {name: value * torch.nan if value.is_floating_point() else value for name, value in victim.state().items()}
+        return Mended(victim=victim.become(Trained(state=state, facts={})))
+
+
+def test_a_repair_that_leaves_values_that_are_not_finite_is_named(tiny, store):
+    with pytest.raises(Diverged, match="victim repaired"):
+        run(tiny(defense=Defense(repair=RuinRepair())), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuinScreen:
+    """A screen that suspects NaN."""
+
+    def suspicion(self, victim, inputs, means, rng):
+        return torch.full((len(inputs),), torch.nan)
+
+
+def test_a_suspicion_that_is_not_finite_is_named(tiny, store):
+    with pytest.raises(Diverged, match="suspicion of the trusted inputs"):
+        run(tiny(defense=Defense(screen=RuinScreen())), store)
+
+
+def test_the_command_line_keeps_a_failed_record_that_says_where(tmp_path):
+    words = ("attack=federated", "attack.update.boost=1e25", "threat.rounds=[3,4]", f"results_dir={tmp_path}")
+    cell = computed(tiny_words(*words))
+    assert cell.code == FAILED
+    assert read(cell.path).status == "failed"
+    assert read(cell.path).reason.startswith("Diverged: scores undefended, by row and class: 800 of 800 values are not finite")
 
 
 @dataclass(frozen=True, kw_only=True)

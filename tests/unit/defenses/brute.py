@@ -11,7 +11,7 @@ from poisonbench.core.electorate import Tally
 def tally(scores: list[list[float]]) -> Tally:
     """The tally of one test row from (R, K) scores."""
     told = torch.tensor(scores)[None]
-    return Tally(answers_MR=told.argmax(2).to(torch.uint8), wins_MKK=(told[:, :, :, None] > told[:, :, None, :]).sum(1))
+    return Tally(answers_MR=told.argmax(2).to(torch.int32), wins_MKK=(told[:, :, :, None] > told[:, :, None, :]).sum(1))
 
 
 def said(answers: list[int], kinds: int) -> Tally:
@@ -83,7 +83,7 @@ class Told:
     def tally(self, inputs):
         answers = torch.stack([torch.arange(len(own)).repeat_interleave(own) for own in self.counts])
         kinds = self.counts.shape[1]
-        return Tally(answers_MR=answers.to(torch.uint8), wins_MKK=torch.zeros(len(answers), kinds, kinds, dtype=torch.int64))
+        return Tally(answers_MR=answers.to(torch.int32), wins_MKK=torch.zeros(len(answers), kinds, kinds, dtype=torch.int64))
 
     def reach(self):
         return torch.arange(int(self.counts[0].sum()))[:, None]

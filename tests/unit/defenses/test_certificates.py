@@ -85,7 +85,7 @@ def check_collective(dice: random.Random) -> None:
     for chosen in itertools.combinations(range(members), min(budget, members)):
         poisoned = {member for partition in chosen for member in reach[partition]}
         most = max(most, sum(turns(own, kinds, poisoned) for own in answers))
-    told = Tally(answers_MR=torch.tensor(answers, dtype=torch.uint8), wins_MKK=torch.zeros(rows, kinds, kinds, dtype=torch.int64))
+    told = Tally(answers_MR=torch.tensor(answers, dtype=torch.int32), wins_MKK=torch.zeros(rows, kinds, kinds, dtype=torch.int64))
     assert collective.turned(told, torch.tensor(reach), budget, nodes=1000) == most, (answers, reach, budget)
 
 
@@ -228,7 +228,7 @@ def test_the_collective_certificate_is_never_below_that_of_the_single_rows(tiny,
 
 def test_a_search_cut_short_gives_a_bound_still():
     dice = random.Random(3)
-    answers = torch.tensor([opinions(dice, 30, 3) for _ in range(60)], dtype=torch.uint8)
+    answers = torch.tensor([opinions(dice, 30, 3) for _ in range(60)], dtype=torch.int32)
     told = Tally(answers_MR=answers, wins_MKK=torch.zeros(60, 3, 3, dtype=torch.int64))
     reach = torch.arange(30)[:, None]
     short, whole = (collective.turned(told, reach, 4, nodes) for nodes in (1, 1000))

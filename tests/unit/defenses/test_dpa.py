@@ -1,5 +1,6 @@
 """The ensemble, its isolation, and its certificate against brute force."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 
 from defenses.certify.dpa import radius
 from defenses.train.dpa import divided
-from poisonbench.core.errors import ConfigError
+from poisonbench import own_task
+from poisonbench.assemble import assemble
+from poisonbench.commands.compose import tree_of
+from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import Line, run
 
@@ -128,3 +132,40 @@ def test_the_record_tells_how_often_a_member_alone_is_right(tiny, store):
     assert len(alone) == 6
     assert record.metrics["member_c_acc"] == pytest.approx(float(sum(alone)) / 6)
     assert "member_c_acc" not in run(tiny("defense=randomized_ablation", "defense.certify.draws=20"), store).metrics
+
+
+def test_answers_beyond_class_255_are_votes_like_all_others(store):
+    """300 classes, each a pixel of its own: a member is right wherever its part holds the class."""
+    kinds = 300
+    pixels, labels = torch.nn.functional.one_hot(torch.arange(kinds), 324).view(kinds, 1, 18, 18), torch.arange(kinds)
+    shades = [(pixels * shade).to(torch.uint8) for shade in (180, 190, 200, 210, 220)]
+    task = own_task(train=(torch.cat(shades[:4]), labels.repeat(4)), test=(shades[4], labels), trusted=0.0)
+    words = ("task=digits", "threads=1", "learner=ridge", "learner.ridge=0.01", "defense=dpa", "defense.train.parts=2")
+    line = Line(experiment=assemble(tree_of(words), store, task=task), store=store)
+    victim = line.fit(line.defended, task.train, line.honest)
+    tally = victim.tally(task.test.inputs)
+    right = tally.answers_MR == labels[:, None]
+    assert right[256:].double().mean() > 0.6  # a part lacks a class now and then
+    assert abs(float(right[:256].double().mean()) - float(right[256:].double().mean())) < 0.1
+    assert torch.equal(tally.votes_MK[labels, labels], right.sum(1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Broken:
+    """A member that scores NaN."""
+
+    facts: dict = dataclasses.field(default_factory=dict)
+
+    def scores(self, inputs, answers=None):
+        return torch.full((len(inputs), 4), torch.nan)
+
+
+def test_a_member_whose_scores_are_not_finite_has_no_vote(tiny, store):
+    line = Line(experiment=tiny(*WORDS), store=store)
+    data = line.experiment.task.train
+    victim = line.fit(line.defended, data, line.honest)
+    broken = dataclasses.replace(victim, members={**victim.members, 3: Broken()}, told={})
+    with pytest.raises(
+        Diverged, match="scores of an ensemble, by row, trained member and class: 800 of 4800 values are not finite, the first at \\[0, 3, 0\\]"
+    ):
+        broken.tally(line.experiment.task.test.inputs)
