@@ -42,9 +42,15 @@ def krum_scores(squared_RR: Tensor, neighbours: int, *, power: int = 2, include_
     return ordered[:, first : first + neighbours].sum(1)
 
 
-def assumed(asked: int | None, told: int) -> int:
-    """Return f: what the defense was told to assume, or what the threat says, which is oracle knowledge."""
-    return told if asked is None else asked
+def assumed(asked: int | None, told: int, dropped: int = 0) -> int:
+    """Return f: what the defense assumes, or what the threat says, which is oracle knowledge.
+
+    Args:
+        asked: the defense's own number, or none.
+        told: the threat's number.
+        dropped: contributions that are left out already, each one of the faulty; `told` no longer counts them.
+    """
+    return told if asked is None else max(0, asked - dropped)
 
 
 def need(holds: bool, rule: str, contributors: int, malicious: int) -> None:

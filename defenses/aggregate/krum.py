@@ -61,5 +61,5 @@ class Krum:
     def scores(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (R,) scores; smaller is better."""
         score = VARIANTS[self.variant]
-        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious) - score.fewer
+        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious, server.dropped) - score.fewer
         return krum_scores(squared_distances(rows_RP), neighbours, power=score.power, include_self=score.include_self)

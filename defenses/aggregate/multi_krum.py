@@ -44,6 +44,6 @@ class MultiKrum:
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,), the mean of the kept contributions."""
-        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious) - 2
+        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious, server.dropped) - 2
         scores = krum_scores(squared_distances(rows_RP), neighbours)
         return rows_RP[scores.argsort(stable=True)[: self.kept or neighbours]].mean(0)

@@ -34,5 +34,5 @@ class TrimmedMean:
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""
-        f = assumed(self.malicious, server.malicious)
+        f = assumed(self.malicious, server.malicious, server.dropped)
         return rows_RP.sort(0).values[f : len(rows_RP) - f].mean(0)

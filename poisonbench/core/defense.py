@@ -81,14 +81,16 @@ class Server:
     Args:
         round: number of the round, from 0.
         state: (P,) the model that the contributions start from.
-        malicious: f, the number of malicious contributors to assume.
+        malicious: f, the number of malicious contributors to assume among those given.
         reference: returns (P,), the update on trusted rows; computed only if asked for.
+        dropped: contributions of this round that were not finite and are not among those given; f counts them no more.
     """
 
     round: int
     state: Tensor
     malicious: int
     reference: Callable[[], Tensor]
+    dropped: int = 0
 
 
 class Aggregator(Protocol):
@@ -103,7 +105,7 @@ class Aggregator(Protocol):
         ...
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
-        """Return (P,) from (R, P)."""
+        """Return (P,) from (R, P), finite rows in an order that is drawn anew each round."""
         ...
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from poisonbench.core.attack import Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Server
+from poisonbench.core.defense import Aggregator, Server
 from poisonbench.core.errors import ConfigError, Diverged
+from poisonbench.core.finite import finite, finite_state
 from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
@@ -30,6 +31,21 @@ class Turn(NamedTuple):
 
     number: int
     rng: Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """What the rounds so far have shown, one number a round.
+
+    Args:
+        crafted: figures of the attack.
+        dropped: updates that were not finite.
+        malicious: malicious clients that took part.
+    """
+
+    crafted: dict[str, list[float]] = field(default_factory=dict)
+    dropped: list[int] = field(default_factory=list)
+    malicious: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +61,15 @@ class Federated:
     Malicious clients train on their poisoned rows in the rounds of the attack and on their clean rows in all
     others. The attack sees what every client, its own included, would send in good faith.
 
+    An update that is not finite, or that never came because the client's training diverged, is dropped before the rule, whatever
+    the rule, and counted in the facts: `dropped_updates`, one number a round, absent where nothing was dropped. Each dropped one
+    is one of the faulty, so the rule's f is lowered by it, to 0 at the least. A run fails where every update of a round is
+    dropped, or where more are dropped than f and the rule's precondition no longer holds for the rest.
+
+    The rule sees the updates in an order that is drawn anew each round, so places say nothing about clients. With n
+    `participants` of C clients, M of them malicious, the rule's f is ceil(M n / C), the number to expect, rounded up; a round may
+    have more, min(M, n) at worst. Facts then hold `malicious_assumed`, `malicious_worst`, and `malicious_present` of each round.
+
     Args:
         client: recipe of a client's training in one round; its epochs are local epochs.
         rounds: rounds of the whole training.
@@ -56,7 +81,7 @@ class Federated:
             rounds and many test rows a sparse history saves most of the time.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     client: Central
     rounds: int
     participants: int | None
@@ -109,19 +134,19 @@ class Federated:
         self.client.check(data, combine)
         if any(isinstance(layer, nn.BatchNorm2d) for layer in self.client.begin(data, Key.root(0)).net.modules()):
             raise ConfigError("learner=federated cannot combine the running statistics of batch normalisation; set net.norm=group")
-        present = asked or clients
-        combine.aggregate.check(present, min(len(combine.malicious), present))
+        combine.aggregate.check(asked or clients, self._assumed(len(combine.malicious), clients))
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
         """Train for all rounds; the history holds the model after each, or after every `history_every`th counted from the last.
 
         Raises:
-            Diverged: a client's loss, or an update, that is not finite; names the round and the client.
+            Diverged: a round without a finite update, with too few of them for the rule, or after which the model is not finite.
         """
         victim = self.client.begin(combine.clean, rng) if start is None else self.client.restore(Trained.of(start), data)
         names, state = [name for name, _ in victim.net.named_parameters()], dict(victim.state())
-        history, facts, speed = list[State](), dict[str, list[float]](), torch.zeros(sum(state[name].numel() for name in names))
+        history, log, speed = list[State](), Log(), torch.zeros(sum(state[name].numel() for name in names))
         clients, ours = int(data.owners.max()) + 1, set(combine.malicious.tolist())
+        f = self._assumed(len(ours), clients)
         for index in track(self.rounds, "rounds"):
             attacked = combine.rounds is None or combine.rounds[0] <= index < combine.rounds[1]
             turn = Turn(index, rng.child(f"round/{index}"))
@@ -131,23 +156,19 @@ class Federated:
             updates = self._updates(model, rows, turn, combine)
             malicious = torch.isin(present, combine.malicious)
             if attacked and malicious.any():
-                updates = self._crafted(updates, malicious, combine, (turn, _flat(state, names), facts))
-            if not updates.isfinite().all():
-                wrong = int(present[(~updates.isfinite()).any(1)][0])
-                raise Diverged(f"client {wrong} sent an update that is not finite in round {index + 1}")
-            server = Server(
-                round=index,
-                state=_flat(state, names),
-                malicious=min(len(combine.malicious), len(present)),
-                reference=partial(self._reference, model, turn, combine),
-            )
-            speed = self.server_momentum * speed + combine.aggregate(updates, server)
+                updates = self._crafted(updates, malicious, combine, (turn, _flat(state, names), log))
+            rows_RP = _received(updates, turn)
+            log.dropped.append(dropped := len(present) - len(rows_RP))
+            log.malicious.append(int(malicious.sum()))
+            _check_rest(combine.aggregate, len(rows_RP), dropped, f, turn)
+            reference = partial(self._reference, model, turn, combine)
+            server = Server(round=index, state=_flat(state, names), malicious=max(0, f - dropped), reference=reference, dropped=dropped)
+            speed = self.server_momentum * speed + combine.aggregate(rows_RP, server)
             state = _moved(state, names, self.eta * speed)
+            finite_state(state, f"the server's model after round {index + 1}")
             if (self.rounds - 1 - index) % self.history_every == 0:
                 history.append(state)
-        told = {"rounds": self.rounds, "epochs": self.rounds * self.client.epochs, **({"crafted": facts} if facts else {})}
-        told |= {"history_every": self.history_every} if self.history_every > 1 else {}
-        return self.restore(Trained(state=state, facts=told, history=tuple(history)), data)
+        return self.restore(Trained(state=state, facts=self._facts(log, f, len(ours)), history=tuple(history)), data)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim a part, one after the other."""
@@ -165,31 +186,81 @@ class Federated:
         everyone = torch.arange(clients)
         return everyone if self.participants is None else rng.child("present").pick(everyone, self.participants)
 
+    def _facts(self, log: Log, f: int, malicious: int) -> dict[str, object]:
+        """Return what goes into the record; what does not apply is absent."""
+        facts: dict[str, object] = {"rounds": self.rounds, "epochs": self.rounds * self.client.epochs}
+        facts |= {"crafted": log.crafted} if log.crafted else {}
+        facts |= {"history_every": self.history_every} if self.history_every > 1 else {}
+        facts |= {"dropped_updates": log.dropped} if any(log.dropped) else {}
+        if self.participants is not None:
+            facts |= {"malicious_assumed": f, "malicious_worst": min(malicious, self.participants), "malicious_present": log.malicious}
+        return facts
+
+    def _assumed(self, malicious: int, clients: int) -> int:
+        """Return f: how many malicious clients a round has on average, rounded up; all of them where everybody takes part."""
+        return -(-malicious * (self.participants or clients) // clients)
+
     def _updates(self, model: NetVictim, rows: Mapping[int, Dataset], turn: Turn, combine: Combine) -> Tensor:
-        """Return (U, P), what each of these clients sends in good faith."""
+        """Return (U, P), what each of these clients sends in good faith; NaN from one whose training diverged.
+
+        Raises:
+            Diverged: every training did.
+        """
         whole = dataclasses.replace(self.client, epochs=1, batch_size=max(map(len, rows.values())))
         recipe = self.client if self.algorithm == "fedavg" else whole
-        rngs = [turn.rng.child(f"client/{client}") for client in rows]
-        try:
-            trained = recipe.fit_many(list(rows.values()), combine, rngs, model)
-        except Diverged as error:
-            raise Diverged(f"client {list(rows)[error.member or 0]}, round {turn.number + 1}: {error}") from error
-        names = [name for name, _ in model.net.named_parameters()]
-        return torch.stack([_flat(victim.state(), names) for victim in trained]) - _flat(model.state(), names)
+        names, able = [name for name, _ in model.net.named_parameters()], list(rows)
+        while True:
+            try:
+                trained = recipe.fit_many([rows[client] for client in able], combine, [turn.rng.child(f"client/{client}") for client in able], model)
+                break
+            except Diverged as error:
+                if len(able) == 1:
+                    raise Diverged(f"round {turn.number + 1}, every training diverged: {error}") from error
+                del able[error.member or 0]  # the others are trained again without it
+        start = _flat(model.state(), names)
+        sent = {client: _flat(victim.state(), names) - start for client, victim in zip(able, trained, strict=True)}
+        return torch.stack([sent[client] if client in sent else torch.full_like(start, torch.nan) for client in rows])
 
     def _reference(self, model: NetVictim, turn: Turn, combine: Combine) -> Tensor:
         """Return (P,), what a client with the trusted rows would send."""
-        return self._updates(model, {-1: combine.trusted}, turn, combine)[0]
+        return finite(self._updates(model, {-1: combine.trusted}, turn, combine)[0], f"round {turn.number + 1}, the server's own update")
 
-    def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[Turn, Tensor, dict[str, list[float]]]) -> Tensor:
-        turn, state, facts = at
+    def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[Turn, Tensor, Log]) -> Tensor:
+        turn, state, log = at
+        counted = malicious | updates.isfinite().all(1)  # what will be dropped anyway tells the attacker nothing
+        updates, malicious = updates[counted], malicious[counted]
         visible = torch.ones_like(malicious) if combine.omniscient else malicious
         before = Round(updates=updates, visible=visible, malicious=malicious, state=state, index=turn.number, eta=self.eta)
         after = combine.craft.craft(before, turn.rng.child("craft"))
         audit_round(before, after)
         for name, value in after.facts.items():
-            facts.setdefault(name, []).append(float(value))
+            log.crafted.setdefault(name, []).append(float(value))
         return after.updates
+
+
+def _received(updates: Tensor, turn: Turn) -> Tensor:
+    """Return the finite rows of (U, P), in an order drawn for this round.
+
+    Raises:
+        Diverged: there are none.
+    """
+    whole = updates.isfinite().all(1).nonzero()[:, 0]
+    if not len(whole):
+        raise Diverged(f"round {turn.number + 1}: none of the {len(updates)} updates is finite")
+    return updates[whole[turn.rng.child("order").per_row(whole)[:, 0].argsort(stable=True)]]
+
+
+def _check_rest(rule: Aggregator, left: int, dropped: int, f: int, turn: Turn) -> None:
+    """Refuse too few updates for the rule; as long as no more than f were dropped, what holds for n and f holds for the rest.
+
+    Raises:
+        Diverged: the rule's precondition, in words.
+    """
+    if dropped > f:
+        try:
+            rule.check(left, 0)
+        except ConfigError as error:
+            raise Diverged(f"round {turn.number + 1}: {dropped} of {left + dropped} updates are not finite and were dropped; {error}") from error
 
 
 def _of(client: int, data: Dataset) -> Dataset:

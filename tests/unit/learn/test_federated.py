@@ -1,13 +1,17 @@
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 
+from defenses.aggregate.krum import Krum
+from defenses.aggregate.multi_krum import MultiKrum
+from defenses.aggregate.trimmed_mean import TrimmedMean
 from poisonbench.core.attack import Attack, Crafted
-from poisonbench.core.defense import Defense, Mean
+from poisonbench.core.defense import Defense, Mean, Server
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.rng import Key
+from poisonbench.learn.federated import Turn, _check_rest
 from poisonbench.nets.small import Linear
 from poisonbench.pipeline import Line, run
 
@@ -127,17 +131,187 @@ def test_some_clients_take_part_in_each_round(line):
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
+    """Send one value that is not finite from so many of the malicious clients."""
+
+    value: float
+    clients: int = 1
+
     def craft(self, round, rng):
         updates = round.updates.clone()
-        updates[round.malicious] = float("nan")
+        updates[round.malicious.nonzero()[: self.clients, 0], 3] = self.value
         return Crafted(updates=updates)
 
 
-def test_an_update_that_is_not_finite_names_its_client(tiny, store):
-    with pytest.raises(Diverged, match="client 0 sent an update that is not finite in round 1"):
-        run(tiny("attack=federated", attack=Attack(update=Broken())), store)
-    with pytest.raises(Diverged, match="client 0, round 1"):
-        run(tiny(*FEDERATED, "learner.client.lr=1e18"), store)
+@dataclass(frozen=True, kw_only=True)
+class Seen(Mean):
+    """The mean, and a note of how many rows came, with which f."""
+
+    notes: list = field(default_factory=list)
+
+    def __call__(self, rows_RP, server):
+        assert rows_RP.isfinite().all()
+        self.notes.append((len(rows_RP), server.malicious, server.dropped))
+        return rows_RP.mean(0)
+
+
+def trained(experiment, rule, store, **fields):
+    line = Line(experiment=experiment, store=store)
+    return dataclasses.replace(line.learner, **fields).fit(experiment.task.train, line.combine(rule), Key.root(0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_updates_that_are_not_finite_are_dropped_counted_and_taken_off_f(tiny, store, value):
+    experiment = tiny("attack=federated", "threat.rounds=[1,3]", attack=Attack(update=Broken(value=value, clients=2)))
+    victim = trained(experiment, rule := Seen(), store)
+    assert rule.notes == [(9, 3, 0), (7, 1, 2), (7, 1, 2), (9, 3, 0)]
+    assert victim.facts["dropped_updates"] == [0, 2, 2, 0]
+    assert "dropped_updates" not in trained(tiny("attack=federated", attack=Attack()), Seen(), store).facts
+
+
+def test_the_mean_of_a_round_is_that_of_the_finite_updates(tiny, store):
+    """One round of fedsgd on equal clients is a step of descent on the rows of those whose updates are finite."""
+    experiment = tiny("attack=federated", attack=Attack(update=Broken(value=float("inf"), clients=3)))
+    line = Line(experiment=experiment, store=store)
+    data = experiment.task.train.take(torch.arange(360))
+    data = data.edit(torch.arange(360), owners=torch.arange(360) % 9)
+    learner = linear(line, algorithm="fedsgd", rounds=1)
+    start = learner.client.begin(data, Key.root(0))
+    left = data.take(data.owners >= 3)
+    alone = dataclasses.replace(learner.client, epochs=1, batch_size=len(left)).fit(left, line.honest, Key.root(0), start)
+    together = learner.fit(data, dataclasses.replace(line.combine(Mean()), clean=data), Key.root(0))
+    torch.testing.assert_close(flat(together), flat(alone), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("defense", ["none", "krum", "multi_krum", "trimmed_mean", "median", "geometric_median", "norm_clip", "fltrust"])
+def test_a_run_survives_infinite_updates_of_every_malicious_client_under_every_rule(tiny, store, defense):
+    attack = Attack(update=Broken(value=float("inf"), clients=3))
+    experiment = tiny("attack=ipm", f"defense={defense}", "learner.rounds=2", attack=attack)
+    assert trained(experiment, experiment.defense.aggregate, store).facts["dropped_updates"] == [3, 3]
+
+
+@pytest.mark.parametrize("rule", [TrimmedMean(malicious=3), Krum(malicious=3, variant="paper"), MultiKrum(malicious=3, kept=4)])
+def test_a_rule_with_an_f_of_its_own_takes_the_dropped_ones_off_it(rule):
+    """n = 9, f = 3: without that, six rows would leave the trimmed mean nothing and Krum one neighbour."""
+    rows = torch.randn(6, 5, generator=Key.root(0).torch())
+    server = Server(round=0, state=torch.zeros(5), malicious=0, reference=lambda: rows[0], dropped=3)
+    assert torch.equal(rule(rows, server), dataclasses.replace(rule, malicious=0)(rows, server))
+
+
+def test_one_client_whose_training_diverges_is_dropped_and_all_of_them_end_the_run(line):
+    data = line.experiment.task.train
+    data = data.with_columns(data.columns | {"inputs": data.inputs.float().flatten(1) / 255})
+    broken = data.edit(data.owners.eq(4).nonzero()[:, 0], inputs=torch.full((int(data.owners.eq(4).sum()), 64), 1e38))
+    combine = dataclasses.replace(line.honest, aggregate=(rule := Seen()), clean=data)  # the input statistics are of the clean rows
+    victim = linear(line, rounds=2).fit(broken, combine, Key.root(0))
+    assert rule.notes == [(8, 0, 1), (8, 0, 1)]
+    assert victim.facts["dropped_updates"] == [1, 1]
+    everyone = broken.edit(torch.arange(len(broken)), inputs=torch.full((len(broken), 64), 1e38))
+    with pytest.raises(Diverged, match="round 1, every training diverged: the loss is not finite in epoch 1"):
+        linear(line, rounds=2).fit(everyone, combine, Key.root(0))
+
+
+def test_a_round_without_a_finite_update_ends_the_run(tiny, store):
+    experiment = tiny("attack=federated", "threat.budget.clients=1", "threat.rounds=[1,2]", attack=Attack(update=Broken(value=float("nan"), clients=9)))
+    with pytest.raises(Diverged, match="round 2: none of the 9 updates is finite"):
+        trained(experiment, Mean(), store)
+
+
+def test_more_dropped_updates_than_f_end_the_run_where_the_rule_needs_more(line):
+    with pytest.raises(Diverged, match=r"round 1: 7 of 9 updates are not finite and were dropped; defense=krum needs n > 2 f \+ 2"):
+        _check_rest(Krum(malicious=None, variant="paper"), 2, 7, 3, Turn(0, Key.root(0)))
+    _check_rest(Krum(malicious=None, variant="paper"), 3, 6, 3, Turn(0, Key.root(0)))
+    _check_rest(Krum(malicious=None, variant="paper"), 2, 3, 3, Turn(0, Key.root(0)))
+
+
+def test_a_server_that_goes_to_infinity_names_the_round(tiny, store):
+    experiment = tiny("attack=federated", "threat.rounds=[2,3]", attack=Attack(update=Boosted(by=3e38)))
+    with pytest.raises(Diverged, match="the server's model after round 3, tensor net"):
+        trained(experiment, Mean(), store, eta=1e3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boosted:
+    """Send one and the same large value."""
+
+    by: float
+
+    def craft(self, round, rng):
+        updates = round.updates.clone()
+        updates[round.malicious] = self.by
+        return Crafted(updates=updates)
+
+
+@pytest.mark.parametrize("target", [0, 2])
+def test_scores_that_are_not_finite_are_no_success_of_the_attack(tiny, store, target):
+    """All scores of the last model are NaN: it would answer class 0, whose attacker would have an ASR of 100 %."""
+    words = ("attack=federated", f"attack.data.target={target}", "attack.update.boost=1e25", "threat.rounds=[3,4]")
+    with pytest.raises(Diverged, match="scores undefended, by row and class: 800 of 800 values are not finite"):
+        run(tiny(*words), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks(Mean):
+    """Note, by place, which rows are the malicious clients' hundreds, and return what all but the first f say."""
+
+    notes: list = field(default_factory=list)
+
+    def __call__(self, rows_RP, server):
+        self.notes.append((rows_RP == 100).all(1).nonzero()[:, 0].tolist())
+        return rows_RP[server.malicious :].mean(0)
+
+
+def test_places_say_nothing_about_clients(tiny, store):
+    """Malicious clients are the first of the task; a rule that drops the first f rows would drop them all."""
+    experiment = tiny("attack=federated", "learner.rounds=30", attack=Attack(update=Shout()))
+    trained(experiment, rule := Marks(), store, client=dataclasses.replace(experiment.learner.client, epochs=1, net=Linear(norm="none")))
+    removed = [sum(place < 3 for place in places) for places in rule.notes]
+    assert all(len(places) == 3 for places in rule.notes)
+    # hypergeometric: 3 of 9 marked, 3 drawn: mean 1, variance 0.5; over 30 rounds the mean has a deviation of 0.13
+    assert 0.5 < sum(removed) / 30 < 1.5
+    assert len({tuple(places) for places in rule.notes}) > 15
+    trained(experiment, again := Marks(), store, client=dataclasses.replace(experiment.learner.client, epochs=1, net=Linear(norm="none")))
+    assert again.notes == rule.notes  # a keyed draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiedKrum(Krum):
+    """Krum on rows that all tie; notes whether the one it takes is malicious."""
+
+    notes: list = field(default_factory=list)
+
+    def __call__(self, rows_RP, server):
+        chosen = super().scores(torch.zeros(len(rows_RP), 2), server).argmin()
+        self.notes.append(bool((rows_RP[chosen] == 100).all()))
+        return torch.zeros(rows_RP.shape[1])
+
+
+def test_ties_in_krum_favour_nobody(tiny, store):
+    experiment = tiny("attack=federated", "learner.rounds=60", attack=Attack(update=Shout()))
+    client = dataclasses.replace(experiment.learner.client, epochs=1, net=Linear(norm="none"))
+    trained(experiment, rule := TiedKrum(malicious=None, variant="paper"), store, client=client)
+    assert 8 <= sum(rule.notes) <= 34  # binomial(60, 1/3): mean 20, deviation 3.7
+
+
+def test_f_is_what_the_sampling_makes_likely_and_the_worst_case_is_stated(tiny, store):
+    words = ("attack=federated", "task.clients=20", "threat.budget.clients=0.2", "learner.participants=8", "learner.rounds=12")
+    victim = trained(tiny(*words), rule := Seen(), store)
+    assert {f for _, f, _ in rule.notes} == {2}  # ceil(4 * 8 / 20)
+    assert (victim.facts["malicious_assumed"], victim.facts["malicious_worst"]) == (2, 4)
+    line = Line(experiment=tiny(*words), store=store)
+    drawn = [line.learner._present(20, Key.root(0).child(f"round/{index}")) for index in range(12)]
+    assert victim.facts["malicious_present"] == [int((clients < 4).sum()) for clients in drawn]
+    assert "malicious_assumed" not in trained(tiny("attack=federated"), Seen(), store).facts
+
+
+@pytest.mark.parametrize(("malicious", "participants", "f"), [(4, 8, 2), (4, None, 4), (4, 20, 4), (4, 5, 1), (4, 6, 2), (0, 8, 0), (20, 8, 8), (1, 1, 1)])
+def test_f_of_a_sample_is_rounded_up(line, malicious, participants, f):
+    assert dataclasses.replace(line.learner, participants=participants)._assumed(malicious, 20) == f
+
+
+def test_krum_runs_where_some_clients_take_part(tiny, store):
+    """20 clients, 4 malicious, 8 a round: with f = 2 Krum needs 7; with f = 4 it would need 11."""
+    words = ("attack=federated", "defense=krum", "task.clients=20", "threat.budget.clients=0.2", "learner.participants=8", "learner.rounds=1")
+    assert run(tiny(*words), store).status == "done"
 
 
 @dataclass(frozen=True, kw_only=True)
