@@ -15,9 +15,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from poisonbench.core.data import Task
+    from poisonbench.tasks.source import Duplicates
 
 
-def own_task(*, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], name: str = "own", trusted: float = 0.05, public: float = 0.0) -> Task:
+def own_task(  # noqa: PLR0913  # all but two have a default
+    *,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    name: str = "own",
+    trusted: float = 0.05,
+    public: float = 0.0,
+    duplicates: Duplicates = "refuse",
+) -> Task:
     """Make a task of one's own tensors.
 
     Args:
@@ -26,13 +35,14 @@ def own_task(*, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], name:
         name: what tables and records call it.
         trusted: share of the training rows that the defender knows to be clean.
         public: share of the training rows that nobody can poison.
+        duplicates: "refuse" inputs that lie in two splits, or "allow" them; the record then counts them.
 
     Raises:
-        DataError: tensors that are not what a data set may hold.
+        DataError: tensors that are not what a data set may hold, or rows that lie in two splits.
     """
     from poisonbench.tasks.source import Split, own
 
-    return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0))
+    return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0, duplicates=duplicates))
 
 
 def run(*words: str, task: Task | None = None, net: nn.Module | Callable[[], nn.Module] | None = None, results_dir: str | None = None) -> Record:

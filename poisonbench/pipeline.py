@@ -151,8 +151,10 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     if isinstance(epochs := trial.defended.facts.get("epochs"), int):
         told["exposures"] = int(kept.sum()) * epochs
     if (clients := int(task.train.owners.max()) + 1) > 1:
-        told |= {"clients": clients, "malicious": len(line.malicious)}  # what a rule assumes unless it is told otherwise
+        told |= {"clients": clients, "malicious": len(line.malicious)}  # of all clients; facts say more where only some take part in a round
     told |= {"test": len(task.test), "probe": len(probe)}
+    if task.duplicates:
+        told["duplicates"] = sum(map(len, task.duplicates.values()))  # rows that lie in two splits
     if len(probe):
         told["hits"] = int(metrics.served(line.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
     return told

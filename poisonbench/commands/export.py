@@ -14,9 +14,11 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.record import read
 
+FORMAT = 2  # since 2 the trusted and the public rows are in the folder
+
 
 def main(words: Sequence[str]) -> int:
-    """Write the poisoned rows of a record's first trial, the mask, the test rows and the undefended victim's weights.
+    """Write the poisoned rows of a record's first trial, the mask, the test, trusted and public rows and the undefended victim's weights.
 
     They come from the store of `results_dir` where it holds them, else they are made again.
 
@@ -43,10 +45,11 @@ def main(words: Sequence[str]) -> int:
     if not poisoned.mask.any():
         raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")
     victim = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
-    test = experiment.task.test
+    task, test = experiment.task, experiment.task.test
+    clean = {"test": test, "trusted": task.trusted, "public": task.public}
     files = {
         "train": poisoned.data.columns,
-        "test": {"inputs": test.inputs, "labels": test.labels},
+        **{name: {"inputs": split.inputs, "labels": split.labels} for name, split in clean.items() if len(split)},
         "mask": {"mask": poisoned.mask},
         "victim": dict(victim.state()),
     }
@@ -54,9 +57,9 @@ def main(words: Sequence[str]) -> int:
         tensors = {key: column.contiguous() for key, column in columns.items()}
         write_tensors(folder / f"{name}.safetensors", tensors)
     told = {
-        "format": 1,
-        "name": experiment.task.name,
-        "class_names": list(experiment.task.class_names) or [str(label) for label in range(test.num_classes)],
+        "format": FORMAT,
+        "name": task.name,
+        "class_names": list(task.class_names) or [str(label) for label in range(test.num_classes)],
         "record": record.key,
         "command": record.command,
         "sha256": {name: file_digest(folder / f"{name}.safetensors") for name in files},

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from poisonbench.core.duplicates import duplicates
 from poisonbench.core.errors import DataError
 from poisonbench.core.keys import key, tensor_digest
 
@@ -139,7 +140,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """Where an experiment starts: four splits that overlap nowhere.
+    """Where an experiment starts: four splits, which share no row unless the task's recipe says `duplicates: allow`.
 
     Args:
         name: what tables and records call it.
@@ -165,3 +166,9 @@ class Task:
     def digest(self) -> str:
         """SHA-256 over the four splits."""
         return key(self.train, self.test, self.trusted, self.public)
+
+    @cached_property
+    def duplicates(self) -> Mapping[str, Tensor]:
+        """Where two splits share rows, by their names; see `poisonbench.core.duplicates`."""
+        splits = {"train": self.train, "test": self.test, "trusted": self.trusted, "public": self.public}
+        return duplicates({name: split.inputs for name, split in splits.items()})

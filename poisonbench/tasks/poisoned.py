@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from poisonbench.core.data import Task
-from poisonbench.core.errors import DataError
+from poisonbench.core.data import Dataset, Task
+from poisonbench.core.errors import ConfigError, DataError, PoisonbenchError
 from poisonbench.core.files import file_digest
 from poisonbench.store import Store
 from poisonbench.tasks.images import folder
 from poisonbench.tasks.source import Raw, Split
 
+FORMATS = (1, 2)
+SPLITS = ("train", "test", "trusted", "public")
+NONE = torch.zeros(0, dtype=torch.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Poisoned(Split):
-    """The folder of an `export`: train.safetensors, test.safetensors, task.json. The mask beside them is not read.
+    """The folder of an `export`: train.safetensors, test.safetensors, task.json, and clean rows in trusted.safetensors and public.safetensors.
+
+    Trusted and public rows are those of the exported run. They are never taken from the training rows, some of which are poisoned,
+    so `trusted` and `public` must be 0. Folders of format 1 hold none. The mask in the folder is not read.
 
     Args:
         root: the folder; variables such as $DATA are expanded.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     root: str | None
 
     def load(self, store: Store) -> Task:
@@ -33,15 +45,47 @@ class Poisoned(Split):
 
         Raises:
             DataError: no such folder, or files that are not what was written.
+            ConfigError: a share of trusted or public rows is asked for.
         """
         root = folder(self.root)
         try:
             told = json.loads((root / "task.json").read_text(encoding="utf-8"))
-            changed = [name for name in ("train", "test") if file_digest(root / f"{name}.safetensors") != told["sha256"][name]]
-            if changed or told["format"] != 1:
+            names = [name for name in SPLITS if name in ("train", "test") or name in told["sha256"]]
+            changed = [name for name in names if file_digest(root / f"{name}.safetensors") != told["sha256"][name]]
+            if changed or told["format"] not in FORMATS:
                 raise DataError(f"{root}: {', '.join(changed) or 'task.json'} is not what `export` wrote; export the record again")
-            train, test = (load_file(root / f"{name}.safetensors") for name in ("train", "test"))
-            raw = Raw(train=train, test=test, class_names=tuple(str(name) for name in told["class_names"]))
-            return self.task(f"{told['name']}-poisoned", raw)
+            self._check_shares(root, told["format"])
+            rows = {name: load_file(root / f"{name}.safetensors") for name in names}
+            raw = Raw(train=rows["train"], test=rows["test"], class_names=tuple(str(name) for name in told["class_names"]))
+            task = self.divided(f"{told['name']}-poisoned", raw)
+            trusted, public = (_clean(rows[name], f"{root}, {name} rows", task.test) if name in rows else task.train.take(NONE) for name in SPLITS[2:])
+        except PoisonbenchError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(f"{root} holds no training set that `export` wrote ({type(error).__name__}: {error})") from error
+        return self.accepted(dataclasses.replace(task, trusted=trusted, public=public))
+
+    def _check_shares(self, root: Path, written: int) -> None:
+        """Refuse to take clean rows from poisoned ones.
+
+        Raises:
+            ConfigError: what to do instead.
+        """
+        if not self.trusted and not self.public:
+            return
+        asked = f"task.trusted={self.trusted}, task.public={self.public}: rows of {root} may be poisoned, so no clean ones are taken from them"
+        if written == 1:
+            raise ConfigError(f"{asked}; the folder was written before exports held trusted rows: export the record again, and leave both at 0")
+        raise ConfigError(f"{asked}; leave both at 0: the trusted and public rows of the exported run are in the folder")
+
+
+def _clean(columns: Mapping[str, Tensor], name: str, like: Dataset) -> Dataset:
+    """Return exported clean rows as a data set.
+
+    Raises:
+        DataError: rows that a data set may not hold, or of another shape than the test rows.
+    """
+    rows = Dataset.of(columns["inputs"], columns["labels"], num_classes=like.num_classes, name=name)
+    if rows.inputs.shape[1:] != like.inputs.shape[1:] or rows.inputs.dtype != like.inputs.dtype:
+        raise DataError(f"{name}: {rows.inputs.dtype} of shape {tuple(rows.inputs.shape[1:])}; the test rows are another")
+    return rows

@@ -6,8 +6,8 @@ Shape letters: N rows, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.rng import Key
 from poisonbench.store import Store
 from poisonbench.tasks.clients import Iid, Owners, dealt
+
+Duplicates: TypeAlias = Literal["refuse", "allow"]
+NAMED = 3  # duplicates that an error names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,6 +63,8 @@ class Split:
         split_seed: which rows, and which client holds which.
         clients: contributors that the rows left for training are dealt to.
         owners: how they are dealt; see `poisonbench.tasks.clients`.
+        duplicates: "refuse" exact duplicates of one row in two of the splits, or "allow" and count them in the record. A row that
+            comes twice among the rows left for training is no overlap.
     """
 
     VERSION: ClassVar[int] = 2
@@ -69,9 +74,30 @@ class Split:
     split_seed: int
     clients: int = 1
     owners: Owners = Iid()
+    duplicates: Duplicates = field(default="refuse", metadata={"spec": "changed"})
 
     def task(self, name: str, raw: Raw) -> Task:
         """Divide the rows of `raw`.
+
+        Raises:
+            DataError: rows that are not what a data set may hold, or that lie in two splits.
+            ConfigError: shares or a limit that leave nothing to train on.
+        """
+        return self.accepted(self.divided(name, raw))
+
+    def accepted(self, task: Task) -> Task:
+        """Return the task if no row lies in two of its splits, or if that is allowed.
+
+        Raises:
+            DataError: rows that do: how many, and the first of them.
+        """
+        if self.duplicates == "refuse" and task.duplicates:
+            told = "; ".join(_shared(task, pair) for pair in task.duplicates)
+            raise DataError(f"{task.name}: {told}; remove them, or accept and count them with task.duplicates=allow")
+        return task
+
+    def divided(self, name: str, raw: Raw) -> Task:
+        """Divide the rows of `raw`, whether or not some lie in two splits.
 
         Raises:
             DataError: rows that are not what a data set may hold.
@@ -125,6 +151,21 @@ def stratified(data: Dataset, count: int, key: Key) -> tuple[Tensor, Tensor]:
         relative[rows[draws[rows].argsort(stable=True)]] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
     order = relative.argsort(stable=True)
     return order[:count].sort().values, order[count:].sort().values
+
+
+def _shared(task: Task, pair: str) -> str:
+    """Return how many rows two splits share, and which the first of them are."""
+    one, other = pair.split("/")
+    places = task.duplicates[pair].tolist()
+    named = [f"{_row(task, other, second)} is {_row(task, one, first)}" for first, second in places[:NAMED]]
+    more = ", ..." if len(places) > NAMED else ""
+    return f"{len(places)} {other} rows are {one} rows too ({', '.join(named)}{more})"
+
+
+def _row(task: Task, split: str, place: int) -> str:
+    """Return the name of a row: that of its source, or the split and the number of the row in the source."""
+    number = int(getattr(task, split).ids[place])
+    return task.row_names[number] if split != "test" and task.row_names else f"{split} row {number}"
 
 
 def numbered(labels: Tensor, name: str) -> tuple[str, ...]:

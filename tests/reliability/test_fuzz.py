@@ -33,7 +33,7 @@ from tests.conftest import TINY
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
 RECORD = read(min((RESULTS / "records").glob("*.json")))
-SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0}
+SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0, "duplicates": "allow"}
 SPECIAL = (b"\x00" * 8, b"\xff" * 8, b"\x7f\xff\xff\xff", b"\x80\x00\x00\x00", b"NaN", b"1e999", b"-1", b"[", b"{", b'"', b"\\u0000", b"null")
 
 JUNK = (None, True, 0, -1, 2**70, 1e308, "", "x", "nan", [], {}, [1], [[]], {"a": 1}, {"name": None}, "9" * 5000)

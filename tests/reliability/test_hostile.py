@@ -128,7 +128,7 @@ def test_a_hostile_picture_is_one_sentence(here, capsys, kind, name):
         for place, one in enumerate(pictures):
             (data / split / f"class{place % 2}").mkdir(parents=True, exist_ok=True)
             (data / split / f"class{place % 2}" / f"{place}.png").write_bytes(one)
-    code = entry([f"task={kind}", f"task.root={data}", "net.widths=[8,16]", "net.depths=[1,1]", "learner.epochs=1", "results_dir=out"])
+    code = entry([f"task={kind}", f"task.root={data}", "task.duplicates=allow", "net.widths=[8,16]", "net.depths=[1,1]", "learner.epochs=1", "results_dir=out"])
     err = capsys.readouterr().err
     assert code == 2, err
     assert len(err.strip().splitlines()) == 1, err

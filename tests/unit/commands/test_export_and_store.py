@@ -1,12 +1,19 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from poisonbench.assemble import assemble
 from poisonbench.cli import entry
+from poisonbench.commands.compose import tree_of
+from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.pipeline import Line
 from poisonbench.record import read
+from poisonbench.store import Store
 from tests.conftest import TINY
 
 WORDS = [*TINY, "attack=backdoor", "threat.budget.rate=0.2", "task.trusted=0"]
@@ -34,6 +41,78 @@ def test_what_was_exported_is_what_was_trained_on(record, tmp_path, capsys):
     (again,) = tmp_path.glob("again/records/*.json")
     assert read(again).metrics["c_acc"] == told.undefended["c_acc"]
     assert set(load_file("out/victim.safetensors"))
+
+
+def exported(words, tmp_path, capsys):
+    assert entry([*words, "results_dir=whole"]) == 0
+    (path,) = tmp_path.glob("whole/records/*.json")
+    assert entry(["export", str(path), "out", "results_dir=whole"]) == 0
+    capsys.readouterr()
+    experiment = assemble(tree_of(words), Store(tmp_path / "whole" / "store"))
+    return experiment, Line(experiment=experiment, store=Store(tmp_path / "whole" / "store")).strike()
+
+
+def again(*words):
+    return assemble(tree_of([*TINY[1:], "task=poisoned", "task.root=out", *words]), Store(Path("again"))).task
+
+
+def test_trusted_and_public_rows_are_those_of_the_run_and_never_poisoned_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "attack=backdoor", "threat.budget.rate=0.2", "task.trusted=0.05", "task.public=0.1"]
+    experiment, poisoned = exported(words, tmp_path, capsys)
+    task = again()
+    for name in ("trusted", "public", "test"):
+        assert torch.equal(getattr(task, name).inputs, getattr(experiment.task, name).inputs)
+        assert torch.equal(getattr(task, name).labels, getattr(experiment.task, name).labels)
+    assert (len(task.trusted), len(task.public)) == (20, 40)
+    assert torch.equal(task.train.inputs, poisoned.data.inputs)
+    stamped = (task.trusted.inputs[:, :, -3:, -3:] == 255).flatten(1).all(1)
+    assert not stamped.any()
+    with pytest.raises(ConfigError, match=r"task\.trusted=0\.05, task\.public=0\.0: rows of out may be poisoned.*leave both at 0: the trusted and public rows"):
+        again("task.trusted=0.05")
+    with pytest.raises(ConfigError, match="may be poisoned"):
+        again("task.public=0.05")
+
+
+def test_a_folder_of_format_1_is_read_without_trusted_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exported([*TINY, "attack=backdoor", "threat.budget.rate=0.2"], tmp_path, capsys)
+    told = json.loads(Path("out/task.json").read_text())
+    assert told["format"] == 2
+    del told["sha256"]["trusted"]
+    Path("out/trusted.safetensors").unlink()
+    Path("out/task.json").write_text(json.dumps(told | {"format": 1}))
+    assert (len(again().train), len(again().trusted), len(again().public)) == (380, 0, 0)
+    with pytest.raises(ConfigError, match="written before exports held trusted rows: export the record again"):
+        again("task.trusted=0.05")
+    Path("out/task.json").write_text(json.dumps(told | {"format": 3}))
+    with pytest.raises(DataError, match=r"task\.json is not what"):
+        again()
+
+
+def test_changed_trusted_rows_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exported([*TINY, "attack=backdoor", "threat.budget.rate=0.2"], tmp_path, capsys)
+    with open("out/trusted.safetensors", "r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x01")
+    with pytest.raises(DataError, match="trusted is not what `export` wrote"):
+        again()
+    Path("out/trusted.safetensors").unlink()
+    with pytest.raises(DataError, match="holds no training set"):
+        again()
+
+
+def test_neither_numbers_nor_places_say_which_exported_rows_were_injected(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exported([*TINY, "attack=canaries", "threat.budget.rate=0.4"], tmp_path, capsys)
+    train, mask = load_file("out/train.safetensors"), load_file("out/mask.safetensors")["mask"]
+    injected = int(mask.sum())
+    assert injected > 40
+    assert train["ids"].tolist() == list(range(380 + injected))
+    places = mask.nonzero()[:, 0].double()
+    rows = len(mask)
+    assert abs(float(places.mean()) - (rows - 1) / 2) < 4 * rows / (12 * injected) ** 0.5  # uniform; 4 deviations; at the end it would be 7 off
 
 
 def test_a_changed_export_is_refused(record, tmp_path, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 from poisonbench.core.errors import DataError
 from poisonbench.tasks.images import ImageFolder, Parquet, TorchvisionSet
 
-SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0}
+SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0, "duplicates": "allow"}
 
 
 def picture(value: int, size: tuple[int, int] = (4, 4)) -> Image.Image:
