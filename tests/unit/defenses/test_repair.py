@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from defenses.repair.fine_pruning import idlest
-from defenses.repair.neural_cleanse import Inverted, NeuralCleanse, anomaly_indices
+from defenses.repair.neural_cleanse import Inverted, NeuralCleanse, Weight, anomaly_indices
 from defenses.screen.strip import Strip, entropy
 from defenses.train.adversarial_training import WorstCaseStep
+from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, Plan
@@ -41,6 +42,45 @@ def test_the_anomaly_index_is_as_by_hand():
     # median 10, deviations 0 1 1 2 9, MAD 1
     found = anomaly_indices([10.0, 11.0, 9.0, 12.0, 1.0])
     assert found == pytest.approx([0.0, -1 / 1.4826, 1 / 1.4826, -2 / 1.4826, 9 / 1.4826])
+
+
+def path(*reached: bool) -> list[float]:
+    weight, seen = Weight(), list[float]()
+    for step in reached:
+        weight = weight.after(reached=step, first=8.0)
+        seen.append(weight.now)
+    return seen
+
+
+def test_the_weight_starts_at_zero_and_rises_by_one_and_a_half_as_by_hand():
+    # the fifth step in a row sets it and counts as the first of the next five; from there every fifth step raises it
+    assert path(*[True] * 14) == [0, 0, 0, 0, 8, 8, 8, 8, 12, 12, 12, 12, 12, 18]
+
+
+def test_the_weight_falls_by_one_and_a_half_to_the_one_and_a_half():
+    assert path(*[True] * 9, *[False] * 5)[-2:] == [12, pytest.approx(12 / 1.5**1.5)]
+    assert path(*[True] * 9, *[False] * 10)[-1] == pytest.approx(12 / 1.5**3)
+
+
+def test_one_step_of_the_other_kind_starts_the_count_again():
+    assert path(*[True] * 4, False, *[True] * 4) == [0] * 9
+    assert path(*[True] * 9, *[False] * 4, True, *[False] * 4)[-1] == 12
+    assert path(*[False] * 20) == [0] * 20
+
+
+class Unreachable(torch.nn.Module):
+    """Prefers label 0 whatever is shown; label 1 gains with every bright pixel, never enough."""
+
+    def forward(self, inputs):
+        return torch.stack([torch.full((len(inputs),), 9.0), inputs.flatten(1).mean(1) / 255], 1)
+
+
+def test_where_no_trigger_reaches_the_class_the_last_one_counts_and_not_the_smallest():
+    rows = Dataset.of(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), num_classes=2)
+    repair = NeuralCleanse(steps=10, lr=0.1, weight=0.001, success=0.99, threshold=2.0, stamped=0.2, epochs=1)
+    found = repair.invert(Unreachable(), rows, 1)
+    assert found.success == 0
+    assert found.size > 10  # it started at 8 of 16 pixels and grew
 
 
 def test_inversion_finds_a_smaller_trigger_for_the_backdoored_class(tiny, store):
@@ -89,8 +129,6 @@ def test_strip_suspects_what_stays_sure_under_overlays():
     dark = torch.zeros(10, 1, 4, 4, dtype=torch.uint8)
     triggered = dark.clone()
     triggered[:5, 0, -1, -1] = 255
-    from poisonbench.core.data import Dataset
-
     trusted = Dataset.of(dark, torch.zeros(10, dtype=torch.int64), num_classes=2)
     means = Means(trusted=trusted, fit=None, tune=None, truth=torch.zeros(0, dtype=torch.bool))
     suspicion = Strip(overlays=8, weight=0.5).suspicion(CornerVictim(), triggered, means, Key.root(0))
