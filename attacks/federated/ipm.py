@@ -16,7 +16,9 @@ class Ipm:
     """Send -epsilon times the mean of the visible updates.
 
     Source: Xie, Koyejo, Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation", UAI
-    2019. A small epsilon (0.1) hides from distance-based rules, a large one (100) destroys the plain mean.
+    2019. A small epsilon (0.1) hides from distance-based rules, a large one (100) destroys the plain mean. The mean is that
+    of the honest updates, all of which the paper's attacker knows (threat=federated); with threat.omniscient=false it is that
+    of the malicious clients' own honest updates.
 
     Args:
         epsilon: above 0.

@@ -23,6 +23,9 @@ class MinMax:
     Source: Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for
     Federated Learning", NDSS 2021, AGR-agnostic Min-Max: max_i ||h + gamma p - u_i|| <= max_ij ||u_i - u_j||. The paper
     searches gamma by halving steps; the condition is a quadratic in gamma for each i, so it is solved here.
+    The paper has both attackers: one who knows all honest updates (threat=federated, the default here and the stronger one)
+    and one who knows those of the malicious clients alone (threat=federated_partial). Which deviation "std" takes, divided by
+    the number of updates or by one less as here, changes the length of p alone, so gamma but not the update.
 
     Args:
         direction: p: "std" (minus the deviation), "sign" (minus the sign of the mean) or "unit" (minus the mean, normed).

@@ -15,7 +15,8 @@ class SignFlip:
     """Multiply each malicious update by a negative number.
 
     Source: the reversed-gradient attack of Li, Xu, Chen, Giannakis, Ling, "RSA: Byzantine-Robust Stochastic Aggregation
-    Methods for Distributed Learning from Heterogeneous Datasets", AAAI 2019 (factor -4 there; -1 in most suites).
+    Methods for Distributed Learning from Heterogeneous Datasets", AAAI 2019 (factor -4 there; -1 in most suites). A client
+    needs its own update alone, so it does not matter what the threat lets it see.
 
     Args:
         factor: how many times its own update a client sends back, above 0.

@@ -6,6 +6,7 @@ from attacks.federated.ipm import Ipm
 from attacks.federated.min_max import MinMax, largest_gamma
 from attacks.federated.model_replacement import ModelReplacement
 from attacks.federated.sign_flip import SignFlip
+from poisonbench.commands.compose import tree_of
 from poisonbench.core.attack import Round
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
@@ -30,13 +31,34 @@ def test_z_is_the_papers(clients, malicious, z):
     assert largest_z(clients, malicious) == pytest.approx(z, abs=1e-3)
 
 
-def test_alie_sends_mean_less_z_deviations_of_the_honest():
-    updates = torch.tensor([[9.0], [1.0], [2.0], [3.0]])
-    crafted = Alie(z=2.0).craft(round_of(updates, 1), Key.root(0))
-    assert crafted.updates[0].tolist() == [0.0]  # mean 2, deviation 1
-    assert crafted.facts == {"z": 2.0}
+def test_alie_sends_mean_less_z_deviations_of_what_it_sees():
+    updates = torch.tensor([[9.0], [7.0], [1.0], [3.0]])
+    own = Alie(z=2.0).craft(round_of(updates, 2, omniscient=False), Key.root(0))
+    assert own.updates.flatten().tolist() == [6.0, 6.0, 1.0, 3.0]  # mean 8; deviation 1, which divided by n - 1 would be 1.41
+    assert own.facts == {"z": 2.0}
+    all_seen = Alie(z=2.0).craft(round_of(updates, 2), Key.root(0))
+    assert all_seen.updates.flatten().tolist() == [0.0, 0.0, 1.0, 3.0]  # of the honest: mean 2, deviation 1
     alone = Alie(z=1.0).craft(round_of(updates, 1, omniscient=False), Key.root(0))
     assert alone.updates[0].tolist() == [9.0]  # one own update has no spread
+
+
+def test_alie_sees_its_own_clients_alone_unless_the_threat_says_otherwise():
+    assert not tree_of(["attack=alie"])["threat"]["omniscient"]
+    assert tree_of(["attack=alie"])["threat"]["budget"]["clients"] == 0.2
+    for word in ("threat=federated", "threat.omniscient=true"):
+        assert tree_of(["attack=alie", word])["threat"]["omniscient"]
+
+
+@pytest.mark.parametrize("name", ["ipm", "min_max"])
+def test_the_papers_omniscient_attackers_see_all_updates(name):
+    assert tree_of([f"attack={name}"])["threat"]["omniscient"]
+
+
+def test_which_deviation_min_max_takes_does_not_matter():
+    updates = torch.randn(6, 20, generator=Key.root(0).torch()).double()
+    biased = -updates.std(0, correction=0)
+    sent = MinMax(direction="std").craft(round_of(torch.cat([torch.zeros(1, 20).double(), updates]), 1), Key.root(0)).updates[0]
+    torch.testing.assert_close(sent, updates.mean(0) + largest_gamma(updates, biased) * biased)
 
 
 def test_ipm_and_sign_flip_as_by_hand():
