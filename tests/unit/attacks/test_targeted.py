@@ -7,6 +7,7 @@ from attacks.targeted.aims import bases, wished
 from attacks.targeted.bullseye_polytope import BullseyePolytope, off_centre
 from attacks.targeted.gradient_matching import augmented, mismatch, parameter_gradient, within
 from attacks.targeted.label_flip_targeted import LabelFlipTargeted
+from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from tests.unit.attacks.worlds import images, world
@@ -65,6 +66,21 @@ def test_bases_are_the_nearest_or_the_first_of_the_wished_class():
     assert bases(known, 1, "first", Key.root(0), fit(None)).tolist() == pool[:3].tolist()
     with pytest.raises(ConfigError, match="only 10 can be poisoned"):
         bases(aimed(count=11), 1, "random", Key.root(0), fit(None))
+
+
+@pytest.mark.parametrize("name", ["bullseye_polytope", "targeted", "gradient_matching"])
+def test_bases_are_drawn_at_random_unless_asked_otherwise(name):
+    """As in the setup files of the poisoning benchmark, and in the code of Geiping et al."""
+    assert tree_of([f"attack={name}"])["attack"]["data"]["bases"] == "random"
+    assert tree_of([f"attack={name}", "attack.data.bases=nearest"])["attack"]["data"]["bases"] == "nearest"
+
+
+def test_random_bases_come_from_the_whole_of_the_wished_class():
+    known = aimed(count=3)
+    pool = (known.rows.labels == 1).nonzero()[:, 0].tolist()
+    drawn = [bases(known, 1, "random", Key.root(seed), fit(None)).tolist() for seed in range(40)]
+    assert all(len(set(rows)) == 3 for rows in drawn)
+    assert {row for rows in drawn for row in rows} == set(pool)
 
 
 def test_bullseye_reaches_its_optimum_where_features_are_pixels():
