@@ -23,9 +23,22 @@ class SpectralSignatures:
     """Drop the rows that align most with the top singular direction of their class.
 
     Source: Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, Algorithm 1.
-    Features are those of the undefended victim, without augmentation. The paper assumes that poison is the
-    smaller part of a class: the squared score cannot say which half is poison once it nears one half. With
-    `classes: all` and a rate near 1 / K the paper's count exceeds a clean class; `keep_at_least` bounds it.
+    Features are those of the undefended victim, without augmentation. The squared score is the same on both sides of the
+    mean, so it cannot say which part of a class is poison once the poison nears one half of it.
+
+    Algorithm 1 cleans every class: it removes the 1.5 * epsilon rows with the top scores, epsilon being an upper bound on the
+    number of poisoned rows; in the paper's experiments epsilon is 5 or 10 % of the rows of one class, and the authors' code
+    cleans the attacked class alone, which it is given. A defender here assumes a rate over all N rows. If all poison lies in
+    one class (all-to-one), epsilon is rate * N for that class: with rate 0.05 and K = 10 equal classes the filter removes
+    1.5 * 0.05 * 10 = 75 % of every class ("all"), nine of which are clean. So the default finds the class itself
+    ("suspected") and removes 7.5 % of the training rows. If poison lies in every class (all-to-all), a class of n rows holds
+    rate * n: "each" removes 1.5 * rate * n from every class, again 7.5 % of all rows, where "suspected" leaves nine poisoned
+    classes as they are. Measured on digits with the patch of badnets at 5 %, development seeds 100-102, mean C-Acc / ASR:
+
+    | mapping    | no filter    | suspected   | each         | all         |
+    |------------|--------------|-------------|--------------|-------------|
+    | all_to_one | 98.7 / 100.0 | 98.9 / 0.0  | 98.2 / 100.0 | 88.7 / 0.2  |
+    | all_to_all | 98.7 / 84.8  | 97.8 / 74.8 | 98.2 / 41.6  | 90.9 / 14.0 |
 
     Args:
         expected_rate: poisoned rows / training rows to assume, in [0, 0.5); null takes what the threat's budget says, rate or count,
@@ -33,16 +46,17 @@ class SpectralSignatures:
         score: "paper": squared projection of centred features. "released_code": of uncentred features on
             the direction of the centred ones, as the authors' code and most ports compute it; it loses the poison
             when a class mean is large.
-        classes: "suspected": the class with the largest share of variance in its top direction; "all": every
-            class, as the paper has it.
-        margin: rows removed from a class, as a multiple of expected_rate * N (paper: 1.5).
+        classes: which classes lose rows, and how many of them. "suspected": the class with the largest share of variance in
+            its top direction loses margin * expected_rate * N. "all": every class loses that many, as Algorithm 1 has it.
+            "each": every class of n rows loses margin * expected_rate * n.
+        margin: rows removed, as a multiple of the expected poison (paper: 1.5).
         keep_at_least: share of a class that always stays, in [0, 1].
     """
 
     VERSION: ClassVar[int] = 1
     expected_rate: float | None = field(metadata={"told": POISON_RATE})
     score: Literal["paper", "released_code"]
-    classes: Literal["suspected", "all"]
+    classes: Literal["suspected", "all", "each"]
     margin: float
     keep_at_least: float
 
@@ -54,7 +68,7 @@ class SpectralSignatures:
             raise ConfigError("defense.sanitize: margin is 0 or more, keep_at_least lies in [0, 1]")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Score every row within its class and drop the top of the suspected class, or of all."""
+        """Score every row within its class and drop the top of the suspected class, or of every class."""
         features = means.fit(data).features(data.inputs)
         suspicion, shares = torch.zeros(len(data)), torch.full((data.num_classes,), -1.0)
         for label in data.labels.unique().tolist():
@@ -64,11 +78,12 @@ class SpectralSignatures:
 
     def _keep(self, data: Dataset, suspicion: Tensor, shares: Tensor) -> Tensor:
         suspected = [int(shares.argmax())] if self.classes == "suspected" else data.labels.unique().tolist()
-        wanted = round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data))
+        rate = stated(self.expected_rate, "defense.sanitize.expected_rate")
         keep = torch.ones(len(data), dtype=torch.bool)
         for label in suspected:
             rows = (data.labels == label).nonzero()[:, 0]
-            count = min(wanted, int((1 - self.keep_at_least) * len(rows)))
+            holding = len(rows) if self.classes == "each" else len(data)
+            count = min(round(self.margin * rate * holding), int((1 - self.keep_at_least) * len(rows)))
             keep[rows[suspicion[rows].argsort(descending=True, stable=True)[:count]]] = False
         return keep
 

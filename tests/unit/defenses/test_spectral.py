@@ -81,6 +81,21 @@ def test_every_class_loses_rows_as_the_paper_has_it():
     assert (~verdict.keep[mask]).all()
 
 
+def test_each_class_loses_one_and_a_half_times_the_poison_expected_of_it():
+    """Classes of 400 and 200 rows, a tenth of each poisoned along a direction of its own, as all-to-all poison is."""
+    draw = torch.randn(600, 20, generator=Key.root(0).torch())
+    labels = (torch.arange(600) >= 400).long()
+    mask = torch.zeros(600, dtype=torch.bool)
+    mask[:40] = mask[400:420] = True
+    draw[:40, 0] += 10
+    draw[400:420, 1] += 10
+    data = Dataset.of(draw, labels, num_classes=2)
+    found = {classes: ~dataclasses.replace(PLAIN, expected_rate=0.1, classes=classes).judge(data, MEANS, Key.root(0)).keep for classes in ("each", "suspected")}
+    assert [int(found["each"][labels == label].sum()) for label in (0, 1)] == [60, 30]  # 1.5 x 0.1 x 400, 1.5 x 0.1 x 200
+    assert found["each"][mask].all()
+    assert {bool(found["suspected"][mask & (labels == label)].any()) for label in (0, 1)} == {True, False}
+
+
 def test_a_share_of_the_class_can_be_kept_whatever_is_expected():
     data, _ = planted(5.0)
     verdict = dataclasses.replace(PLAIN, expected_rate=0.4, keep_at_least=0.5).judge(data, MEANS, Key.root(0))
