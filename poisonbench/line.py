@@ -13,7 +13,7 @@ from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
 from poisonbench.core.audit import audit, audit_probe
 from poisonbench.core.data import Dataset, Task
-from poisonbench.core.defense import CHANGED_ROWS, Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, needs
+from poisonbench.core.defense import CHANGED_ROWS, Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, checked, needs
 from poisonbench.core.delivery import Delivered, delivered
 from poisonbench.core.delta import Delta
 from poisonbench.core.electorate import Electorate
@@ -195,7 +195,8 @@ class Line:
         sanitize, rng = self.experiment.defense.sanitize, self.root.child(numbered("sanitize", trial))
         means = self.means(poisoned, sanitize, trial)
         told = (means.trusted, means.truth, self.combine(Mean()), self.root.child(numbered("fit", trial)), rng, self.attacked.runtime)
-        verdict = self.store.memo("judge", (sanitize, self.attacked, poisoned.data, *told), lambda: sanitize.judge(poisoned.data, means, rng))
+        parts = (sanitize, self.attacked, poisoned.data, *told)
+        verdict = self.store.memo("judge", parts, lambda: checked(sanitize.judge(poisoned.data, means, rng), poisoned.data, sanitize))
         if verdict is not None and not verdict.keep.any():
             raise ConfigError("the filter removed every training row; lower what it expects, or the share that it removes")
         return verdict

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Defense, Means, Verdict
+from poisonbench.core.defense import Defense, Means, Verdict, checked
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 
@@ -32,7 +32,7 @@ class RandomDrop:
         Raises:
             ConfigError: `like` has no filter.
         """
-        verdict = self.like.sanitize.judge(data, means, rng)
+        verdict = checked(self.like.sanitize.judge(data, means, rng), data, self.like.sanitize)
         if verdict is None:
             raise ConfigError("defense=random_drop matches a filter; name one with defense@defense.sanitize.like=spectral")
         suspicion = rng.child("random_drop").per_row(data.ids)[:, 0].float()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
@@ -64,6 +65,23 @@ class Verdict:
 
     keep: Tensor
     suspicion: Tensor
+
+
+def checked(verdict: Verdict | None, data: Dataset, sanitizer: object) -> Verdict | None:
+    """Return the verdict if it speaks of every row in the form that `Verdict` states; None stays None.
+
+    Raises:
+        ConfigError: another type, another shape, or a suspicion that is not finite.
+    """
+    if verdict is None:
+        return None
+    for name, column, dtype in (("keep", verdict.keep, torch.bool), ("suspicion", verdict.suspicion, torch.float32)):
+        if column.shape != (len(data),) or column.dtype != dtype:
+            form = f"{column.dtype} of shape {tuple(column.shape)}"
+            raise ConfigError(f"{type(sanitizer).__qualname__}.judge returned {name} as {form}; give one {dtype} a row, {len(data)} in all")
+    if odd := int((~verdict.suspicion.isfinite()).sum()):
+        raise ConfigError(f"{type(sanitizer).__qualname__}.judge returned a suspicion that is not finite for {odd} of {len(data)} rows")
+    return verdict
 
 
 class Sanitizer(Protocol):

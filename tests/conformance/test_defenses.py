@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from poisonbench.commands.compose import options, tree_of
-from poisonbench.core.defense import Server
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Means, Server
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import Line, run
 from tests.conftest import CHEAP
@@ -46,6 +47,57 @@ def test_a_verdict_covers_every_row_and_leaves_the_data_alone(tiny, store, name)
     assert verdict.suspicion.dtype == torch.float32
     assert verdict.suspicion.isfinite().all()
     assert verdict.keep.any()
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("attack", ["backdoor", "wanet"])  # wanet has cover rows
+def test_a_record_reports_what_the_verdict_removed(tiny, shared, name, attack):
+    experiment = tiny(f"attack={attack}", f"defense={name}", "threat.budget.rate=0.1")
+    metrics, line = run(experiment, shared).metrics, Line(experiment=experiment, store=shared)
+    poisoned = line.strike()
+    removed, poison, cover = (set(rows.nonzero()[:, 0].tolist()) for rows in (~line.judge(poisoned).keep, poisoned.kinds.poison, poisoned.kinds.cover))
+    assert bool(cover) == (attack == "wanet")
+    assert metrics["removed"] == len(removed)
+    assert metrics["tpr"] == len(removed & poison) / len(poison)
+    assert metrics["fpr"] == len(removed - poison - cover) / (len(poisoned.data) - len(poison) - len(cover))
+    assert metrics.get("cover_removed", 0) == len(removed & cover) / max(1, len(cover))
+
+
+class Shifted:
+    """A victim whose features are its inputs, moved by one and the same vector."""
+
+    def __init__(self, shift: float) -> None:
+        self.shift = shift * torch.arange(1.0, 13.0)
+
+    def features(self, inputs, layer="penultimate"):
+        return inputs + self.shift
+
+
+def judged_at(sanitize, shift: float):
+    """Return the verdict on features of whole numbers, so that a shift by whole numbers rounds nothing."""
+    rows = torch.randint(-9, 10, (400, 12), generator=Key.root(0).torch()).float()
+    labels = torch.arange(400) % 4
+    rows[labels == 2, 3] += 25 * (torch.arange(100) < 15)
+    data = Dataset.of(rows, labels, num_classes=4)
+    means = Means(trusted=data, fit=lambda data, draw=0: Shifted(shift), tune=None, truth=(labels == 2) & (rows[:, 3] > 12))
+    return sanitize.judge(data, means, Key.root(0))
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("shift", [-1.0, 64.0, 4096.0])
+def test_a_shift_of_all_features_changes_no_verdict(tiny, name, shift):
+    sanitize = tiny(f"defense={name}").defense.sanitize
+    here, there = judged_at(sanitize, 0.0), judged_at(sanitize, shift)
+    torch.testing.assert_close(there.suspicion, here.suspicion, rtol=1e-6, atol=1e-6)
+    assert torch.equal(there.keep, here.keep)
+
+
+def test_the_uncentred_score_moves_with_a_shift(tiny):
+    """What the test above would say of the form that most published code has."""
+    sanitize = tiny("defense=spectral", "defense.sanitize.score=released_code").defense.sanitize
+    here, there = judged_at(sanitize, 0.0), judged_at(sanitize, 64.0)
+    assert (there.suspicion - here.suspicion).abs().max() > 1e3
+    assert not torch.equal(there.keep, here.keep)
 
 
 @pytest.mark.parametrize("name", FILTERS)

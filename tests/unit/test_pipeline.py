@@ -154,6 +154,21 @@ def test_the_truth_is_handed_only_to_those_who_declare_it(tiny, store):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Answers with numbers where a verdict holds booleans."""
+
+    def judge(self, data, means, rng):
+        return Verdict(keep=torch.ones(len(data), dtype=torch.int64), suspicion=torch.zeros(len(data)))
+
+
+def test_a_verdict_of_another_form_is_refused_before_anything_is_removed_or_stored(tiny, store):
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"Numbers\.judge returned keep as torch\.int64"):
+            run(tiny(defense=Defense(sanitize=Numbers())), store)
+    assert not made(store, "judge")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropAll:
     def judge(self, data, means, rng):
         return Verdict(keep=torch.zeros(len(data), dtype=torch.bool), suspicion=torch.zeros(len(data)))
