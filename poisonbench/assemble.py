@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from poisonbench.build import build, check_targets
+from poisonbench.build import build, check_targets, fitted
 from poisonbench.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,17 +94,16 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
     resolve(str(tree["device"]))
     set_threads(cast("int", tree["threads"]))
     tree = tree if net is None else _with_net(tree, net)
-    built = {name: build(tree[name], store.trusted, name) for name in ("threat", "learner", "attack", "defense")}
-    if not isinstance(built["attack"], Attack) or not isinstance(built["defense"], Defense):
-        raise ConfigError("attack and defense need to be of poisonbench.core.attack.Attack and poisonbench.core.defense.Defense")
-    source = None if task is not None else cast("Source", build(tree["task"], store.trusted, "task"))
+    kinds = {"threat": Threat, "learner": Learner, "attack": Attack, "defense": Defense}
+    built = {name: fitted(build(tree[name], store.trusted, name), kind, name) for name, kind in kinds.items()}
+    source = None if task is not None else cast("Source", fitted(build(tree["task"], store.trusted, "task"), Source, "task"))
     task = cast("Task", task) if source is None else source.load(store)
     threat = cast("Threat", built["threat"])
     return Experiment(
         task=task,
         threat=threat,
-        attack=built["attack"],
-        defense=informed(built["defense"], {POISON_RATE: threat.budget.share(len(task.train))}),
+        attack=cast("Attack", built["attack"]),
+        defense=informed(cast("Defense", built["defense"]), {POISON_RATE: threat.budget.share(len(task.train))}),
         learner=cast("Learner", built["learner"]),
         seed=cast("int", tree["seed"]),
     )

@@ -114,7 +114,16 @@ def _plain(value: object, hint: object, where: str) -> object:
     elif getattr(hint, "_is_protocol", False) and isinstance(value, bool | int | float | str | list):
         name = cast("type", hint).__name__
         raise ConfigError(f"{where}={value}: a {name} is needed, not {_named(type(value))}; choose one of a group, as in +{name.lower()}@{where}={value}")
+    elif lacking := [member for member in _members(hint) if not hasattr(value, member)]:
+        raise ConfigError(f"{where}: {type(value).__name__} is no {cast('type', hint).__name__}; it has no {', '.join(lacking)}")
     return value
+
+
+def _members(hint: object) -> list[str]:
+    """Return the names that a protocol asks for, sorted; none if `hint` is no protocol."""
+    asked = [vars(base) for base in getattr(hint, "__mro__", ()) if vars(base).get("_is_protocol")]
+    names = {name for base in asked for name in (*base, *base.get("__annotations__", ()))}
+    return sorted(name for name in names if name == "__call__" or not name.startswith("_"))
 
 
 def _named(kind: object) -> str:

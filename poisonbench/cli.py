@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from poisonbench import screen
-from poisonbench.build import build, check_targets
+from poisonbench.build import build, check_targets, fitted
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
 from poisonbench.commands.compose import CONFIGS, check_words, explaining, tree_of
 from poisonbench.core.errors import ConfigError, PoisonbenchError
@@ -125,7 +125,7 @@ def _engine(cells: Sequence[Sequence[str]]) -> Engine:
     if len(asked) != 1:
         raise ConfigError("workers, cell_minutes and engine are one of each for a whole sweep")
     tree = tree_of(list(*asked))
-    return cast("Engine", build(tree["engine"], check_targets(tree["engine"], str(tree["trust"])), "engine"))
+    return cast("Engine", fitted(build(tree["engine"], check_targets(tree["engine"], str(tree["trust"])), "engine"), Engine, "engine"))
 
 
 def _shown(cell: Cell, console: Console) -> int:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from poisonbench.assemble import Places
-from poisonbench.build import build
+from poisonbench.build import build, fitted
+from poisonbench.trackers.none import Tracker
 
 if TYPE_CHECKING:
     from poisonbench.record import Record
-    from poisonbench.trackers.none import Tracker
 
 
 def leads() -> bool:
@@ -22,7 +22,7 @@ def leads() -> bool:
 
 def tracker_of(tree: Mapping[str, object], trusted: tuple[str, ...]) -> Tracker:
     """Build the tracker that a configuration names."""
-    return cast("Tracker", build(tree["tracker"], trusted, "tracker"))
+    return cast("Tracker", fitted(build(tree["tracker"], trusted, "tracker"), Tracker, "tracker"))
 
 
 def publish(record: Record, tree: Mapping[str, object], places: Places, tracker: Tracker) -> Path:

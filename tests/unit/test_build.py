@@ -1,5 +1,6 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from datetime import date
+from typing import ClassVar, Literal, Protocol
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_a_wrong_field_is_refused_in_words(field, says):
         build({"_target_": TARGET, **field}, HERE, "attack")
 
 
-@pytest.mark.parametrize("target", ["builtins.open", "os.system", "pathlib.Path.touch", "subprocess.run", "attacksx.evil", "poisonbench"])
+@pytest.mark.parametrize("target", ["builtins.dict", "datetime.date", "pathlib.PurePath", "collections.OrderedDict", "attacksx.Mine", "poisonbench"])
 def test_targets_outside_our_packages_are_refused_before_they_are_imported(target):
     with pytest.raises(ConfigError, match="lies outside"):
         check_targets({"attack": {"data": [{"_target_": target}]}}, "")
@@ -56,7 +57,33 @@ def test_targets_outside_our_packages_are_refused_before_they_are_imported(targe
 def test_a_trusted_prefix_is_a_whole_package_name():
     assert "my_lab." in check_targets({"_target_": "my_lab.plugins.Mine"}, "my_lab")
     with pytest.raises(ConfigError, match="lies outside"):
-        check_targets({"_target_": "my_lab_evil.Mine"}, "my_lab")
+        check_targets({"_target_": "my_lab_too.Mine"}, "my_lab")
+
+
+def test_a_class_outside_the_allowed_prefixes_is_not_imported_either():
+    with pytest.raises(ConfigError, match="is outside"):
+        build({"_target_": "datetime.date", "year": 1, "month": 1, "day": 1}, HERE, "attack")
+
+
+class Sized(Protocol):
+    size: int
+
+    def grow(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown(Thing):
+    def grow(self) -> int:
+        return self.size + 1
+
+
+def test_a_plugin_has_what_its_slot_asks_for():
+    grown = Grown(size=1)
+    assert fitted(grown, Sized, "attack.data") is grown
+    with pytest.raises(ConfigError, match=r"attack\.data: Thing is no Sized; it has no grow"):
+        fitted(Thing(size=1), Sized, "attack.data")
+    with pytest.raises(ConfigError, match="date is no Sized; it has no grow, size"):
+        fitted(date(2000, 1, 1), Sized | None, "attack.data")
 
 
 def test_a_plugin_slot_cannot_be_empty():
