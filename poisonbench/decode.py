@@ -14,6 +14,8 @@ from poisonbench.core.errors import DataError, PoisonbenchError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+PIXELS = 2**26  # of one picture, about 8,000 a side; a file of more is refused before any is decoded
+
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # it logs what it also raises
 
 
@@ -46,15 +48,15 @@ def picture(content: bytes, mode: Literal["L", "RGB", "RGBA"], name: str) -> Ima
         name: what a refusal calls it.
 
     Raises:
-        DataError: bytes that are no picture, are damaged, hold more than 8 bits a channel, or say that they hold more pixels than
-            memory should.
+        DataError: bytes that are no picture, are damaged, hold more than 8 bits a channel, or say that they hold more than PIXELS.
     """
     from PIL import Image
 
     with reading(name, "an image", "remove or replace it"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a decoder thinks of a file that it can read
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content)) as opened:
+            if opened.width * opened.height > PIXELS:
+                raise DataError(f"{name} says that it is {opened.width}x{opened.height}; at most {PIXELS:,} pixels are decoded, scale it down first")
             if opened.mode[0] in "IF":
                 raise DataError(f"{name} holds more than 8 bits a channel, which would be cut off at 255; scale it to 8 bits first")
             return opened.convert(mode)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poisonbench.core.errors import CannotWrite
+from poisonbench.core.files import bounded
 
 BEAT = 5.0  # seconds from one sign of life to the next
 STALE = 60.0  # seconds without one after which a lease is void
@@ -82,9 +83,9 @@ def holder(path: Path) -> str | None:
     if silent > STALE:
         return None
     try:
-        told = json.loads(text)
+        told = json.loads(bounded(text.decode()))
         pid, host, started = int(told["pid"]), str(told["host"]), str(told["started"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return "a process that has just begun"  # the file is there before what stands in it
     if host == socket.gethostname() and _started(pid) != started:
         return None

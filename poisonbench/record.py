@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from poisonbench.core.errors import DataError
-from poisonbench.core.files import write_text
+from poisonbench.core.files import bounded, write_text
 
 SCHEMA = 2
 LATER = ("schema", "assumed")  # fields that records of schema 1 do not have
@@ -104,7 +104,7 @@ def read(path: Path) -> Record:
         DataError: no such file, no record, or one that was changed by hand.
     """
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        whole = json.loads(bounded(path.read_text(encoding="utf-8")))
         schema, digest = whole.pop("schema"), whole.pop("result_digest")
         if type(schema) is not int or schema not in (1, SCHEMA):
             raise TypeError(f"it has schema {schema}; this version reads 1 and {SCHEMA}")
@@ -113,7 +113,7 @@ def read(path: Path) -> Record:
         wrong += [] if wrong else [name for name, fits in FORM.items() if not fits(_found(whole, name))]
         if wrong:
             raise TypeError(f"{', '.join(wrong)} of another form")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is not a record of poisonbench ({type(error).__name__}: {error})") from error
     if record.result_digest != digest:
         raise DataError(f"{path} does not agree with its own digest; it was changed after it was written")

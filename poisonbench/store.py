@@ -21,7 +21,7 @@ from torch import Tensor
 from poisonbench import lease
 from poisonbench.core.codec import freeze, thaw
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.files import file_digest, seal, sealed, write_atomically
+from poisonbench.core.files import bounded, file_digest, seal, sealed, write_atomically
 from poisonbench.core.keys import Canonical, key
 from poisonbench.core.plugins import OWN
 from poisonbench.core.progress import labelled
@@ -165,12 +165,12 @@ class Store:
             if file_digest(path) != digest:
                 raise ValueError("its SHA-256 differs")
             with safe_open(path, framework="pt") as file:
-                tree: Canonical = json.loads(file.metadata()["tree"])
+                tree: Canonical = json.loads(bounded(file.metadata()["tree"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
             return thaw(tree, tensors, self.trusted), seconds
         except ConfigError:
             raise  # a class that nobody trusts
-        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             log.warning("%s is damaged (%s); it is made again", path, str(error))  # who keeps an error keeps all that its frames hold
             return None
 

@@ -23,7 +23,7 @@ from poisonbench.schema import Keys
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 PLANS = ("attack", "defense")
-SHOWN, DEPTH, DIGITS = 100, 20, 300  # of a word: letters that a message repeats, brackets within each other, digits of a number
+SHOWN, LETTERS, DEPTH, DIGITS = 100, 10_000, 20, 300  # of a word: letters that a message repeats, and at most: letters, brackets within each other, digits
 OPENED = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 RESOLVER = re.compile(r"\$\{[^${}]*?:")
 
@@ -57,15 +57,17 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
 
 
 def check_words(words: Iterable[str]) -> None:
-    """Refuse words that would keep a parser busy for ever, or ask for more than values.
+    """Refuse words that would keep a parser busy, or ask for more than values.
 
     Raises:
-        ConfigError: brackets in brackets in brackets, endless numbers, or a resolver such as `${oc.env:HOME}`.
+        ConfigError: a word or a number that is too long, too many brackets within each other, or a resolver such as `${oc.env:HOME}`.
     """
     for word in words:
         told = word if len(word) < SHOWN else f"{word[:SHOWN]}..."
-        depth = max(itertools.accumulate((OPENED.get(letter, 0) for letter in word), initial=0))
-        if depth > DEPTH or re.search(rf"\d{{{DIGITS},}}", word):
+        if len(word) > LETTERS:
+            raise ConfigError(f"{told}: a word of {len(word)} letters; at most {LETTERS}")
+        depth = max(itertools.accumulate((OPENED.get(letter, 0) for letter in word), lambda depth, step: max(0, depth + step), initial=0))
+        if depth > DEPTH or re.search(rf"\d{{{DIGITS + 1},}}", word):
             raise ConfigError(f"{told}: too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
         if found := RESOLVER.search(word):
             raise ConfigError(f"{told}: {found[0]}...}} asks for more than a value of the configuration; write the value itself")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from poisonbench.core.errors import CannotWrite, DataError
+
+DEPTH, DIGITS = 100, 300  # of JSON: brackets within each other, digits of a number
+TOKEN = re.compile(rf'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{{}}]|\d{{{DIGITS + 1},}}', re.DOTALL)  # a string whole, so that what stands in it counts for nothing
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -55,6 +59,21 @@ def write_text(path: Path, text: str) -> None:
 
 def _fill(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def bounded(text: str) -> str:
+    """Return `text`, to be read as JSON; limits of our own, so that no parser's limit is ever met.
+
+    Raises:
+        ValueError: more than DEPTH brackets within each other, or a number of more than DIGITS digits.
+    """
+    depth = 0
+    for token in TOKEN.finditer(text):
+        first = token[0][0]
+        depth += (first in "[{") - (first in "]}")
+        if depth > DEPTH or first.isdigit():
+            raise ValueError(f"too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
+    return text
 
 
 def file_digest(path: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from poisonbench.core.errors import DataError
-from poisonbench.core.files import write_text
+from poisonbench.core.files import bounded, write_text
 
 SCHEMA = 1
 COLUMNS = ("benchmark", "work", "ours", "alternative", "ratio")
@@ -73,7 +73,7 @@ def read(path: Path) -> Benchmark:
         DataError: another form.
     """
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        whole = json.loads(bounded(path.read_text(encoding="utf-8")))
         if whole.pop("schema") != SCHEMA:
             raise DataError(f"{path} has another schema; this version reads {SCHEMA}")
         listed = [

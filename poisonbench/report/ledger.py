@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from poisonbench.core.errors import DataError
+from poisonbench.core.files import bounded
 from poisonbench.record import Record
 from poisonbench.stats import over_seeds
 
@@ -29,8 +30,8 @@ def read(path: Path) -> list[Entry]:
         DataError: another form, or words that the ledger does not know.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        entries = json.loads(bounded(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is no ledger ({error})") from error
     if not isinstance(entries, list):
         raise DataError(f"{path} is no ledger; give a list of entries")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Task
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.core.files import file_digest
+from poisonbench.core.files import bounded, file_digest
 from poisonbench.core.keys import key
 from poisonbench.decode import picture, reading
 from poisonbench.store import Store
@@ -272,6 +272,6 @@ def _class_names(path: Path) -> tuple[str, ...]:
     """Read the class names from the file's own description; empty if it has none."""
     with reading(path, "parquet whose description is known"):
         described = (_opened(path).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-        features = json.loads(described).get("info", {}).get("features", {})
+        features = json.loads(bounded(described.decode())).get("info", {}).get("features", {})
         named = [feature["names"] for feature in features.values() if isinstance(feature, dict) and "names" in feature]
         return tuple(str(name) for name in named[0]) if named else ()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.errors import ConfigError, DataError, PoisonbenchError
-from poisonbench.core.files import file_digest
+from poisonbench.core.files import bounded, file_digest
 from poisonbench.store import Store
 from poisonbench.tasks.images import folder
 from poisonbench.tasks.source import Raw, Split
@@ -49,7 +49,7 @@ class Poisoned(Split):
         """
         root = folder(self.root)
         try:
-            told = json.loads((root / "task.json").read_text(encoding="utf-8"))
+            told = json.loads(bounded((root / "task.json").read_text(encoding="utf-8")))
             names = [name for name in SPLITS if name in ("train", "test") or name in told["sha256"]]
             changed = [name for name in names if file_digest(root / f"{name}.safetensors") != told["sha256"][name]]
             if changed or told["format"] not in FORMATS:

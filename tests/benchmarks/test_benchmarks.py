@@ -11,6 +11,7 @@ from benchmarks._timing import in_turns
 from poisonbench.assemble import HOME
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import DataError
+from poisonbench.core.files import DEPTH
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Benchmark, Comparison, read, table
 
@@ -32,6 +33,14 @@ def test_a_file_of_another_form_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": 1}')
     with pytest.raises(DataError, match="no benchmark"):
         read(tmp_path / "a.json")
+
+
+def test_a_file_that_is_too_deep_is_refused(tmp_path):
+    path = Benchmark(name="mine", comparisons=(ONE,), machine={"cores": 2}).write(tmp_path)
+    told = path.read_text().replace('"cores": 2', f'"cores": {"[" * (DEPTH - 1)}{"]" * (DEPTH - 1)}')
+    path.write_text(told)
+    with pytest.raises(DataError, match="too deep"):
+        read(path)
 
 
 def test_both_sides_are_timed_in_turns():

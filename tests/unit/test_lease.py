@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from poisonbench import lease
+from poisonbench.core.files import DEPTH
 from poisonbench.core.plugins import OWN
 from poisonbench.store import Store
 
+TOO_DEEP = f'{{"pid": {2**22 + 1}, "host": "{socket.gethostname()}", "started": "1", "more": {"[" * DEPTH}{"]" * DEPTH}}}'.encode()  # of a dead process
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -61,6 +63,12 @@ def test_a_lease_of_another_machine_lives_as_long_as_its_heart_beats(tmp_path):
 
 def test_a_lease_that_has_just_been_made_counts(tmp_path):
     (tmp_path / "a.lease").touch()
+    assert lease.holder(tmp_path / "a.lease") == "a process that has just begun"
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"[]", b"{}", b'{"pid": "x", "host": "", "started": ""}', TOO_DEEP])
+def test_a_lease_of_another_form_counts_too(tmp_path, text):
+    (tmp_path / "a.lease").write_bytes(text)
     assert lease.holder(tmp_path / "a.lease") == "a process that has just begun"
 
 

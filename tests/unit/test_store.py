@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from poisonbench import lease
-from poisonbench.core.files import seal
+from poisonbench.core.files import DEPTH, seal
 from poisonbench.core.plugins import OWN
-from poisonbench.store import Store
+from poisonbench.store import Store, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,3 +183,14 @@ def test_a_value_that_another_process_is_making_is_waited_for(tmp_path, caplog, 
     threads[0].join(5)
     assert [value.note for value in others] == ["made"]
     assert re.search(r"fit mine: .* is making it \(fit-[0-9a-f]{24}\)", caplog.text)
+
+
+def test_a_value_that_is_told_too_deep_is_made_again_though_its_digest_is_right(tmp_path):
+    calls: list[int] = []
+    mine(tmp_path).memo("fit", (1,), counting(calls))
+    (path,) = tmp_path.glob("*.safetensors")
+    for depth, made in ((DEPTH, 1), (DEPTH + 1, 2)):
+        write_tensors(path, {}, {"tree": '{"items": [' * (depth // 2) + "[" * (depth % 2) + "]" * (depth % 2) + "]}" * (depth // 2)})
+        seal(path, 1.0)
+        mine(tmp_path).memo("fit", (1,), counting(calls))
+        assert len(calls) == made

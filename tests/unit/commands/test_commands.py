@@ -11,6 +11,7 @@ from poisonbench.cli import entry
 from poisonbench.commands.compose import tree_of
 from poisonbench.commands.report import page
 from poisonbench.core.errors import DataError
+from poisonbench.core.files import DEPTH
 from poisonbench.pipeline import run
 from poisonbench.report import ledger
 from poisonbench.report.curves import words_of
@@ -152,7 +153,7 @@ def test_a_ledger_of_another_form_or_about_no_record_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('[{"claim": "x"}]')
     with pytest.raises(DataError, match="an entry has the fields"):
         ledger.read(tmp_path / "a.json")
-    for text in ("NaN", "{}", "[" * 5000):
+    for text in ("NaN", "{}", "[" * (DEPTH + 1) + "]" * (DEPTH + 1)):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(DataError, match="is no ledger"):
             ledger.read(tmp_path / "a.json")

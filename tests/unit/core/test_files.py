@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from poisonbench.core.errors import DataError
-from poisonbench.core.files import File, seal, sealed, write_atomically, write_text
+from poisonbench.core.files import DEPTH, DIGITS, File, bounded, seal, sealed, write_atomically, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path):
@@ -33,6 +35,34 @@ def test_a_seal_tells_the_digest_and_the_seconds(tmp_path):
     path.write_bytes(b"abc")
     seal(path, 1.25)
     assert sealed(path) == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", 1.25)
+
+
+@pytest.mark.parametrize("told", ["-0.1", "inf", "nan", "soon", ""])
+def test_a_seal_of_another_form_is_refused(tmp_path, told):
+    (tmp_path / "value.sha256").write_text(f"abc {told}\n")
+    with pytest.raises(ValueError, match=r"it took|could not convert"):
+        sealed(tmp_path / "value.safetensors")
+
+
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_json_may_be_as_deep_as_the_limit_and_no_deeper(brackets):
+    text = brackets[0] * DEPTH + brackets[1] * DEPTH
+    assert bounded(text * 2) == text * 2
+    with pytest.raises(ValueError, match=f"at most {DEPTH} brackets"):
+        bounded(f"{brackets[0]}{text}{brackets[1]}")
+
+
+def test_a_number_of_json_may_be_as_long_as_the_limit_and_no_longer():
+    assert bounded("9" * DIGITS) == "9" * DIGITS
+    with pytest.raises(ValueError, match=f"{DIGITS} digits"):
+        bounded(f"[{'9' * (DIGITS + 1)}]")
+
+
+def test_what_stands_in_a_string_of_json_is_text():
+    text = json.dumps({"a": "[" * (DEPTH + 1) + '"' + "\\" + "9" * (DIGITS + 1)})
+    assert bounded(text) == text
+    with pytest.raises(ValueError, match="too deep"):
+        bounded('["' + "\\\\" + '",' + "[" * DEPTH)  # the string ends behind its escaped backslash
 
 
 def test_a_sentence_is_one_line_that_a_terminal_may_show():

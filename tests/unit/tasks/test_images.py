@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from poisonbench.core.errors import DataError
+from poisonbench.core.files import DEPTH
 from poisonbench.tasks.images import ImageFolder, Parquet, TorchvisionSet
 
 SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0, "duplicates": "allow"}
@@ -190,17 +191,29 @@ def beyond(root):
 
 
 def endless(root):
-    write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, 2_000_000_000], names=None)
+    write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, 2], names=None)
     (root / "train-00001-of-00002.parquet").unlink()
+
+
+def too_large(root):
+    write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, 2**31])
 
 
 def below(root):
     write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, -1])
 
 
-def described_by_a_list(root):
+def described(root, text):
     path = root / "train-00000-of-00002.parquet"
-    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": "[1]"}), path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": text}), path)
+
+
+def described_by_a_list(root):
+    described(root, "[1]")
+
+
+def described_too_deep(root):
+    described(root, "[" * (DEPTH + 1) + "]" * (DEPTH + 1))
 
 
 @pytest.mark.parametrize(
@@ -210,9 +223,11 @@ def described_by_a_list(root):
         (flipped, "cannot be read as"),
         (stranger, "one struct with picture bytes"),
         (beyond, "label 9 in row 1 is out of range"),
-        (endless, "2 training rows hold the label 2000000000"),
+        (endless, "2 training rows hold the label 2;"),
+        (too_large, r"no label of 0 or more"),
         (below, "no label of 0 or more"),
         (described_by_a_list, "description is known"),
+        (described_too_deep, "too deep, or a number too long"),
     ],
 )
 def test_damaged_parquet_is_refused_in_words(parquets, store, damage, says):

@@ -1,0 +1,55 @@
+"""The border in front of decoders that are not ours."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.decode import PIXELS, picture, reading
+
+
+def encoded(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_picture_of_as_many_pixels_as_are_decoded_is_one_and_a_larger_one_is_refused():
+    side = 2**13
+    assert picture(encoded(Image.new("1", (PIXELS // side, side))), "L", "a.png").size == (PIXELS // side, side)
+    with pytest.raises(DataError, match=rf"a.png says that it is {PIXELS // side + 1}x{side}; at most 67,108,864 pixels"):
+        picture(encoded(Image.new("1", (PIXELS // side + 1, side))), "L", "a.png")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_more_than_eight_bits_a_channel_are_refused(kind):
+    stream = io.BytesIO()
+    Image.fromarray(np.full((2, 2), 256, dtype=kind)).save(stream, "TIFF")
+    with pytest.raises(DataError, match="more than 8 bits a channel"):
+        picture(stream.getvalue(), "L", "a.tif")
+
+
+def test_bytes_that_raise_are_one_sentence():
+    dice, whole = random.Random(0), encoded(Image.new("RGB", (9, 9)))
+    for content in (b"", dice.randbytes(100), whole[:8] + dice.randbytes(100), *(whole[:length] for length in (8, 20, 33, 45))):
+        with pytest.raises(DataError, match=r"a.png cannot be read as an image \(.*\); remove or replace it"):
+            picture(content, "RGB", "a.png")
+
+
+@pytest.mark.parametrize("error", [ValueError("of another form"), KeyError("of another form"), MemoryError("of another form"), SyntaxError("of another form")])
+def test_whatever_a_decoder_raises_is_one_sentence(error):
+    with pytest.raises(DataError, match=r"file cannot be read as parquet \(.*of another form.*\); fetch it again"), reading("file", "parquet"):
+        raise error
+
+
+def test_a_sentence_of_our_own_passes_the_border_as_it_is():
+    with pytest.raises(ConfigError, match=r"^say it otherwise$"), reading("file", "parquet"):
+        raise ConfigError("say it otherwise")
+
+
+def test_an_interrupt_is_no_damaged_file():
+    with pytest.raises(KeyboardInterrupt), reading("file", "parquet"):
+        raise KeyboardInterrupt
