@@ -106,6 +106,8 @@ ROWS = (
         "one sentence, exit code 2, nothing written, no code run, no socket",
         (
             HOSTILE,
+            "tests/unit/test_decode.py",
+            "tests/unit/commands/test_compose.py",
             f"{WORDS}::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
             "tests/unit/commands/test_retrace.py::test_a_record_runs_no_code_of_its_own_and_asks_no_network",
         ),

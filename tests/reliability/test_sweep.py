@@ -22,7 +22,7 @@ from tests.reliability import warm
 from tests.reliability.test_command_line import python
 
 CASUALTY = """
-import ctypes, os, resource, signal, time
+import os, resource, signal, time
 from dataclasses import dataclass
 from typing import ClassVar
 import torch
@@ -41,7 +41,7 @@ class Casualty:
         if self.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "segfault":
-            ctypes.string_at(0)
+            os.kill(os.getpid(), signal.SIGSEGV)
         if self.how == "exit":
             os._exit(7)
         if self.how == "hang":

@@ -13,7 +13,7 @@ from tests.conftest import SPEC
 
 RECORD = Record(spec=SPEC)
 DICT = "task=mnist '+task={download: true}'"  # the same in other words
-CODE = 'import pathlib\npathlib.Path("owned").touch()\n'
+CODE = 'import pathlib\npathlib.Path("imported").touch()\n'
 
 
 def of(command: str) -> Record:
@@ -24,15 +24,15 @@ def of(command: str) -> Record:
 @pytest.mark.parametrize(
     "words",
     [
-        "trust=evil. attack.data._target_=evil.Evil",
-        "'hydra.searchpath=[file:///tmp]'",
+        "trust=foreign. attack.data._target_=foreign.Mine",
+        "'hydra.searchpath=[pkg://foreign]'",
         "task=mnist task.download=true",
         "task=mnist ++task.download=true",
         DICT,
     ],
 )
 def test_a_record_runs_no_code_of_its_own_and_asks_no_network(tmp_path, monkeypatch, capsys, command, words):
-    (tmp_path / "evil.py").write_text(CODE)
+    (tmp_path / "foreign.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     path = of(f"python -m poisonbench {words}").write(tmp_path / "records")
@@ -40,8 +40,8 @@ def test_a_record_runs_no_code_of_its_own_and_asks_no_network(tmp_path, monkeypa
     err = capsys.readouterr().err
     assert "if you trust it, say so yourself" in err
     assert len(err.splitlines()) == 1
-    assert "evil" not in sys.modules
-    assert not (tmp_path / "owned").exists()
+    assert "foreign" not in sys.modules
+    assert not (tmp_path / "imported").exists()
 
 
 def test_words_that_the_user_gives_may_stand_in_the_record():
@@ -62,6 +62,6 @@ def test_where_a_record_was_made_is_no_matter_of_whoever_repeats_it(monkeypatch)
 
 def test_the_plainest_command_is_a_command_line():
     assert words_of(of("python -m poisonbench"), []) == []
-    for command in ("poisonbench.run('seed=0')", "", "rm -rf x"):
+    for command in ("poisonbench.run('seed=0')", "", "echo x"):
         with pytest.raises(ConfigError, match="is no command line"):
             words_of(of(command), [])
