@@ -86,7 +86,7 @@ class Line:
     @cached_property
     def malicious(self) -> Tensor:
         """The contributors under the attacker's hand."""
-        return self.experiment.threat.malicious(self.experiment.task.train)
+        return self.experiment.threat.malicious(self.experiment.task.train, self.root.child("malicious"))
 
     @cached_property
     def honest(self) -> Combine:
@@ -164,7 +164,8 @@ class Line:
         """Return the attacker's world; surrogates have a seed stream of their own, never the victim's."""
         threat, task = self.experiment.threat, self.experiment.task
         fit = self.fitting(self.surrogate, self.honest, "surrogate", "for the attacker")
-        return threat.reveal(task, task.test.take(self.targets[trial : trial + 1]), fit, self.tuning(self.surrogate, "surrogate"))
+        targets, tune = task.test.take(self.targets[trial : trial + 1]), self.tuning(self.surrogate, "surrogate")
+        return threat.reveal(task, malicious=self.malicious, targets=targets, fit=fit, tune=tune)
 
     def strike(self, trial: int = 0) -> Delivered:
         """Let the attacker act, audit what was done, and return it as the defender receives it."""

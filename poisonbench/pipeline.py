@@ -100,7 +100,7 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
     figures = {name: line.measure(victim, probe, name) for name, victim in told.items()}
     goals = {name: {**poisoned.goal.measure(victim)} for name, victim in told.items()}
     for name in ("undefended", "defended"):
-        goals[name] |= poisoned.goal.compare(figures[name], figures["baseline"])
+        goals[name] |= poisoned.goal.compare(dict(figures[name]), dict(figures["baseline"]))  # copies: a goal changes no figure
     more: Figures = {
         **metrics.filtering(verdict, poisoned.kinds, poisoned.data.labels),
         **({"repair": mended.figures} if mended.figures else {}),
@@ -152,7 +152,7 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
         told["exposures"] = int(kept.sum()) * epochs
     if (clients := int(task.train.owners.max()) + 1) > 1:
         told |= {"clients": clients, "malicious": len(line.malicious)}  # of all clients; facts say more where only some take part in a round
-    told |= {"test": len(task.test), "probe": len(probe)}
+    told |= {"test": len(task.test), "classes": task.test.num_classes, "probe": len(probe)}
     if task.duplicates:
         told["duplicates"] = sum(map(len, task.duplicates.values()))  # rows that lie in two splits
     if len(probe):

@@ -108,6 +108,8 @@ def read(path: Path) -> Record:
         schema, digest = whole.pop("schema"), whole.pop("result_digest")
         if type(schema) is not int or schema not in (1, SCHEMA):
             raise TypeError(f"it has schema {schema}; this version reads 1 and {SCHEMA}")
+        if schema < SCHEMA and set(LATER) & whole.keys():
+            raise TypeError(f"fields of schema {SCHEMA} under schema {schema}")
         record = Record(**whole, schema=schema)
         wrong = [name for name, value in whole.items() if not isinstance(value, str if name in ("status", "reason", "command") else dict)]
         wrong += [] if wrong else [name for name, fits in FORM.items() if not fits(_found(whole, name))]

@@ -90,7 +90,8 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
         return dataclasses.replace(kept, reason=str(error), assumed=recorded(line).assumed)
     if record.status != "done":
         raise Changed(f"it is {record.status}, and could be run today")
-    return dataclasses.replace(kept, metrics={**kept.metrics, **_struck(record, line, experiment)}, assumed=assumed(experiment))
+    counts = {**record.counts, "classes": experiment.task.test.num_classes}
+    return dataclasses.replace(kept, metrics={**kept.metrics, **_struck(record, line, experiment)}, counts=counts, assumed=assumed(experiment))
 
 
 def _same_plan(record: Record, now: dict[str, object]) -> None:

@@ -56,7 +56,7 @@ class Round:
     """What an attacker on updates sees.
 
     Args:
-        updates: (C, P) float32, what every client would send if it were honest.
+        updates: (C, P) float32, what every client would send if it were honest; 0 in the rows that the attacker does not see.
         visible: (C,) bool, the clients whose updates the attacker sees.
         malicious: (C,) bool, the clients whose updates the attacker replaces.
         state: (P,) the global model that the round started from.

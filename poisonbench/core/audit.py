@@ -24,7 +24,8 @@ class Kinds:
     Args:
         poison: (N',) bool, edited or injected rows that carry the attack.
         cover: (N',) bool, edited or injected rows that only hide it.
-        untouched: (N',) bool, rows that the attacker named and left as they were. They count against the budget and are clean rows.
+        untouched: (N',) bool, rows that the attacker named and left as they were, or injected copies of a clean row with its label. They
+            count against the budget and are clean rows.
         injected: (N',) bool, rows that were put in.
     """
 
@@ -43,6 +44,7 @@ def kinds(clean: Dataset, poisoned: Poisoned) -> Kinds:
     injected = torch.arange(len(poisoned.data)) >= len(clean)
     differs = injected.clone()
     differs[: len(clean)] = changed_rows(clean, poisoned.data)
+    differs[copies(clean, poisoned.data.take(injected)).nonzero()[:, 0] + len(clean)] = False
     cover = torch.zeros_like(injected) if poisoned.cover is None else poisoned.cover
     return Kinds(poison=differs & ~cover, cover=differs & cover, untouched=poisoned.mask & ~differs, injected=injected)
 
@@ -67,7 +69,7 @@ def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor, 
     old = len(clean)
     changed = changed_rows(clean, poisoned.data)
     _check_rows(changed, poisoned, budget, writable)
-    _check_cover(clean, poisoned)
+    _check_cover(clean, poisoned, budget)
     _check_moves(poisoned.data.take(changed.nonzero()[:, 0]), clean.take(changed), budget)
     if len(poisoned.data) > old and (budget.norm is not None or not budget.relabel):
         _check_moves(poisoned.data.take(torch.arange(old, len(poisoned.data))), clean.take(_origins(clean, poisoned)), budget)
@@ -79,6 +81,15 @@ def changed_rows(clean: Dataset, data: Dataset) -> Tensor:
     """Return (N,) bool, the clean rows that differ in any column of `data`, whose first N rows they are."""
     pairs = [(column, data.columns[name][: len(clean)]) for name, column in clean.columns.items()]
     return torch.stack([(one != other).reshape(len(clean), -1).any(1) for one, other in pairs]).any(0)
+
+
+def copies(clean: Dataset, rows: Dataset) -> Tensor:
+    """Return (I,) bool, the rows that are copies of a clean row, label and all."""
+    found = torch.zeros(len(rows), dtype=torch.bool)
+    for place in range(len(rows)):
+        twins = (clean.labels == rows.labels[place]).nonzero()[:, 0]
+        found[place] = bool((clean.inputs[twins] == rows.inputs[place]).flatten(1).all(1).any())
+    return found
 
 
 def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
@@ -122,10 +133,12 @@ def _check_rows(changed: Tensor, poisoned: Poisoned, budget: Budget, writable: T
         raise BudgetError(f"{asked} poisoned rows; threat.budget.{limit} allows {allowed}; lower what the attack asks for")
 
 
-def _check_cover(clean: Dataset, poisoned: Poisoned) -> None:
+def _check_cover(clean: Dataset, poisoned: Poisoned, budget: Budget) -> None:
     cover = poisoned.cover
     if cover is None:
         return
+    if not budget.relabel and cover.any():
+        raise BudgetError("under a clean-label threat every row keeps its label, so no row is cover; leave Poisoned.cover out")
     if cover.shape != poisoned.mask.shape or cover.dtype != torch.bool or (cover & ~poisoned.mask).any():
         raise BudgetError(f"cover rows are some of the rows in the mask; give one bool a row, {len(poisoned.mask)} in all")
     before = clean.labels

@@ -156,8 +156,10 @@ class Threat:
         if self.rounds is not None and not (len(self.rounds) == 2 and 0 <= self.rounds[0] < self.rounds[1]):
             raise ConfigError(f"threat.rounds={list(self.rounds)}: give the first round and the one after the last, such as [15,20]")
 
-    def malicious(self, data: Dataset) -> Tensor:
-        """Return the (M,) malicious clients: the first of them, as many as the budget says.
+    def malicious(self, data: Dataset, rng: Key) -> Tensor:
+        """Return the (M,) malicious clients, as many as the budget says, drawn at random: a client's number tells nothing.
+
+        Those of a smaller share are among those of a larger one.
 
         Raises:
             ConfigError: a share of clients that selects none.
@@ -168,7 +170,7 @@ class Threat:
             raise ConfigError(
                 f"threat.budget.clients={self.budget.clients} of {clients} clients selects none; give at least {1 / clients:g}, or set task.clients"
             )
-        return torch.arange(count)
+        return rng.pick(torch.arange(clients), count)
 
     def aims(self, test: Dataset, rng: Key) -> Tensor:
         """Return (trials,) int64, the test rows that the attacker aims at, one a trial, drawn without replacement.
@@ -180,9 +182,9 @@ class Threat:
             raise ConfigError(f"threat.trials={self.trials}: the task has {len(test)} test rows to aim at")
         return rng.per_row(test.ids)[:, 0].argsort(stable=True)[: self.trials]
 
-    def reveal(self, task: Task, targets: Dataset, fit: Fit, tune: Tune) -> Known:
-        """Show the task to the attacker, as far as this threat goes."""
-        owned = torch.isin(task.train.owners, self.malicious(task.train))
+    def reveal(self, task: Task, *, malicious: Tensor, targets: Dataset, fit: Fit, tune: Tune) -> Known:
+        """Show the task to the attacker, who owns these clients, as far as this threat goes."""
+        owned = torch.isin(task.train.owners, malicious)
         everywhere = torch.ones(len(task.train), dtype=torch.bool)
         writable = owned if self.budget.clients else everywhere
         return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)

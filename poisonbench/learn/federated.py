@@ -230,12 +230,13 @@ class Federated:
         counted = malicious | updates.isfinite().all(1)  # what will be dropped anyway tells the attacker nothing
         updates, malicious = updates[counted], malicious[counted]
         visible = torch.ones_like(malicious) if combine.omniscient else malicious
-        before = Round(updates=updates, visible=visible, malicious=malicious, state=state, index=turn.number, eta=self.eta)
+        shown = updates.where(visible[:, None], 0.0)  # what the threat hides is not handed over
+        before = Round(updates=shown, visible=visible, malicious=malicious, state=state, index=turn.number, eta=self.eta)
         after = combine.craft.craft(before, turn.rng.child("craft"))
         audit_round(before, after)
         for name, value in after.facts.items():
             log.crafted.setdefault(name, []).append(float(value))
-        return after.updates
+        return after.updates.where(malicious[:, None], updates)
 
 
 def _received(updates: Tensor, turn: Turn) -> Tensor:

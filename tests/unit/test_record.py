@@ -75,6 +75,14 @@ def test_a_record_does_not_change_its_schema_by_hand(tmp_path):
             read(path)
 
 
+def test_fields_that_came_later_are_no_fields_of_schema_1(tmp_path):
+    path = OLD.write(tmp_path)
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "assumed": {"defense.sanitize.expected_rate": {"value": 0.05, "source": "invented"}}}))
+    with pytest.raises(DataError, match="fields of schema 2 under schema 1"):
+        read(path)
+
+
 def test_goal_figures_of_schema_2_lie_apart():
     assert dict(dataclasses.replace(RECORD, metrics={"c_acc": 0.5, "c_acc_lost": 0.9, "goal": {"c_acc_lost": 0.2}}).goal("metrics")) == {"c_acc_lost": 0.2}
 

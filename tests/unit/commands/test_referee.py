@@ -24,7 +24,8 @@ def old(tmp_path, monkeypatch):
         fields = {name: value for name, value in dataclasses.asdict(record).items() if name not in LATER}
         metrics = {name: value for name, value in record.metrics.items() if name not in ("goal", "radius_unit")} | goals
         spec = {part: {k: v for k, v in told.items() if k != "needs"} if isinstance(told, dict) else told for part, told in record.spec.items()}
-        told = Record(**{**fields, "metrics": metrics, "spec": spec, "schema": 1, **changes})
+        counts = {name: value for name, value in record.counts.items() if name != "classes"}
+        told = Record(**{**fields, "metrics": metrics, "counts": counts, "spec": spec, "schema": 1, **changes})
         return record, told.write(tmp_path / "old")
 
     return make

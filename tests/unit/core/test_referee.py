@@ -117,6 +117,20 @@ def test_a_cover_row_keeps_its_label_and_lies_in_the_mask():
         audit(clean(), dataclasses.replace(fresh, cover=torch.arange(11) == 10, origins=torch.tensor([0])), Budget(rate=0.5, inject=True), EVERYWHERE)
 
 
+def test_an_injected_copy_of_a_clean_row_is_a_clean_row():
+    attempt = injected(torch.stack([clean().inputs[3], clean().inputs[3] + 1, clean().inputs[2]]), 1)
+    found = kinds(clean(), attempt)
+    assert found.untouched.nonzero()[:, 0].tolist() == [10]  # row 3 with its own label 1
+    assert found.poison.nonzero()[:, 0].tolist() == [11, 12]  # another input; an input of class 0 under label 1
+
+
+def test_a_clean_label_threat_has_no_cover_rows():
+    data = clean().edit(torch.tensor([1]), inputs=torch.full((1, 1, 2, 2), 7, dtype=torch.uint8))
+    rows = torch.arange(10)
+    with pytest.raises(BudgetError, match="no row is cover"):
+        audit(clean(), Poisoned(data=data, mask=rows == 1, goal=NoGoal(), cover=rows == 1), Budget(rate=0.5, relabel=False), EVERYWHERE)
+
+
 def test_names_and_order_of_delivered_rows_tell_nothing_about_injected_ones():
     poisoned = injected(torch.full((5, 1, 2, 2), 3, dtype=torch.uint8), 1)
     seen = [delivered(clean(), poisoned, Key.root(seed)) for seed in range(200)]
@@ -167,6 +181,10 @@ class Boast(NoGoal):
 
     def measure(self, victim):
         return {"c_acc": 0.123, "asr": 1.0, "tpr": 0.0}
+
+    def compare(self, figures, baseline):
+        figures["c_acc"] = baseline["c_acc"] = 0.123
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +355,14 @@ def test_what_a_foreign_plugin_declares_stands_in_the_specification(tiny, shared
     assert record.spec["defense"]["needs"] == ["truth"]
     assert "needs" not in record.spec["attack"]
     assert record.metrics["tpr"] == 1.0
+
+
+def test_the_number_of_a_client_does_not_say_whether_it_is_malicious(tiny, store):
+    words = ("attack=federated", "task.clients=9", "threat.budget.clients=0.34")
+    drawn = [Line(experiment=tiny(*words, f"seed={seed}"), store=store).malicious for seed in range(12)]
+    assert {len(clients) for clients in drawn} == {3}
+    assert len({tuple(clients.tolist()) for clients in drawn}) > 6
+    assert set(torch.cat(drawn).tolist()) > set(range(3))
 
 
 def test_no_verdict_can_be_read_off_the_names_of_injected_rows(tiny, store):
