@@ -1,4 +1,4 @@
-"""The stages of one run: each asks the store first, with a seed that hangs on the stage alone."""
+"""The stages of one run: each asks the store first, with a seed that depends on the stage alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
 from poisonbench.core.audit import audit, audit_probe
 from poisonbench.core.data import Dataset, Task
-from poisonbench.core.defense import CHANGED_ROWS, Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, checked, needs
+from poisonbench.core.defense import Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, checked
 from poisonbench.core.delivery import Delivered, delivered
 from poisonbench.core.delta import Delta
 from poisonbench.core.electorate import Electorate
@@ -22,6 +22,7 @@ from poisonbench.core.finite import finite, finite_state
 from poisonbench.core.goals import Probe
 from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, Victim
 from poisonbench.core.oversight import Refereed
+from poisonbench.core.proof import needs
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known, Threat
 from poisonbench.store import Store
@@ -76,12 +77,12 @@ class Line:
     @cached_property
     def attacked(self) -> Learner:
         """The learner of the undefended victim; an attacker who runs the training does so under the referee's eye."""
-        return under_attack(self.experiment, self.learner)
+        return self._rooted(under_attack(self.experiment, self.experiment.learner))
 
     @cached_property
     def defended(self) -> Learner:
         """The learner of the defended victim."""
-        return self.experiment.defense.train(self.attacked)
+        return self._rooted(self.experiment.defense.train(under_attack(self.experiment, self.experiment.learner)))
 
     @cached_property
     def malicious(self) -> Tensor:
@@ -282,9 +283,7 @@ class Line:
         """Let the certifier prove what it can."""
         certify, test = self.experiment.defense.certify, self.experiment.task.test
         radii, together = certify.certify(victim, test), certify.together(victim, test)
-        figures = {} if radii is None else metrics.certified(radii)
-        if figures and certify.unit != CHANGED_ROWS:
-            figures["radius_unit"] = certify.unit
+        figures = {} if radii is None else {**metrics.certified(radii), "radius_unit": certify.unit}
         if figures and isinstance(victim, Electorate):
             figures["member_c_acc"] = metrics.member_accuracy(victim.tally(test.inputs).answers_MR, test.labels)
         return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})

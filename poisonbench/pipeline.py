@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from poisonbench import metrics
 from poisonbench.core.attack import Attack
-from poisonbench.core.defense import Defense, KeepAll, Mean, Verdict, needs
+from poisonbench.core.defense import Defense, KeepAll, Mean, Verdict
 from poisonbench.core.delivery import Delivered
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.goals import Probe
 from poisonbench.core.keys import canonical, key
 from poisonbench.core.learner import PlainStep, Unchanged, Victim
+from poisonbench.core.proof import check_proofs, needs
 from poisonbench.core.threat import assumptions
 from poisonbench.learn.device import peak_bytes
 from poisonbench.line import Experiment, Line, numbered, under_attack
@@ -116,7 +117,7 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
         "baseline": {**figures["baseline"], **apart(goals["baseline"])},
         "curves": curves,
         "counts": counts(line, trial, probe, mended.victim),
-        "facts": dict(mended.victim.facts),
+        "facts": {**trial.defended.facts, **mended.victim.facts},  # what a repair does to a private model takes nothing from its epsilon
     }
 
 
@@ -172,12 +173,14 @@ def check(line: Line) -> None:
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible("the attacker runs the training, so defense.sanitize and defense.train never see it")
     learner = defense.train(under_attack(experiment, experiment.learner))
+    check_proofs(attack.train, defense, learner)
     missing = sorted((filled("attack", attack) | filled("defense", defense)) - learner.stages)
     if missing:
         raise Incompatible(f"{type(learner).__name__} has no place for {', '.join(missing)}")
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
         raise ConfigError("this defense needs clean rows of its own; set task.trusted to a share above 0, such as 0.05")
-    learner.check(experiment.task.train, line.combine(experiment.defense.aggregate))
+    known = learner.with_public(experiment.task.public, None)
+    known.check(experiment.task.train, line.combine(experiment.defense.aggregate))
 
 
 def record(line: Line) -> Record:

@@ -19,6 +19,7 @@ from poisonbench.core.defense import NoCertificate
 from poisonbench.core.electorate import electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
+from poisonbench.core.proof import ROWS, Tolerance
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,19 +32,26 @@ class BaggingCertificate(NoCertificate):
     against a rival of probability at most q if for every number N' of rows after the attack, N - r <= N' <= N + r,
     (N'/N)^s - 2 ((max(N, N') - r) / N)^s + 1 - p + q < 0. p and q are Clopper-Pearson bounds at level alpha / (2 M K) from the votes of
     the members: the votes also say which class is the answer, so both bounds of each class have to hold (the paper takes alpha / (M K)). The
-    slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict.
+    slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict. The confidence is
+    over the draws, which come from the run's seed: an attacker who knows it is met by `salt=system` alone.
 
     Args:
         alpha: chance that any certificate is wrong.
     """
 
     VERSION: ClassVar[int] = 2
+    TOLERATES: ClassVar[Tolerance] = ROWS
     alpha: float
 
     def __post_init__(self) -> None:
         """Refuse a chance that is none."""
         if not 0 < self.alpha < 1:
             raise ConfigError(f"defense.certify.alpha={self.alpha}: give a chance in (0, 1), such as 0.001")
+
+    @property
+    def unit(self) -> str:
+        """What radii count."""
+        return "inserted, deleted or edited rows"
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
         """Return (M,) int64 radii, -1 where the answer is already wrong or cannot be told from its rival."""

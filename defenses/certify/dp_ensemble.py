@@ -19,9 +19,10 @@ from torch import Tensor
 from defenses.certify.bagging import bounds
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import NoCertificate
-from poisonbench.core.electorate import Change, electorate
+from poisonbench.core.electorate import UNITS, Change, electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
+from poisonbench.core.proof import ROWS, Tolerance
 
 Floats = npt.NDArray[np.float64]
 
@@ -115,8 +116,9 @@ class DpCertificate(NoCertificate):
     members is bounded from below with confidence 1 - alpha by betting (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
     betting", JRSS B 2024), and then moved like p.
 
-    The adjacency is add or remove one row, and a flip or an edit counts as one removed and one added. N, hence the sampling rate and the number of
-    steps, is public and taken as the same before and after; so are input statistics of the normalisation.
+    The adjacency is add or remove one row, and a flip or an edit counts as one removed and one added. The sampling rate, the number of steps and
+    the statistics of the inputs are public and the same before and after (`PrivateStep`). The confidence is over draws that come from the
+    run's seed: an attacker who knows it is met by `salt=system` alone.
 
     Args:
         alpha: chance that any of the pointwise certificates is wrong, and that the bound on the accuracy is.
@@ -125,6 +127,7 @@ class DpCertificate(NoCertificate):
     """
 
     VERSION: ClassVar[int] = 1
+    TOLERATES: ClassVar[Tolerance] = ROWS
     alpha: float
     change: Change
     radii: tuple[int, ...]
@@ -135,6 +138,12 @@ class DpCertificate(NoCertificate):
             raise ConfigError(f"defense.certify.alpha={self.alpha}: give a chance in (0, 1), such as 0.001")
         if min(self.radii, default=0) < 0:
             raise ConfigError(f"defense.certify.radii={list(self.radii)}: give numbers of changed rows, 0 or more")
+
+    @property
+    def unit(self) -> str:
+        """What radii count, and between which neighbours."""
+        steps = len(MOVES[self.change])
+        return f"{UNITS[self.change]}, {'each one step of add or remove one row' if steps == 1 else 'each one row removed and one added'}"
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
         """Return (M,) int64 radii, -1 where the answer is wrong or cannot be told from its rival."""
@@ -166,7 +175,7 @@ def mechanism(victim: Victim) -> Mechanism:
         ConfigError: not by DP-SGD.
     """
     facts = victim.facts
-    if not {"noise_multiplier", "sampling_rate", "epochs", "training_rows"} <= facts.keys():
+    if not {"noise_multiplier", "sampling_rate", "epochs", "public_rows"} <= facts.keys():
         raise ConfigError("defense.certify: this is the certificate of defense=dp_ensemble, whose members are trained by DP-SGD")
     noise, rate, epochs = (float(str(facts[name])) for name in ("noise_multiplier", "sampling_rate", "epochs"))
     return Mechanism(noise=noise, rate=rate, steps=round(epochs / rate))

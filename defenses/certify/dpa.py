@@ -13,9 +13,10 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import NoCertificate
-from poisonbench.core.electorate import Change, Electorate, Rule, electorate
+from poisonbench.core.electorate import UNITS, Change, Electorate, Rule, electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
+from poisonbench.core.proof import ROWS, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,14 @@ class PartitionCertificate(NoCertificate):
     """
 
     VERSION: ClassVar[int] = 1
+    TOLERATES: ClassVar[Tolerance] = ROWS
     RULE: ClassVar[Rule] = "plurality"
     change: Change
+
+    @property
+    def unit(self) -> str:
+        """What radii count; a row that comes and one that goes touch one partition each, in any mixture."""
+        return "inserted or deleted rows" if self.change in ("insert", "delete") else UNITS[self.change]
 
     def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return (M,) radii in partitions and (M,) answers."""

@@ -15,8 +15,10 @@ from torch import Tensor
 from defenses.train.label_smoothing import SmoothedVictim
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import NoCertificate
+from poisonbench.core.electorate import UNITS
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
+from poisonbench.core.proof import ALONE, Tolerance
 
 TILTS = 60  # exponents that the Chernoff bound is the best of
 ROWS = 50  # test rows at a time
@@ -34,6 +36,12 @@ class LabelSmoothingCertificate(NoCertificate):
     """
 
     VERSION: ClassVar[int] = 1
+    TOLERATES: ClassVar[Tolerance] = ALONE  # a filter may turn a flipped label into a missing row, of which nothing is proved
+
+    @property
+    def unit(self) -> str:
+        """What radii count."""
+        return UNITS["flip"]
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
         """Return (M,) int64 radii in flipped labels, -1 where the answer is wrong or not proved."""

@@ -18,6 +18,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import NoCertificate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
+from poisonbench.core.proof import INPUTS, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class AblationCertificate(NoCertificate):
 
     Source: Levine and Feizi, AAAI 2020, Theorem 1: r changed pixels of d meet an ablation of k with chance 1 - C(d - r, k) / C(d, k), so the
     answer's probability falls by no more; it holds while a lower bound of it stays above 1/2. The bound is Clopper-Pearson's, at level
-    alpha / M, from draws that had no part in choosing the answer.
+    alpha / M, from draws that had no part in choosing the answer. They come from the run's seed: an attacker who knows it is met
+    by `salt=system` alone.
 
     Args:
         draws: ablations that the probability is estimated from.
@@ -34,6 +36,7 @@ class AblationCertificate(NoCertificate):
     """
 
     VERSION: ClassVar[int] = 1
+    TOLERATES: ClassVar[Tolerance] = INPUTS
     draws: int
     alpha: float
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from defenses.certify.dpa import DpaCertificate
 from poisonbench.core.electorate import Change
+from poisonbench.core.proof import ALONE, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,4 +21,5 @@ class SsDpaCertificate(DpaCertificate):
     """
 
     VERSION: ClassVar[int] = 1
+    TOLERATES: ClassVar[Tolerance] = ALONE  # a filter may turn a flipped label into a missing row
     change: Change = "flip"

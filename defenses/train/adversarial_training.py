@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
+from poisonbench.core.proof import Looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class WorstCaseStep(PlainStep):
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "each row alone"
     limit: float
     step_size: float
     ascents: int

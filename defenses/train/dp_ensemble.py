@@ -65,8 +65,8 @@ class Repetitions(Committee):
         return [data] * self.members
 
     def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
-        """Return what one training spent and how it was noised, which the certificate hangs on."""
-        return {"training_rows": len(data), **members[0].facts}
+        """Return what one training spent and how it was noised, which the certificate depends on."""
+        return dict(members[0].facts)
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Refuse what the member refuses."""

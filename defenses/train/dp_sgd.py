@@ -16,9 +16,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
+from poisonbench.core.learner import Batch, Moment, PlainStep, Plan, Step
+from poisonbench.core.proof import PRIVATE, Tolerance
 from poisonbench.core.rng import Key
+from poisonbench.nets.net import FeatureNet
 
 HOOKS = "_dp_sgd_hooks"
 # orders of the Renyi divergence to try; those of Opacus end at 63, too few for much noise
@@ -36,8 +39,16 @@ class PrivateStep(PlainStep):
     per-example gradients and accounting by Opacus; as a defense against poisoning: Ma, Zhu, Hsu, "Data Poisoning against
     Differentially-Private Learners", IJCAI 2019. k poisoned rows move the outcome by no more than group
     privacy at k allows. Each row joins each step with probability q = 1 / steps of an epoch;
-    gradients are clipped to `max_grad_norm`, summed, noised, and divided by the expected batch N q. Two things are taken
-    as public, as is usual: N, and the input statistics of the normalisation (of patches, for net=fast). The adjacency is add or remove one row.
+    gradients are clipped to `max_grad_norm`, summed, noised, and divided by N q. The adjacency is add or remove one row, so a row that
+    is changed or relabelled is one removed and one added: a group of two.
+
+    No figure of the training may follow the private rows. N, q and the number of steps are those of the task before poisoning and before any
+    filter, and public (`public_rows`, `sampling_rate` on record). The statistics of the inputs (of patches, for net=fast) are measured on
+    `task.public`; without it, pixels have the constants of their form, the mean and deviation of one black and one white picture.
+
+    The draws come from the run's seed, so whoever knows it can repeat the noise: epsilon speaks of a defender whose draws are secret, as
+    `salt=system` makes them. torch's generator is no cryptographic one, and noise in floating point leaks in ways that the
+    proof does not see (Mironov, "On Significance of the Least Significant Bits for Differential Privacy", CCS 2012).
 
     Args:
         epsilon: budget to spend over the whole training, above 0.
@@ -50,7 +61,8 @@ class PrivateStep(PlainStep):
             Private Image Classification through Scale", 2022, do by dividing by the clipping bound.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
+    TOLERATES: ClassVar[Tolerance] = PRIVATE
     epsilon: float
     delta: float
     max_grad_norm: float
@@ -68,8 +80,33 @@ class PrivateStep(PlainStep):
         if self.sampling != "poisson":
             raise ConfigError(f"defense.train.step.sampling={self.sampling}: the accountant holds for Poisson sampling alone; set it to poisson")
 
+    def with_public(self, public: Dataset) -> Step:
+        """Return the step that measures public rows; without them, this one."""
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(PrivateStep)}
+        return MeasuredStep(**told, public=public) if len(public) else self
+
+    def measured(self, data: Dataset) -> Dataset:
+        """Return one black and one white picture.
+
+        Raises:
+            ConfigError: inputs that are no pixels have no constants.
+        """
+        if data.inputs.dtype != torch.uint8:
+            raise ConfigError("DP-SGD may not measure private rows, and only pixels have constants to standardise by; set task.public, such as 0.1")
+        extremes = torch.stack([torch.zeros_like(data.inputs[0]), torch.full_like(data.inputs[0], 255)])
+        return Dataset.of(extremes, torch.zeros(2, dtype=torch.int64), num_classes=data.num_classes)
+
+    def planned(self, own: Plan, clean: Plan) -> Plan:
+        """Return the plan of the task before poisoning, which is public."""
+        return clean
+
+    @property
+    def statistics(self) -> str:
+        """What the inputs are standardised by."""
+        return "constants of the form"
+
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Refuse a delta that promises nothing, and layers that mix rows.
+        """Refuse a delta that promises nothing, layers that mix rows, and a net that measures them.
 
         Raises:
             ConfigError: what to change.
@@ -79,6 +116,18 @@ class PrivateStep(PlainStep):
         mixing = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         if mixing:
             raise ConfigError("defense=dp_sgd bounds the influence of single rows, and batch normalisation mixes them; set net.norm=group")
+        self.check_measures(module)
+
+    def check_measures(self, module: nn.Module) -> None:
+        """Refuse a net whose first layer is set by the rows.
+
+        Raises:
+            ConfigError: there are no public ones.
+        """
+        if any(isinstance(part, FeatureNet) and type(part).prepare is not FeatureNet.prepare for part in module.modules()):
+            raise ConfigError(
+                "DP-SGD may not measure private rows, and this net sets its first layer by them; set task.public, such as 0.1, or choose net=small"
+            )
 
     def begin(self, module: nn.Module) -> None:
         """Attach what collects per-example gradients."""
@@ -89,10 +138,10 @@ class PrivateStep(PlainStep):
         setattr(module, HOOKS, (GradSampleHooks(module, loss_reduction="mean", strict=False), *plain))
 
     def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
-        """Return Poisson samples, as many as the plan has steps; a sample may be empty."""
-        generator = rng.child("poisson").torch()
+        """Return Poisson samples of the rows that are there, as many as the plan has steps; a sample may be empty."""
+        generator, there = rng.child("poisson").torch(), sum(map(len, batches))
         for _ in range(plan.steps):
-            yield (torch.rand(plan.rows, generator=generator) < 1 / plan.steps).nonzero()[:, 0]
+            yield (torch.rand(there, generator=generator) < 1 / plan.steps).nonzero()[:, 0]
 
     def batch(self, batch: Batch, moment: Moment) -> Batch:
         """Return the batch with gradients wanted, so that hooks on the first layer see theirs."""
@@ -117,12 +166,43 @@ class PrivateStep(PlainStep):
         delattr(module, HOOKS)
         noise, rate = self.noise(plan), 1 / plan.steps
         spent = spent_epsilon(self.accountant, noise, rate, plan.epochs * plan.steps, self.delta)
-        told = {"epsilon": spent, "delta": self.delta, "noise_multiplier": noise, "sampling_rate": rate}
-        return {**told, "max_grad_norm": self.max_grad_norm, "accountant": self.accountant, "adjacency": "add or remove one row"}
+        told: dict[str, object] = {"epsilon": spent, "delta": self.delta, "noise_multiplier": noise, "sampling_rate": rate}
+        told |= {"public_rows": plan.rows, "statistics": self.statistics, "max_grad_norm": self.max_grad_norm, "accountant": self.accountant}
+        return {**told, "adjacency": "add or remove one row"}
 
     def noise(self, plan: Plan) -> float:
         """Return the noise multiplier that spends epsilon over the whole plan."""
         return noise_for(self.accountant, self.epsilon, self.delta, plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredStep(PrivateStep):
+    """The private step whose input statistics are those of public rows.
+
+    Source: Abadi et al., CCS 2016.
+
+    Args:
+        public: rows that nobody can poison and that need no privacy.
+    """
+
+    VERSION: ClassVar[int] = PrivateStep.VERSION
+    public: Dataset
+
+    def with_public(self, public: Dataset) -> Step:
+        """Return the step that measures these rows."""
+        return dataclasses.replace(self, public=public)
+
+    def measured(self, data: Dataset) -> Dataset:
+        """Return the public rows."""
+        return self.public
+
+    @property
+    def statistics(self) -> str:
+        """What the inputs are standardised by."""
+        return "public rows"
+
+    def check_measures(self, module: nn.Module) -> None:
+        """Refuse nothing: what the net measures is public."""
 
 
 def _in_plain_layout(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

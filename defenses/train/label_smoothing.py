@@ -5,7 +5,7 @@ Shape letters: N rows, M test rows, K classes, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Combine, Fitted, Learner, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.rng import Key
 from poisonbench.nets.fixed import FixedMap
 
@@ -86,7 +86,7 @@ class Smoothed:
             )
         self.recipe.features.check(tuple(data.inputs.shape[1:]))
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Smoothed:
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Smoothed:
         """Return this recipe: it learns nothing from other rows."""
         return self
 

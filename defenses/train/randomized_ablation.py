@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.finite import finite
-from poisonbench.core.learner import Around, Batch, Combine, Learner, Moment, PlainStep, Plan, State, Trained, Victim
+from poisonbench.core.learner import Around, Batch, Combine, Fitted, Learner, Moment, PlainStep, Plan, State, Trained, Victim
+from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 
 PICTURES = 20_000  # ablated pictures at a time
@@ -64,6 +65,7 @@ class AblateStep(PlainStep):
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "each row alone"
     kept: int
 
     def check(self, module: nn.Module, plan: Plan) -> None:
@@ -118,6 +120,10 @@ class Ablating(Around):
         if data.inputs.ndim != 4 or data.inputs.dtype != torch.uint8:
             raise Incompatible("randomized ablation takes pixels away, and these rows are no pictures")
         self.member.check(self._seen(data), combine)
+
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Ablating:
+        """Return the recipe whose member knows the public rows, with complements as it sees its own."""
+        return dataclasses.replace(self, member=self.member.with_public(self._seen(public), fit))
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> AblatedVictim:
         """Train the member on rows with complements."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
+from poisonbench.core.proof import Looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class SqueezeStep(PlainStep):
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "each row alone"
     how: Literal["greyscale", "jpeg", "bit_depth"]
     quality: int
     bits: int

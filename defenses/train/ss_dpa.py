@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from defenses.train.dpa import Ensemble, Parted
 from poisonbench.core.learner import Learner
+from poisonbench.core.proof import ALONE, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class SsDpa(Parted):
     """
 
     VERSION: ClassVar[int] = 1
+    TOLERATES: ClassVar[Tolerance] = ALONE  # whatever certificate: a row that a filter takes out moves all others to other parts
 
     def __call__(self, learner: Learner) -> Learner:
         """Return the ensemble."""

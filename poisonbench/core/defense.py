@@ -6,7 +6,7 @@ Shape letters: N rows, M test rows, K classes, R contributions, P parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Unchanged, Victim, Wrap
+from poisonbench.core.proof import ALONE, Looks, Tolerance
 from poisonbench.core.rng import Key
 
 CHANGED_ROWS = "changed training rows"
@@ -85,7 +86,11 @@ def checked(verdict: Verdict | None, data: Dataset, sanitizer: object) -> Verdic
 
 
 class Sanitizer(Protocol):
-    """Judges training rows before the victim is trained, as a frozen dataclass."""
+    """Judges training rows before the victim is trained, as a frozen dataclass.
+
+    LOOKS_AT, a class attribute, says what the verdict on a row depends on: "each row alone", where no other training row has a part in
+    it, or "all rows", which is the default. Certificates and epsilon tolerate the first kind alone (`poisonbench.core.proof`).
+    """
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
         """Return a verdict, or None for no judgement."""
@@ -157,11 +162,14 @@ class Screen(Protocol):
 
 
 class Certifier(Protocol):
-    """Proves how much poison an answer withstands, as a frozen dataclass."""
+    """Proves how much poison an answer withstands, as a frozen dataclass.
+
+    TOLERATES, a class attribute, says what may stand around the proof, slot by slot (`poisonbench.core.proof`); by default nothing.
+    """
 
     @property
     def unit(self) -> str:
-        """What radii count."""
+        """What radii count, such as "flipped labels"."""
         ...
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor | None:
@@ -178,6 +186,7 @@ class KeepAll:
     """The sanitizer that judges nothing."""
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
         """Return no judgement: every row is kept."""
@@ -203,6 +212,7 @@ class AsTrained:
     """The repairer that repairs nothing."""
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"
 
     def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
         """Return the victim."""
@@ -214,6 +224,7 @@ class PassAll:
     """The screen that lets every input pass."""
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"
 
     def suspicion(self, victim: Victim, inputs: Tensor, means: Means, rng: Key) -> Tensor | None:
         """Return no judgement."""
@@ -225,6 +236,7 @@ class NoCertificate:
     """The certifier that proves nothing; the base of those that prove answers one by one."""
 
     VERSION: ClassVar[int] = 1
+    TOLERATES: ClassVar[Tolerance] = ALONE
 
     @property
     def unit(self) -> str:
@@ -270,14 +282,3 @@ def stated(rate: float | None, where: str) -> float:
     if rate is None:
         raise ConfigError(f"{where}: no poison rate to assume; give a number, such as 0.05")
     return rate
-
-
-def needs(plugin: object) -> frozenset[str]:
-    """Return what a plugin, or one nested in it, declares with NEEDS.
-
-    "truth": the poison mask, which no real defender has. "trusted": clean rows of the defender's own.
-    """
-    own: frozenset[str] = getattr(plugin, "NEEDS", frozenset())
-    if is_dataclass(plugin):
-        own = own.union(*(needs(getattr(plugin, field.name)) for field in fields(plugin)))
-    return own

@@ -5,7 +5,9 @@ Shape letters: M test rows, R members, K classes, H partitions of the training r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
@@ -42,6 +44,7 @@ def votes(answers_MR: Tensor, kinds: int) -> Tensor:
 
 Rule: TypeAlias = Literal["plurality", "run_off"]
 Change: TypeAlias = Literal["insert", "delete", "flip", "edit"]  # of one training row: put in, taken out, its label, its inputs
+UNITS: Mapping[Change, str] = MappingProxyType({"insert": "inserted rows", "delete": "deleted rows", "flip": "flipped labels", "edit": "edited rows"})
 
 
 @runtime_checkable

@@ -179,6 +179,22 @@ class Moment:
 class Step(Protocol):
     """One turn of the training loop, in the places where an attack or a defense may act. Steps chain."""
 
+    def with_public(self, public: Dataset) -> Step:
+        """Return this step with the rows that nobody can poison; there may be none."""
+        ...
+
+    def measured(self, data: Dataset) -> Dataset:
+        """Return the rows that the statistics of the inputs are measured on, before the first step; `data` is trained on.
+
+        Raises:
+            ConfigError: there are none that this step may use.
+        """
+        ...
+
+    def planned(self, own: Plan, clean: Plan) -> Plan:
+        """Return the plan to follow: `own` counts the rows that are trained on, `clean` those of the task before poisoning."""
+        ...
+
     def check(self, module: nn.Module, plan: Plan) -> None:
         """Refuse a model or a plan that this step cannot honour; cheap, and asked before any compute.
 
@@ -222,6 +238,18 @@ class PlainStep:
     """The step that changes nothing; the base of those that change one place."""
 
     VERSION: ClassVar[int] = 1
+
+    def with_public(self, public: Dataset) -> Step:
+        """Keep the step."""
+        return self
+
+    def measured(self, data: Dataset) -> Dataset:
+        """Measure what is trained on."""
+        return data
+
+    def planned(self, own: Plan, clean: Plan) -> Plan:
+        """Follow the plan of what is trained on."""
+        return own
 
     def check(self, module: nn.Module, plan: Plan) -> None:
         """Refuse nothing."""
@@ -270,12 +298,12 @@ class Learner(Protocol):
         """Raise ConfigError for what this recipe cannot train on; cheap, and asked before any compute."""
         ...
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Learner:
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Learner:
         """Return this recipe with what it learns from rows that nobody can poison, such as an extractor.
 
         Args:
             public: those rows; may be empty.
-            fit: trains another recipe on rows, or finds it in the store.
+            fit: trains another recipe on rows, or finds it in the store; None where nothing may be trained yet, for `check` alone.
         """
         ...
 
@@ -309,6 +337,7 @@ class Learner(Protocol):
 
 
 Wrap: TypeAlias = Callable[[Learner], Learner]
+Fitted: TypeAlias = Callable[[Learner, Dataset], Victim]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +392,7 @@ class Around:
         """Refuse what the member refuses."""
         self.member.check(data, combine)
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Self:
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
         """Return the recipe whose member knows the public rows."""
         return dataclasses.replace(self, member=self.member.with_public(public, fit))
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Combine, Differentiable, Learner, Moment, Plan, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Batch, Combine, Differentiable, Fitted, Moment, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device, distributed
@@ -125,35 +125,37 @@ class Central:
         """Return this recipe with another number of epochs."""
         return dataclasses.replace(self, epochs=epochs)
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Central:
-        """Return this recipe: it learns nothing from other rows."""
-        return self
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Central:
+        """Return this recipe, whose steps know the public rows; it learns nothing else from them."""
+        return dataclasses.replace(self, steps=tuple(step.with_public(public) for step in self.steps))
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Build the network once and let it refuse inputs that do not fit; then let each step refuse."""
         with seeded(Key.root(0)):
             module = self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
-        plan = self.planned(data)
+        plan = self._agreed(data, combine)
         if self.ddp:
             distributed.check(module, self.device, plan.rows // plan.steps)
         for step in self.steps:
             step.check(module, plan)
+        self._measured(data)
 
     def begin(self, data: Dataset, rng: Key) -> NetVictim:
-        """Return a victim with initial weights and the input statistics of `data`."""
+        """Return a victim with initial weights and input statistics, those of `data` unless a step says otherwise."""
+        measured = self._measured(data)
         with seeded(rng.child("init")):
-            module = self._module(data, Normalized.over(data.inputs))
-        module.prepare(data.inputs)
+            module = self._module(data, Normalized.over(measured.inputs))
+        module.prepare(measured.inputs)
         return NetVictim(built=self._placed(module).eval(), facts={}, learner=self)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
-        """Train on `data`; `combine` is ignored, there is one contributor.
+        """Train on `data`; there is one contributor, and `combine` only says which rows there were before poisoning.
 
         Raises:
             Diverged: a loss that is not finite; names the epoch and the step.
         """
         module = (self.begin(data, rng) if start is None else self.restore(Trained.of(start), data)).net
-        plan = self.planned(data)
+        plan = self._agreed(data, combine)
         facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
         for step in self.steps:
             step.check(module, plan)
@@ -195,7 +197,24 @@ class Central:
 
     def planned(self, data: Dataset) -> Plan:
         """Return how many epochs and steps a training on `data` takes."""
-        return Plan(rows=len(data), epochs=self.epochs, steps=math.ceil(len(data) / self.batch_size), shape=tuple(data.inputs.shape[1:]))
+        return self._plan(len(data), tuple(data.inputs.shape[1:]))
+
+    def _plan(self, rows: int, shape: tuple[int, ...]) -> Plan:
+        return Plan(rows=rows, epochs=self.epochs, steps=math.ceil(rows / self.batch_size), shape=shape)
+
+    def _agreed(self, data: Dataset, combine: Combine) -> Plan:
+        """Return the plan that all steps follow."""
+        plan = self.planned(data)
+        clean = self._plan(len(combine.clean), plan.shape)
+        for step in self.steps:
+            plan = step.planned(plan, clean)
+        return plan
+
+    def _measured(self, data: Dataset) -> Dataset:
+        """Return the rows that input statistics are measured on."""
+        for step in self.steps:
+            data = step.measured(data)
+        return data
 
     def _train(self, module: nn.Module, data: Dataset, plan: Plan, rng: Key) -> None:
         place = device.resolve(self.device)

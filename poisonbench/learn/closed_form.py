@@ -6,7 +6,7 @@ Shape letters: N rows, M test rows, R members, K classes, D features.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Self, cast
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.keys import key, tensor_digest
-from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each
+from poisonbench.core.learner import Combine, Fitted, State, Step, Trained, Victim, fit_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.learn import device
@@ -79,7 +79,7 @@ class Solved:
             return data.inputs, targets
         return torch.cat([data.inputs, data.inputs.flip(-1)]), torch.cat([targets, targets])
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Self:
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
         """Return this recipe: it learns nothing from other rows."""
         return self
 

@@ -6,7 +6,7 @@ Shape letters: C clients of a round, P parameters.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple
@@ -20,7 +20,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Aggregator, Server
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.finite import finite, finite_state
-from poisonbench.core.learner import Combine, Learner, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Combine, Fitted, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central, NetVictim
@@ -108,9 +108,9 @@ class Federated:
         """Device type, threads, versions."""
         return self.client.runtime
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Federated:
-        """Return this recipe: it learns nothing from other rows."""
-        return self
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Federated:
+        """Return this recipe, whose clients know the public rows."""
+        return dataclasses.replace(self, client=self.client.with_public(public, fit))
 
     def with_step(self, step: Step) -> Federated:
         """Return this recipe with one more step in every client's chain."""

@@ -6,7 +6,7 @@ Shape letters: N rows, M test rows, D features, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Combine, Differentiable, Learner, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Combine, Differentiable, Fitted, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central, NetVictim
 
@@ -50,14 +50,20 @@ class Transfer:
         """Device type, threads, versions."""
         return self.head.runtime
 
-    def with_public(self, public: Dataset, fit: Callable[[Learner, Dataset], Victim]) -> Transfer:
-        """Return this recipe with its extractor fitted on the public rows.
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Transfer:
+        """Return this recipe with its extractor fitted on the public rows, and a head that knows their features.
 
         Raises:
             ConfigError: there are none.
         """
         _need(public)
-        return dataclasses.replace(self, fitted=dict(fit(self.extractor, public).state()))
+        if fit is None:
+            return dataclasses.replace(self, head=self.head.with_public(public, fit))
+        fitted = dict(fit(self.extractor, public).state())
+        head = self.head
+        if head.steps:
+            head = head.with_public(_featured(self.extractor.restore(Trained(state=fitted, facts={}), public), public), fit)
+        return dataclasses.replace(self, fitted=fitted, head=head)
 
     def with_step(self, step: Step) -> Transfer:
         """Return this recipe with one more step in the head's chain."""

@@ -8,6 +8,7 @@ import torch
 from poisonbench.commands.compose import options, tree_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
+from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import Line, run
 from tests.conftest import CHEAP
@@ -113,6 +114,40 @@ def test_the_order_of_the_rows_decides_nothing(tiny, store, name):
     again = experiment.defense.sanitize.judge(poisoned.data.take(order), turned, rng)
     torch.testing.assert_close(again.suspicion, verdict.suspicion[order], rtol=1e-3, atol=1e-3)
     assert (again.keep == verdict.keep[order]).float().mean() > 0.99  # ties may fall either way
+
+
+ALONE = [name for name in FILTERS if getattr(find_class(PLANS[name]["sanitize"]["_target_"], OWN), "LOOKS_AT", "all rows") == "each row alone"]
+
+
+def moved(verdicts, data: Dataset) -> bool:
+    """Tell whether rows that come, go or change move the verdict on any other row, by a bit."""
+    mine, others = torch.arange(0, len(data), 2), torch.arange(1, len(data), 2)
+    before = verdicts(data)
+    copies = data.take(others).edit(torch.arange(len(others)), ids=-1 - torch.arange(len(others)))
+    after = {
+        "deleted": (data.take(mine), torch.arange(len(mine))),
+        "inserted": (data.append(copies), mine),
+        "relabelled": (data.edit(others, labels=(data.labels[others] + 1) % data.num_classes), mine),
+        "edited": (data.edit(others, inputs=255 - data.inputs[others]), mine),
+    }
+    told = {name: (verdicts(rows), places) for name, (rows, places) in after.items()}
+    return any(
+        not (torch.equal(now.keep[places], before.keep[mine]) and torch.equal(now.suspicion[places], before.suspicion[mine])) for now, places in told.values()
+    )
+
+
+@pytest.mark.parametrize("name", [*ALONE, "spectral"])
+def test_a_filter_that_says_so_looks_at_each_row_alone(tiny, store, name):
+    """And one that does not is caught."""
+    experiment = tiny("attack=backdoor", f"defense={name}")
+    line = Line(experiment=experiment, store=store)
+    poisoned, sanitize = line.strike(), experiment.defense.sanitize
+    means = line.means(poisoned, sanitize)
+    assert moved(lambda rows: sanitize.judge(rows, means, line.root), poisoned.data) == (name not in ALONE)
+
+
+def test_there_is_a_filter_that_looks_at_each_row_alone():
+    assert "trusted_outlier" in ALONE
 
 
 def server(reference: torch.Tensor) -> Server:

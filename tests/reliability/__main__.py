@@ -19,6 +19,7 @@ HOME = Path(__file__).parent.parent.parent
 PAGE = HOME / "docs" / "reliability.md"
 BEGIN, END = "<!-- outcome -->\n", "<!-- end -->"
 SWEEP, DISK, HOSTILE, FUZZ, ORACLES, WORDS = (f"tests/reliability/test_{name}.py" for name in ("sweep", "disk", "hostile", "fuzz", "oracles", "command_line"))
+PROOFS = "tests/reliability/test_proofs.py"
 LEASE, PAGE_TESTS = "tests/unit/test_lease.py", "tests/unit/report/test_leaderboard.py"
 CERTIFY, RULES, FILTERS = (f"tests/unit/defenses/{name}.py" for name in ("test_certificates", "test_aggregate", "test_filters"))
 
@@ -140,6 +141,12 @@ ROWS = (
         "never above the true radius; equal to it where the theorem is tight",
         BRUTE,
         (f"{CERTIFY}::test_no_attack_within_the_radius_changes_an_answer_in_many_instances",),
+    ),
+    Row(
+        "rows put in, taken out, relabelled and edited before a filter that looks at each row alone, then a certificate: 300 instances a pair; 5,000 on demand",
+        "no radius falls; behind a filter that looks at all rows, each does",
+        (PROOFS,),
+        (f"{PROOFS}::test_no_change_of_rows_before_a_filter_beats_a_certificate_in_five_thousand_instances",),
     ),
     Row(
         "aggregation rules against ByzFL, filters against numpy and scikit-learn, epsilon against Google's accountant, 50 cases each; 5,000 on demand",

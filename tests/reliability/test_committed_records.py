@@ -74,7 +74,7 @@ def test_no_attack_beats_a_certificate():
         record
         for record in records
         if "certified" in record.metrics
-        and "radius_unit" not in record.metrics
+        and "pixels" not in str(record.metrics.get("radius_unit"))
         and "asr_interval" not in record.undefended  # C-Acc leaves the targets out there
         and "sanitize" not in record.spec["defense"]
     ]

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import pytest
@@ -15,6 +16,7 @@ from poisonbench.core.defense import Defense, Mean, Mended, NoCertificate, Serve
 from poisonbench.core.errors import BudgetError, ConfigError, Diverged
 from poisonbench.core.goals import NoGoal
 from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, fit_each
+from poisonbench.core.proof import Tolerance
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
@@ -198,6 +200,8 @@ class CornerScreen:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(NoCertificate):
+    TOLERATES: ClassVar[Tolerance] = MappingProxyType({"repair": ("the model",), "screen": ("the model",)})
+
     def certify(self, victim, test):
         return torch.where(victim.scores(test.inputs).argmax(1) == test.labels, 2, -1)
 

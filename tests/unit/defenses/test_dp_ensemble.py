@@ -97,7 +97,9 @@ def test_the_bound_of_a_mean_holds_as_often_as_it_says(shape):
 def test_certificates_of_private_trainings_reach_the_record(tiny, store):
     record = run(tiny(*WORDS), store)
     assert record.status == "done"
-    assert record.facts["training_rows"] == record.counts["train"]
+    assert record.facts["public_rows"] == record.counts["train"]
+    assert record.facts["adjacency"] == "add or remove one row"
+    assert record.metrics["radius_unit"] == "inserted rows, each one step of add or remove one row"
     together = [record.metrics["collective"][radius] for radius in sorted(record.metrics["collective"], key=int)]
     assert together == sorted(together, reverse=True)
     assert 0 < together[0] < 1
@@ -141,7 +143,7 @@ def test_numbers_that_mean_nothing_are_refused(tiny, words):
         tiny("defense=dp_ensemble", *words)
 
 
-FACTS = {"noise_multiplier": 5.0, "sampling_rate": 0.02, "epochs": 6, "training_rows": 1000}
+FACTS = {"noise_multiplier": 5.0, "sampling_rate": 0.02, "epochs": 6, "public_rows": 1000}
 
 
 def test_the_training_is_read_from_the_facts():

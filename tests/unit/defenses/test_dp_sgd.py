@@ -1,8 +1,14 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from defenses.train.dp_sgd import HOOKS, PrivateStep, clipped_sum, noise_for, spent_epsilon
+from poisonbench import own_task
+from poisonbench.assemble import assemble
+from poisonbench.commands.compose import tree_of
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Moment, Plan
 from poisonbench.core.rng import Key
@@ -42,7 +48,7 @@ def test_per_example_gradients_equal_a_loop_over_rows(layout):
 
 def test_samples_are_poisson():
     step = PrivateStep(**STEP)
-    sizes = [len(rows) for epoch in range(50) for rows in step.sample([], PLAN, Key.root(0).child(str(epoch)))]
+    sizes = [len(rows) for epoch in range(50) for rows in step.sample([torch.arange(PLAN.rows)], PLAN, Key.root(0).child(str(epoch)))]
     assert len(sizes) == 1000
     mean, variance = torch.tensor(sizes).double().mean(), torch.tensor(sizes).double().var()
     assert mean == pytest.approx(50, abs=1)
@@ -103,7 +109,7 @@ def test_what_breaks_the_promise_is_refused_with_the_fix(tiny, store, words, sen
 def test_an_empty_sample_still_adds_noise(tiny, store):
     words = ("defense=dp_sgd", "defense.train.step.delta=1e-3", "learner.batch_size=1", "task.rows=12", "learner.epochs=1")
     experiment = tiny(*words)
-    drawn = experiment.defense.train.step.sample([], Plan(rows=11, epochs=1, steps=11, shape=(1, 8, 8)), Key.root(0))
+    drawn = experiment.defense.train.step.sample([torch.arange(11)], Plan(rows=11, epochs=1, steps=11, shape=(1, 8, 8)), Key.root(0))
     assert min(map(len, drawn)) == 0
     assert run(experiment, store).status == "done"
     module, step = nn.Linear(3, 2), PrivateStep(**STEP)
@@ -121,3 +127,120 @@ def test_a_scale_is_a_larger_learning_rate_of_the_private_step(tiny, store):
         line = Line(experiment=experiment, store=store)
         states.append(line.fit(line.defended, experiment.task.train, line.honest).state())
     assert all(torch.allclose(value, states[1][name], atol=1e-4, rtol=1e-3) for name, value in states[0].items())
+
+
+PRIVATE = ("defense=dp_sgd", "defense.train.step.delta=1e-3")
+
+
+def grown(line: Line, how: str) -> Dataset:
+    """The rows after one is put in, taken out or made huge."""
+    data, row = line.experiment.task.train, torch.arange(1)
+    return {
+        "inserted": data.append(data.take(row).edit(row, ids=-1 - row)),
+        "deleted": data.take(torch.arange(1, len(data))),
+        "white": data.edit(row, inputs=torch.full_like(data.inputs[:1], 255)),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["inserted", "deleted", "white"])
+def test_no_figure_of_the_training_follows_the_private_rows(tiny, store, how):
+    """A row more would be a step more: 385 rows in batches of 32 take 13 steps, 384 take 12."""
+    experiment = tiny(*PRIVATE, "task.rows=404", "task.trusted=0.05", "learner.epochs=1")
+    line = Line(experiment=experiment, store=store)
+    assert len(experiment.task.train) == 384
+    one, other = (line.fit(line.defended, rows, line.honest) for rows in (experiment.task.train, grown(line, how)))
+    assert one.facts == other.facts
+    assert (one.facts["public_rows"], one.facts["sampling_rate"], one.facts["statistics"]) == (384, 1 / 12, "constants of the form")
+    assert all(torch.equal(one.state()[name], other.state()[name]) for name in one.state() if name.startswith("normalized."))
+    assert one.state()["normalized.mean"].tolist() == [127.5]
+    assert one.state()["normalized.std"].tolist() == [127.5]
+
+
+def test_public_rows_give_the_statistics_where_there_are_some(tiny, store):
+    experiment = tiny(*PRIVATE, "task.public=0.2", "learner.epochs=1")
+    line = Line(experiment=experiment, store=store)
+    victim = line.fit(line.defended, experiment.task.train, line.honest)
+    mean = experiment.task.public.inputs.double().mean()
+    assert float(victim.state()["normalized.mean"]) == pytest.approx(float(mean))
+    assert victim.facts["statistics"] == "public rows"
+    plain = line.fit(line.learner, experiment.task.train, line.honest)
+    assert float(plain.state()["normalized.mean"]) == pytest.approx(float(experiment.task.train.inputs.double().mean()))
+
+
+def floats(public: float):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    inputs = torch.randn(240, 5, generator=generator) + 3 * torch.nn.functional.one_hot(labels, 5)
+    return own_task(train=(inputs[:200], labels[:200]), test=(inputs[200:], labels[200:]), public=public)
+
+
+FLOAT_NET = ("net=linear", "net.norm=none", "learner.epochs=1", "learner.batch_size=32")
+
+
+def assembled(store, task, *words: str):
+    return assemble(tree_of(["threads=1", *FLOAT_NET, *words]), store, task=task)
+
+
+def test_features_without_public_rows_are_refused_before_any_compute(store):
+    with pytest.raises(ConfigError, match=r"set task\.public"):
+        run(assembled(store, floats(0.0), *PRIVATE), store)
+    assert not store.visits
+
+
+@pytest.mark.parametrize("defense", [("defense=dp_sgd",), ("defense=dp_ensemble", "defense.train.members=2")])
+def test_one_huge_row_of_features_moves_no_statistic(store, defense):
+    experiment = assembled(store, floats(0.2), *defense, "defense.train.step.delta=1e-3")
+    line, data = Line(experiment=experiment, store=store), experiment.task.train
+    huge = data.edit(torch.arange(1), inputs=torch.full((1, 5), 1e6))
+    states = [line.fit(line.defended, rows, line.honest).state() for rows in (data, huge)]
+    measured = [name for name in states[0] if "normalized." in name]
+    assert measured
+    assert all(torch.equal(states[0][name], states[1][name]) for name in measured)
+
+
+def test_a_net_that_sets_its_first_layer_by_the_rows_needs_public_ones(tiny, store):
+    words = ("net=fast", "net.norm=group", "net.widths=[8]", *PRIVATE, "learner.epochs=1")
+    experiment = assemble(tree_of(["task=blobs", "threads=1", "learner.batch_size=64", *words]), store)
+    with pytest.raises(ConfigError, match=r"sets its first layer by them; set task\.public"):
+        run(experiment, store)
+    assert not store.visits
+    public = assemble(tree_of(["task=blobs", "task.public=0.2", "threads=1", "learner.batch_size=64", *words]), store)
+    line = Line(experiment=public, store=store)
+    data = public.task.train
+    states = [line.fit(line.defended, rows, line.honest).state() for rows in (data, data.take(torch.arange(1, len(data))))]
+    (first,) = [name for name in states[0] if name.endswith("blocks.0.weight")]
+    assert torch.equal(states[0][first], states[1][first])
+
+
+def test_a_head_on_public_features_measures_those(tiny, store):
+    experiment = tiny("learner=transfer", "net.norm=group", "defense=dp_sgd", "defense.train.step.delta=1e-3")
+    record = run(experiment, store)
+    assert record.status == "done"
+    assert record.facts["statistics"] == "public rows"
+    assert record.facts["public_rows"] == record.counts["train"]
+
+
+def test_a_repair_takes_nothing_from_epsilon(tiny, store):
+    alone, mended = (
+        run(tiny("attack=backdoor", f"defense={names}", "net.norm=group", "defense.train.step.delta=1e-3"), store) for names in ("dp_sgd", "[dp_sgd,fine_tune]")
+    )
+    told = ("epsilon", "delta", "adjacency", "noise_multiplier", "public_rows", "sampling_rate")
+    assert {name: mended.facts[name] for name in told} == {name: alone.facts[name] for name in told}
+    assert mended.facts["epochs"] != alone.facts["epochs"]
+
+
+def test_a_filter_that_looks_at_each_row_alone_leaves_the_public_figures_alone(tiny, store):
+    record = run(tiny("attack=backdoor", "defense=[trusted_outlier,dp_sgd]", "net.norm=group", "defense.train.step.delta=1e-3"), store)
+    assert record.metrics["removed"] > 0
+    assert record.facts["public_rows"] == record.counts["train"]
+    assert record.facts["sampling_rate"] == 1 / 12
+
+
+def test_under_ablations_public_rows_are_measured_with_their_complements(tiny, store):
+    experiment = tiny(
+        "defense=randomized_ablation", "net.norm=group", "task.public=0.2", "learner.epochs=1", "defense.train.draws=5", "defense.certify.draws=10"
+    )
+    private = dataclasses.replace(experiment, learner=experiment.learner.with_step(PrivateStep(**{**STEP, "delta": 1e-3})))
+    line, mean = Line(experiment=private, store=store), float(private.task.public.inputs.double().mean())
+    victim = line.fit(line.defended, private.task.train, line.honest)
+    assert victim.state()["normalized.mean"].tolist() == pytest.approx([mean, 255 - mean])
