@@ -111,7 +111,7 @@ def _plain(value: object, hint: object, where: str) -> object:
             raise ConfigError(f"{where}={value}: give {_named(kind)}, not {_named(type(value))}")
     elif is_dataclass(hint) and not isinstance(value, cast("type", hint)):
         raise ConfigError(f"{where}: {cast('type', hint).__name__} is needed, not {value!r}")
-    elif getattr(hint, "_is_protocol", False) and isinstance(value, bool | int | float | str | list):
+    elif getattr(hint, "_is_protocol", False) and isinstance(value, bool | int | float | str | list | dict):
         name = cast("type", hint).__name__
         raise ConfigError(f"{where}={value}: a {name} is needed, not {_named(type(value))}; choose one of a group, as in +{name.lower()}@{where}={value}")
     elif lacking := [member for member in _members(hint) if not hasattr(value, member)]:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -61,3 +63,22 @@ def test_pixel_defenses_on_features_are_skipped_with_a_reason(tiny, store):
     record = run(tiny("learner=transfer", "defense=adversarial_training"), store)
     assert record.status == "skipped"
     assert "perturbs pixels" in record.reason
+
+
+MEMBER = ("defense=dpa", "defense.train.parts=3", "+learner@defense.train.member=transfer")
+
+
+def test_an_ensemble_of_heads_is_rooted_in_the_public_rows_from_python_and_from_words(tiny, store):
+    words = [f"defense.train.member.{name}" for name in ("extractor.epochs=2", "head.epochs=2", "extractor.batch_size=32")]
+    experiment = tiny(*MEMBER, *words)
+    assert len(experiment.task.public) > 0
+    assert run(experiment, store).status == "done"
+    plain = tiny("task.public=0.5", "defense=dpa", "defense.train.parts=3")
+    member = experiment.defense.train.member
+    python = dataclasses.replace(plain, defense=dataclasses.replace(plain.defense, train=dataclasses.replace(plain.defense.train, member=member)))
+    assert run(python, store).metrics == run(experiment, store).metrics
+
+
+def test_a_mapping_in_place_of_a_learner_is_refused_in_words(tiny):
+    with pytest.raises(ConfigError, match="a Learner is needed"):
+        tiny("defense=dpa", "defense.train.member={learner: small}")
