@@ -106,7 +106,21 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
         defense=informed(cast("Defense", built["defense"]), {POISON_RATE: threat.budget.share(len(task.train))}),
         learner=cast("Learner", built["learner"]),
         seed=cast("int", tree["seed"]),
+        salt=_salt(tree["salt"], store),
     )
+
+
+def _salt(asked: object, store: Store) -> str | None:
+    """Return the salt of the defender's draws.
+
+    Raises:
+        ConfigError: an empty one, or one that every process of a shared training would draw for itself.
+    """
+    if asked == "":
+        raise ConfigError("salt=: give a text, system, or null")
+    if asked == "system" and store.alone:
+        raise ConfigError("salt=system: the processes of torchrun would draw different secrets; use one process, or a text of your own")
+    return None if asked is None else str(asked)
 
 
 def _with_net(tree: Mapping[str, object], net: Net) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,10 +28,26 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known, Threat
 from poisonbench.store import Store
 
+SYSTEM = "system"  # the salt that nobody knows
+OPEN = ("public", "surrogate", "targets", "poison")  # streams that have no secret of the defender's
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All that a run depends on."""
+    """All that a run depends on.
+
+    Args:
+        task: rows to train and test on.
+        threat: what an attacker knows and may do.
+        attack: what is done.
+        defense: what is done against it.
+        learner: the recipe of the victims.
+        seed: root of every random stream.
+        salt: mixed into the root of the defender's streams: of trainings, filters, repairs, screens and certificates. None: they come from the
+            seed, so a run can be repeated, by the attacker too. "system": from the operating system's random numbers, which are never
+            written; nothing that is trained under them can be repeated, or is shared with another run. torch's and numpy's
+            generators take 63 bits of them for each stream and are no cryptographic ones.
+    """
 
     task: Task
     threat: Threat
@@ -38,6 +55,7 @@ class Experiment:
     defense: Defense
     learner: Learner
     seed: int
+    salt: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,6 +78,18 @@ class Line:
     def root(self) -> Key:
         """The stream of the whole run."""
         return Key.root(self.experiment.seed)
+
+    @cached_property
+    def secret(self) -> Key:
+        """The root of the defender's streams; that of the run, unless there is a salt."""
+        salt = self.experiment.salt
+        if salt is None:
+            return self.root
+        return Key(secrets.token_hex(32)) if salt == SYSTEM else self.root.child(f"salt/{salt}")
+
+    def stream(self, stage: str) -> Key:
+        """Return the random stream of a stage, such as "fit/trial 1"."""
+        return (self.root if stage.partition("/")[0] in OPEN else self.secret).child(stage)
 
     @cached_property
     def learner(self) -> Learner:
@@ -125,7 +155,7 @@ class Line:
         Raises:
             Diverged: a trained state that is not finite; it is not stored, so what the store holds needs no second look.
         """
-        rngs = [self.root.child(stage) for stage in stages]
+        rngs = [self.stream(stage) for stage in stages]
 
         def train(missing: Sequence[int]) -> list[Trained]:
             victims = learner.fit_many([parts[place] for place in missing], combine, [rngs[place] for place in missing])
@@ -136,11 +166,11 @@ class Line:
 
     def asked(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, stages: Sequence[str]) -> list[tuple[object, ...]]:
         """Return all that each victim depends on: its key in the store is a digest of it."""
-        return [(learner, data, combine, self.root.child(stage), learner.runtime) for data, stage in zip(parts, stages, strict=True)]
+        return [(learner, data, combine, self.stream(stage), learner.runtime) for data, stage in zip(parts, stages, strict=True)]
 
     def tuning(self, learner: Learner, stage: str) -> Tune:
         """Return a `Tune` that trains on with the same recipe, from the seed of `stage`."""
-        rng = self.root.child(stage).child("tune")
+        rng = self.stream(stage).child("tune")
 
         def tune(victim: Victim | None, data: Dataset, *, epochs: int) -> Victim:
             longer = learner.with_epochs(epochs)
@@ -170,7 +200,7 @@ class Line:
 
     def strike(self, trial: int = 0) -> Delivered:
         """Let the attacker act, audit what was done, and return it as the defender receives it."""
-        return delivered(self.experiment.task.train, self.struck(trial), self.root.child(numbered("delivery", trial)))
+        return delivered(self.experiment.task.train, self.struck(trial), self.stream(numbered("delivery", trial)))
 
     def struck(self, trial: int = 0) -> Poisoned:
         """Let the attacker act, then audit what was done: the clean rows in their order, injected ones behind them."""
@@ -194,9 +224,9 @@ class Line:
 
     def judge(self, poisoned: Delivered, trial: int = 0) -> Verdict | None:
         """Let the sanitizer judge the rows."""
-        sanitize, rng = self.experiment.defense.sanitize, self.root.child(numbered("sanitize", trial))
+        sanitize, rng = self.experiment.defense.sanitize, self.stream(numbered("sanitize", trial))
         means = self.means(poisoned, sanitize, trial)
-        told = (means.trusted, means.truth, self.combine(Mean()), self.root.child(numbered("fit", trial)), rng, self.attacked.runtime)
+        told = (means.trusted, means.truth, self.combine(Mean()), self.stream(numbered("fit", trial)), rng, self.attacked.runtime)
         parts = (sanitize, self.attacked, poisoned.data, *told)
         verdict = self.store.memo("judge", parts, lambda: checked(sanitize.judge(poisoned.data, means, rng), poisoned.data, sanitize))
         if verdict is not None and not verdict.keep.any():
@@ -205,7 +235,7 @@ class Line:
 
     def repair(self, victim: Victim, verdict: Verdict | None, poisoned: Delivered, trial: int = 0) -> Mended:
         """Let the repairer mend the victim."""
-        repair, rng = self.experiment.defense.repair, self.root.child(numbered("repair", trial))
+        repair, rng = self.experiment.defense.repair, self.stream(numbered("repair", trial))
         means = self.means(poisoned, repair, trial)
 
         def mend() -> Repaired:
@@ -268,7 +298,7 @@ class Line:
         inputs = {"trusted": task.trusted.inputs, "test": task.test.inputs, "probe": probe.inputs}
         means, suspicion = self.means(poisoned, screen, trial), dict[str, Tensor]()
         for name, rows in inputs.items():
-            judge = partial(screen.suspicion, victim, rows, means, self.root.child(f"{numbered('screen', trial)}/{name}"))
+            judge = partial(screen.suspicion, victim, rows, means, self.stream(f"{numbered('screen', trial)}/{name}"))
             judged = judge() if len(rows) else torch.zeros(0)
             if judged is None:
                 return {}

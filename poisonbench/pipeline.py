@@ -233,6 +233,7 @@ def spec(experiment: Experiment) -> dict[str, object]:
         "learner": learner,
         "threat": threat,
         "seed": experiment.seed,
+        **({} if experiment.salt is None else {"salt": experiment.salt}),
     }
 
 

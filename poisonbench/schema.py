@@ -37,6 +37,7 @@ class Keys:
     """The top of every configuration; the groups are typed by their plugins' own dataclasses."""
 
     seed: int = 0
+    salt: str | None = None
     device: str = "auto"
     threads: int = 0
     results_dir: str | None = None
