@@ -19,19 +19,17 @@ if TYPE_CHECKING:
     from poisonbench.core.defense import Defense
 
 Looks: TypeAlias = Literal["nothing", "each row alone", "the model", "all rows"]
-Tolerance: TypeAlias = Mapping[str, tuple[Looks, ...]]  # by slot, what may stand there; a slot that is not named tolerates nothing
+Tolerance: TypeAlias = Mapping[str, tuple[Looks, ...]]  # by slot, what may stand there beside what looks at nothing
 
-ANYTHING: tuple[Looks, ...] = ("nothing", "each row alone", "the model", "all rows")
+ANYTHING: tuple[Looks, ...] = ("each row alone", "the model", "all rows")
 # What a certificate proves is about a training, whatever its steps are.
 ALONE: Tolerance = MappingProxyType({"step": ANYTHING})
 # A filter that looks at each row alone turns an insertion, a deletion or an edit into at most one of these.
-ROWS: Tolerance = MappingProxyType({"step": ANYTHING, "sanitize": ("nothing", "each row alone")})
+ROWS: Tolerance = MappingProxyType({"step": ANYTHING, "sanitize": ("each row alone",)})
 # Whatever happens to the training rows, the proof is about the test input.
 INPUTS: Tolerance = MappingProxyType({"step": ANYTHING, "sanitize": ANYTHING, "repair": ANYTHING})
 # What looks at a private model and at no private row is post-processing.
-PRIVATE: Tolerance = MappingProxyType(
-    {slot: ("nothing", "each row alone") for slot in ("sanitize", "step")} | {slot: ("nothing", "the model") for slot in ("repair", "screen")}
-)
+PRIVATE: Tolerance = MappingProxyType({slot: ("each row alone",) for slot in ("sanitize", "step")} | {slot: ("the model",) for slot in ("repair", "screen")})
 
 
 def parts(plugin: object) -> Iterator[object]:
@@ -70,7 +68,7 @@ def check_proofs(train: Step, defense: Defense, learner: Learner) -> None:
             raise Incompatible(f"the attacker runs the training, so {_name(holder)} proves nothing about it")
         tolerance: Tolerance = getattr(holder, "TOLERATES", ALONE)
         for slot, found, looks in around(defense, learner):
-            allowed = tolerance.get(slot, ("nothing",))
+            allowed = ("nothing", *tolerance.get(slot, ()))
             if found != holder and looks not in allowed:
                 way_out = " (~defense.certify leaves out the proof)" if certify else ""
                 raise Incompatible(

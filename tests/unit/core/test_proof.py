@@ -156,11 +156,8 @@ def test_other_steps_beside_a_private_one_have_to_act_on_each_row_alone(tiny, st
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outside:
-    """The attacker runs the training."""
-
-    def __call__(self, learner):
-        return learner.with_step(PlainStep())
+class Outside(PlainStep):
+    """What an attacker who runs the training does in each step."""
 
 
 def test_nothing_is_proved_of_a_training_that_the_attacker_runs(tiny, store):
@@ -189,7 +186,7 @@ def test_every_certificate_says_what_it_counts_and_what_it_tolerates(name):
     certify = build(tree_of([f"defense={name}"])["defense"], OWN, "defense").certify
     assert certify.unit != NoCertificate().unit
     assert any("TOLERATES" in vars(kind) for kind in type(certify).__mro__ if kind is not NoCertificate)
-    assert certify.TOLERATES.get("screen", ("nothing",)) == ("nothing",)
+    assert "screen" not in certify.TOLERATES
     for change, unit in UNITS.items():
         if hasattr(certify, "change") and certify.TOLERATES is not ALONE:
             assert unit in dataclasses.replace(certify, change=change).unit
