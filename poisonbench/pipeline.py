@@ -18,7 +18,7 @@ from poisonbench.core.threat import assumptions
 from poisonbench.learn.device import peak_bytes
 from poisonbench.line import Experiment, Line, numbered, under_attack
 from poisonbench.record import Record, provenance
-from poisonbench.stats import wilson
+from poisonbench.stats import clopper_pearson
 from poisonbench.store import Store, Visit
 
 __all__ = ["Experiment", "Line", "run"]
@@ -77,11 +77,11 @@ def walked(line: Line) -> Record:
 
 
 def over_trials(part: str, told: Sequence[Mapping[str, Figures]]) -> Figures:
-    """Return one part of the record over all trials; an ASR over several single targets has its Wilson interval."""
+    """Return one part of the record over all trials; an ASR over several single targets has its Clopper-Pearson interval."""
     figures = folded([cell[part] for cell in told])
     if len(told) > 1 and "asr" in figures and all(cell["counts"]["probe"] == 1 for cell in told):
         hits = sum(cell[part]["asr"] == 1 for cell in told)
-        figures["asr_interval"] = list(wilson(hits, len(told)))
+        figures["asr_interval"] = list(clopper_pearson(hits, len(told)))
     return figures
 
 

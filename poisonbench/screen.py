@@ -15,6 +15,7 @@ from rich.table import Table
 
 from poisonbench.core.progress import Listen
 from poisonbench.record import Record
+from poisonbench.report.figures import goal, malicious, over_targets, radius_unit, relation
 
 PLAIN_SECONDS = 10.0
 ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
@@ -71,7 +72,7 @@ def show_record(console: Console, record: Record, path: Path) -> None:
         console.print(f"{title}: {record.status}, {record.reason}", markup=False, highlight=False, soft_wrap=True)
     else:
         console.print(_table(title, record))
-        for line in (*_trial_lines(record), *_filter_lines(record.metrics)):
+        for line in (*_trial_lines(record), *_filter_lines(record.metrics), *_certificate_lines(record)):
             console.print(line, markup=False, highlight=False)
     console.print(f"record: {path}", markup=False, highlight=False, soft_wrap=True)
 
@@ -88,16 +89,23 @@ def _table(title: str, record: Record) -> Table:
 
 
 def _trial_lines(record: Record) -> Iterator[str]:
-    if isinstance(interval := record.undefended.get("asr_interval"), list | tuple):
-        yield f"undefended ASR over {record.counts['trials']} targets: {percent(interval[0])} to {percent(interval[1])} (Wilson, 95 %)"
-    undefended, defended = record.goal("undefended"), record.goal("metrics")
+    if ends := over_targets(record, record.undefended):
+        yield f"undefended ASR over {record.counts['trials']} targets: {percent(ends[0])} to {percent(ends[1])} (Clopper-Pearson, 95 %)"
+    undefended, defended = goal(record, "undefended"), goal(record, "metrics")
     if "c_acc_lost" in undefended:
-        yield f"C-Acc lost: undefended {percent(undefended['c_acc_lost'])}, defended {percent(defended['c_acc_lost'])}"
+        yield f"C-Acc lost: undefended {percent(undefended['c_acc_lost'])}, defended {percent(defended.get('c_acc_lost'))}"
     if "epsilon" in record.facts:
-        yield f"privacy: epsilon {record.facts['epsilon']:.3f} at delta {record.facts['delta']}"
+        yield f"privacy: epsilon {record.facts['epsilon']:.3f} at delta {record.facts['delta']}, {relation(record)}"
     if "epsilon_lower" in undefended:
-        least = [f"{name} {figures['epsilon_lower']:.3f}" for name, figures in (("undefended", undefended), ("defended", defended))]
+        least = [
+            f"{name} {figures['epsilon_lower']:.3f}" for name, figures in (("undefended", undefended), ("defended", defended)) if "epsilon_lower" in figures
+        ]
         yield f"canaries show an epsilon of at least: {', '.join(least)}"
+    for place, assumed in record.assumed.items():
+        if isinstance(assumed, Mapping):
+            yield f"assumed: {place}={assumed.get('value')}, {assumed.get('source')}"
+    if clients := malicious(record):
+        yield f"clients: {clients}"
 
 
 def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
@@ -110,15 +118,18 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
         yield "screen: " + ", ".join(f"{name} {value:.3f}" for name, value in screened.items())
     if isinstance(mended := metrics.get("repair"), Mapping):
         yield "repair: " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in mended.items())
+
+
+def _certificate_lines(record: Record) -> Iterator[str]:
+    metrics, unit = record.metrics, radius_unit(record)
     if isinstance(certified := metrics.get("certified"), list | tuple):
         told = [f"{percent(share)} at {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
-        unit = metrics.get("radius_unit", "changed rows of the training set given")
         yield f"certified against {unit}: {', '.join(told)}; median radius {metrics.get('median_radius', 'none')}"
     if "member_c_acc" in metrics:
         yield f"a member alone is right on {percent(metrics['member_c_acc'])} of the test rows"
     if isinstance(together := metrics.get("collective"), Mapping):
         told = [f"{percent(share)} at {changes}" for changes, share in sorted(together.items(), key=lambda item: int(item[0]))]
-        yield f"accuracy that one attack leaves at least, by changed rows: {', '.join(told)}"
+        yield f"accuracy that one attack leaves at least, by number of {unit}: {', '.join(told)}"
 
 
 def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:

@@ -15,7 +15,7 @@ from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.retrace import split, tree_from
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import SCHEMA, Part, Record, read
-from poisonbench.report.leaderboard import plain
+from poisonbench.report.figures import plain
 
 TOLERANCE = 0.02  # two points of a percentage
 NEW = "nothing"  # stands for what a record does not hold; told apart by identity

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from poisonbench.core.errors import PoisonbenchError
-from poisonbench.report.leaderboard import folded, write
+from poisonbench.report.cells import folded
+from poisonbench.report.leaderboard import write
 from poisonbench.report.tables import published
 
 

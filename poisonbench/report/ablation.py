@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record
 from poisonbench.report.experiments import belonging, experiment_of, number_of, swept
+from poisonbench.report.figures import number, radius_unit
 from poisonbench.stats import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANELS = {"asr": "ASR", "c_acc": "C-Acc", "median_radius": "median certified radius, in rows"}
+PANELS = {"asr": "ASR", "c_acc": "C-Acc", "median_radius": "median certified radius"}
 Lines = Mapping[str, Mapping[float, list[Record]]]
 
 
 def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
-    """Write an SVG or a PDF: a panel a figure, a line a defense, means over seeds with 95 % intervals.
+    """Write an SVG or a PDF: a panel a figure, a line a defense, means over seeds; bars from the smallest seed to the largest.
 
     Raises:
         ConfigError: no record of this experiment, or none that sweeps one key over numbers.
@@ -49,15 +50,17 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
 
 def _fill(axis: Axes, name: str, lines: Lines) -> None:
     places = sorted({place for line in lines.values() for place in line})
-    for number, (defense, line) in enumerate(sorted(lines.items())):
-        told = [(place, over_seeds([float(record.metrics[name]) for record in line[place] if name in record.metrics])) for place in sorted(line)]  # type: ignore[arg-type]
-        means, halves = [mean for _, (mean, _) in told], [half or 0.0 for _, (_, half) in told]
-        axis.errorbar(
-            [place for place, _ in told], means, halves, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[number % 4], label=defense
-        )
+    mine = [record for line in lines.values() for records in line.values() for record in records if name in record.metrics]
+    units = sorted({radius_unit(record) for record in mine}) if name == "median_radius" else []
+    for nth, (defense, line) in enumerate(sorted(lines.items())):
+        values = {place: [value for record in line[place] if (value := number(record.metrics.get(name))) is not None] for place in sorted(line)}
+        told = {place: over_seeds(several) for place, several in values.items() if several}
+        means = [mean for mean, _, _ in told.values()]
+        bars = ([mean - smallest for mean, smallest, _ in told.values()], [largest - mean for mean, _, largest in told.values()])
+        axis.errorbar(list(told), means, bars, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[nth % 4], label=defense)
     if places[0] > 0 and places[-1] / places[0] >= 8:
         axis.set_xscale("log")
     axis.set_xticks(places, [f"{place:g}" for place in places])
     axis.minorticks_off()
-    axis.set_ylabel(PANELS[name])
+    axis.set_ylabel("\n".join([PANELS[name], *units]))
     axis.spines[["top", "right"]].set_visible(False)

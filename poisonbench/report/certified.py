@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import cast
 
 from poisonbench.record import Record
-from poisonbench.report.curves import words_of
+from poisonbench.report.curves import band, words_of
 from poisonbench.report.experiments import belonging, swept, value_of
+from poisonbench.report.figures import radius_unit
+from poisonbench.stats import over_seeds
 
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
 STYLES = ("-", "--", ":", "-.")
@@ -33,7 +35,7 @@ def _bare(record: Record) -> str:
 
 
 def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
-    """Write an SVG or a PDF: the share of test rows that no change of so many rows can turn, means over seeds.
+    """Write an SVG or a PDF: the share of test rows that no change of so many rows can turn, means over seeds with their range as a band.
 
     A line a defense and setting. Where all records are attacked and have partners without an attack, the lines are those of the partners, and the accuracy
     under each attack stands beside them as points.
@@ -45,8 +47,10 @@ def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
     attacked = mine if all(record.key in partners for record in mine) else []
     proved = list({record.key: record for record in partners.values()}.values()) if attacked else mine
     key, lines, points = swept(proved), dict[str, list[Sequence[float]]](), dict[str, dict[int, list[float]]]()
+    units = sorted({radius_unit(record) for record in proved})
     for record in proved:
-        lines.setdefault(_label(record, key), []).append(cast("Sequence[float]", record.metrics["certified"]))
+        label = _label(record, key) + (f", in {radius_unit(record)}" if len(units) > 1 else "")
+        lines.setdefault(label, []).append(cast("Sequence[float]", record.metrics["certified"]))
     for record in attacked:
         there = points.setdefault(_under(record), {}).setdefault(record.counts["poisoned"], [])
         there.append(float(cast("float", record.metrics["c_acc"])))
@@ -55,12 +59,16 @@ def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
         axis = figure.subplots()
         for number, (label, curves) in enumerate(sorted(lines.items())):
             longest = max(map(len, curves))
-            mean = [sum(curve[radius] if radius < len(curve) else 0.0 for curve in curves) / len(curves) for radius in range(longest)]
-            axis.step(range(longest), mean, where="post", linestyle=STYLES[number % len(STYLES)], label=f"proved: {label}" if attacked else label)
+            padded = [[*curve, *[0.0] * (longest - len(curve))] for curve in curves]
+            mean = [sum(shares) / len(shares) for shares in zip(*padded, strict=True)]
+            (drawn,) = axis.step(range(longest), mean, where="post", linestyle=STYLES[number % len(STYLES)], label=f"proved: {label}" if attacked else label)
+            axis.fill_between(range(longest), *band(padded), step="post", color=drawn.get_color(), alpha=0.15, linewidth=0)
         for number, (label, heights) in enumerate(sorted(points.items())):
             places = sorted(heights)
-            axis.plot(places, [sum(heights[place]) / len(heights[place]) for place in places], MARKS[number % len(MARKS)], markersize=4, label=f"under {label}")
-        axis.set_xlabel("changed training rows")
+            found = [over_seeds(heights[place]) for place in places]
+            bars = ([mean - smallest for mean, smallest, _ in found], [largest - mean for mean, _, largest in found])
+            axis.errorbar(places, [mean for mean, _, _ in found], bars, fmt=MARKS[number % len(MARKS)], markersize=4, capsize=2, label=f"under {label}")
+        axis.set_xlabel(units[0] if len(units) == 1 else "radius, in the unit of each line")
         axis.set_ylabel("accuracy" if attacked else "certified accuracy")
         axis.set_ylim(0, 1)
         axis.set_xscale("log" if attacked else "linear")

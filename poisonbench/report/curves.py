@@ -16,7 +16,7 @@ Panel = tuple[str, str]
 
 
 def draw(records: Iterable[Record], path: Path) -> None:
-    """Write an SVG: a panel for each way to deal rows and each range of attacked rounds, ASR over rounds, means over seeds.
+    """Write an SVG: a panel for each way to deal rows and each range of attacked rounds, ASR over rounds, means over seeds with the range of seeds as a band.
 
     Raises:
         ConfigError: no record has a curve of an attack.
@@ -55,11 +55,19 @@ def words_of(command: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words_in(command) if "=" in word)
 
 
+def band(curves: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Return the smallest and the largest of several curves, place by place."""
+    places = list(zip(*curves, strict=True))
+    return [min(values) for values in places], [max(values) for values in places]
+
+
 def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
     styles = ("-", "--", ":", "-.")
     for number, (name, curves) in enumerate(sorted(lines.items())):
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
-        axis.plot(range(1, len(mean) + 1), mean, styles[number % 4], label=name, linewidth=1.4)
+        rounds = range(1, len(mean) + 1)
+        (drawn,) = axis.plot(rounds, mean, styles[number % 4], label=name, linewidth=1.4)
+        axis.fill_between(rounds, *band(curves), color=drawn.get_color(), alpha=0.15, linewidth=0)
     axis.set_title(f"{panel[0]}, attacked in {panel[1]}", fontsize=8)
     axis.set_xlabel("round")
     axis.set_xticks([1, 5, 10, 15, 20])

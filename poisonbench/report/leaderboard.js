@@ -1,9 +1,10 @@
 "use strict";
-const cells = JSON.parse(document.getElementById("data").textContent);
+const { cells, unseen } = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 100;
-const FIGURES = { asr: "ASR", c_acc: "C-Acc", r_acc: "R-Acc", undefended_asr: "ASR undefended", undefended_c_acc: "C-Acc undefended", clean_asr: "ASR of clean training", clean_c_acc: "C-Acc of clean training", certified: "certified accuracy at radius 0", median_radius: "median radius", tpr: "TPR of the filter", fpr: "FPR of the filter", auroc: "AUROC within class", seconds: "seconds" };
-const PLAIN = new Set(["seconds", "median_radius", "auroc"]);
-const COLUMNS = [["t", "task"], ["a", "attack"], ["r", "rate"], ["d", "defense"], ["s", "setting"], ["n", "seeds"], ["clean_c_acc", "clean C-Acc"], ["undefended_c_acc", "undef. C-Acc"], ["undefended_asr", "undef. ASR"], ["c_acc", "C-Acc"], ["asr", "ASR"], ["o", "rank by ASR"], ["r_acc", "R-Acc"], ["clean_asr", "clean ASR"], ["median_radius", "radius"], ["tpr", "TPR"], ["fpr", "FPR"], ["seconds", "seconds"]];
+const FIGURES = { asr: "ASR", net_asr: "net ASR", c_acc: "C-Acc", r_acc: "R-Acc", undefended_asr: "ASR undefended", undefended_c_acc: "C-Acc undefended", undefended_r_acc: "R-Acc undefended", clean_asr: "ASR of clean training", clean_c_acc: "C-Acc of clean training", certified: "certified accuracy at radius 0", median_radius: "median radius", epsilon: "epsilon", tpr: "TPR of the filter", fpr: "FPR of the filter", auroc: "AUROC within class", seconds: "seconds" };
+const PLAIN = new Set(["seconds", "median_radius", "epsilon", "auroc"]);
+const UNITS = { median_radius: "u", certified: "u", epsilon: "e" };
+const COLUMNS = [["t", "task"], ["a", "attack"], ["r", "rate"], ["d", "defense"], ["s", "setting"], ["n", "seeds"], ["clean_c_acc", "clean C-Acc"], ["undefended_c_acc", "undef. C-Acc"], ["undefended_asr", "undef. ASR"], ["c_acc", "C-Acc"], ["asr", "ASR"], ["net_asr", "net ASR"], ["o", "rank by net ASR"], ["r_acc", "R-Acc"], ["clean_asr", "clean ASR"], ["median_radius", "median radius"], ["epsilon", "epsilon"], ["tpr", "TPR"], ["fpr", "FPR"], ["seconds", "seconds"]];
 const TEXT = new Set(["t", "a", "d", "s"]);
 const COLOURS = ["#0b72d0", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#0c8599", "#e8a200", "#5f3dc4", "#74783b", "#a0522d", "#087f5b", "#868e96"];
 let shown = PAGE;
@@ -42,15 +43,19 @@ function frequent(values) {
 }
 
 function percent(rate) { return rate === null ? "" : +(100 * rate).toPrecision(4) + " %"; }
+function one(name, figure) { return ((PLAIN.has(name) ? 1 : 100) * figure).toFixed(name === "auroc" ? 3 : name === "epsilon" ? 2 : 1); }
+function pair(name, ends, between) { return ends ? one(name, ends[0]) + between + one(name, ends[1]) : ""; }
+// a mean, and the smallest and the largest seed
 function told(cell, name) {
-  const figure = cell.m[name];
-  if (!figure) return "";
-  const scale = PLAIN.has(name) ? 1 : 100, digits = name === "auroc" ? 3 : 1;
-  return (scale * figure[0]).toFixed(digits) + (figure[1] === null ? "" : " ± " + (scale * figure[1]).toFixed(digits));
+  if (!cell.m[name]) return "";
+  const [mean, ends] = cell.m[name], middle = one(name, mean), range = pair(name, ends, " to ");
+  return middle + (range && range !== middle + " to " + middle ? " (" + range + ")" : "");
 }
+function unit(cell, name) { return (UNITS[name] && cell.m[name] && cell[UNITS[name]]) || ""; }
+function interval(cell, name) { return cell.m[name] && cell.m[name][2] ? "95 % interval " + pair(name, cell.m[name][2], " to ") : ""; }
 function value(cell, name) {
   if (name === "n") return cell.n.length;
-  if (name === "o") return cell.o && cell.o[0] + cell.o[1] / 1000;
+  if (name === "o") return cell.o && cell.o[0] + cell.o[1] / 1000 + cell.m.net_asr[0] / 10000;
   if (name === "r") return cell.r === null ? -1 : cell.r;
   return TEXT.has(name) ? cell[name] : cell.m[name] ? cell.m[name][0] : null;
 }
@@ -105,18 +110,20 @@ function matrix(now, chosen) {
   }
   const attacks = [...new Set(chosen.map((cell) => cell.a))].sort(), defenses = [...new Set(chosen.map((cell) => cell.d))].sort((one, other) => (one !== "none") - (other !== "none") || (one < other ? -1 : 1));
   document.getElementById("which").textContent = FIGURES[name] + (PLAIN.has(name) ? "" : ", in per cent") + "; where a pair has several settings, the most common one is shown. A figure opens its cell below.";
-  const bad = name.endsWith("asr") || name === "fpr" || name === "seconds" ? Math.max : Math.min;
+  const bad = name.endsWith("asr") || name === "fpr" || name === "seconds" || name === "epsilon" ? Math.max : Math.min;
+  const units = new Set([...pairs.values()].map((cell) => unit(cell, name)).filter(Boolean)), mixed = units.size > 1;
+  if (units.size) document.getElementById("which").append(" In " + [...units].join(", or ") + ".");
   const worst = (defense) => {
     const figures = attacks.map((attack) => pairs.get(attack + "\n" + defense)).filter((cell) => cell && cell.a !== "none" && cell.m[name]).map((cell) => cell.m[name][0]);
-    return figures.length ? (PLAIN.has(name) ? bad(...figures).toFixed(name === "auroc" ? 3 : 1) : (100 * bad(...figures)).toFixed(1)) : "";
+    return figures.length && !mixed ? one(name, bad(...figures)) : ""; // figures of two units have no worst
   };
   const head = make("tr", {}, make("th", { class: "text" }, "defense"), make("th", {}, "worst case"), ...attacks.map((attack) => make("th", {}, attack)));
   const body = defenses.map((defense) => make("tr", {}, make("th", { class: "text", scope: "row" }, defense), make("td", {}, worst(defense)), ...attacks.map((attack) => {
     const cell = pairs.get(attack + "\n" + defense);
     if (!cell) return make("td", {});
-    const figure = cell.m[name], text = figure ? (PLAIN.has(name) ? figure[0].toFixed(name === "auroc" ? 3 : 1) : (100 * figure[0]).toFixed(1)) : cell.n.every((seed) => Object.fromEntries(seed).status) ? Object.fromEntries(cell.n[0]).status : "-";
+    const figure = cell.m[name], text = figure ? one(name, figure[0]) + (mixed ? " " + unit(cell, name) : "") : cell.n.every((seed) => Object.fromEntries(seed).status) ? Object.fromEntries(cell.n[0]).status : "-";
     const shade = figure && name.endsWith("asr") ? figure[0] : figure && name.endsWith("c_acc") ? 1 - figure[0] : 0;
-    const node = make("td", { class: few(cell), title: cell.s || "default setting" }, make("button", { on: () => change({ open: String(cells.indexOf(cell)) }) }, text));
+    const node = make("td", { class: few(cell), title: [cell.s || "default setting", told(cell, name), unit(cell, name), interval(cell, name)].filter(Boolean).join("; ") }, make("button", { on: () => change({ open: String(cells.indexOf(cell)) }) }, text));
     node.style.backgroundColor = "rgba(var(--bad), " + (0.45 * shade).toFixed(3) + ")";
     return node;
   })));
@@ -138,8 +145,11 @@ function table(now, chosen) {
   for (const cell of rows.slice(0, shown)) {
     body.push(make("tr", { class: [few(cell), cell === open && "open"].filter(Boolean).join(" ") || undefined }, ...COLUMNS.map(([name]) => {
       if (name === "a") return make("td", { class: "text" }, make("button", { class: "link", "aria-expanded": String(cell === open), on: () => change({ open: cell === open ? "" : String(cells.indexOf(cell)) }) }, cell.a));
-      const text = name === "n" ? String(cell.n.length) : name === "r" ? percent(cell.r) : name === "o" ? (cell.o ? [...new Set(cell.o)].join(" to ") : "") : TEXT.has(name) ? cell[name] : told(cell, name);
-      return make("td", { class: name === "s" ? "text long" : TEXT.has(name) ? "text" : undefined }, text);
+      const text = name === "n" ? cell.n.length + (cell.x === undefined ? "" : " \u2020") : name === "r" ? percent(cell.r) : name === "o" ? (cell.o ? [...new Set(cell.o)].join(" to ") : cell.w ? "not ranked" : "") : TEXT.has(name) ? cell[name] : told(cell, name);
+      const hint = name === "n" ? (unseen[cell.x] || []).join(" ") : name === "o" ? cell.w || (cell.o && "of " + cell.g + " cells") : interval(cell, name);
+      const node = make("td", { class: name === "s" ? "text long" : TEXT.has(name) ? "text" : undefined, title: hint || undefined }, text);
+      if (unit(cell, name)) node.append(make("span", { class: "unit" }, unit(cell, name)));
+      return node;
     })));
     if (cell === open) body.push(make("tr", { class: "detail" }, make("td", { colspan: COLUMNS.length }, ...detail(cell))));
   }
@@ -153,7 +163,10 @@ function detail(cell) {
   const seeds = cell.n.map((pairs) => Object.fromEntries(pairs));
   const lines = seeds.map((seed) => make("tr", {}, ...[["seed", seed.seed], ["C-Acc", seed.c_acc === undefined ? "" : (100 * seed.c_acc).toFixed(1)], ["ASR", seed.asr === undefined ? "" : (100 * seed.asr).toFixed(1)], ["record", seed.record], ["digest", seed.digest], ["commit", seed.commit], ["", [seed.status, seed.reason].filter(Boolean).join(": ")]].map(([, text]) => make("td", {}, String(text ?? "")))));
   const head = make("tr", {}, ...["seed", "C-Acc", "ASR", "record", "result digest", "commit", ""].map((text) => make("td", { class: "soft" }, text)));
-  return [make("pre", {}, cell.c + " seed=" + seeds.map((seed) => seed.seed).join(",")), make("table", {}, head, ...lines)];
+  const figures = Object.keys(FIGURES).filter((name) => cell.m[name]).map((name) => make("tr", {}, ...[FIGURES[name], one(name, cell.m[name][0]), pair(name, cell.m[name][1], " to ") || "-", pair(name, cell.m[name][2], " to ") || "-", unit(cell, name)].map((text) => make("td", {}, text))));
+  const names = make("tr", {}, ...["figure", "mean", "smallest to largest seed", "95 % interval", ""].map((text) => make("td", { class: "soft" }, text)));
+  const notes = [cell.w && "Not ranked: " + cell.w + ".", cell.o && "Ranked with " + (cell.g - 1) + " others.", ...(unseen[cell.x] || [])].filter(Boolean);
+  return [make("pre", {}, cell.c + " seed=" + seeds.map((seed) => seed.seed).join(",")), ...notes.map((note) => make("p", {}, note)), make("table", {}, names, ...figures), make("table", {}, head, ...lines)];
 }
 
 function plot(title, frame, series) {
@@ -188,14 +201,14 @@ function figures(chosen) {
     const rates = [...new Set(dosed[1].map((cell) => cell.r))].sort((one, other) => one - other);
     drawn.push(plot("ASR of " + dosed[0].replace("\n", " ") + " by poison rate", { ...UNIT, log: true, x: [rates[0], rates[rates.length - 1]], xMarks: rates, xName: "poison rate (log)", yName: "ASR" }, groups(dosed[1], (cell) => cell.d).map(([name, list]) => [name, list.sort((one, other) => one.r - other.r).map((cell) => [cell.r, cell.m.asr[0]]), true])));
   }
-  const curved = (kind, title, xName, yName, from) => {
-    const list = chosen.filter((cell) => cell.k && cell.k[kind] && cell.k[kind].length > 1);
+  const curved = (kind, title, xName, yName, from, where = () => true) => {
+    const list = chosen.filter((cell) => cell.k && cell.k[kind] && cell.k[kind].length > 1 && where(cell));
     if (!list.length) return;
     const most = frequent(list.map((cell) => cell.a + "\n" + cell.s))[0][0], same = kind === "rounds" ? list.filter((cell) => cell.a + "\n" + cell.s === most) : list;
     const end = Math.max(...same.map((cell) => cell.k[kind].length)) - 1 + from;
     drawn.push(plot(title, { ...UNIT, x: [from, end], xMarks: [0, 1, 2, 3, 4].map((step) => Math.round(from + (end - from) * step / 4)), xName, yName }, groups(same, (cell) => (kind === "rounds" ? cell.d : [cell.a, cell.d, cell.s].filter(Boolean).join(", "))).map(([name, members]) => [name, members[0].k[kind].map((height, place) => [place + from, height]), true])));
   };
-  curved("certified", "Certified accuracy", "radius, in rows", "certified accuracy", 0);
+  for (const [counted] of frequent(chosen.filter((cell) => cell.u).map((cell) => cell.u))) curved("certified", "Certified accuracy", counted, "certified accuracy", 0, (cell) => cell.u === counted);
   curved("rounds", "ASR round by round", "round", "ASR", 1);
   document.getElementById("figures").replaceChildren(...(drawn.length ? drawn : [make("p", { class: "soft" }, "No cell chosen here has an attack to draw.")]));
 }

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded
-from poisonbench.record import Record
+from poisonbench.record import Part, Record
 from poisonbench.stats import over_seeds
 
 FIELDS = {"claim", "source", "published", "unit", "certainty", "command", "figure", "records", "ours", "verdict", "why"}
 VERDICTS = ("reproduced", "partial", "not reproduced", "not run")
-COLUMNS = ("claim", "source", "published", "ours, with its 95 % interval", "n", "verdict", "why", "command")
+COLUMNS = ("claim", "source", "published", "ours (range over seeds)", "n", "verdict", "why", "command")
 
 Entry = dict[str, object]
 
@@ -50,15 +50,16 @@ def measured(entry: Entry, records: Mapping[str, Record]) -> Entry:
     values = [_figure(str(entry["figure"]), str(key), records) for key in cast("list[str]", entry["records"])]
     if not values:
         return entry | {"ours": None}
-    mean, half = over_seeds(values)
-    return entry | {"ours": {"mean": round(mean, 4), "interval": None if half is None else round(half, 4), "n": len(values)}}
+    mean, smallest, largest = over_seeds(values)
+    return entry | {"ours": {"mean": round(mean, 4), "range": [round(smallest, 4), round(largest, 4)], "n": len(values)}}
 
 
 def _figure(path: str, key: str, records: Mapping[str, Record]) -> float:
     if key not in records:
         raise DataError(f"the ledger names the record {key}, which is not in results/records")
     part, _, name = path.partition(".")
-    found = getattr(records[key], part, {}).get(name)
+    own = records[key].goal(cast("Part", part)) if part in get_args(Part) else {}
+    found = getattr(records[key], part, {}).get(name, own.get(name))
     if not isinstance(found, int | float):
         raise DataError(f"record {key} has no figure {path}")
     return float(found)
@@ -72,9 +73,7 @@ def table(entries: Sequence[Entry]) -> str:
 
 def _line(entry: Entry) -> tuple[str, ...]:
     ours = entry["ours"]
-    told, count = (
-        ("", "") if not isinstance(ours, Mapping) else (f"{ours['mean']}" + (f" ± {ours['interval']}" if ours["interval"] is not None else ""), str(ours["n"]))
-    )
+    told, count = (_told(ours), str(ours["n"])) if isinstance(ours, Mapping) else ("", "")
     remembered = " (from memory)" if entry["certainty"] == "memory" else ""
     return (
         str(entry["claim"]),
@@ -86,3 +85,8 @@ def _line(entry: Entry) -> tuple[str, ...]:
         str(entry["why"]),
         f"`{entry['command']}`",
     )
+
+
+def _told(ours: Mapping[str, object]) -> str:
+    smallest, largest = cast("list[float]", ours["range"])
+    return f"{ours['mean']}" + ("" if smallest == largest else f" ({smallest} to {largest})")

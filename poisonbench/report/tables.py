@@ -1,15 +1,16 @@
-"""Records to Markdown tables: one line a cell, its seeds folded into a mean and an interval."""
+"""Records to Markdown tables: one line a cell, its seeds folded into a mean and their range."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 from poisonbench.record import Part, Record, read, words_in
 from poisonbench.report.experiments import belonging
-from poisonbench.stats import over_seeds, worst
+from poisonbench.report.figures import Failures, goal, malicious, name_of, number, over_targets, radius_unit, relation, told
+from poisonbench.stats import worst
 
 COLUMNS = (
     "task",
@@ -41,9 +42,15 @@ def published(folder: Path) -> list[Record]:
     return sorted((read(path) for path in folder.glob("*.json")), key=lambda record: record.command)
 
 
-def table(records: Iterable[Record]) -> str:
-    """Return one Markdown table without its empty columns; cells of fewer than three seeds say so by their number of seeds."""
-    rows = [_line(cell, found) for cell, found in cells_of(records)]
+def table(records: Iterable[Record], failures: Failures | None = None) -> str:
+    """Return one Markdown table without its empty columns; cells of fewer than three seeds say so by their number of seeds.
+
+    Args:
+        records: done or failed.
+        failures: what a failed seed counts as; by default what these records say.
+    """
+    records = list(records)
+    rows = [_line(cell, found, failures or Failures.among(records)) for cell, found in cells_of(records)]
     used = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
     return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines)
@@ -57,16 +64,17 @@ def cells_of(records: Iterable[Record]) -> list[tuple[tuple[str, ...], list[Reco
     return [(cell, cells[cell]) for cell in sorted(cells, key=_order)]
 
 
-def matrix(records: Iterable[Record]) -> str:
+def matrix(records: Iterable[Record], failures: Failures | None = None) -> str:
     """Return a Markdown table of defended C-Acc, a row a defense, a column an attack, and the worst of them at the end."""
+    records = list(records)
     cells: dict[str, dict[str, list[Record]]] = {}
     for record in records:
-        cells.setdefault(_name(record, "defense"), {}).setdefault(_name(record, "attack"), []).append(record)
+        cells.setdefault(name_of(record, "defense"), {}).setdefault(name_of(record, "attack"), []).append(record)
     attacks = sorted({attack for row in cells.values() for attack in row})
     lines = [("defense", *attacks, "worst case"), tuple("---" for _ in range(len(attacks) + 2))]
     for defense, row in sorted(cells.items()):
-        figures = {attack: _over(row[attack], "metrics", "c_acc") for attack in attacks if attack in row}
-        attack, figure = worst({name: float(told.split()[0]) for name, told in figures.items()}, largest=False)
+        figures = {attack: _defended(row[attack], "c_acc", failures or Failures.among(records)) for attack in attacks if attack in row}
+        attack, figure = worst({name: float(shown.split()[0]) for name, shown in figures.items()}, largest=False)
         lines.append((defense, *(figures.get(name, "") for name in attacks), f"{figure:.1f} ({attack})"))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -76,17 +84,18 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
 
     `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` holds their table, `<!-- worst: ... -->` the matrix of their C-Acc,
     `<!-- ledger -->` and `<!-- benchmarks -->` the tables given. Keys are attack, defense (names), learner (class of the recipe, such as
-    Federated) and experiment (one name).
+    Federated) and experiment (one name). A failed seed counts as a success of the attack and as C-Acc of chance.
     """
+    failures = Failures.among(records)
 
     def block(found: re.Match[str]) -> str:
         task, *asked = found[2].split()
         wanted = {"task": [task], **{name: values.split(",") for name, _, values in (word.partition("=") for word in asked)}}
-        mine = [record for record in records if record.status == "done"]
+        mine = [record for record in records if record.status != "skipped"]
         for experiment in wanted.pop("experiment", []):
             mine = belonging(mine, experiment)
         chosen = [record for record in mine if all(_part(record, name) in wanted[name] for name in wanted)]
-        return f"{found[1]}{(matrix if found[1].startswith('<!-- worst') else table)(chosen)}{found[3]}"
+        return f"{found[1]}{(matrix if found[1].startswith('<!-- worst') else table)(chosen, failures)}{found[3]}"
 
     others = {"ledger": ledger, "benchmarks": benchmarks}
     text = OTHER.sub(lambda found: f"{found[1]}{others[found[2]]}{found[3]}", text)
@@ -99,8 +108,8 @@ def _cell(record: Record) -> tuple[str, ...]:
     budget = cast("Mapping[str, float]", cast("Mapping[str, object]", record.spec["threat"])["budget"])
     rows = cast("Mapping[str, Mapping[str, int]]", record.spec["task"])["rows"]
     share = float(budget["rate"]) if budget.get("count") is None else budget["count"] / max(1, rows["train"])
-    rate = f"{100 * share:.3g} %" if _name(record, "attack") != "none" else ""
-    return _name(record, "task"), _name(record, "attack"), rate, _name(record, "defense"), setting
+    rate = f"{100 * share:.3g} %" if name_of(record, "attack") != "none" else ""
+    return name_of(record, "task"), name_of(record, "attack"), rate, name_of(record, "defense"), setting
 
 
 def _order(cell: tuple[str, ...]) -> tuple[str, str, float, str, str]:
@@ -108,36 +117,45 @@ def _order(cell: tuple[str, ...]) -> tuple[str, str, float, str, str]:
     return task, attack, float(rate.removesuffix(" %") or 0), defense, setting
 
 
-def _line(cell: tuple[str, ...], records: Sequence[Record]) -> tuple[str, ...]:
+def _line(cell: tuple[str, ...], records: Sequence[Record], failures: Failures) -> tuple[str, ...]:
     task, attack, rate, defense, setting = cell
-    pairs = [f"{_over(records, part, 'c_acc')} / {_over(records, part, 'asr') or '-'}" for part in ("baseline", "undefended", "metrics")]
-    filters = [_over(records, "metrics", name) for name in ("tpr", "fpr")] + [_over(records, "metrics", "auroc_in_class", scale=1.0, digits=3)]
-    return task, attack, rate, defense, f"`{setting}`" if setting else "", str(len(records)), *pairs, *filters, _more(records)
+    done = [record for record in records if record.status == "done"]
+    pairs = [f"{_over(done, part, 'c_acc')} / {_over(done, part, 'asr') or '-'}" for part in ("baseline", "undefended")]
+    pairs.append(" / ".join(_defended(records, name, failures) or "-" for name in ("c_acc", "asr")))
+    filters = [_over(done, "metrics", name) for name in ("tpr", "fpr")] + [_over(done, "metrics", "auroc_in_class", scale=1.0, digits=3)]
+    seeds = str(len(records)) + (f" ({len(records) - len(done)} failed)" if len(done) < len(records) else "")
+    return task, attack, rate, defense, f"`{setting}`" if setting else "", seeds, *pairs, *filters, "; ".join(_more(done))
 
 
-def _more(records: Sequence[Record]) -> str:
-    """Return what only some defenses and attacks report, in words."""
-    told = [f"C-Acc lost {lost}" for lost in [_over(records, "undefended", "c_acc_lost")] if lost]
-    if len(records) == 1 and isinstance(interval := records[0].undefended.get("asr_interval"), list | tuple):
-        low, high = (100 * float(end) for end in interval)
-        told.append(f"undefended ASR {low:.1f} to {high:.1f} over {records[0].counts.get('trials', 0)} targets")
+def _more(records: Sequence[Record]) -> Iterator[str]:
+    """Yield what only some defenses and attacks report, in words."""
+    parts: tuple[Part, ...] = ("undefended", "metrics")
+    lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
+    yield from (f"C-Acc lost {told([100 * value for value in values], 1)}" for values in lost[:1] if values)
+    if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
+        yield f"undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f} over {records[0].counts.get('trials', 0)} targets"
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
-    told += [f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")] if screened[0] else []
-    told += [f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0))]
-    unit = next((f" {unit}" for record in records if (unit := record.metrics.get("radius_unit"))), "")
-    told += [f"median radius {radius}{unit}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
-    told += [f"members {right}" for right in [_over(records, "metrics", "member_c_acc")] if right]
-    told += [f"certified {', '.join(proved)}" for proved in [list(_certified(records))] if proved]
+    if screened[0]:
+        yield f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")
+    yield from (f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0)))
+    yield from _proved(records)
+    yield from (f"members {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
+    relations = " or ".join(sorted({relation(record) for record in records if "epsilon" in record.facts}))
+    yield from (f"epsilon {spent} ({relations})" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent)
+    yield from (f"{whose}canaries show at least {told(values, 2)}" for whose, values in zip(("undefended ", ""), least, strict=True) if values)
+    yield from sorted({clients for record in records if (clients := malicious(record))})
+
+
+def _proved(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the median radius, certified accuracy and what one attack leaves, with what their numbers count."""
+    units = " or ".join(sorted({radius_unit(record) for record in records if "certified" in record.metrics}))
+    found = [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
+    found += [f"certified {', '.join(shares)}" for shares in [list(_certified(records))] if shares]
     together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective") or {})})
-    shares = [f"{_inside(records, 'collective', str(number), 100.0)} at {number}" for number in together]
-    told += [f"under one attack {', '.join(shares)}"] if shares else []
-    told += [f"epsilon {spent}" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent]
-    told += [
-        f"{whose}canaries show at least {least}"
-        for whose, part in (("undefended ", "undefended"), ("", "metrics"))
-        if (least := _over(records, part, "epsilon_lower", scale=1.0, digits=2))
-    ]
-    return "; ".join(told)
+    shares = [f"{_inside(records, 'collective', str(count), 100.0)} at {count}" for count in together]
+    found += [f"under one attack {', '.join(shares)}"] if shares else []
+    if found and units:
+        yield f"in {units}: {'; '.join(found)}"
 
 
 def _certified(records: Sequence[Record]) -> Iterator[str]:
@@ -146,34 +164,31 @@ def _certified(records: Sequence[Record]) -> Iterator[str]:
     for radius in RADII if curves else ():
         shares = [100 * curve[radius] if radius < len(curve) else 0.0 for curve in curves]
         if max(shares) >= 1:
-            yield f"{_told(shares, 1)} at {radius}"
+            yield f"{told(shares, 1)} at {radius}"
+
+
+def _goals(records: Sequence[Record], part: Part, name: str) -> list[float]:
+    return [found[name] for record in records if name in (found := goal(record, part))]
 
 
 def _inside(records: Sequence[Record], part: str, name: str, scale: float) -> str:
     """Return a figure of one part of the metrics, over seeds."""
     parts = [inner for record in records if isinstance(inner := record.metrics.get(part), Mapping)]
-    return _told([scale * float(inner[name]) for inner in parts if name in inner], 2 if scale == 1.0 else 1)
+    return told([scale * float(inner[name]) for inner in parts if name in inner], 2 if scale == 1.0 else 1)
 
 
 def _over(records: Sequence[Record], part: str, name: str, *, scale: float = 100.0, digits: int = 1) -> str:
-    figures = [{**getattr(record, part), **(record.goal(cast("Part", part)) if part in get_args(Part) else {})} for record in records]
-    values = [float(value) for told in figures if isinstance(value := told.get(name), int | float)]
-    return _told([scale * value for value in values], digits)
+    values = [value for record in records if (value := number(getattr(record, part).get(name))) is not None]
+    return told([scale * value for value in values], digits)
 
 
-def _told(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return ""
-    mean, half = over_seeds(values)
-    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+def _defended(records: Sequence[Record], name: str, failures: Failures) -> str:
+    """Return a figure of the defended models, in per cent; failed seeds count."""
+    found = [number({**record.metrics, **failures.figures(record)}.get(name)) for record in records]
+    return told([100 * value for value in found if value is not None], 1)
 
 
 def _part(record: Record, name: str) -> str:
     """Return what a block's key selects by."""
     learner = record.spec["learner"]
-    return str(learner["class"]).rpartition(".")[2] if name == "learner" and isinstance(learner, Mapping) else _name(record, name)
-
-
-def _name(record: Record, part: str) -> str:
-    named = record.spec[part]
-    return str(named["name"]) if isinstance(named, Mapping) else str(named)
+    return str(learner["class"]).rpartition(".")[2] if name == "learner" and isinstance(learner, Mapping) else name_of(record, name)

@@ -22,6 +22,7 @@ from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
 from poisonbench.pipeline import Line, filled, name_of, run
 from poisonbench.record import read
+from poisonbench.stats import clopper_pearson
 from tests.conftest import tiny_words
 
 
@@ -433,8 +434,7 @@ def test_trials_are_independent_and_their_success_is_a_proportion(tiny, store):
     record = run(experiment, store)
     assert record.counts["trials"] == record.counts["probe"] == 4
     assert record.counts["hits"] == round(4 * record.metrics["asr"])
-    low, high = record.metrics["asr_interval"]
-    assert low <= record.metrics["asr"] <= high
+    assert record.metrics["asr_interval"] == list(clopper_pearson(record.counts["hits"], 4))
     assert record.baseline["asr"] <= record.undefended["asr"]
 
 

@@ -18,8 +18,10 @@ import pytest
 from poisonbench.assemble import HOME
 from poisonbench.record import Record
 from poisonbench.report.__main__ import main
-from poisonbench.report.leaderboard import as_csv, as_markdown, folded, page, rows
+from poisonbench.report.cells import folded
+from poisonbench.report.leaderboard import as_csv, as_markdown, gaps, page, rows
 from poisonbench.report.tables import published
+from poisonbench.stats import intervals
 from tests.unit.report.payloads import EVIL
 
 CLOSING, LOUD = "</script><mark>marked</mark>", "<mark title=mark(1)>"
@@ -31,7 +33,7 @@ def made(attack: str = "badnets", defense: str = "spectral", seed: int = 0, **mo
     asr, rate = more.pop("asr", 0.1), more.pop("rate", 0.05)
     spec = {
         "attack": {"name": attack, "data": {"class": f"attacks.backdoor.{attack}.A", "version": 1}},
-        "defense": {"name": defense},
+        "defense": {"name": defense} | ({} if defense == "none" else {"sanitize": {"class": f"defenses.sanitize.{defense}.A"}}),
         "task": {"name": "digits", "rows": {"train": 1366}},
         "learner": {"class": "poisonbench.learn.central.Central"},
         "threat": {"budget": {"rate": rate, "relabel": True}},
@@ -42,13 +44,12 @@ def made(attack: str = "badnets", defense: str = "spectral", seed: int = 0, **mo
     return Record(spec=spec, command=command, provenance={"commit": "0123456789abcdef"}, **(told | more))
 
 
-def test_seeds_are_folded_into_a_mean_and_its_interval():
+def test_seeds_are_folded_into_a_mean_a_range_and_an_interval():
     (cell,) = folded([made(seed=seed) for seed in (0, 1, 2)])
     assert (cell.task, cell.family, cell.attack, cell.rate, cell.defense, cell.learner) == ("digits", "backdoor", "badnets", 0.05, "spectral", "Central")
     assert cell.threat == "relabel and edit rows"
-    mean, half = cell.figures["c_acc"]
-    assert mean == pytest.approx(0.91)
-    assert half == pytest.approx(4.302653 * 0.01 / 3**0.5)
+    assert cell.figures["c_acc"] == pytest.approx((0.91, 0.9, 0.92, *intervals([[0.9, 0.91, 0.92]])[0]))
+    assert cell.figures["seconds"] == (2.0, 2.0, 2.0, None, None)
     assert [seed["seed"] for seed in cell.seeds] == [0, 1, 2]
     assert cell.command == "python -m poisonbench attack=badnets defense=spectral threat.budget.rate=0.05"
     assert "tpr" not in cell.figures
@@ -61,12 +62,34 @@ def test_the_rate_of_a_skipped_cell_with_a_budget_by_count_is_of_the_rows_asked_
     assert cell.rate == 0.5
 
 
-def test_a_cell_of_one_seed_has_no_interval_and_a_failed_seed_no_figure():
-    (cell,) = folded([made(seed=0), made(seed=1, status="failed", reason="out of memory", metrics={}, undefended={}, baseline={}, cost={})])
-    assert cell.figures["c_acc"] == (0.9, None)
+def failed(seed: int, **more: object) -> Record:
+    return made(seed=seed, status="failed", reason="out of memory", metrics={}, undefended={}, baseline={}, cost={}, **more)
+
+
+def test_a_failed_seed_is_a_success_of_the_attack_and_an_answer_by_chance():
+    (cell,) = folded([made(seed=0, counts={"classes": 4}), failed(1)])
+    assert cell.figures["c_acc"][:3] == (pytest.approx((0.9 + 0.25) / 2), 0.25, 0.9)
+    assert cell.figures["asr"][:3] == cell.figures["net_asr"][:3] == (pytest.approx(0.55), 0.1, 1.0)
+    assert cell.figures["seconds"][:3] == (2.0, 2.0, 2.0)
     assert [seed.get("status", "done") for seed in cell.seeds] == ["done", "failed"]
     assert rows([cell])[0]["seeds"] == 2
     assert rows([cell])[0]["done"] == 1
+
+
+def test_a_chance_that_no_record_tells_is_nothing_and_an_attack_without_asr_gets_none():
+    cells = {cell.attack: cell for cell in folded([failed(0), made(attack="degrade", seed=0, metrics={"c_acc": 0.5}), failed(1, attack="degrade")])}
+    assert cells["badnets"].figures.keys() == {"c_acc"}
+    assert cells["badnets"].figures["c_acc"].mean == 0.0
+    assert cells["degrade"].figures["c_acc"].mean == 0.25
+    assert "asr" not in cells["degrade"].figures
+
+
+def test_a_defense_that_only_failed_is_last_and_not_ranked():
+    cells = folded(
+        [*(made(defense=defense, seed=seed, asr=0.0) for defense in ("a", "b") for seed in range(3)), *(failed(seed, defense="c") for seed in range(3))]
+    )
+    told = {cell.defense: (cell.figures["asr"].mean, cell.rank, cell.unranked) for cell in cells}
+    assert told == {"a": (0.0, (1, 2), ""), "b": (0.0, (1, 2), ""), "c": (1.0, None, "no seed was done")}
 
 
 def test_the_order_of_words_makes_no_other_cell():
@@ -81,13 +104,97 @@ def test_behind_a_screen_its_figures_count():
     assert cell.figures["c_acc"][0] == 0.9
 
 
-def test_defenses_that_met_the_same_attack_are_ranked():
-    asr = {"none": 0.9, "spectral": 0.1}
-    cells = folded(
-        [made(defense=defense, seed=seed, asr=height + 0.001 * seed * seed * (height > 0.5)) for defense, height in asr.items() for seed in range(3)]
-    )
-    assert {cell.defense: cell.rank for cell in cells} == {"none": (2, 2), "spectral": (1, 1)}
+def board(seeds: int, clean: float = 0.9, **asr: float) -> list[Record]:
+    """Defenses with one ASR on all seeds, and 0.0 for clean training."""
+    told = {"baseline": {"c_acc": clean, "asr": 0.0}}
+    return [made(defense=name, seed=seed, metrics={"c_acc": clean, "asr": height}, **told) for name, height in asr.items() for seed in range(seeds)]
+
+
+def ranked(records: list[Record]) -> dict[str, tuple[int, int] | str]:
+    return {cell.defense: cell.rank or cell.unranked for cell in folded(records) if cell.attack != "none"}
+
+
+def test_defenses_that_met_the_same_attack_are_ranked_where_seeds_are_many():
+    assert ranked(board(10, spectral=0.1, strip=0.9)) == {"spectral": (1, 1), "strip": (2, 2)}
+    assert ranked(board(3, spectral=0.0, strip=1.0)) == {"spectral": (1, 2), "strip": (1, 2)}
     assert [cell.rank for cell in folded([made()])] == [None]
+    assert {cell.compared for cell in folded(board(3, spectral=0.0, strip=1.0))} == {2}
+
+
+def test_ranks_compare_what_the_attack_adds_to_clean_training_and_nothing_below():
+    def judged(defense: str, asr: float) -> list[Record]:
+        return [made(defense=defense, seed=seed, metrics={"c_acc": 0.9, "asr": asr}, baseline={"c_acc": 0.9, "asr": 0.6}) for seed in range(10)]
+
+    cells = {cell.defense: cell for cell in folded([*judged("constant", 0.0), *judged("honest", 0.6), *judged("poor", 1.0)])}
+    assert {name: cell.figures["net_asr"].mean for name, cell in cells.items()} == {"constant": 0.0, "honest": 0.0, "poor": pytest.approx(0.4)}
+    assert {cell.rank for cell in cells.values()} == {(1, 3)}
+
+
+def test_a_constant_model_does_not_win():
+    constant = [made(defense="constant", seed=seed, metrics={"c_acc": 0.1, "asr": 0.0}, baseline={"c_acc": 0.9, "asr": 0.0}) for seed in range(10)]
+    told = ranked([*constant, *board(10, spectral=0.1, strip=0.9)])
+    assert told["constant"] == "loses 80.0 points of C-Acc under the attack, with no record without one"
+    assert told["spectral"] == (1, 1)
+
+
+def test_what_a_defense_costs_without_an_attack_decides_and_not_what_the_attack_costs():
+    def hit(defense: str) -> list[Record]:  # the attack takes 20 points from everybody
+        return [made(defense=defense, seed=seed, metrics={"c_acc": 0.7, "asr": 0.1}, baseline={"c_acc": 0.9, "asr": 0.0}) for seed in range(3)]
+
+    def calm(defense: str, c_acc: float) -> Record:
+        return made(attack="none", defense=defense, metrics={"c_acc": c_acc}, undefended={"c_acc": 0.9}, baseline={"c_acc": 0.9})
+
+    told = ranked([*hit("none"), *hit("cheap"), *hit("dear"), calm("cheap", 0.851), calm("dear", 0.849)])
+    assert told["dear"] == "loses 5.1 points of C-Acc without an attack"
+    assert "under the attack" in told["cheap"] if isinstance(told["cheap"], str) else told["cheap"] == (1, 2)
+    assert told["cheap"] == told["none"] == (1, 2)
+
+
+def test_krum_on_rows_dealt_unevenly_is_listed_and_not_ranked():
+    cells = folded(published(HOME / "results" / "records"))
+    (krum,) = [cell for cell in cells if (cell.defense, cell.attack, cell.setting) == ("krum", "badnets+model_replacement", "owners=dirichlet")]
+    assert krum.figures["asr"].mean == 0.0
+    assert krum.figures["c_acc"].mean < 0.65
+    assert krum.rank is None
+    assert krum.unranked.startswith("loses 3")
+
+
+def test_skipped_cells_are_not_ranked():
+    skipped = made(defense="krum", status="skipped", reason="no such slot", metrics={}, undefended={}, baseline={})
+    (cell,) = [cell for cell in folded([*board(3, spectral=0.0, strip=1.0), skipped]) if cell.defense == "krum"]
+    assert (cell.rank, cell.unranked, dict(cell.figures)) == (None, "", {})
+
+
+def test_the_page_says_the_smallest_gap_for_its_numbers_of_cells():
+    cells = folded(
+        [*board(3, spectral=0.0, strip=1.0), *(dataclasses.replace(record, command=f"{record.command} net=mlp") for record in board(3, a=0, b=0, c=0))]
+    )
+    assert gaps(cells) == [("2", "none", "none", "55 points"), ("3", "none", "none", "61 points")]
+    assert "<td>2</td><td>none</td><td>none</td><td>55 points</td>" in page(cells)
+    assert gaps(folded([made()])) == []
+
+
+def test_radii_and_epsilons_stand_beside_what_they_count():
+    old = made(metrics={"c_acc": 0.9, "asr": 0.1, "certified": [0.9, 0.6], "median_radius": 1}, facts={"epsilon": 3.0})
+    (cell,) = folded([old])
+    assert (cell.unit, cell.relation) == ("changed training rows (kind of change not recorded)", "neighbours not recorded")
+    told = dataclasses.replace(old, metrics={**old.metrics, "radius_unit": "labels flipped"}, facts={"epsilon": 3.0, "adjacency": "replace one row"})
+    (cell,) = folded([told])
+    assert (cell.unit, cell.relation) == ("labels flipped", "neighbours: replace one row")
+    (row,) = rows([cell])
+    assert (row["median_radius"], row["radius_unit"], row["epsilon"], row["relation"]) == (1.0, "labels flipped", 3.0, "neighbours: replace one row")
+    assert [cell.unit for cell in folded([made()])] == [""]
+
+
+def test_cells_say_what_the_referee_of_today_has_not_seen():
+    old = made(schema=1)
+    assert old.unseen
+    whole = page(folded([old, made(defense="strip")]))
+    data = json.loads(re.search(r'id="data">(.*?)</script>', whole, re.DOTALL)[1])
+    assert data["unseen"] == [sorted(old.unseen)]
+    assert [cell.get("x") for cell in data["cells"]] == [0, None]
+    assert "older form" in whole
+    assert "older form" not in page(folded([made()]))
 
 
 def test_curves_are_means_over_seeds():
@@ -105,7 +212,7 @@ def test_no_text_of_a_record_is_more_than_text(text):
     block = DATA.search(whole)[2]
     assert not set(block) & set("<>&")
     data = json.loads(block)
-    assert data[0]["d"] == "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cf") else letter for letter in text)
+    assert data["cells"][0]["d"] == "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cf") else letter for letter in text)
     (row,) = csv.DictReader(io.StringIO(as_csv(cells)))
     assert not row["defense"].startswith(("=", "+", "-", "@", "\t", "\r"))
     told = as_csv(cells) + as_markdown(cells)
@@ -134,7 +241,7 @@ def test_the_command_writes_four_files_of_the_same_cells(tmp_path, capsys):
     table = pyarrow.parquet.read_table(tmp_path / "out" / "leaderboard.parquet").to_pylist()
     (row,) = csv.DictReader(io.StringIO((tmp_path / "out" / "leaderboard.csv").read_text()))
     assert float(row["asr"]) == table[0]["asr"] == pytest.approx(0.1)
-    assert "91.0 ± 2.5" in (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "91.0 (90.0 to 92.0)" in (tmp_path / "out" / "leaderboard.md").read_text()
     assert "1 cells from 3 records" in capsys.readouterr().out
 
 
@@ -228,8 +335,8 @@ def test_a_browser_shows_every_cell_without_a_complaint(opened):
 
 def test_a_browser_sorts_and_filters(opened):
     ascending = [row[10] for row in cells_in(opened("sort=asr")[0])]
-    assert [float(text.split()[0]) for text in ascending if text] == [10.0, 20.0, 50.0, 100.0]
-    assert [float(text.split()[0]) for text in [row[10] for row in cells_in(opened("sort=asr&down=1")[0])] if text] == [100.0, 50.0, 20.0, 10.0]
+    assert [float(text.split()[0]) for text in ascending if text] == [10.0, 20.0, 50.0, 100.0, 100.0]
+    assert [float(text.split()[0]) for text in [row[10] for row in cells_in(opened("sort=asr&down=1")[0])] if text] == [100.0, 100.0, 50.0, 20.0, 10.0]
     assert [row[1] for row in cells_in(opened("q=sig")[0])] == ["sig"]
     assert [row[2] for row in cells_in(opened("rate=0.1")[0])] == ["10 %"]
 

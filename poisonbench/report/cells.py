@@ -1,0 +1,229 @@
+"""Records to cells, a setting with all its seeds: figures with ranges and intervals, and ranks among defenses that met the same attack."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from poisonbench.record import Record
+from poisonbench.report.figures import Failures, defended, name_of, net_asr, number, plain, radius_unit, relation
+from poisonbench.report.tables import cells_of
+from poisonbench.stats import intervals, over_seeds, ranks
+
+PROPORTIONS: dict[str, Callable[[Record], float | None]] = {
+    "c_acc": lambda record: defended(record, "c_acc"),
+    "asr": lambda record: defended(record, "asr"),
+    "net_asr": net_asr,
+    "r_acc": lambda record: number(record.metrics.get("r_acc")),
+    "undefended_c_acc": lambda record: number(record.undefended.get("c_acc")),
+    "undefended_asr": lambda record: number(record.undefended.get("asr")),
+    "undefended_r_acc": lambda record: number(record.undefended.get("r_acc")),
+    "clean_c_acc": lambda record: number(record.baseline.get("c_acc")),
+    "clean_asr": lambda record: number(record.baseline.get("asr")),
+    "tpr": lambda record: number(record.metrics.get("tpr")),
+    "fpr": lambda record: number(record.metrics.get("fpr")),
+    "auroc": lambda record: number(record.metrics.get("auroc_in_class")),
+    "certified": lambda record: certified[0] if (certified := _certified(record)) else None,
+}
+FIGURES: dict[str, Callable[[Record], float | None]] = {
+    **PROPORTIONS,
+    "median_radius": lambda record: number(record.metrics.get("median_radius")),
+    "epsilon": lambda record: number(record.facts.get("epsilon")),
+    "seconds": lambda record: math.fsum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
+}
+LOSS = 0.05  # of C-Acc without an attack, beyond which a defense is not ranked
+
+
+class Figure(NamedTuple):
+    """A mean over seeds, the smallest and the largest seed, and the ends of the 95 % interval; no interval for what is no proportion."""
+
+    mean: float
+    smallest: float
+    largest: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One line of the leaderboard: a setting with all its seeds.
+
+    Args:
+        task: its name.
+        family: of the attack.
+        threat: what the attacker may do.
+        attack: its name.
+        rate: poisoned rows / training rows; None without an attack.
+        defense: its name.
+        learner: class of the recipe.
+        setting: further words of the command.
+        command: of every seed, `seed=` left out.
+        figures: those that apply. A failed seed counts as ASR 1 and C-Acc of chance.
+        rank: by net ASR among the defenses that met the same attack in the same setting, 1 for the lowest: the 95 % interval that holds for
+            all of them at once; None where nothing is compared.
+        compared: number of cells that are ranked together, this one with them.
+        unranked: why a cell that met an attack is not ranked; empty if it is.
+        unit: what radii count; empty without a certificate.
+        relation: between which neighbours epsilon holds; empty without one.
+        unseen: what the referee of today has not seen of these records.
+        curves: means over seeds; "certified" over radii, "rounds" over federated rounds.
+        seeds: one a record.
+    """
+
+    task: str
+    family: str
+    threat: str
+    attack: str
+    rate: float | None
+    defense: str
+    learner: str
+    setting: str
+    command: str
+    figures: Mapping[str, Figure]
+    rank: tuple[int, int] | None = None
+    compared: int = 0
+    unranked: str = ""
+    unit: str
+    relation: str
+    unseen: tuple[str, ...]
+    curves: Mapping[str, list[float]]
+    seeds: Sequence[Mapping[str, object]]
+
+
+def folded(records: Iterable[Record]) -> list[Cell]:
+    """Return the cells of all records, seeds folded, in a fixed order."""
+    records = list(records)
+    failures, found = Failures.among(records), cells_of(records)
+    values = [_values(mine, failures) for _, mine in found]
+    cells = [_cell(named, mine, figures) for (named, mine), figures in zip(found, _figures(values), strict=True)]
+    clean = _without_attack(records)
+    reasons = [_loss(mine, clean, failures) for _, mine in found]
+    return _ranked(cells, values, reasons)
+
+
+def _values(records: Sequence[Record], failures: Failures) -> dict[str, list[float]]:
+    """Return every figure of a cell by its seeds; a failed one counts, a skipped one does not."""
+    told: list[Mapping[str, float | None]] = [{name: figure(record) for name, figure in FIGURES.items()} for record in records if record.status == "done"]
+    told += [failures.figures(record) for record in records if record.status == "failed"]
+    values = {name: [value for figures in told if (value := figures.get(name)) is not None] for name in FIGURES}
+    return {name: several for name, several in values.items() if several}
+
+
+def _figures(values: Sequence[Mapping[str, list[float]]]) -> list[dict[str, Figure]]:
+    asked = [(place, name) for place, cell in enumerate(values) for name in cell if name in PROPORTIONS]
+    ends = dict(zip(asked, intervals([values[place][name] for place, name in asked]), strict=True))
+    return [
+        {name: Figure(*over_seeds(several), *(ends.get((place, name)) or (None, None))) for name, several in cell.items()} for place, cell in enumerate(values)
+    ]
+
+
+def _ranked(cells: Sequence[Cell], values: Sequence[Mapping[str, list[float]]], reasons: Sequence[str]) -> list[Cell]:
+    met: dict[tuple[object, ...], dict[int, list[float]]] = {}
+    for place, cell in enumerate(cells):
+        if "net_asr" in values[place] and not reasons[place]:
+            met.setdefault((cell.task, cell.attack, cell.rate, cell.learner, cell.setting), {})[place] = values[place]["net_asr"]
+    found: dict[int, tuple[tuple[int, int], int]] = {}
+    for board in met.values():
+        told = ranks({str(place): dict(enumerate(several)) for place, several in board.items()}) if len(board) > 1 else {}
+        found |= {int(place): (rank, len(board)) for place, rank in told.items()}
+    ranked = [replace(cell, rank=found[place][0], compared=found[place][1]) if place in found else cell for place, cell in enumerate(cells)]
+    return [replace(cell, unranked=reason if "net_asr" in several else "") for cell, several, reason in zip(ranked, values, reasons, strict=True)]
+
+
+def _bare(record: Record) -> str:
+    """Return task, net, learner and defense of a record, as text."""
+    return json.dumps([record.spec.get(part) for part in ("task", "net", "learner", "defense")], sort_keys=True)
+
+
+def _without_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if name_of(record, "attack") == "none" and record.status != "skipped":
+            found.setdefault(_bare(record), []).append(record)
+    return found
+
+
+def _loss(records: Sequence[Record], clean: Mapping[str, list[Record]], failures: Failures) -> str:
+    """Return why a defense is not ranked: what it costs without an attack; under the attack where no record without one is there."""
+    defense = records[0].spec.get("defense")
+    if isinstance(defense, Mapping) and not set(defense) - {"name"}:
+        return ""  # nothing is done, so nothing is lost
+    partners = list({record.key: record for mine in records for record in clean.get(_bare(mine), [])}.values())
+    source = partners or [record for record in records if record.status != "skipped"]
+    before = [value for record in source if record.status == "done" and (value := number(record.baseline.get("c_acc"))) is not None]
+    after = [value for record in source if (value := failures.figures(record).get("c_acc", defended(record, "c_acc"))) is not None]
+    if not any(record.status == "done" for record in source):
+        return "no seed was done"
+    if not after or not before:
+        return ""
+    lost = statistics.fmean(before) - statistics.fmean(after)
+    where = "without an attack" if partners else "under the attack, with no record without one"
+    return f"loses {100 * lost:.1f} points of C-Acc {where}" if lost > LOSS else ""
+
+
+def _cell(named: tuple[str, ...], records: Sequence[Record], figures: Mapping[str, Figure]) -> Cell:
+    task, attack, rate, defense, setting = (plain(text) for text in named)
+    done = [record for record in records if record.status == "done"]
+    learner = records[0].spec.get("learner")
+    return Cell(
+        task=task,
+        family=_family(records[0]),
+        threat=_threat(records[0]),
+        attack=attack,
+        rate=float(rate.removesuffix(" %")) / 100 if rate else None,
+        defense=defense,
+        learner=plain(str(learner.get("class", "")).rpartition(".")[2]) if isinstance(learner, Mapping) else "",
+        setting=setting,
+        command=plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
+        figures=figures,
+        unit=plain(" or ".join(sorted({radius_unit(record) for record in done if _certified(record)}))),
+        relation=plain(" or ".join(sorted({relation(record) for record in done if "epsilon" in record.facts}))),
+        unseen=tuple(sorted({plain(sentence) for record in done for sentence in record.unseen})),
+        curves=_curves(done),
+        seeds=[_seed(record) for record in sorted(records, key=lambda record: (str(record.spec.get("seed")).zfill(9), record.key))],
+    )
+
+
+def _seed(record: Record) -> dict[str, object]:
+    told = {"seed": record.spec.get("seed"), "record": record.key, "digest": record.result_digest[:16], "commit": str(record.provenance.get("commit", ""))[:10]}
+    figures = {name: round(value, 4) for name in ("c_acc", "asr") if (value := FIGURES[name](record)) is not None}
+    return told | figures | ({} if record.status == "done" else {"status": record.status, "reason": plain(record.reason)})
+
+
+def _curves(records: Sequence[Record]) -> dict[str, list[float]]:
+    told = {"certified": [_certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
+    curves = {name: [[float(value) for value in curve] for curve in found if curve] for name, found in told.items()}
+    return {name: [round(sum(values) / len(values), 4) for values in zip(*found, strict=False)] for name, found in curves.items() if found}
+
+
+def _certified(record: Record) -> list[float]:
+    """Return certified accuracy over radii, in the record's unit; empty where there is none."""
+    curve = record.metrics.get("certified")
+    return curve if isinstance(curve, list) else []
+
+
+def _rounds(record: Record) -> list[float]:
+    curve = record.curves.get("defended")
+    asr = curve.get("asr") if isinstance(curve, Mapping) and "round" not in curve else None
+    return asr if isinstance(asr, list) else []
+
+
+def _threat(record: Record) -> str:
+    attack, threat = record.spec.get("attack"), record.spec.get("threat")
+    budget = threat.get("budget") if isinstance(threat, Mapping) else None
+    if not isinstance(attack, Mapping) or not isinstance(budget, Mapping) or _family(record) == "none":
+        return "none"
+    acts = {"train": "run the training", "update": "send updates"}
+    rows = "add rows" if budget.get("inject") else "relabel and edit rows" if budget.get("relabel") else "edit rows, labels kept"
+    return next((told for slot, told in acts.items() if slot in attack), rows)
+
+
+def _family(record: Record) -> str:
+    attack = record.spec.get("attack")
+    slots = [attack.get(slot) for slot in ("update", "data", "train")] if isinstance(attack, Mapping) else []
+    paths = [str(slot["class"]).split(".") for slot in slots if isinstance(slot, Mapping) and str(slot.get("class", "")).startswith("attacks.")]
+    return plain(paths[0][1]) if paths else "none"

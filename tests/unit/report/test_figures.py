@@ -1,0 +1,140 @@
+"""What tables and the screen say beside a figure: units, relations, ranges, what failed."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from poisonbench.record import Record
+from poisonbench.report import certified
+from poisonbench.report.curves import band
+from poisonbench.report.figures import goal, malicious, net_asr, over_targets, radius_unit, relation, text
+from poisonbench.report.ledger import measured
+from poisonbench.report.ledger import table as ledger_table
+from poisonbench.report.tables import filled, table
+from poisonbench.screen import show_record
+from poisonbench.stats import Spread, clopper_pearson
+from tests.unit.report.test_leaderboard import failed, made
+
+OLD = "changed training rows (kind of change not recorded)"
+
+
+def proved(seed: int = 0, **more: object) -> Record:
+    return made(seed=seed, defense="dpa", metrics={"c_acc": 0.9, "asr": 0.1, "certified": [0.9, 0.6], "median_radius": 1, **more}, counts={"poisoned": 0})
+
+
+def shown(record: Record) -> str:
+    stream = io.StringIO()
+    show_record(Console(file=stream, width=200), record, Path("x.json"))
+    return stream.getvalue()
+
+
+def test_a_figure_is_a_mean_and_its_range_where_seeds_differ_at_the_digits_told():
+    assert text(Spread(0.989, 0.983, 0.994), 1, 100) == "98.9 (98.3 to 99.4)"
+    assert text(Spread(0.9891, 0.98905, 0.98914), 1, 100) == "98.9"
+    assert "| 91.0 (90.0 to 92.0) / 10.0 |" in table([made(seed=seed) for seed in range(3)])
+
+
+def test_net_asr_is_what_the_attack_adds_to_clean_training_behind_the_screen():
+    assert net_asr(made(baseline={"asr": 0.04})) == pytest.approx(0.06)
+    assert net_asr(made(baseline={"asr": 0.4})) == 0.0
+    assert net_asr(made(metrics={"asr": 1.0, "screen": {"asr": 0.02}})) == 0.02
+    assert net_asr(made(metrics={"c_acc": 0.9})) is None
+
+
+SCHEMAS = ((1, lambda figures: figures), (2, lambda figures: {"goal": figures}))
+
+
+@pytest.mark.parametrize(("schema", "laid"), SCHEMAS)
+def test_figures_of_a_goal_are_read_where_either_schema_has_them(schema, laid):
+    part = {"c_acc": 0.9, **laid({"c_acc_lost": 0.2, "canaries_right": 0.5})}
+    record = made(undefended=part, metrics=part, schema=schema)
+    assert goal(record, "metrics") == {"c_acc_lost": 0.2, "canaries_right": 0.5}
+    assert "C-Acc lost 20.0" in table([record])
+    assert "C-Acc lost: undefended 20.0 %, defended 20.0 %" in shown(record)
+
+
+@pytest.mark.parametrize(("schema", "laid"), SCHEMAS)
+def test_canaries_of_either_schema_are_shown(schema, laid):
+    part = {"c_acc": 0.9, **laid({"epsilon_lower": 2.5})}
+    record = made(undefended=part, metrics=part, schema=schema)
+    assert "undefended canaries show at least 2.50; canaries show at least 2.50" in table([record])
+    assert "epsilon of at least: undefended 2.500, defended 2.500" in shown(record)
+
+
+def test_what_a_defense_assumes_is_shown_with_where_it_comes_from():
+    record = made(assumed={"defense.sanitize.expected_rate": {"value": 0.05, "source": "a stated assumption"}})
+    assert "assumed: defense.sanitize.expected_rate=0.05, a stated assumption" in shown(record)
+
+
+def test_radii_stand_beside_what_they_count_in_the_table_and_on_the_screen():
+    assert radius_unit(proved()) == OLD
+    assert f"in {OLD}: median radius 1.0; certified 60.0 at 1" in table([proved()])
+    assert f"certified against {OLD}" in shown(proved())
+    flips = proved(radius_unit="labels flipped", collective={"3": 0.5})
+    assert "in labels flipped: median radius 1.0; certified 60.0 at 1; under one attack 50.0 at 3" in table([flips])
+    assert "certified against labels flipped" in shown(flips)
+    assert "by number of labels flipped: 50.0 % at 3" in shown(flips)
+    assert f"in {OLD} or labels flipped: " in table([proved(), proved(seed=1, radius_unit="labels flipped")])
+
+
+def test_an_epsilon_stands_beside_its_neighbours():
+    spent = made(facts={"epsilon": 3.0, "delta": 1e-5, "adjacency": "replace one row"})
+    assert relation(spent) == "neighbours: replace one row"
+    assert "epsilon 3.00 (neighbours: replace one row)" in table([spent])
+    assert "privacy: epsilon 3.000 at delta 1e-05, neighbours: replace one row" in shown(spent)
+    unsaid = made(facts={"epsilon": 3.0, "delta": 1e-5})
+    assert "epsilon 3.00 (neighbours not recorded)" in table([unsaid])
+    assert "neighbours not recorded" in shown(unsaid)
+
+
+def test_what_is_said_of_malicious_clients_is_shown():
+    record = made(facts={"malicious_assumed": 4, "malicious_worst": 6, "rounds": 20})
+    assert malicious(record) == "malicious assumed 4, malicious worst 6"
+    assert malicious(record) in table([record])
+    assert malicious(record) in shown(record)
+    assert malicious(made()) == ""
+
+
+def test_the_interval_over_targets_is_computed_from_their_number_whatever_a_record_holds():
+    record = made(undefended={"c_acc": 0.9, "asr": 0.95, "asr_interval": [0.76, 0.99]}, counts={"trials": 20})
+    assert over_targets(record, record.undefended) == clopper_pearson(19, 20)
+    assert "undefended ASR 75.1 to 99.9 over 20 targets" in table([record])
+    assert "undefended ASR over 20 targets: 75.1 % to 99.9 % (Clopper-Pearson, 95 %)" in shown(record)
+    assert over_targets(made(), made().undefended) is None
+
+
+def test_a_failed_seed_counts_in_a_table_and_is_named_and_a_skipped_one_does_not():
+    records = [made(seed=0, counts={"classes": 2}), failed(1), made(seed=2, status="skipped", metrics={}, undefended={}, baseline={})]
+    told = filled("<!-- records: digits -->\n<!-- end -->", records)
+    assert "| 2 (1 failed) |" in told
+    assert "| 70.0 (50.0 to 90.0) / 55.0 (10.0 to 100.0) |" in told
+    assert "| spectral | 70.0 (50.0 to 90.0) | 70.0 (badnets) |" in filled("<!-- worst: digits -->\n<!-- end -->", records)
+
+
+def test_a_band_reaches_from_the_smallest_seed_to_the_largest():
+    assert band([[0.1, 0.9], [0.3, 0.5]]) == ([0.1, 0.5], [0.3, 0.9])
+
+
+def test_the_certified_figure_names_the_unit_of_its_axis_or_that_of_each_line(tmp_path):
+    old, flips = proved(), dataclasses.replace(proved(radius_unit="labels flipped"), command="python -m poisonbench defense=dpa net=mlp")
+    for mine, told, untold in (([old], OLD, "labels flipped"), ([flips], "labels flipped", OLD)):
+        certified.draw(mine, mine, tmp_path / "figure.svg")
+        drawn = (tmp_path / "figure.svg").read_text()
+        assert told in drawn
+        assert untold not in drawn
+    certified.draw([old, flips], [old, flips], tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert all(words in drawn for words in ("radius, in the unit of each line", f", in {OLD}", ", in labels flipped"))
+
+
+def test_the_ledger_holds_a_mean_and_a_range():
+    records = {record.key: record for record in (made(seed=seed, undefended={"c_acc_lost": seed / 10}, schema=1) for seed in range(3))}
+    entry = dict.fromkeys(("claim", "source", "published", "unit", "certainty", "command", "ours", "verdict", "why"), "x")
+    told = measured({**entry, "figure": "undefended.c_acc_lost", "records": list(records)}, records)
+    assert told["ours"] == {"mean": 0.1, "range": [0.0, 0.2], "n": 3}
+    assert "| 0.1 (0.0 to 0.2) | 3 |" in ledger_table([told])
+    nested = {key: dataclasses.replace(record, undefended={"goal": dict(record.undefended)}, schema=2) for key, record in records.items()}
+    assert measured({**entry, "figure": "undefended.c_acc_lost", "records": list(records)}, nested)["ours"] == told["ours"]
