@@ -67,7 +67,7 @@ def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Sequence[float]
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
         rounds = range(1, len(mean) + 1)
         (drawn,) = axis.plot(rounds, mean, styles[number % 4], label=name, linewidth=1.4)
-        axis.fill_between(rounds, *band(curves), color=drawn.get_color(), alpha=0.15, linewidth=0)
+        axis.fill_between(rounds, *band(curves), color=drawn.get_color(), alpha=0.1, linewidth=0)
     axis.set_title(f"{panel[0]}, attacked in {panel[1]}", fontsize=8)
     axis.set_xlabel("round")
     axis.set_xticks([1, 5, 10, 15, 20])

@@ -112,7 +112,7 @@ function matrix(now, chosen) {
   document.getElementById("which").textContent = FIGURES[name] + (PLAIN.has(name) ? "" : ", in per cent") + "; where a pair has several settings, the most common one is shown. A figure opens its cell below.";
   const bad = name.endsWith("asr") || name === "fpr" || name === "seconds" || name === "epsilon" ? Math.max : Math.min;
   const units = new Set([...pairs.values()].map((cell) => unit(cell, name)).filter(Boolean)), mixed = units.size > 1;
-  if (units.size) document.getElementById("which").append(" In " + [...units].join(", or ") + ".");
+  if (units.size) document.getElementById("which").append(" Here: " + [...units].join(", or ") + ".");
   const worst = (defense) => {
     const figures = attacks.map((attack) => pairs.get(attack + "\n" + defense)).filter((cell) => cell && cell.a !== "none" && cell.m[name]).map((cell) => cell.m[name][0]);
     return figures.length && !mixed ? one(name, bad(...figures)) : ""; // figures of two units have no worst
@@ -146,7 +146,7 @@ function table(now, chosen) {
     body.push(make("tr", { class: [few(cell), cell === open && "open"].filter(Boolean).join(" ") || undefined }, ...COLUMNS.map(([name]) => {
       if (name === "a") return make("td", { class: "text" }, make("button", { class: "link", "aria-expanded": String(cell === open), on: () => change({ open: cell === open ? "" : String(cells.indexOf(cell)) }) }, cell.a));
       const text = name === "n" ? cell.n.length + (cell.x === undefined ? "" : " \u2020") : name === "r" ? percent(cell.r) : name === "o" ? (cell.o ? [...new Set(cell.o)].join(" to ") : cell.w ? "not ranked" : "") : TEXT.has(name) ? cell[name] : told(cell, name);
-      const hint = name === "n" ? (unseen[cell.x] || []).join(" ") : name === "o" ? cell.w || (cell.o && "of " + cell.g + " cells") : interval(cell, name);
+      const hint = name === "n" ? (unseen[cell.x] || []).join("; ") : name === "o" ? cell.w || (cell.o && "of " + cell.g + " cells") : interval(cell, name);
       const node = make("td", { class: name === "s" ? "text long" : TEXT.has(name) ? "text" : undefined, title: hint || undefined }, text);
       if (unit(cell, name)) node.append(make("span", { class: "unit" }, unit(cell, name)));
       return node;

@@ -348,6 +348,17 @@ def test_a_browser_opens_a_cell(opened):
     assert re.search(r"<pre>python -m poisonbench attack=badnets .* seed=", dom)
 
 
+def test_a_browser_shows_ranges_intervals_and_ranks(opened):
+    (dom,) = [dom for dom, _ in (opened(f"open={place}&q=sig") for place in range(5)) if 'class="detail"' in dom]
+    assert "91.0 (90.0 to 92.0)" in dom
+    (ends,) = intervals([[0.9, 0.91, 0.92]])
+    told = f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+    assert f'title="95 % interval {told}"' in dom
+    assert f"<td>{told}</td>" in dom
+    assert f"<td>{told}</td>" not in opened("")[0]
+    assert any('title="of 2 cells">1 to 2<' in row for row in opened("q=badnets")[0].split("</tr>"))
+
+
 def test_a_browser_shows_why_a_cell_failed(opened):
     numbers = [number for number in range(5) if "too &lt;b&gt;large&lt;/b&gt;" in opened(f"open={number}")[0]]
     assert len(numbers) == 1
