@@ -18,7 +18,7 @@ from poisonbench.commands.retrace import split, tree_from
 from poisonbench.commands.verify import renewed
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import SCHEMA, Record, provenance, read
-from poisonbench.report.leaderboard import plain
+from poisonbench.report.figures import plain
 
 if TYPE_CHECKING:
     from poisonbench.pipeline import Experiment, Line

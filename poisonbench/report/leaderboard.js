@@ -1,5 +1,10 @@
 "use strict";
-const { cells, unseen } = JSON.parse(document.getElementById("data").textContent);
+const { cells, unseen, figures: numbers } = JSON.parse(document.getElementById("data").textContent);
+const SEED = ["seed", "record", "digest", "commit", "c_acc", "asr", "status", "reason"];
+for (const cell of cells) {
+  for (const name in cell.m) cell.m[name] = numbers[cell.m[name]]; // equal figures are sent once
+  cell.n = cell.n.map((seed) => Object.fromEntries(SEED.map((name, place) => [name, seed[place] ?? undefined])));
+}
 const PAGE = 100;
 const FIGURES = { asr: "ASR", net_asr: "net ASR", c_acc: "C-Acc", r_acc: "R-Acc", undefended_asr: "ASR undefended", undefended_c_acc: "C-Acc undefended", undefended_r_acc: "R-Acc undefended", clean_asr: "ASR of clean training", clean_c_acc: "C-Acc of clean training", certified: "certified accuracy at radius 0", median_radius: "median radius", epsilon: "epsilon", tpr: "TPR of the filter", fpr: "FPR of the filter", auroc: "AUROC within class", seconds: "seconds" };
 const PLAIN = new Set(["seconds", "median_radius", "epsilon", "auroc"]);
@@ -121,7 +126,7 @@ function matrix(now, chosen) {
   const body = defenses.map((defense) => make("tr", {}, make("th", { class: "text", scope: "row" }, defense), make("td", {}, worst(defense)), ...attacks.map((attack) => {
     const cell = pairs.get(attack + "\n" + defense);
     if (!cell) return make("td", {});
-    const figure = cell.m[name], text = figure ? one(name, figure[0]) + (mixed ? " " + unit(cell, name) : "") : cell.n.every((seed) => Object.fromEntries(seed).status) ? Object.fromEntries(cell.n[0]).status : "-";
+    const figure = cell.m[name], text = figure ? one(name, figure[0]) + (mixed ? " " + unit(cell, name) : "") : cell.n.every((seed) => seed.status) ? cell.n[0].status : "-";
     const shade = figure && name.endsWith("asr") ? figure[0] : figure && name.endsWith("c_acc") ? 1 - figure[0] : 0;
     const node = make("td", { class: few(cell), title: [cell.s || "default setting", told(cell, name), unit(cell, name), interval(cell, name)].filter(Boolean).join("; ") }, make("button", { on: () => change({ open: String(cells.indexOf(cell)) }) }, text));
     node.style.backgroundColor = "rgba(var(--bad), " + (0.45 * shade).toFixed(3) + ")";
@@ -160,7 +165,7 @@ function table(now, chosen) {
 }
 
 function detail(cell) {
-  const seeds = cell.n.map((pairs) => Object.fromEntries(pairs));
+  const seeds = cell.n;
   const lines = seeds.map((seed) => make("tr", {}, ...[["seed", seed.seed], ["C-Acc", seed.c_acc === undefined ? "" : (100 * seed.c_acc).toFixed(1)], ["ASR", seed.asr === undefined ? "" : (100 * seed.asr).toFixed(1)], ["record", seed.record], ["digest", seed.digest], ["commit", seed.commit], ["", [seed.status, seed.reason].filter(Boolean).join(": ")]].map(([, text]) => make("td", {}, String(text ?? "")))));
   const head = make("tr", {}, ...["seed", "C-Acc", "ASR", "record", "result digest", "commit", ""].map((text) => make("td", { class: "soft" }, text)));
   const figures = Object.keys(FIGURES).filter((name) => cell.m[name]).map((name) => make("tr", {}, ...[FIGURES[name], one(name, cell.m[name][0]), pair(name, cell.m[name][1], " to ") || "-", pair(name, cell.m[name][2], " to ") || "-", unit(cell, name)].map((text) => make("td", {}, text))));

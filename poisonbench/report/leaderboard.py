@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from poisonbench.core.files import write_atomically, write_text
-from poisonbench.report.cells import FIGURES, PROPORTIONS, Cell
+from poisonbench.report.cells import FIGURES, PROPORTIONS, Cell, Figure
 from poisonbench.report.figures import text
 from poisonbench.stats import Spread, smallest_gap
 
 HERE = Path(__file__).parent
+SEED = ("seed", "record", "digest", "commit", "c_acc", "asr", "status", "reason")  # what the page has of each seed, in this order
 SEEDS = (3, 5, 10)  # for which the page says what ranks can separate
 
 
@@ -28,7 +29,8 @@ def page(cells: Sequence[Cell]) -> str:
     allowed = f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=select_autoescape(default=True), keep_trailing_newline=True)
     unseen = sorted({cell.unseen for cell in cells if cell.unseen})
-    whole = {"cells": [_packed(cell, unseen) for cell in cells], "unseen": unseen}
+    figures: dict[Figure, int] = {}  # those of clean and of undefended training recur in many cells
+    whole = {"cells": [_packed(cell, unseen, figures) for cell in cells], "unseen": unseen, "figures": [_ends(figure) for figure in figures]}
     data = json.dumps(whole, separators=(",", ":"), ensure_ascii=True)
     for mark in "<>&":
         data = data.replace(mark, f"\\u{ord(mark):04x}")  # no text of a record can end the block it lies in
@@ -44,7 +46,7 @@ def gaps(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     return [(str(number), *("none" if gap is None else f"{100 * gap:.0f} points" for gap in several)) for number, several in found]
 
 
-def _packed(cell: Cell, unseen: Sequence[tuple[str, ...]]) -> Mapping[str, object]:
+def _packed(cell: Cell, unseen: Sequence[tuple[str, ...]], figures: dict[Figure, int]) -> Mapping[str, object]:
     named = {
         "t": cell.task,
         "f": cell.family,
@@ -56,18 +58,21 @@ def _packed(cell: Cell, unseen: Sequence[tuple[str, ...]]) -> Mapping[str, objec
         "s": cell.setting,
         "c": cell.command,
     }
-    figures = {
-        name: [
-            round(found.mean, 4),
-            None if found.smallest == found.largest else [round(found.smallest, 4), round(found.largest, 4)],
-            None if found.low is None or found.high is None else [round(found.low, 3), round(found.high, 3)],
-        ]
-        for name, found in cell.figures.items()
-    }
+    numbers = {name: figures.setdefault(figure, len(figures)) for name, figure in cell.figures.items()}
     more = {"k": dict(cell.curves), "u": cell.unit, "e": cell.relation, "w": cell.unranked, "g": cell.compared}
     more["x"] = unseen.index(cell.unseen) if cell.unseen else None
     told = {name: value for name, value in more.items() if value or (name == "x" and value == 0)}
-    return named | {"m": figures, "n": [list(seed.items()) for seed in cell.seeds], "o": cell.rank} | told
+    return (
+        named
+        | {"m": numbers, "n": [[seed.get(name) for name in SEED if "status" in seed or name not in SEED[-2:]] for seed in cell.seeds], "o": cell.rank}
+        | told
+    )
+
+
+def _ends(figure: Figure) -> list[object]:
+    """Return a mean, its range if seeds differ, its interval if it is a proportion."""
+    spread = None if figure.smallest == figure.largest else [round(figure.smallest, 4), round(figure.largest, 4)]
+    return [round(figure.mean, 4), spread, None if figure.low is None or figure.high is None else [round(figure.low, 3), round(figure.high, 3)]]
 
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
