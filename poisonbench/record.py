@@ -73,7 +73,7 @@ class Record:
     def result_digest(self) -> str:
         """SHA-256 of all but cost and provenance: two runs with this digest in common agree to the bit."""
         apart = ("cost", "provenance", "command", *(LATER if self.schema < SCHEMA else ()))
-        return _digest({name: value for name, value in dataclasses.asdict(self).items() if name not in apart})
+        return _digest({name: value for name, value in vars(self).items() if name not in apart})
 
     @property
     def unseen(self) -> tuple[str, ...]:
