@@ -42,8 +42,11 @@ def words_of(record: Record, allowed: Sequence[str]) -> list[str]:
     """Return the words of a record's command that are not of the machine it ran on, $DATA expanded.
 
     Raises:
-        ConfigError: a record that no command line made, or one that would run code which the user has not named.
+        ConfigError: a record that no command line made, one whose draws were written nowhere, or one that would run code which the user
+            has not named.
     """
+    if record.spec.get("salt") == "system":
+        raise ConfigError(f"record {record.key}: salt=system, so its draws were written nowhere and cannot be repeated; use a run with salt=null")
     told = words_in(record.command)
     if told[:3] != PREFIX.split():
         raise ConfigError(f"{record.command!r} is no command line; only records of `python -m poisonbench` can be run again")

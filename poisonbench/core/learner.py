@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,7 @@ class Moment:
     allowed: int = 0
 
 
+@runtime_checkable
 class Step(Protocol):
     """One turn of the training loop, in the places where an attack or a defense may act. Steps chain."""
 

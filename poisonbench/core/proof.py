@@ -82,7 +82,7 @@ def around(defense: Defense, learner: Learner) -> Iterator[tuple[str, object, Lo
     filter_looks: Looks = getattr(defense.sanitize, "LOOKS_AT", "all rows")
     yield "sanitize", defense.sanitize, filter_looks
     for step in parts((defense.train, learner)):
-        if isinstance(step, PlainStep):
+        if isinstance(step, Step):
             yield "step", step, getattr(step, "LOOKS_AT", "all rows")
     # neither of these is handed training rows; but a verdict and the poison mask speak of them
     yield "repair", defense.repair, _handed(defense.repair, told=filter_looks != "nothing")

@@ -6,6 +6,8 @@ import pytest
 
 from poisonbench.assemble import assemble
 from poisonbench.commands.compose import tree_of
+from poisonbench.commands.export import main as export
+from poisonbench.commands.show import main as show
 from poisonbench.commands.verify import main as verify
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
@@ -56,8 +58,9 @@ def test_a_secret_is_in_no_file_and_what_was_trained_under_it_is_not_found_again
     path = one.write(store.root)
     for file in (path, *store.root.iterdir()):
         assert line.secret.digest.encode() not in file.read_bytes()
-    with pytest.raises(ConfigError, match="cannot be repeated"):
-        verify([str(path)])
+    for command in (verify, export, show):
+        with pytest.raises(ConfigError, match="cannot be repeated"):
+            command([str(path)])
 
 
 def test_the_poison_is_that_of_the_seed_whatever_the_salt(tiny, store):

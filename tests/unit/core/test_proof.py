@@ -155,6 +155,15 @@ def test_other_steps_beside_a_private_one_have_to_act_on_each_row_alone(tiny, st
     assert "PrivateStep proves nothing beside PlainStep" in run(other, store).reason
 
 
+def test_a_step_that_is_derived_from_nothing_is_seen_beside_a_private_one(tiny, store):
+    methods = {name: method for name, method in vars(PlainStep).items() if not name.startswith("_")}
+    loose = dataclasses.make_dataclass("Loose", [], namespace=methods, frozen=True)()
+    experiment = tiny("net.norm=group", defense=Defense(train=PRIVATE))
+    other = dataclasses.replace(experiment, learner=experiment.learner.with_step(loose))
+    assert not isinstance(loose, PlainStep)
+    assert "PrivateStep proves nothing beside Loose" in run(other, store).reason
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outside(PlainStep):
     """What an attacker who runs the training does in each step."""
