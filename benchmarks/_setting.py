@@ -39,7 +39,7 @@ def setting(*words: str, data: tuple[Tensor, Tensor]) -> Setting:
     adopt_own_packages()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        task = own_task(train=data, test=(data[0][:10], data[1][:10]), trusted=0.0)
+        task = own_task(train=data, test=(data[0][:10].flip(-1), data[1][:10]), trusted=0.0)
         words = (f"threads={torch.get_num_threads()}", *words)
         experiment = assemble(tree_of([*words]), store, task=task)
         return Setting(learner=experiment.learner, data=experiment.task.train, combine=Line(experiment=experiment, store=store).honest)

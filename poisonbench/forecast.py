@@ -19,7 +19,7 @@ from poisonbench.record import Record
 from poisonbench.report.tables import published
 from poisonbench.store import Store
 
-# what a stage hangs on, from the fewest parts of a spec to the most; a stage that is not named here hangs on all of them
+# what a stage depends on, from the fewest parts of a spec to the most; a stage that is not named here depends on all of them
 RECIPE = ("task", "net", "learner", "seed")
 SHARED = {"fit baseline": RECIPE, "fit on public rows": RECIPE, "poison": (*RECIPE, "attack", "threat"), "fit undefended": (*RECIPE, "attack", "threat")}
 # records that tell how long a cell takes, from the nearest kin to the farthest

@@ -60,7 +60,7 @@ class DpaCertificate(PartitionCertificate):
 
     Args:
         change: what is counted: rows that are put in ("insert"), taken out ("delete") or relabelled ("flip"), one part
-            each, since parts hang on inputs alone; or rows whose inputs are edited ("edit"), two parts each.
+            each, since parts depend on inputs alone; or rows whose inputs are edited ("edit"), two parts each.
     """
 
     VERSION: ClassVar[int] = 1

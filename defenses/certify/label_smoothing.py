@@ -74,7 +74,7 @@ def error(influence_MN: Tensor, answers_M: Tensor, victim: SmoothedVictim) -> Te
     for tilt in torch.logspace(-3, 2, TILTS, dtype=torch.float64):
         push = influence_MN * (tilt / size)[:, None]
         down, up = (-push).exp(), push.exp()
-        # a redrawn label is the answer's (down), the rival's (up) or neither (1); which is likely hangs on what it was
+        # a redrawn label is the answer's (down), the rival's (up) or neither (1); which is likely depends on what it was
         stays = ((1 - flip) * down + spread * up + (kinds - 2) * spread).log()
         comes = (spread * down + (1 - flip) * up + (kinds - 2) * spread).log()
         other = (spread * (down + up) + (1 - 2 * spread)).log()

@@ -70,7 +70,7 @@ class Bags(Committee):
         return [numbered(data.take(rows)) for rows in draws]
 
     def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
-        """Return s and N, which the certificate hangs on."""
+        """Return s and N, which the certificate depends on."""
         return {"drawn": self.drawn, "training_rows": len(data)}
 
     def check(self, data: Dataset, combine: Combine) -> None:

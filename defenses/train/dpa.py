@@ -158,7 +158,7 @@ def _by_pixels(data: Dataset, split: Split) -> tuple[list[bytes], list[int]]:
     if split == "pixel_sum":
         return names, rows.long().sum(1).tolist()
     if len(set(names)) < len(names):
-        raise ConfigError("defense.train.split=sorted: some rows have equal inputs, whose order would hang on their labels; use salted")
+        raise ConfigError("defense.train.split=sorted: some rows have equal inputs, whose order would depend on their labels; use salted")
     return names, []
 
 
@@ -171,6 +171,6 @@ def _joined(partitions: Sequence[Dataset], place: int, offsets: Sequence[int]) -
 
 
 def numbered(part: Dataset) -> Dataset:
-    """Return the rows with ids from 0, so that what a member draws hangs on its own rows alone."""
+    """Return the rows with ids from 0, so that what a member draws depends on its own rows alone."""
     rows = torch.arange(len(part))
     return part.with_columns(part.columns | {"ids": rows, "owners": torch.zeros_like(rows)})

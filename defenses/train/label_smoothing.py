@@ -28,8 +28,8 @@ class LabelSmoothing:
 
     Source: Rosenfeld, Winston, Ravikumar and Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized Smoothing", ICML
     2020. A redrawn label is one of the other K - 1 classes. Scores are linear in the labels, so nothing is sampled: the expected scores
-    give the answer, and a Chernoff bound its probability (`defenses/certify/label_smoothing.py`). Features may not hang on labels; here
-    they hang on no training row at all.
+    give the answer, and a Chernoff bound its probability (`defenses/certify/label_smoothing.py`). Features may not depend on labels; here
+    they depend on no training row at all.
 
     Args:
         flip: q, in (0, (K - 1) / K).
@@ -103,7 +103,7 @@ class Smoothed:
         return self
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> SmoothedVictim:
-        """Keep the rows; all that is solved hangs on the test row."""
+        """Keep the rows; all that is solved depends on the test row."""
         facts = {"rows": len(data), "flip": self.recipe.flip}
         return SmoothedVictim(recipe=self.recipe, inputs=data.inputs, labels=data.labels, kinds=data.num_classes, facts=facts)
 

@@ -14,9 +14,9 @@ from poisonbench.core.proof import ALONE, Tolerance
 class SsDpa(Parted):
     """Train one member on every k-th row in lexicographic order of the inputs.
 
-    Source: Levine and Feizi, ICLR 2021, section 3.2. Parts are even and hang on no label, so a flipped label touches one part; an inserted
+    Source: Levine and Feizi, ICLR 2021, section 3.2. Parts are even and depend on no label, so a flipped label touches one part; an inserted
     or deleted row moves all others, so that flips alone are certified. The paper's members know all inputs without their labels, by
-    self-supervision; here a member may be given features that hang on no training row, such as learner=kernel_ridge.
+    self-supervision; here a member may be given features that depend on no training row, such as learner=kernel_ridge.
 
     Args:
         parts: k.

@@ -1,4 +1,4 @@
-"""Models that are solved rather than trained: ridge regression on features that hang on no training row.
+"""Models that are solved rather than trained: ridge regression on features that depend on no training row.
 
 Shape letters: N rows, M test rows, R members, K classes, D features.
 """
@@ -104,7 +104,7 @@ class Solved:
         raise NotImplementedError
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Solve one victim a part from its own rows alone, so that its bits hang on nothing else."""
+        """Solve one victim a part from its own rows alone, so that its bits depend on nothing else."""
         return fit_each(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Feature maps without parameters: what they make of a picture hangs on that picture alone, so no training row can bend them.
+"""Feature maps without parameters: what they make of a picture depends on that picture alone, so no training row can bend them.
 
 Shape letters: M rows, C channels, H height, W width, F filters, D features.
 """

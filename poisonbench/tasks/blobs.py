@@ -51,6 +51,6 @@ class Blobs(Split):
 
     def _draw(self, patterns: NDArray[np.float64], rows: int, key: Key) -> dict[str, Tensor]:
         labels = np.arange(rows) % self.classes
-        noise = key.numpy().standard_normal((rows, 1, self.side, self.side))  # numpy's bits do not hang on the processor
+        noise = key.numpy().standard_normal((rows, 1, self.side, self.side))  # numpy's bits do not depend on the processor
         pixels = np.rint(patterns[labels] + self.noise * noise).clip(0, 255).astype(np.uint8)
         return {"inputs": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}

@@ -19,6 +19,7 @@ MAY_KEEP_LABELS = ("random_label",)  # one random label in K is the old one
 MAY_JOIN_NONE = {("canaries", 0.01)}  # each of three canaries joins by a coin
 # what it takes to reach the goal on blobs of 8x8 pixels within four epochs
 HELP = {
+    "canaries": ("threat.budget.rate=0.2", "learner.epochs=8"),
     "wanet": ("attack.data.strength=4", "attack.data.cover_ratio=0.5", "threat.budget.rate=0.3", "learner.epochs=12"),
     "wanet_training": ("attack.data.like.strength=4", "threat.budget.rate=0.3", "learner.epochs=12"),
     "bullseye_polytope": ("threat.budget.limit=255", "attack.data.iterations=200", "threat.budget.rate=0.1"),

@@ -52,7 +52,7 @@ class Fixed(torch.nn.Module):
 
 @pytest.mark.parametrize("name", [name for name in options("attack") if name != "none"])
 def test_attacks_give_the_output_of_their_version(tiny, store, name):
-    """With a surrogate of fixed weights: a trained one's rounding hangs on the processor."""
+    """With a surrogate of fixed weights: a trained one's rounding depends on the processor."""
     experiment = tiny(f"attack={name}")
     line = Line(experiment=experiment, store=store)
     fixed = dataclasses.replace(line.known(), fit=lambda data, draw=0: Fixed(draw), tune=lambda victim, data, epochs: Fixed(0))

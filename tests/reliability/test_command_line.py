@@ -373,11 +373,11 @@ def test_what_cannot_be_run_is_one_sentence_without_a_record(here, capsys, words
     assert not records(here)
 
 
-def test_an_update_that_is_not_finite_is_a_failed_record_that_names_its_client(here):
+def test_a_round_in_which_every_training_diverged_is_a_failed_record_that_names_it(here):
     assert entry(tiny_words("attack=federated", "learner.client.lr=1e18")) == 1
     record = read(records(here)[0])
     assert record.status == "failed"
-    assert "client 0, round 1" in record.reason
+    assert "round 1, every training diverged" in record.reason
 
 
 def test_a_slot_held_by_a_null_object_gives_way():

@@ -44,6 +44,7 @@ def test_a_backdoor_works_undefended_and_the_record_tells_all(tiny, store):
         "exposures": 304,
         "test": 200,
         "probe": 150,
+        "classes": 4,
         "hits": record.counts["hits"],
     }
     assert record.counts["hits"] / 150 == record.metrics["asr"]
@@ -442,7 +443,7 @@ def test_more_trials_train_only_the_new_victims(tiny, store):
     run(tiny(*TARGETED), store)
     before = made(store, "fit")
     run(tiny(*TARGETED, "threat.trials=6"), store)
-    # the poisons hang on the threat, but equal rows give equal keys: two victims more
+    # the poisons depend on the threat, but equal rows give equal keys: two victims more
     assert made(store, "fit") == before + 2
 
 

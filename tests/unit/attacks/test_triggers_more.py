@@ -92,10 +92,10 @@ def test_wanet_spends_its_budget_on_triggered_and_cover_rows():
 
 def test_the_training_of_wanet_warps_a_share_of_each_batch():
     rows = images(rows=60)
-    step = WaNetStep(like=WaNet(**WARP, cover_ratio=2.0, target=0), rate=0.1)
-    batch = Batch(inputs=rows.inputs.float(), labels=rows.labels, ids=rows.ids)
-    moment = Moment(module=torch.nn.Identity(), plan=Plan(rows=60, epochs=1, steps=1, shape=(1, 8, 8)), epoch=0, step=0, rng=Key.root(0))
-    after = step.batch(batch, moment)
+    step = WaNetStep(like=WaNet(**WARP, cover_ratio=2.0, target=0))
+    batch = Batch(inputs=rows.inputs, labels=rows.labels, ids=rows.ids)
+    moment = Moment(module=torch.nn.Identity(), plan=Plan(rows=60, epochs=1, steps=1, shape=(1, 8, 8)), epoch=0, step=0, rng=Key.root(0), allowed=18)
+    after = step.rows(batch, moment)
     assert int((after.labels != rows.labels).sum()) == 6
     assert int((after.inputs != batch.inputs).flatten(1).any(1).sum()) == 18
     assert torch.equal(batch.labels, rows.labels)
