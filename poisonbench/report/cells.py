@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from poisonbench.record import Record
+from poisonbench.record import Part, Record
 from poisonbench.report.figures import Failures, defended, name_of, net_asr, number, plain, radius_unit, relation
 from poisonbench.report.tables import cells_of
 from poisonbench.stats import intervals, over_seeds, ranks
@@ -35,7 +35,7 @@ FIGURES: dict[str, Callable[[Record], float | None]] = {
     "epsilon": lambda record: number(record.facts.get("epsilon")),
     "seconds": lambda record: math.fsum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
 }
-LOSS = 0.05  # of C-Acc without an attack, beyond which a defense is not ranked
+LOSS = 0.05  # of C-Acc, beyond which a defense is not ranked
 
 
 class Figure(NamedTuple):
@@ -101,7 +101,7 @@ def folded(records: Iterable[Record]) -> list[Cell]:
     values = [_values(mine, failures) for _, mine in found]
     cells = [_cell(named, mine, figures) for (named, mine), figures in zip(found, _figures(values), strict=True)]
     clean = _without_attack(records)
-    reasons = [_loss(mine, clean, failures) for _, mine in found]
+    reasons = [_unranked(mine, clean, failures) for _, mine in found]
     return _ranked(cells, values, reasons)
 
 
@@ -147,22 +147,36 @@ def _without_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def _loss(records: Sequence[Record], clean: Mapping[str, list[Record]], failures: Failures) -> str:
-    """Return why a defense is not ranked: what it costs without an attack; under the attack where no record without one is there."""
-    defense = records[0].spec.get("defense")
+def _unranked(records: Sequence[Record], clean: Mapping[str, list[Record]], failures: Failures) -> str:
+    """Return why a cell is not ranked: what the defense costs without an attack, or what the attack takes from the defended model alone."""
+    defense, mine = records[0].spec.get("defense"), [record for record in records if record.status != "skipped"]
     if isinstance(defense, Mapping) and not set(defense) - {"name"}:
         return ""  # nothing is done, so nothing is lost
-    partners = list({record.key: record for mine in records for record in clean.get(_bare(mine), [])}.values())
-    source = partners or [record for record in records if record.status != "skipped"]
-    before = [value for record in source if record.status == "done" and (value := number(record.baseline.get("c_acc"))) is not None]
-    after = [value for record in source if (value := failures.figures(record).get("c_acc", defended(record, "c_acc"))) is not None]
-    if not any(record.status == "done" for record in source):
+    partners = list({record.key: record for one in records for record in clean.get(_bare(one), [])}.values())
+    source = partners or mine
+    if not all(any(record.status == "done" for record in several) for several in (source, mine)):
         return "no seed was done"
-    if not after or not before:
-        return ""
-    lost = statistics.fmean(before) - statistics.fmean(after)
     where = "without an attack" if partners else "under the attack, with no record without one"
-    return f"loses {100 * lost:.1f} points of C-Acc {where}" if lost > LOSS else ""
+    costs = _points(_c_acc(source, "baseline"), _defended(source, failures))
+    taken = _points(_c_acc(mine, "undefended"), _defended(mine, failures))
+    reasons = [f"loses {costs} points of C-Acc {where}"] if costs else []
+    reasons += [f"under the attack its C-Acc is {taken} points below that of the undefended model"] if taken else []
+    return "; ".join(reasons)
+
+
+def _c_acc(records: Sequence[Record], part: Part) -> list[float]:
+    return [value for record in records if record.status == "done" and (value := number(getattr(record, part).get("c_acc"))) is not None]
+
+
+def _defended(records: Sequence[Record], failures: Failures) -> list[float]:
+    """Return C-Acc of the defended models; failed seeds count."""
+    return [value for record in records if (value := failures.figures(record).get("c_acc", defended(record, "c_acc"))) is not None]
+
+
+def _points(before: Sequence[float], after: Sequence[float]) -> str:
+    """Return by how many points the second mean lies below the first; nothing if by no more than LOSS."""
+    lost = statistics.fmean(before) - statistics.fmean(after) if before and after else 0.0
+    return f"{100 * lost:.1f}" if round(lost, 9) > LOSS else ""  # 0.9 - 0.85 is above 0.05 by its last bits
 
 
 def _cell(named: tuple[str, ...], records: Sequence[Record], figures: Mapping[str, Figure]) -> Cell:

@@ -137,6 +137,41 @@ def test_a_constant_model_does_not_win():
     assert told["spectral"] == (1, 1)
 
 
+def under(defense: str, c_acc: float, *, undefended: float = 0.98, asr: float = 0.0) -> list[Record]:
+    """A defense that costs nothing without an attack, and its C-Acc beside that of the undefended model under one."""
+    calm = made(attack="none", defense=defense, metrics={"c_acc": 0.98}, undefended={"c_acc": 0.98}, baseline={"c_acc": 0.98})
+    told = {"metrics": {"c_acc": c_acc, "asr": asr}, "undefended": {"c_acc": undefended, "asr": 1.0}, "baseline": {"c_acc": 0.98, "asr": 0.0}}
+    return [calm, *(made(defense=defense, seed=seed, **told) for seed in range(10))]
+
+
+def test_a_model_that_collapses_under_the_attack_alone_is_listed_and_not_ranked():
+    told = ranked([*under("collapsed", 0.1), *under("good", 0.97, asr=0.02), *under("poor", 0.97, asr=0.9)])
+    assert told["collapsed"] == "under the attack its C-Acc is 88.0 points below that of the undefended model"
+    assert told["good"] == (1, 1)
+    assert told["poor"] == (2, 2)
+
+
+def test_five_points_below_the_undefended_model_are_ranked_and_more_are_not():
+    told = ranked([*under("at", 0.93), *under("beside", 0.93), *under("beyond", 0.929)])
+    assert told["at"] == told["beside"] == (1, 2)
+    assert told["beyond"] == "under the attack its C-Acc is 5.1 points below that of the undefended model"
+
+
+def test_points_that_the_attack_takes_from_the_undefended_model_too_are_not_held_against_a_defense():
+    assert ranked([*under("one", 0.7, undefended=0.72), *under("other", 0.7, undefended=0.72)]) == {"one": (1, 2), "other": (1, 2)}
+
+
+def test_both_reasons_are_told_where_both_apply():
+    dear = [dataclasses.replace(record, metrics={**record.metrics, "c_acc": 0.8}) for record in under("dear", 0.1)]
+    (reason,) = ranked(dear).values()
+    assert reason == "loses 18.0 points of C-Acc without an attack; under the attack its C-Acc is 18.0 points below that of the undefended model"
+
+
+def test_a_cell_of_which_every_seed_failed_is_not_ranked_though_its_defense_works_without_an_attack():
+    records = [*under("one", 0.97), *under("other", 0.97), under("broken", 0.9)[0], *(failed(seed, defense="broken") for seed in range(3))]
+    assert ranked(records)["broken"] == "no seed was done"
+
+
 def test_what_a_defense_costs_without_an_attack_decides_and_not_what_the_attack_costs():
     def hit(defense: str) -> list[Record]:  # the attack takes 20 points from everybody
         return [made(defense=defense, seed=seed, metrics={"c_acc": 0.7, "asr": 0.1}, baseline={"c_acc": 0.9, "asr": 0.0}) for seed in range(3)]
