@@ -15,7 +15,7 @@ from rich.table import Table
 
 from poisonbench.core.progress import Listen
 from poisonbench.record import Record
-from poisonbench.report.figures import goal, malicious, over_targets, radius_unit, relation
+from poisonbench.report.figures import goal, malicious, over_targets, radii, relation
 
 PLAIN_SECONDS = 10.0
 ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
@@ -95,7 +95,7 @@ def _trial_lines(record: Record) -> Iterator[str]:
     if "c_acc_lost" in undefended:
         yield f"C-Acc lost: undefended {percent(undefended['c_acc_lost'])}, defended {percent(defended.get('c_acc_lost'))}"
     if "epsilon" in record.facts:
-        yield f"privacy: epsilon {record.facts['epsilon']:.3f} at delta {record.facts['delta']}, {relation(record)}"
+        yield f"privacy: epsilon {record.facts['epsilon']:.3f} at delta {record.facts['delta']}, {relation(record, seed=True)}"
     if "epsilon_lower" in undefended:
         least = [
             f"{name} {figures['epsilon_lower']:.3f}" for name, figures in (("undefended", undefended), ("defended", defended)) if "epsilon_lower" in figures
@@ -121,7 +121,7 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
 
 
 def _certificate_lines(record: Record) -> Iterator[str]:
-    metrics, unit = record.metrics, radius_unit(record)
+    metrics, unit = record.metrics, radii(record, seed=True)
     if isinstance(certified := metrics.get("certified"), list | tuple):
         told = [f"{percent(share)} at {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
         yield f"certified against {unit}: {', '.join(told)}; median radius {metrics.get('median_radius', 'none')}"

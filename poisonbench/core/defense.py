@@ -165,6 +165,8 @@ class Certifier(Protocol):
     """Proves how much poison an answer withstands, as a frozen dataclass.
 
     TOLERATES, a class attribute, says what may stand around the proof, slot by slot (`poisonbench.core.proof`); by default nothing.
+    A proof that holds with a confidence over its own draws has the field `alpha`, the chance that it is wrong: the specification then
+    holds it, and reports say beside the radius whose draws these are.
     """
 
     @property

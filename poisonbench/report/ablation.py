@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record
 from poisonbench.report.experiments import belonging, experiment_of, number_of, swept
-from poisonbench.report.figures import number, radius_unit
+from poisonbench.report.figures import number, radii
 from poisonbench.stats import over_seeds
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
 def _fill(axis: Axes, name: str, lines: Lines) -> None:
     places = sorted({place for line in lines.values() for place in line})
     mine = [record for line in lines.values() for records in line.values() for record in records if name in record.metrics]
-    units = sorted({radius_unit(record) for record in mine}) if name == "median_radius" else []
+    units = sorted({radii(record) for record in mine}) if name == "median_radius" else []
     for nth, (defense, line) in enumerate(sorted(lines.items())):
         values = {place: [value for record in line[place] if (value := number(record.metrics.get(name))) is not None] for place in sorted(line)}
         told = {place: over_seeds(several) for place, several in values.items() if several}

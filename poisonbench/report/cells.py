@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from poisonbench.record import Part, Record
-from poisonbench.report.figures import Failures, defended, name_of, net_asr, number, plain, radius_unit, relation
+from poisonbench.report.figures import Failures, defended, name_of, net_asr, number, plain, radii, relation
 from poisonbench.report.tables import cells_of
 from poisonbench.stats import intervals, over_seeds, ranks
 
@@ -67,8 +67,8 @@ class Cell:
             all of them at once; None where nothing is compared.
         compared: number of cells that are ranked together, this one with them.
         unranked: why a cell that met an attack is not ranked; empty if it is.
-        unit: what radii count; empty without a certificate.
-        relation: between which neighbours epsilon holds; empty without one.
+        unit: what radii count, and over whose draws they hold; empty without a certificate.
+        relation: between which neighbours and over whose draws epsilon holds; empty without one.
         unseen: what the referee of today has not seen of these records.
         curves: means over seeds; "certified" over radii, "rounds" over federated rounds.
         seeds: one a record.
@@ -194,7 +194,7 @@ def _cell(named: tuple[str, ...], records: Sequence[Record], figures: Mapping[st
         setting=setting,
         command=plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
         figures=figures,
-        unit=plain(" or ".join(sorted({radius_unit(record) for record in done if _certified(record)}))),
+        unit=plain(" or ".join(sorted({radii(record) for record in done if _certified(record)}))),
         relation=plain(" or ".join(sorted({relation(record) for record in done if "epsilon" in record.facts}))),
         unseen=tuple(sorted({plain(sentence) for record in done for sentence in record.unseen})),
         curves=_curves(done),

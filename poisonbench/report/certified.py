@@ -10,7 +10,7 @@ from typing import cast
 from poisonbench.record import Record
 from poisonbench.report.curves import band, words_of
 from poisonbench.report.experiments import belonging, swept, value_of
-from poisonbench.report.figures import radius_unit
+from poisonbench.report.figures import radii
 from poisonbench.stats import over_seeds
 
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
@@ -47,9 +47,9 @@ def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
     attacked = mine if all(record.key in partners for record in mine) else []
     proved = list({record.key: record for record in partners.values()}.values()) if attacked else mine
     key, lines, points = swept(proved), dict[str, list[Sequence[float]]](), dict[str, dict[int, list[float]]]()
-    units = sorted({radius_unit(record) for record in proved})
+    units = sorted({radii(record) for record in proved})
     for record in proved:
-        label = _label(record, key) + (f", in {radius_unit(record)}" if len(units) > 1 else "")
+        label = _label(record, key) + (f", in {radii(record)}" if len(units) > 1 else "")
         lines.setdefault(label, []).append(cast("Sequence[float]", record.metrics["certified"]))
     for record in attacked:
         there = points.setdefault(_under(record), {}).setdefault(record.counts["poisoned"], [])

@@ -40,10 +40,31 @@ def radius_unit(record: Record) -> str:
     return str(record.metrics.get("radius_unit") or CHANGED_ROWS)
 
 
-def relation(record: Record) -> str:
-    """Return between which neighbours an epsilon holds."""
+def radii(record: Record, *, seed: bool = False) -> str:
+    """Return what radii count and, where they hold with a confidence over draws, whose draws these are.
+
+    Args:
+        record: with a certificate. Its certifier has the field `alpha` where it may be wrong by chance (`poisonbench.core.defense.Certifier`).
+        seed: whether the figure is of this record alone, so that its seed is named.
+    """
+    defense = record.spec.get("defense")
+    certify = defense.get("certify") if isinstance(defense, Mapping) else None
+    randomised = isinstance(certify, Mapping) and "alpha" in certify
+    return f"{radius_unit(record)}, {draws(record, seed=seed)}" if randomised else radius_unit(record)
+
+
+def relation(record: Record, *, seed: bool = False) -> str:
+    """Return between which neighbours an epsilon holds, and over whose draws."""
     told = record.facts.get("adjacency")
-    return f"neighbours: {told}" if told else NEIGHBOURS
+    return f"{f'neighbours: {told}' if told else NEIGHBOURS}, {draws(record, seed=seed)}"
+
+
+def draws(record: Record, *, seed: bool) -> str:
+    """Return whose random numbers the defense drew from: a proof over draws protects only from whoever does not know them."""
+    salt = record.spec.get("salt")
+    if salt is None:
+        return f"draws of public seed {record.spec.get('seed')}" if seed else "draws of public seeds"
+    return "secret draws" if salt == "system" else "draws of a public salt"  # any other salt stands in the record
 
 
 def malicious(record: Record) -> str:

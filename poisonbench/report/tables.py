@@ -9,7 +9,7 @@ from typing import cast
 
 from poisonbench.record import Part, Record, read, words_in
 from poisonbench.report.experiments import belonging
-from poisonbench.report.figures import Failures, goal, malicious, name_of, number, over_targets, radius_unit, relation, told
+from poisonbench.report.figures import Failures, goal, malicious, name_of, number, over_targets, radii, relation, told
 from poisonbench.stats import worst
 
 COLUMNS = (
@@ -140,7 +140,7 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     yield from (f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0)))
     yield from _proved(records)
     yield from (f"members {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
-    relations = " or ".join(sorted({relation(record) for record in records if "epsilon" in record.facts}))
+    relations = " or ".join(sorted({relation(record, seed=len(records) == 1) for record in records if "epsilon" in record.facts}))
     yield from (f"epsilon {spent} ({relations})" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent)
     yield from (f"{whose}canaries show at least {told(values, 2)}" for whose, values in zip(("undefended ", ""), least, strict=True) if values)
     yield from sorted({clients for record in records if (clients := malicious(record))})
@@ -148,7 +148,7 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
 
 def _proved(records: Sequence[Record]) -> Iterator[str]:
     """Yield the median radius, certified accuracy and what one attack leaves, with what their numbers count."""
-    units = " or ".join(sorted({radius_unit(record) for record in records if "certified" in record.metrics}))
+    units = " or ".join(sorted({radii(record, seed=len(records) == 1) for record in records if "certified" in record.metrics}))
     found = [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
     found += [f"certified {', '.join(shares)}" for shares in [list(_certified(records))] if shares]
     together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective") or {})})

@@ -196,6 +196,7 @@ def test_every_certificate_says_what_it_counts_and_what_it_tolerates(name):
     assert certify.unit != NoCertificate().unit
     assert any("TOLERATES" in vars(kind) for kind in type(certify).__mro__ if kind is not NoCertificate)
     assert "screen" not in certify.TOLERATES
+    assert hasattr(certify, "alpha") == ("with confidence 1 - alpha" in type(certify).__doc__)  # by this field reports know a randomised proof
     for change, unit in UNITS.items():
         if hasattr(certify, "change") and certify.TOLERATES is not ALONE:
             assert unit in dataclasses.replace(certify, change=change).unit

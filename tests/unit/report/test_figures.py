@@ -10,7 +10,7 @@ from rich.console import Console
 from poisonbench.record import Record
 from poisonbench.report import certified
 from poisonbench.report.curves import band
-from poisonbench.report.figures import goal, malicious, net_asr, over_targets, radius_unit, relation, text
+from poisonbench.report.figures import goal, malicious, net_asr, over_targets, radii, radius_unit, relation, text
 from poisonbench.report.ledger import measured
 from poisonbench.report.ledger import table as ledger_table
 from poisonbench.report.tables import filled, table
@@ -82,12 +82,47 @@ def test_radii_stand_beside_what_they_count_in_the_table_and_on_the_screen():
 
 def test_an_epsilon_stands_beside_its_neighbours():
     spent = made(facts={"epsilon": 3.0, "delta": 1e-5, "adjacency": "replace one row"})
-    assert relation(spent) == "neighbours: replace one row"
-    assert "epsilon 3.00 (neighbours: replace one row)" in table([spent])
-    assert "privacy: epsilon 3.000 at delta 1e-05, neighbours: replace one row" in shown(spent)
+    assert relation(spent) == "neighbours: replace one row, draws of public seeds"
+    assert "epsilon 3.00 (neighbours: replace one row, draws of public seed 0)" in table([spent])
+    assert "privacy: epsilon 3.000 at delta 1e-05, neighbours: replace one row, draws of public seed 0" in shown(spent)
     unsaid = made(facts={"epsilon": 3.0, "delta": 1e-5})
-    assert "epsilon 3.00 (neighbours not recorded)" in table([unsaid])
+    assert "epsilon 3.00 (neighbours not recorded, draws of public seed 0)" in table([unsaid])
     assert "neighbours not recorded" in shown(unsaid)
+
+
+def salted(record: Record, salt: str) -> Record:
+    return dataclasses.replace(record, spec={**record.spec, "salt": salt})
+
+
+def randomised(seed: int = 0) -> Record:
+    record = proved(seed, radius_unit="inserted, deleted or edited rows")
+    return dataclasses.replace(record, spec={**record.spec, "defense": {"name": "bagging", "certify": {"alpha": 0.001}}})
+
+
+def test_a_randomised_radius_stands_beside_whose_draws_it_speaks_of():
+    one, several = randomised(), [randomised(seed) for seed in range(3)]
+    assert "certified against inserted, deleted or edited rows, draws of public seed 0: " in shown(one)
+    assert "in inserted, deleted or edited rows, draws of public seed 0: " in table([one])
+    assert "in inserted, deleted or edited rows, draws of public seeds: " in table(several)
+    assert radii(salted(one, "system")).endswith(", secret draws")
+    assert radii(salted(one, "abc")).endswith(", draws of a public salt")
+
+
+def test_a_deterministic_radius_speaks_of_no_draws():
+    assert radii(proved(radius_unit="flipped labels")) == "flipped labels"
+    assert "draws" not in shown(proved()) + table([proved()])
+
+
+def test_an_epsilon_over_several_seeds_or_under_a_salt_says_whose_draws_it_speaks_of():
+    several = [made(seed=seed, facts={"epsilon": 3.0, "delta": 1e-5, "adjacency": "replace one row"}) for seed in range(3)]
+    assert "epsilon 3.00 (neighbours: replace one row, draws of public seeds)" in table(several)
+    assert "neighbours: replace one row, secret draws" in shown(salted(several[0], "system"))
+    assert "neighbours: replace one row, draws of a public salt" in table([salted(several[0], "abc")])
+
+
+def test_the_certified_figure_says_whose_draws_a_randomised_radius_speaks_of(tmp_path):
+    certified.draw([randomised()], [], tmp_path / "figure.svg")
+    assert "inserted, deleted or edited rows, draws of public seeds" in (tmp_path / "figure.svg").read_text()
 
 
 def test_what_is_said_of_malicious_clients_is_shown():

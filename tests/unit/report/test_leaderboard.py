@@ -212,12 +212,14 @@ def test_the_page_says_the_smallest_gap_for_its_numbers_of_cells():
 def test_radii_and_epsilons_stand_beside_what_they_count():
     old = made(metrics={"c_acc": 0.9, "asr": 0.1, "certified": [0.9, 0.6], "median_radius": 1}, facts={"epsilon": 3.0})
     (cell,) = folded([old])
-    assert (cell.unit, cell.relation) == ("changed training rows (kind of change not recorded)", "neighbours not recorded")
+    assert (cell.unit, cell.relation) == ("changed training rows (kind of change not recorded)", "neighbours not recorded, draws of public seeds")
     told = dataclasses.replace(old, metrics={**old.metrics, "radius_unit": "labels flipped"}, facts={"epsilon": 3.0, "adjacency": "replace one row"})
     (cell,) = folded([told])
-    assert (cell.unit, cell.relation) == ("labels flipped", "neighbours: replace one row")
+    assert (cell.unit, cell.relation) == ("labels flipped", "neighbours: replace one row, draws of public seeds")
     (row,) = rows([cell])
-    assert (row["median_radius"], row["radius_unit"], row["epsilon"], row["relation"]) == (1.0, "labels flipped", 3.0, "neighbours: replace one row")
+    assert (row["median_radius"], row["radius_unit"], row["epsilon"], row["relation"]) == (1.0, "labels flipped", 3.0, cell.relation)
+    randomised = dataclasses.replace(told, spec={**told.spec, "defense": {"name": "bagging", "certify": {"alpha": 0.001}}})
+    assert [cell.unit for cell in folded([randomised])] == ["labels flipped, draws of public seeds"]
     assert [cell.unit for cell in folded([made()])] == [""]
 
 
