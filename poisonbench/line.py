@@ -309,11 +309,13 @@ class Line:
         }
         return {"screen": metrics.screening(scores, suspicion, task.test, probe)}
 
-    def certify(self, victim: Victim) -> dict[str, object]:
-        """Let the certifier prove what it can."""
+    def certify(self, victim: Victim, poisoned: Delivered) -> dict[str, object]:
+        """Let the certifier prove what it can, and say what the attack changed, so that both can be compared in one unit."""
         certify, test = self.experiment.defense.certify, self.experiment.task.test
         radii, together = certify.certify(victim, test), certify.together(victim, test)
         figures = {} if radii is None else {**metrics.certified(radii), "radius_unit": certify.unit}
+        if figures and (changes := poisoned.changes(self.experiment.task.train)):
+            figures["changed_rows"] = changes
         if figures and isinstance(victim, Electorate):
             figures["member_c_acc"] = metrics.member_accuracy(victim.tally(test.inputs).answers_MR, test.labels)
         return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})

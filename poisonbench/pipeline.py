@@ -106,7 +106,7 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
         **metrics.filtering(verdict, poisoned.kinds, poisoned.data.labels),
         **({"repair": mended.figures} if mended.figures else {}),
         **line.screen(mended.victim, poisoned, probe, trial.number),
-        **line.certify(mended.victim),
+        **line.certify(mended.victim, poisoned),
     }
     learners = {"baseline": line.learner, "undefended": line.attacked, "defended": line.defended}
     victims = {**told, "defended": trial.defended}  # a repair comes after the last round

@@ -177,6 +177,7 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record 
     "metrics.certified": _maybe(_listed(_number)),
     **{f"metrics.{name}": _maybe(_mapped(_figure)) for name in ("screen", "repair")},
     "metrics.collective": _maybe(_counted),
+    "metrics.changed_rows": _maybe(_mapped(_number)),
     "counts": _mapped(_count),
     "keys": _mapped(_text),
     "curves": _mapped(_mapped(_listed(_figure))),

@@ -109,6 +109,7 @@ def _same_plan(record: Record, now: dict[str, object]) -> None:
 def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, object]:
     """Return the metrics that the record lacks, after everything was checked that needs no victim."""
     from poisonbench.core.defense import Mean
+    from poisonbench.pipeline import folded
 
     trials = [(line.strike(number), number) for number in range(experiment.threat.trials)]
     for received, number in trials:
@@ -123,8 +124,10 @@ def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, obj
     asked = line.asked(line.attacked, [trials[0][0].data], line.combine(Mean()), ["fit"])
     if line.store.named("fit", asked[0]) != record.keys.get("fit undefended"):
         raise Changed("its victims were trained on other rows, or by another recipe")
-    certified = "certified" in record.metrics
-    return {"radius_unit": experiment.defense.certify.unit} if certified else {}
+    if "certified" not in record.metrics:
+        return {}
+    changes: list[dict[str, object]] = [{"changed_rows": told} for received, _ in trials if (told := received.changes(experiment.task.train))]
+    return {"radius_unit": experiment.defense.certify.unit, **(folded(changes) if changes else {})}
 
 
 def _by(record: Record) -> dict[str, object]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.attack import Poisoned
-from poisonbench.core.audit import Kinds, kinds
+from poisonbench.core.audit import Kinds, changed_rows, kinds
 from poisonbench.core.data import Dataset
+from poisonbench.core.electorate import UNITS
 from poisonbench.core.goals import Goal
 from poisonbench.core.rng import Key
 
@@ -35,6 +36,20 @@ class Delivered:
     def mask(self) -> Tensor:
         """(N',) bool, the rows that the attacker changed or put in."""
         return self.kinds.poison | self.kinds.cover
+
+    def changes(self, clean: Dataset) -> dict[str, int]:
+        """Return how many rows the attacker put in, relabelled or edited, in the words of certificates.
+
+        A row whose label alone differs is a flip, but beside rows that were put in, where all are in another order, it counts as an edit.
+        """
+        put_in = self.kinds.injected
+        if put_in.any():
+            told = {UNITS["insert"]: int(put_in.sum()), UNITS["edit"]: int((self.mask & ~put_in).sum())}
+        else:  # in place, so that rows can be compared
+            changed = changed_rows(clean, self.data)
+            flips = changed & ~changed_rows(clean, self.data.with_columns(self.data.columns | {"labels": clean.labels}))
+            told = {UNITS["flip"]: int(flips.sum()), UNITS["edit"]: int((changed & ~flips).sum())}
+        return {unit: count for unit, count in told.items() if count}
 
 
 def delivered(clean: Dataset, poisoned: Poisoned, rng: Key) -> Delivered:

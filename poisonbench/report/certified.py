@@ -10,7 +10,7 @@ from typing import cast
 from poisonbench.record import Record
 from poisonbench.report.curves import band, words_of
 from poisonbench.report.experiments import belonging, swept, value_of
-from poisonbench.report.figures import radii
+from poisonbench.report.figures import radii, radius_unit
 from poisonbench.stats import over_seeds
 
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
@@ -29,6 +29,17 @@ def promises(attacked: Sequence[Record], records: Sequence[Record]) -> dict[str,
     return {record.key: clean[_bare(record)] for record in attacked if record.counts["poisoned"] and _bare(record) in clean}
 
 
+def changed(record: Record) -> int | None:
+    """Return how many changes an attack made, in the unit of the record's radii.
+
+    None where that unit does not count what was changed, where a record does not say it, or where each trial has an attack of its own.
+    """
+    told, unit = record.metrics.get("changed_rows"), radius_unit(record)
+    if not isinstance(told, Mapping) or not told or "trials" in record.counts:
+        return None
+    return sum(map(int, told.values())) if all(str(kind).partition(" ")[0] in unit for kind in told) else None
+
+
 def _bare(record: Record) -> str:
     """Return a specification without the attack and its threat, as text."""
     return json.dumps({name: part for name, part in record.spec.items() if name not in ("attack", "threat")}, sort_keys=True)
@@ -37,22 +48,23 @@ def _bare(record: Record) -> str:
 def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
     """Write an SVG or a PDF: the share of test rows that no change of so many rows can turn, means over seeds with their range as a band.
 
-    A line a defense and setting. Where all records are attacked and have partners without an attack, the lines are those of the partners, and the accuracy
-    under each attack stands beside them as points.
+    A line a defense and setting. Where all records are attacked and have partners without an attack, the lines are those of the partners. The accuracy under
+    an attack stands beside them as a point where the unit of the radii counts what that attack changes.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     partners = promises(mine, records)
-    attacked = mine if all(record.key in partners for record in mine) else []
-    proved = list({record.key: record for record in partners.values()}.values()) if attacked else mine
+    whole = all(record.key in partners for record in mine)
+    attacked = [(record, count) for record in mine if whole and (count := changed(record)) is not None]
+    proved = list({record.key: record for record in partners.values()}.values()) if whole else mine
     key, lines, points = swept(proved), dict[str, list[Sequence[float]]](), dict[str, dict[int, list[float]]]()
     units = sorted({radii(record) for record in proved})
     for record in proved:
         label = _label(record, key) + (f", in {radii(record)}" if len(units) > 1 else "")
         lines.setdefault(label, []).append(cast("Sequence[float]", record.metrics["certified"]))
-    for record in attacked:
-        there = points.setdefault(_under(record), {}).setdefault(record.counts["poisoned"], [])
+    for record, count in attacked:
+        there = points.setdefault(_under(record), {}).setdefault(count, [])
         there.append(float(cast("float", record.metrics["c_acc"])))
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")

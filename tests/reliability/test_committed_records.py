@@ -14,7 +14,8 @@ from poisonbench.core.keys import canonical
 from poisonbench.core.plugins import OWN
 from poisonbench.core.threat import POISON_RATE, informed
 from poisonbench.record import Record, read
-from poisonbench.report.certified import promises
+from poisonbench.report.certified import changed, promises
+from poisonbench.report.figures import radius_unit
 
 INNER = ("net", "extractor", "head", "client")  # recipes within recipes, with what a run puts into them
 
@@ -60,12 +61,12 @@ def test_no_committed_record_is_stale(share):
     assert not stale, f"make these again, or bump no version: {stale}"
 
 
-LABELS_ALONE = {"label_flip", "random_label"}  # one change a poisoned row; any other edit may move a row to another part as well
-
-
-def changes(record) -> int:
-    """How many changes of single rows the attack of a record made at most."""
-    return int(record.counts["poisoned"]) * (1 if record.spec["attack"]["name"] in LABELS_ALONE else 2)
+def changes(record) -> int | None:
+    """How many changes the attack of a record made at most, in the unit of its radius; None where that unit counts other changes."""
+    told, unit = changed(record), radius_unit(record)
+    if told is not None or any(word in unit for word in ("flipped", "edited", "pixels")):
+        return told
+    return 2 * sum(record.counts.get(kind, 0) for kind in ("poisoned", "cover", "injected"))  # a changed row is one deleted and one inserted
 
 
 def test_no_attack_beats_a_certificate():
@@ -74,14 +75,13 @@ def test_no_attack_beats_a_certificate():
         record
         for record in records
         if "certified" in record.metrics
-        and "pixels" not in str(record.metrics.get("radius_unit"))
         and "asr_interval" not in record.undefended  # C-Acc leaves the targets out there
         and "sanitize" not in record.spec["defense"]
     ]
     partners, beaten = promises(attacked, records), []
     for record in (record for record in attacked if record.key in partners):
-        curve = partners[record.key].metrics["certified"]
-        proved = curve[changes(record)] if changes(record) < len(curve) else 0.0
+        curve, count = partners[record.key].metrics["certified"], changes(record)
+        proved = curve[count] if count is not None and count < len(curve) else 0.0
         if record.metrics["c_acc"] < proved - 1e-9:
             beaten.append((record.key, record.metrics["c_acc"], proved))
     assert partners

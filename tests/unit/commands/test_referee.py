@@ -22,7 +22,7 @@ def old(tmp_path, monkeypatch):
         path.unlink()
         goals = dict(record.goal("metrics"))
         fields = {name: value for name, value in dataclasses.asdict(record).items() if name not in LATER}
-        metrics = {name: value for name, value in record.metrics.items() if name not in ("goal", "radius_unit")} | goals
+        metrics = {name: value for name, value in record.metrics.items() if name not in ("goal", "radius_unit", "changed_rows")} | goals
         spec = {part: {k: v for k, v in told.items() if k != "needs"} if isinstance(told, dict) else told for part, told in record.spec.items()}
         counts = {name: value for name, value in record.counts.items() if name != "classes"}
         told = Record(**{**fields, "metrics": metrics, "counts": counts, "spec": spec, "schema": 1, **changes})
@@ -45,6 +45,14 @@ def test_a_record_whose_attack_holds_is_written_in_todays_schema(old, capsys, tm
     assert after.spec["defense"]["needs"] == ["truth"]
     assert after.unseen == ()
     assert after.provenance["refereed"]["from"] == before.result_digest
+
+
+def test_a_certified_record_is_told_what_its_radii_count_and_what_its_attack_changed(old, tmp_path):
+    today, path = old("attack=label_flip", "threat.budget.count=3", "defense=dpa", "defense.train.parts=5")
+    assert {"radius_unit", "changed_rows"} <= today.metrics.keys() - read(path).metrics.keys()
+    assert entry(["referee", str(path), "write=true"]) == 0
+    (written,) = (tmp_path / "old").glob("*.json")
+    assert read(written).result_digest == today.result_digest
 
 
 def test_a_skipped_record_gets_todays_reason(old, tmp_path):

@@ -131,6 +131,19 @@ def test_a_clean_label_threat_has_no_cover_rows():
         audit(clean(), Poisoned(data=data, mask=rows == 1, goal=NoGoal(), cover=rows == 1), Budget(rate=0.5, relabel=False), EVERYWHERE)
 
 
+def test_what_was_changed_is_told_in_the_words_of_certificates():
+    whole = clean()
+    flips = whole.edit(torch.tensor([0, 1]), labels=(whole.labels[:2] + 1) % whole.num_classes)
+    edited = flips.edit(torch.tensor([1, 2]), inputs=255 - whole.inputs[1:3])
+    mask = torch.arange(len(whole)) < 3
+    told = [delivered(whole, Poisoned(data=data, mask=mask, goal=NoGoal()), Key.root(0)).changes(whole) for data in (whole, flips, edited)]
+    assert told == [{}, {"flipped labels": 2}, {"flipped labels": 1, "edited rows": 2}]
+    extra = whole.take(torch.tensor([3]))
+    put_in = flips.append(dataclasses.replace(extra, inputs=255 - extra.inputs, ids=torch.tensor([-1])))
+    received = delivered(whole, Poisoned(data=put_in, mask=torch.cat([mask, torch.ones(1).bool()]), goal=NoGoal()), Key.root(0))
+    assert received.changes(whole) == {"inserted rows": 1, "edited rows": 2}
+
+
 def test_names_and_order_of_delivered_rows_tell_nothing_about_injected_ones():
     poisoned = injected(torch.full((5, 1, 2, 2), 3, dtype=torch.uint8), 1)
     seen = [delivered(clean(), poisoned, Key.root(seed)) for seed in range(200)]
