@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record
 from poisonbench.report.experiments import belonging, experiment_of, number_of, swept
-from poisonbench.report.figures import number, radii
+from poisonbench.report.figures import Failures, failed_seeds, number, radii
 from poisonbench.stats import over_seeds
 
 if TYPE_CHECKING:
@@ -22,15 +22,18 @@ Lines = Mapping[str, Mapping[float, list[Record]]]
 def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
     """Write an SVG or a PDF: a panel a figure, a line a defense, means over seeds; bars from the smallest seed to the largest.
 
+    A failed seed counts as it does in tables; a radius it has none, so the legend names it.
+
     Raises:
         ConfigError: no record of this experiment, or none that sweeps one key over numbers.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mine = belonging([record for record in records if record.status == "done"], experiment)
+    known = [record for record in records if record.status != "skipped"]
+    mine, failures = belonging(known, experiment), Failures.among(known)
     key = swept(record for record in mine if experiment_of(record) == experiment)
-    if key is None:
+    if key is None or not any(record.status == "done" for record in mine):
         raise ConfigError(f"no records of +experiment={experiment} that sweep a number; make some: python -m poisonbench +experiment={experiment} publish=true")
     lines: dict[str, dict[float, list[Record]]] = {}
     for record in mine:
@@ -41,23 +44,30 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(3.6 * len(panels), 3.0), layout="constrained")
         for axis, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            _fill(axis, name, lines)
+            _fill(axis, name, lines, failures)
             axis.set_xlabel(key)
         figure.axes[-1].legend(fontsize=7, frameon=False)
         bare = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
         figure.savefig(path, format=path.suffix[1:], metadata=bare)
 
 
-def _fill(axis: Axes, name: str, lines: Lines) -> None:
+def heights(line: Mapping[float, Sequence[Record]], name: str, failures: Failures) -> dict[float, list[float]]:
+    """Return a figure of all seeds at each place that has one; failed seeds count as `failures` says."""
+    found = {place: [number({**record.metrics, **failures.figures(record)}.get(name)) for record in line[place]] for place in sorted(line)}
+    values = {place: [value for value in several if value is not None] for place, several in found.items()}
+    return {place: several for place, several in values.items() if several}
+
+
+def _fill(axis: Axes, name: str, lines: Lines, failures: Failures) -> None:
     places = sorted({place for line in lines.values() for place in line})
     mine = [record for line in lines.values() for records in line.values() for record in records if name in record.metrics]
     units = sorted({radii(record) for record in mine}) if name == "median_radius" else []
     for nth, (defense, line) in enumerate(sorted(lines.items())):
-        values = {place: [value for record in line[place] if (value := number(record.metrics.get(name))) is not None] for place in sorted(line)}
-        told = {place: over_seeds(several) for place, several in values.items() if several}
+        told = {place: over_seeds(several) for place, several in heights(line, name, failures).items()}
+        label = defense + failed_seeds(record for several in line.values() for record in several)
         means = [mean for mean, _, _ in told.values()]
         bars = ([mean - smallest for mean, smallest, _ in told.values()], [largest - mean for mean, _, largest in told.values()])
-        axis.errorbar(list(told), means, bars, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[nth % 4], label=defense)
+        axis.errorbar(list(told), means, bars, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[nth % 4], label=label)
     if places[0] > 0 and places[-1] / places[0] >= 8:
         axis.set_xscale("log")
     axis.set_xticks(places, [f"{place:g}" for place in places])

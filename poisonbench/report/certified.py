@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from poisonbench.record import Record
 from poisonbench.report.curves import band, words_of
 from poisonbench.report.experiments import belonging, swept, value_of
-from poisonbench.report.figures import radii, radius_unit
+from poisonbench.report.figures import failed_seeds, name_of, radii, radius_unit
 from poisonbench.stats import over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
 STYLES = ("-", "--", ":", "-.")
@@ -19,14 +22,28 @@ MARKS = ("o", "s", "^", "D")
 
 
 def of(records: Sequence[Record], experiment: str) -> list[Record]:
-    """Return the records of an experiment that have a certificate."""
-    return [record for record in belonging([record for record in records if record.status == "done"], experiment) if "certified" in record.metrics]
+    """Return the records of an experiment that have a certificate, and the failed ones that were to have one; none where every one failed."""
+    mine = [record for record in belonging([record for record in records if record.status != "skipped"], experiment) if _certifies(record)]
+    return mine if any(record.status == "done" for record in mine) else []
+
+
+def _certifies(record: Record) -> bool:
+    defense = record.spec.get("defense")
+    return "certified" in record.metrics or (record.status == "failed" and isinstance(defense, Mapping) and "certify" in defense)
 
 
 def promises(attacked: Sequence[Record], records: Sequence[Record]) -> dict[str, Record]:
-    """Return, by the key of each attacked record, the record of the same run without an attack, if there is one: its certificate speaks of any attack."""
-    clean = {_bare(record): record for record in records if record.status == "done" and not record.counts["poisoned"] and "certified" in record.metrics}
-    return {record.key: clean[_bare(record)] for record in attacked if record.counts["poisoned"] and _bare(record) in clean}
+    """Return, by the key of each attacked record, the record of the same run without an attack, if there is one: its certificate speaks of any attack.
+
+    A run that failed has no certificate; it is returned too, so that a figure can count it.
+    """
+    known = sorted(records, key=lambda record: record.status == "done")  # of two with one specification, one that is done
+    clean = {_bare(record): record for record in known if record.status != "skipped" and not _attacked(record) and _certifies(record)}
+    return {record.key: clean[_bare(record)] for record in attacked if _attacked(record) and _bare(record) in clean}
+
+
+def _attacked(record: Record) -> bool:
+    return bool(record.counts.get("poisoned")) if record.status == "done" else name_of(record, "attack") != "none"
 
 
 def changed(record: Record) -> int | None:
@@ -49,37 +66,22 @@ def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
     """Write an SVG or a PDF: the share of test rows that no change of so many rows can turn, means over seeds with their range as a band.
 
     A line a defense and setting. Where all records are attacked and have partners without an attack, the lines are those of the partners. The accuracy under
-    an attack stands beside them as a point where the unit of the radii counts what that attack changes.
+    an attack stands beside them as a point where the unit of the radii counts what that attack changes. A failed seed has neither a curve nor a number of
+    changes; the legend says how many there are.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     partners = promises(mine, records)
     whole = all(record.key in partners for record in mine)
-    attacked = [(record, count) for record in mine if whole and (count := changed(record)) is not None]
+    attacked = [record for record in mine if whole and (record.status == "failed" or changed(record) is not None)]
     proved = list({record.key: record for record in partners.values()}.values()) if whole else mine
-    key, lines, points = swept(proved), dict[str, list[Sequence[float]]](), dict[str, dict[int, list[float]]]()
-    units = sorted({radii(record) for record in proved})
-    for record in proved:
-        label = _label(record, key) + (f", in {radii(record)}" if len(units) > 1 else "")
-        lines.setdefault(label, []).append(cast("Sequence[float]", record.metrics["certified"]))
-    for record, count in attacked:
-        there = points.setdefault(_under(record), {}).setdefault(count, [])
-        there.append(float(cast("float", record.metrics["c_acc"])))
+    units = sorted({radii(record) for record in proved if record.status == "done"})
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axis = figure.subplots()
-        for number, (label, curves) in enumerate(sorted(lines.items())):
-            longest = max(map(len, curves))
-            padded = [[*curve, *[0.0] * (longest - len(curve))] for curve in curves]
-            mean = [sum(shares) / len(shares) for shares in zip(*padded, strict=True)]
-            (drawn,) = axis.step(range(longest), mean, where="post", linestyle=STYLES[number % len(STYLES)], label=f"proved: {label}" if attacked else label)
-            axis.fill_between(range(longest), *band(padded), step="post", color=drawn.get_color(), alpha=0.15, linewidth=0)
-        for number, (label, heights) in enumerate(sorted(points.items())):
-            places = sorted(heights)
-            found = [over_seeds(heights[place]) for place in places]
-            bars = ([mean - smallest for mean, smallest, _ in found], [largest - mean for mean, _, largest in found])
-            axis.errorbar(places, [mean for mean, _, _ in found], bars, fmt=MARKS[number % len(MARKS)], markersize=4, capsize=2, label=f"under {label}")
+        _lines(axis, _grouped(proved, _labels(proved, with_unit=len(units) > 1)), "proved: " if attacked else "")
+        _points(axis, _grouped(attacked, _under))
         axis.set_xlabel(units[0] if len(units) == 1 else "radius, in the unit of each line")
         axis.set_ylabel("accuracy" if attacked else "certified accuracy")
         axis.set_ylim(0, 1)
@@ -89,6 +91,47 @@ def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
         axis.legend(fontsize=7, frameon=False)
         bare = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
         figure.savefig(path, format=path.suffix[1:], metadata=bare)
+
+
+def _lines(axis: Axes, groups: Mapping[str, Sequence[Record]], prefix: str) -> None:
+    for number, (label, found) in enumerate(groups.items()):
+        curves = [cast("Sequence[float]", record.metrics["certified"]) for record in found if record.status == "done"]
+        longest = max(map(len, curves), default=0)
+        padded = [[*curve, *[0.0] * (longest - len(curve))] for curve in curves]
+        mean = [sum(shares) / len(shares) for shares in zip(*padded, strict=True)]
+        named, style = f"{prefix}{label}{failed_seeds(found)}", STYLES[number % len(STYLES)]
+        (drawn,) = axis.step(range(longest), mean, where="post", linestyle=style, label=named)
+        axis.fill_between(range(longest), *band(padded), step="post", color=drawn.get_color(), alpha=0.15, linewidth=0)
+
+
+def _points(axis: Axes, groups: Mapping[str, Sequence[Record]]) -> None:
+    for number, (label, found) in enumerate(groups.items()):
+        heights: dict[int, list[float]] = {}
+        for record in found:
+            if (count := changed(record)) is not None:
+                heights.setdefault(count, []).append(float(cast("float", record.metrics["c_acc"])))
+        told = [over_seeds(heights[place]) for place in sorted(heights)]
+        bars = ([mean - smallest for mean, smallest, _ in told], [largest - mean for mean, _, largest in told])
+        named, mark = f"under {label}{failed_seeds(found)}", MARKS[number % len(MARKS)]
+        axis.errorbar(sorted(heights), [mean for mean, _, _ in told], bars, fmt=mark, markersize=4, capsize=2, label=named)
+
+
+def _grouped(records: Sequence[Record], label: Callable[[Record], str]) -> dict[str, list[Record]]:
+    """Return the records by their label, in the order of labels."""
+    return {text: [record for record in records if label(record) == text] for text in sorted({label(record) for record in records})}
+
+
+def _labels(records: Sequence[Record], *, with_unit: bool) -> Callable[[Record], str]:
+    """Return what names the line of a record; a failed one has no unit, and takes that of a line of its name."""
+    key = swept(records)
+    units = {_label(record, key): radii(record) for record in records if record.status == "done"}
+
+    def label(record: Record) -> str:
+        plain = _label(record, key)
+        unit = radii(record) if record.status == "done" else units.get(plain)
+        return f"{plain}, in {unit}" if with_unit and unit else plain
+
+    return label
 
 
 def _under(record: Record) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, words_in
+from poisonbench.report.figures import failed_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +19,8 @@ Panel = tuple[str, str]
 
 def draw(records: Iterable[Record], path: Path) -> None:
     """Write an SVG: a panel for each way to deal rows and each range of attacked rounds, ASR over rounds, means over seeds with the range of seeds as a band.
+
+    A failed seed has no curve; the legend says how many there are.
 
     Raises:
         ConfigError: no record has a curve of an attack.
@@ -37,17 +41,31 @@ def draw(records: Iterable[Record], path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Sequence[float]]]]:
-    panels: dict[Panel, dict[str, list[Sequence[float]]]] = {}
+def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Record]]]:
+    """Return the records with a curve, and the failed ones of the same attack, task and learner, by panel and defense."""
+    records = list(records)
+    drawn = {_kind(record) for record in records if _curve(record)}
+    panels: dict[Panel, dict[str, list[Record]]] = {}
     for record in records:
-        curve = record.curves.get("defended")
-        if record.status != "done" or not isinstance(curve, Mapping) or "asr" not in curve or "round" in curve:  # sparse ones have another axis
+        if not _curve(record) and (record.status != "failed" or _kind(record) not in drawn):
             continue
         defense, owners = record.spec["defense"], words_of(record.command).get("owners", "iid")
         rounds = record.spec["threat"]["rounds"]  # type: ignore[index]
         when = f"rounds {rounds[0] + 1} to {rounds[1]}" if rounds else "every round"
-        panels.setdefault((owners, when), {}).setdefault(str(defense["name"]), []).append(curve["asr"])  # type: ignore[index]
+        panels.setdefault((owners, when), {}).setdefault(str(defense["name"]), []).append(record)  # type: ignore[index]
     return panels
+
+
+def _curve(record: Record) -> list[float]:
+    """Return the ASR after every round; empty for a failed record, for one without rounds, and for a sparse one, which has another axis."""
+    curve = record.curves.get("defended")
+    return curve.get("asr", []) if record.status == "done" and isinstance(curve, Mapping) and "round" not in curve else []
+
+
+def _kind(record: Record) -> str:
+    """Return the attack, the name of the task and the learner, as text."""
+    task = record.spec.get("task")
+    return json.dumps([record.spec.get("attack"), task.get("name") if isinstance(task, Mapping) else task, record.spec.get("learner")], sort_keys=True)
 
 
 def words_of(command: str) -> dict[str, str]:
@@ -61,12 +79,13 @@ def band(curves: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     return [min(values) for values in places], [max(values) for values in places]
 
 
-def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
+def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Record]]) -> None:
     styles = ("-", "--", ":", "-.")
-    for number, (name, curves) in enumerate(sorted(lines.items())):
+    for number, (name, records) in enumerate(sorted(lines.items())):
+        curves = [curve for record in records if (curve := _curve(record))]
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
         rounds = range(1, len(mean) + 1)
-        (drawn,) = axis.plot(rounds, mean, styles[number % 4], label=name, linewidth=1.4)
+        (drawn,) = axis.plot(rounds, mean, styles[number % 4], label=name + failed_seeds(records), linewidth=1.4)
         axis.fill_between(rounds, *band(curves), color=drawn.get_color(), alpha=0.1, linewidth=0)
     axis.set_title(f"{panel[0]}, attacked in {panel[1]}", fontsize=8)
     axis.set_xlabel("round")

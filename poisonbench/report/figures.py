@@ -67,6 +67,12 @@ def draws(record: Record, *, seed: bool) -> str:
     return "secret draws" if salt == "system" else "draws of a public salt"  # any other salt stands in the record
 
 
+def failed_seeds(records: Iterable[Record]) -> str:
+    """Return what a legend adds to the name of a line for the seeds that failed, such as " (1 seed failed)"."""
+    count = len({str(record.spec.get("seed")) for record in records if record.status == "failed"})
+    return f" ({count} {'seed' if count == 1 else 'seeds'} failed)" if count else ""
+
+
 def malicious(record: Record) -> str:
     """Return what the record says of malicious clients, such as the worst case of a sampling, in words."""
     told = {name: value for name, value in record.facts.items() if name.startswith("malicious_") and isinstance(value, int | float | str)}

@@ -6,7 +6,9 @@ from poisonbench.commands.compose import options, tree_of
 from poisonbench.commands.report import main
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record
+from poisonbench.report import ablation, curves
 from poisonbench.report.experiments import belonging, number_of, swept
+from poisonbench.report.figures import Failures
 from poisonbench.report.tables import filled
 from tests.unit.report.test_leaderboard import made
 
@@ -41,6 +43,46 @@ def test_the_figure_of_an_experiment_is_the_same_every_time(here, kind):
     assert sorted(path.name for path in here.iterdir()) == ["results", f"trigger_size.{kind}"]
     if kind == "svg":
         assert all(text in first.decode() for text in ("attack.data.size", "spectral", "none", "ASR", "C-Acc"))
+
+
+def broken(record: Record) -> Record:
+    return dataclasses.replace(record, status="failed", reason="out of memory", metrics={}, undefended={}, baseline={})
+
+
+def test_a_failed_seed_counts_as_in_tables_and_is_named_in_the_legend(tmp_path):
+    seeds = [sized(size, seed) for size in (1, 2) for seed in range(3)]
+    records = [broken(seeds[0]), dataclasses.replace(seeds[1], counts={"classes": 4}), *seeds[2:]]
+    line = {1.0: records[:3], 2.0: records[3:]}
+    failures = Failures.among(records)
+    assert ablation.heights(line, "asr", failures) == {1.0: [1.0, 0.1, 0.1], 2.0: [0.2, 0.2, 0.2]}
+    assert ablation.heights(line, "c_acc", failures)[1.0] == [0.25, 0.91, 0.92]
+    assert ablation.heights(line, "median_radius", failures) == {}
+    ablation.draw(records, "trigger_size", tmp_path / "figure.svg")
+    assert "spectral (1 seed failed)" in (tmp_path / "figure.svg").read_text()
+    ablation.draw(seeds, "trigger_size", tmp_path / "figure.svg")
+    assert "failed" not in (tmp_path / "figure.svg").read_text()
+
+
+def test_an_experiment_whose_seeds_all_failed_says_how_to_make_them(tmp_path):
+    with pytest.raises(ConfigError, match="make some"):
+        ablation.draw([broken(sized(size, 0)) for size in (1, 2)], "trigger_size", tmp_path / "figure.svg")
+
+
+def federated(defense: str, seed: int, *, asr: list[float]) -> Record:
+    told = made(defense=defense, seed=seed, curves={"defended": {"asr": asr}})
+    return dataclasses.replace(told, spec={**told.spec, "threat": {**told.spec["threat"], "rounds": None}})
+
+
+def test_a_failed_seed_of_a_federated_run_is_named_beside_the_curve_of_the_others(tmp_path):
+    records = [federated("krum", 0, asr=[0.1, 0.2]), federated("krum", 1, asr=[0.1, 0.3]), broken(federated("krum", 2, asr=[]))]
+    lost = broken(federated("median", 0, asr=[]))
+    other = broken(made(attack="sig", defense="krum", seed=5))  # of no federated attack
+    curves.draw([*records, lost, other], tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert "krum (1 seed failed)" in drawn
+    assert "median (1 seed failed)" in drawn
+    curves.draw(records[:2], tmp_path / "figure.svg")
+    assert "failed" not in (tmp_path / "figure.svg").read_text()
 
 
 def test_an_experiment_without_records_says_how_to_make_them(here):

@@ -73,3 +73,45 @@ def test_the_experiment_proves_what_its_attack_changes():
     tree = tree_of(["+experiment=poison_below_certificate"])
     assert tree["attack"]["data"]["_target_"].endswith(".LabelFlip")
     assert tree["defense"]["certify"]["change"] == "flip"
+
+
+def died(record: Record) -> Record:
+    parts = ("metrics", "undefended", "baseline", "counts", "facts", "curves")
+    return replace(record, status="failed", reason="out of memory", **{part: {} for part in parts})
+
+
+def certified_run(seed: int, attack: str = "label_flip", *, defense: str = "dpa") -> Record:
+    record = made_up(attack=attack, defense=defense, seed=seed, counts={"poisoned": 0 if attack == "none" else 3}, metrics={"c_acc": 0.9})
+    changes = {} if attack == "none" else {"changed_rows": {"flipped labels": 3}}
+    spec = {**record.spec, "defense": {"name": defense, "certify": {"change": "flip"}}}
+    metrics = {"c_acc": 0.9, "certified": [0.9, 0.8], "radius_unit": "flipped labels", **changes}
+    return replace(record, spec=spec, metrics=metrics, command=f"python -m poisonbench seed={seed} +experiment=poison_below_certificate")
+
+
+def test_a_failed_seed_is_named_beside_the_curve_of_the_others(tmp_path):
+    records = [*(certified_run(seed, "none") for seed in range(2)), died(certified_run(2, "none"))]
+    assert certified.of(records, "poison_below_certificate") == records
+    certified.draw(records, records, tmp_path / "figure.svg")
+    assert "dpa (1 seed failed)" in (tmp_path / "figure.svg").read_text()
+    assert certified.of([died(record) for record in records], "poison_below_certificate") == []
+
+
+def test_a_failed_seed_is_named_beside_the_points_and_a_failed_certificate_beside_its_curve(tmp_path):
+    clean, attacked = [certified_run(seed, "none") for seed in range(3)], [certified_run(seed) for seed in range(3)]
+    certified.draw(attacked, [*attacked, *clean], tmp_path / "whole.svg")
+    assert "failed" not in (tmp_path / "whole.svg").read_text()
+    mine = [*attacked[:1], *map(died, attacked[1:])]
+    certified.draw(mine, [*mine, *clean[:2], died(clean[2])], tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert "proved: dpa (1 seed failed)" in drawn
+    assert "under label_flip (2 seeds failed)" in drawn
+
+
+def test_a_failed_seed_of_a_figure_with_two_units_is_named_at_a_line_of_its_name(tmp_path):
+    other = certified_run(0, "none", defense="bagging")
+    other = replace(other, metrics={**other.metrics, "radius_unit": "edited rows"})
+    records = [certified_run(0, "none"), died(certified_run(1, "none")), other]
+    certified.draw(records, records, tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert "dpa, in flipped labels (1 seed failed)" in drawn
+    assert "bagging, in edited rows<" in drawn
