@@ -112,6 +112,7 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
     if "removed" in metrics:
         told = [f"filter removed {metrics['removed']} rows"]
         told += [f"{name} {percent(metrics[key])}" for name, key in (("TPR", "tpr"), ("FPR", "fpr")) if key in metrics]
+        told += [f"cover rows removed {percent(metrics['cover_removed'])}"] if "cover_removed" in metrics else []
         told += [f"AUROC within class {metrics['auroc_in_class']:.3f}"] if "auroc_in_class" in metrics else []
         yield ", ".join(told)
     if isinstance(screened := metrics.get("screen"), Mapping):

@@ -27,10 +27,12 @@ PROPORTIONS: dict[str, Callable[[Record], float | None]] = {
     "tpr": lambda record: number(record.metrics.get("tpr")),
     "fpr": lambda record: number(record.metrics.get("fpr")),
     "auroc": lambda record: number(record.metrics.get("auroc_in_class")),
+    "cover_removed": lambda record: number(record.metrics.get("cover_removed")),
     "certified": lambda record: certified[0] if (certified := _certified(record)) else None,
 }
 FIGURES: dict[str, Callable[[Record], float | None]] = {
     **PROPORTIONS,
+    "cover": lambda record: number(record.counts.get("cover")),
     "median_radius": lambda record: number(record.metrics.get("median_radius")),
     "epsilon": lambda record: number(record.facts.get("epsilon")),
     "seconds": lambda record: math.fsum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,

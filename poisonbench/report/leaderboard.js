@@ -6,8 +6,8 @@ for (const cell of cells) {
   cell.n = cell.n.map((seed) => Object.fromEntries(SEED.map((name, place) => [name, seed[place] ?? undefined])));
 }
 const PAGE = 100;
-const FIGURES = { asr: "ASR", net_asr: "net ASR", c_acc: "C-Acc", r_acc: "R-Acc", undefended_asr: "ASR undefended", undefended_c_acc: "C-Acc undefended", undefended_r_acc: "R-Acc undefended", clean_asr: "ASR of clean training", clean_c_acc: "C-Acc of clean training", certified: "certified accuracy at radius 0", median_radius: "median radius", epsilon: "epsilon", tpr: "TPR of the filter", fpr: "FPR of the filter", auroc: "AUROC within class", seconds: "seconds" };
-const PLAIN = new Set(["seconds", "median_radius", "epsilon", "auroc"]);
+const FIGURES = { asr: "ASR", net_asr: "net ASR", c_acc: "C-Acc", r_acc: "R-Acc", undefended_asr: "ASR undefended", undefended_c_acc: "C-Acc undefended", undefended_r_acc: "R-Acc undefended", clean_asr: "ASR of clean training", clean_c_acc: "C-Acc of clean training", certified: "certified accuracy at radius 0", median_radius: "median radius", epsilon: "epsilon", tpr: "TPR of the filter", fpr: "FPR of the filter", auroc: "AUROC within class", cover: "cover rows", cover_removed: "cover rows that the filter removed", seconds: "seconds" };
+const PLAIN = new Set(["seconds", "median_radius", "epsilon", "auroc", "cover"]);
 const UNITS = { median_radius: "u", certified: "u", epsilon: "e" };
 const COLUMNS = [["t", "task"], ["a", "attack"], ["r", "rate"], ["d", "defense"], ["s", "setting"], ["n", "seeds"], ["clean_c_acc", "clean C-Acc"], ["undefended_c_acc", "undef. C-Acc"], ["undefended_asr", "undef. ASR"], ["c_acc", "C-Acc"], ["asr", "ASR"], ["net_asr", "net ASR"], ["o", "rank by net ASR"], ["r_acc", "R-Acc"], ["clean_asr", "clean ASR"], ["median_radius", "median radius"], ["epsilon", "epsilon"], ["tpr", "TPR"], ["fpr", "FPR"], ["seconds", "seconds"]];
 const TEXT = new Set(["t", "a", "d", "s"]);
@@ -48,7 +48,7 @@ function frequent(values) {
 }
 
 function percent(rate) { return rate === null ? "" : +(100 * rate).toPrecision(4) + " %"; }
-function one(name, figure) { return ((PLAIN.has(name) ? 1 : 100) * figure).toFixed(name === "auroc" ? 3 : name === "epsilon" ? 2 : 1); }
+function one(name, figure) { return ((PLAIN.has(name) ? 1 : 100) * figure).toFixed(name === "auroc" ? 3 : name === "epsilon" ? 2 : name === "cover" ? 0 : 1); }
 function pair(name, ends, between) { return ends ? one(name, ends[0]) + between + one(name, ends[1]) : ""; }
 // a mean, and the smallest and the largest seed
 function told(cell, name) {

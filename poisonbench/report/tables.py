@@ -130,6 +130,7 @@ def _line(cell: tuple[str, ...], records: Sequence[Record], failures: Failures) 
 def _more(records: Sequence[Record]) -> Iterator[str]:
     """Yield what only some defenses and attacks report, in words."""
     parts: tuple[Part, ...] = ("undefended", "metrics")
+    yield from _cover(records)
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
     yield from (f"C-Acc lost {told([100 * value for value in values], 1)}" for values in lost[:1] if values)
     if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
@@ -144,6 +145,13 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     yield from (f"epsilon {spent} ({relations})" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent)
     yield from (f"{whose}canaries show at least {told(values, 2)}" for whose, values in zip(("undefended ", ""), least, strict=True) if values)
     yield from sorted({clients for record in records if (clients := malicious(record))})
+
+
+def _cover(records: Sequence[Record]) -> Iterator[str]:
+    """Yield how many rows only hid the poison, and how many of them a filter removed."""
+    counts = [float(count) for record in records if (count := record.counts.get("cover", 0))]
+    removed = _over(records, "metrics", "cover_removed")
+    yield from (f"{told(counts, 0)} cover rows{f', {removed} % of them removed' if removed else ''}" for _ in counts[:1])
 
 
 def _proved(records: Sequence[Record]) -> Iterator[str]:

@@ -125,6 +125,17 @@ def test_the_certified_figure_says_whose_draws_a_randomised_radius_speaks_of(tmp
     assert "inserted, deleted or edited rows, draws of public seeds" in (tmp_path / "figure.svg").read_text()
 
 
+def covered(seed: int = 0, **more: float) -> Record:
+    return made(seed=seed, counts={"cover": 136}, metrics={"c_acc": 0.9, "asr": 0.1, "removed": 100, "tpr": 0.3, **more})
+
+
+def test_cover_rows_stand_beside_the_poison_that_a_filter_found():
+    assert "| 136 cover rows, 97.5 (95.0 to 100.0) % of them removed |" in table([covered(seed, cover_removed=0.95 + seed / 20) for seed in (0, 1)])
+    assert "TPR 30.0 %, cover rows removed 95.0 %" in shown(covered(cover_removed=0.95))
+    assert "| 136 cover rows |" in table([covered()])
+    assert "cover" not in table([made()]) + shown(made())
+
+
 def test_what_is_said_of_malicious_clients_is_shown():
     record = made(facts={"malicious_assumed": 4, "malicious_worst": 6, "rounds": 20})
     assert malicious(record) == "malicious assumed 4, malicious worst 6"

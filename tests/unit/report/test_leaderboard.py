@@ -223,6 +223,14 @@ def test_radii_and_epsilons_stand_beside_what_they_count():
     assert [cell.unit for cell in folded([made()])] == [""]
 
 
+def test_cover_rows_stand_in_the_details_of_a_cell_that_has_them():
+    (cell,) = folded([made(counts={"cover": 136}, metrics={"c_acc": 0.9, "asr": 0.1, "tpr": 0.3, "cover_removed": 0.95})])
+    assert cell.figures["cover"][:3] == (136, 136, 136)
+    assert cell.figures["cover_removed"].mean == 0.95
+    assert not {"cover", "cover_removed"} & folded([made()])[0].figures.keys()
+    assert all(f' {name}: "' in page([cell]) for name in ("cover", "cover_removed"))  # the names under which the page shows them
+
+
 def test_cells_say_what_the_referee_of_today_has_not_seen():
     old = made(schema=1)
     assert old.unseen
