@@ -46,7 +46,7 @@ class Experiment:
         salt: mixed into the root of the defender's streams: of trainings, filters, repairs, screens and certificates. None: they come from the
             seed, so a run can be repeated, by the attacker too. "system": from the operating system's random numbers, which are never
             written; nothing that is trained under them can be repeated, or is shared with another run. torch's and numpy's
-            generators take 63 bits of them for each stream and are no cryptographic ones.
+            generators take 63 bits of them for each stream and are no cryptographic ones. Any other text stands in the record and is no secret.
     """
 
     task: Task

@@ -53,7 +53,7 @@ def run(experiment: Experiment, store: Store) -> Record:
 
 
 def walked(line: Line) -> Record:
-    """Return the record of a run that nothing speaks against."""
+    """Run an experiment that `check` has accepted, and return its record."""
     experiment = line.experiment
     numbers = range(experiment.threat.trials)
     struck = [line.strike(number) for number in numbers]

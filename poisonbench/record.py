@@ -77,7 +77,7 @@ class Record:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Which figures of this record the referee of schema 2 has not seen, one sentence each; none for a record of schema 2."""
+        """Which checks of schema 2 were not made for this record, one sentence each; none for a record of schema 2."""
         if self.schema >= SCHEMA or self.status != "done":
             return ()
         return tuple(sentence for sentence, there in UNSEEN if there(self))
@@ -187,11 +187,11 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record 
 
 GOALS = ("c_acc_lost", "epsilon_lower", "canaries_right")  # of the goals that there were under schema 1
 UNSEEN: tuple[tuple[str, Callable[[Record], bool]], ...] = (
-    ("ASR and R-Acc: the probe was not checked against the task", lambda record: "asr" in record.metrics),
-    ("TPR and AUROC: rows that the attacker named counted as poison, changed or not", lambda record: "tpr" in record.metrics),
-    ("the rule saw the malicious clients first", lambda record: "clients" in record.counts),
-    ("radii: the kind of change is not recorded", lambda record: "certified" in record.metrics and "radius_unit" not in record.metrics),
-    ("splits were not searched for rows that stand in two of them", lambda record: True),
+    ("ASR and R-Acc: it was not checked that the probed rows and their right answers are those of the task", lambda record: "asr" in record.metrics),
+    ("TPR and AUROC: every row that the attacker named counted as poison, also one that was not changed", lambda record: "tpr" in record.metrics),
+    ("figures under an aggregation rule: the rule was given the malicious clients before all others", lambda record: "clients" in record.counts),
+    ("radii: the record does not say which kind of change they count", lambda record: "certified" in record.metrics and "radius_unit" not in record.metrics),
+    ("all figures: it was not checked whether a row stands in two splits, such as training and test", lambda record: True),
 )
 
 

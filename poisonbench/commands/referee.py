@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class Changed(Exception):
-    """A record whose figures may be others under today's rules: it has to be made again."""
+    """A record whose figures may differ under today's rules, so that its command has to be run again."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Check each record; with `write=true` one that holds is written anew with schema 2, in the folder where it lies.
+    """Check each record; with `write=true` one that passes is written anew with schema 2, in the folder where it lies.
 
     Returns:
-        1 if a record has to be made again, else 0.
+        1 if a command has to be run again, else 0.
 
     Raises:
         ConfigError: no record given, or one that cannot be repeated.
@@ -51,12 +51,14 @@ def _told(path: Path, words: Sequence[str], write: bool) -> int:
     try:
         seen = refereed(record, words)
     except Changed as error:
-        _say(f"{path}: make it again: {error}")
+        _say(f"{path}: its figures may be different today, because {error}; run its command again: {record.command}")
         return 1
-    if write and record.schema < SCHEMA:
+    old = record.schema < SCHEMA
+    if write and old:
         path.unlink()  # its name may be another one now: what a plugin declares stands in the specification
         path = seen.write(path.parent)
-    _say(f"{path}: holds under today's referee")
+    checked = "plan, attack, probe and poisoned rows pass today's checks; no victim was trained again" if record.status == "done" else "is skipped today too"
+    _say(f"{path}: {checked}" + ("; write=true writes it in today's schema" if old and not write else ""))
     return 0
 
 
@@ -86,10 +88,10 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
         check(line)
     except Incompatible as error:
         if record.status != "skipped":
-            raise Changed(f"it is skipped today: {error}") from error
+            raise Changed(f"the run is skipped today: {error}") from error
         return dataclasses.replace(kept, reason=str(error), assumed=recorded(line).assumed)
     if record.status != "done":
-        raise Changed(f"it is {record.status}, and could be run today")
+        raise Changed(f"it is recorded as {record.status}, but can be run today")
     counts = {**record.counts, "classes": experiment.task.test.num_classes}
     return dataclasses.replace(kept, metrics={**kept.metrics, **_struck(record, line, experiment)}, counts=counts, assumed=assumed(experiment))
 
@@ -101,9 +103,9 @@ def _same_plan(record: Record, now: dict[str, object]) -> None:
         if isinstance(told, dict) and isinstance(today, dict):
             wrong = [name for name, value in told.items() if today.get(name) != value]
             if wrong:
-                raise Changed(f"another {part} today: {', '.join(wrong)}")
+                raise Changed(f"its {part} has other settings or another version today: {', '.join(wrong)}")
         elif today != told:
-            raise Changed(f"another {part} today")
+            raise Changed(f"its {part} is not the same today")
 
 
 def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, object]:
@@ -116,14 +118,14 @@ def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, obj
         line.probe(received, number)
     kinds = [received.kinds for received, _ in trials]
     if "clients" in record.counts:
-        raise Changed("the rule saw the malicious clients first")
+        raise Changed("the aggregation rule was given the malicious clients before all others; today the order is drawn anew in each round")
     if any(one.injected.any() for one in kinds):
-        raise Changed("injected rows could be told by their names")
+        raise Changed("injected rows had negative ids and stood last, so that a defense could recognise them; today all rows are shuffled and numbered anew")
     if any((one.cover | one.untouched).any() for one in kinds):
-        raise Changed("rows were counted as poison that only hide it, or were left as they were")
+        raise Changed("rows that only hide the poison, or that were left as they were, counted as poison; today they are counted apart")
     asked = line.asked(line.attacked, [trials[0][0].data], line.combine(Mean()), ["fit"])
     if line.store.named("fit", asked[0]) != record.keys.get("fit undefended"):
-        raise Changed("its victims were trained on other rows, or by another recipe")
+        raise Changed("its victims were trained on other rows, or by another recipe, than today's")
     if "certified" not in record.metrics:
         return {}
     changes: list[dict[str, object]] = [{"changed_rows": told} for received, _ in trials if (told := received.changes(experiment.task.train))]

@@ -10,7 +10,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, words_in
 
 PREFIX = "python -m poisonbench"
-LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")  # of whoever types, not of a record
+LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")  # settings of the user or the machine, not of the experiment
 CODE_WORDS, DOWNLOAD = ("trust", "hydra"), "task.download"  # what runs somebody's code, and what asks the network
 
 
@@ -59,7 +59,7 @@ def words_of(record: Record, allowed: Sequence[str]) -> list[str]:
 
 
 def local(word: str) -> bool:
-    """Tell whether a word is of whoever types it, and of no record."""
+    """Tell whether a word is a setting of the user or the machine, which is left out when a record is run again."""
     return _is(word, *LOCAL_WORDS)
 
 

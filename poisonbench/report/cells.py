@@ -71,7 +71,7 @@ class Cell:
         unranked: why a cell that met an attack is not ranked; empty if it is.
         unit: what radii count, and over whose draws they hold; empty without a certificate.
         relation: between which neighbours and over whose draws epsilon holds; empty without one.
-        unseen: what the referee of today has not seen of these records.
+        unseen: checks of today that were not made for these records.
         curves: means over seeds; "certified" over radii, "rounds" over federated rounds.
         seeds: one a record.
     """

@@ -111,7 +111,7 @@ MISTAKES = {
     "task=cifar10": "name their folder with task.root=PATH",
     "task=image_folder": "name their folder with task.root=PATH",
     "net=preact_resnet18": "made for images of 32x32",
-    "attack.data._target_=builtins.open": "builtins.open lies outside",
+    "attack.data._target_=collections.OrderedDict": "collections.OrderedDict lies outside",
     "attack=[badnets,backdoor]": "two of them fill the slot data",
     "seed=": "seed",
     "attack": "attack",

@@ -36,7 +36,7 @@ def test_a_record_whose_attack_holds_is_written_in_todays_schema(old, capsys, tm
     before = read(path)
     assert before.unseen
     assert entry(["referee", str(path)]) == 0
-    assert "holds under today's referee" in capsys.readouterr().out
+    assert "poisoned rows pass today's checks; no victim was trained again; write=true writes it" in capsys.readouterr().out
     assert read(path) == before  # without write=true nothing is written
     assert entry(["referee", str(path), "write=true"]) == 0
     (written,) = (tmp_path / "old").glob("*.json")
@@ -65,11 +65,11 @@ def test_a_skipped_record_gets_todays_reason(old, tmp_path):
 @pytest.mark.parametrize(
     ("words", "changes", "says"),
     [
-        (("attack=federated",), {}, "malicious clients first"),
-        (("attack=canaries",), {}, "told by their names"),
-        (("attack=random_label",), {}, "counted as poison"),
+        (("attack=federated",), {}, "given the malicious clients before all others"),
+        (("attack=canaries",), {}, "a defense could recognise them"),
+        (("attack=random_label",), {}, "counted as poison; today they are counted apart"),
         (("attack=backdoor",), {"keys": {"fit undefended": "fit-0"}}, "trained on other rows"),
-        (("attack=backdoor",), {"status": "skipped"}, "could be run today"),
+        (("attack=backdoor",), {"status": "skipped"}, "can be run today"),
     ],
 )
 def test_a_record_that_may_come_out_otherwise_has_to_be_made_again(old, capsys, words, changes, says):
@@ -77,7 +77,8 @@ def test_a_record_that_may_come_out_otherwise_has_to_be_made_again(old, capsys, 
     before = path.read_text()
     assert entry(["referee", str(path), "write=true"]) == 1
     out = capsys.readouterr().out
-    assert "make it again" in out
+    assert "its figures may be different today, because" in out
+    assert f"run its command again: {read(path).command}" in out
     assert says in out
     assert path.read_text() == before
 
@@ -89,7 +90,7 @@ def test_a_record_of_another_version_of_a_plugin_has_to_be_made_again(old, capsy
     spec["attack"]["data"]["version"] = 0
     path = dataclasses.replace(read(path), spec=spec).write(path.parent)
     assert entry(["referee", str(path)]) == 1
-    assert "another attack today: data" in capsys.readouterr().out
+    assert "its attack has other settings or another version today: data" in capsys.readouterr().out
 
 
 def test_no_record_is_a_sentence(capsys):
