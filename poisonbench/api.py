@@ -14,8 +14,7 @@ from poisonbench.record import Record
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from poisonbench.core.data import Task
-    from poisonbench.tasks.source import Duplicates
+    from poisonbench.core.data import Overlap, Task
 
 
 def own_task(  # noqa: PLR0913  # all but two have a default
@@ -25,7 +24,7 @@ def own_task(  # noqa: PLR0913  # all but two have a default
     name: str = "own",
     trusted: float = 0.05,
     public: float = 0.0,
-    duplicates: Duplicates = "refuse",
+    duplicates: Overlap = "refuse",
 ) -> Task:
     """Make a task of one's own tensors.
 

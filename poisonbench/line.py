@@ -12,7 +12,7 @@ from torch import Tensor
 
 from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
-from poisonbench.core.audit import audit, audit_probe
+from poisonbench.core.audit import audit, audit_probe, left_alone
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, checked
 from poisonbench.core.delivery import Delivered, delivered
@@ -86,6 +86,10 @@ class Line:
         if salt is None:
             return self.root
         return Key(secrets.token_hex(32)) if salt == SYSTEM else self.root.child(f"salt/{salt}")
+
+    def filed(self, stage: str) -> bool:
+        """Tell whether what a stage makes may lie in files: nothing that was drawn from a secret of the system may."""
+        return self.experiment.salt != SYSTEM or stage.partition("/")[0] in OPEN
 
     def stream(self, stage: str) -> Key:
         """Return the random stream of a stage, such as "fit/trial 1"."""
@@ -161,7 +165,7 @@ class Line:
             victims = learner.fit_many([parts[place] for place in missing], combine, [rngs[place] for place in missing])
             return [taken_apart(victim, f"victim {label or 'trained'} ({stages[place]})") for place, victim in zip(missing, victims, strict=True)]
 
-        found = self.store.memo_many("fit", self.asked(learner, parts, combine, stages), train, label=label)
+        found = self.store.memo_many("fit", self.asked(learner, parts, combine, stages), train, label=label, filed=self.filed(stages[0]))
         return [learner.restore(trained, data) for trained, data in zip(found, parts, strict=True)]
 
     def asked(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, stages: Sequence[str]) -> list[tuple[object, ...]]:
@@ -179,7 +183,7 @@ class Line:
             def train() -> Trained:
                 return taken_apart(longer.fit(data, self.honest, rng, victim), f"victim tuned ({stage})")
 
-            return longer.restore(self.store.memo("tune", parts, train), data)
+            return longer.restore(self.store.memo("tune", parts, train, filed=self.filed(stage)), data)
 
         return tune
 
@@ -206,10 +210,12 @@ class Line:
         """Let the attacker act, then audit what was done: the clean rows in their order, injected ones behind them."""
         task, threat, attack = self.experiment.task, self.experiment.threat, self.experiment.attack
         known, rng = self.known(trial), self.root.child(numbered("poison", trial))
+        writable = known.writable.clone()
 
         def poison() -> Delta:
-            poisoned = attack.data.poison(known, rng)
-            audit(task.train, poisoned, threat.budget, known.writable, known.targets)
+            with left_alone("the attack", known.rows, known.targets, task.public):
+                poisoned = attack.data.poison(known, rng)
+            audit(task.train, poisoned, threat.budget, writable, known.targets)
             return Delta.between(task.train, poisoned)
 
         parts = (attack.data, task.train, task.public, known.targets, threat, rng, threat.surrogate.runtime)
@@ -228,7 +234,12 @@ class Line:
         means = self.means(poisoned, sanitize, trial)
         told = (means.trusted, means.truth, self.combine(Mean()), self.stream(numbered("fit", trial)), rng, self.attacked.runtime)
         parts = (sanitize, self.attacked, poisoned.data, *told)
-        verdict = self.store.memo("judge", parts, lambda: checked(sanitize.judge(poisoned.data, means, rng), poisoned.data, sanitize))
+
+        def judge() -> Verdict | None:
+            with left_alone("the filter", poisoned.data, means.trusted):
+                return checked(sanitize.judge(poisoned.data, means, rng), poisoned.data, sanitize)
+
+        verdict = self.store.memo("judge", parts, judge, filed=self.filed("sanitize"))
         if verdict is not None and not verdict.keep.any():
             raise ConfigError("the filter removed every training row; lower what it expects, or the share that it removes")
         return verdict
@@ -244,7 +255,7 @@ class Line:
             return Repaired(trained=trained, figures=dict(mended.figures))
 
         parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime)
-        repaired = self.store.memo("repair", parts, mend)
+        repaired = self.store.memo("repair", parts, mend, filed=self.filed("repair"))
         mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, poisoned.data)
         return Mended(victim=mended, figures=repaired.figures)
 
@@ -255,11 +266,14 @@ class Line:
             Diverged: a score that is not finite; it is not stored.
         """
         parts = (type(victim).__qualname__, self.defended, victim.state(), inputs, answers, self.defended.runtime)
-        return self.store.memo("scores", parts, lambda: finite(victim.scores(inputs, answers), f"scores {label}, by row and class"), label=label)
+        return self.store.memo(
+            "scores", parts, lambda: finite(victim.scores(inputs, answers), f"scores {label}, by row and class"), label=label, filed=self.filed("scores")
+        )
 
     def probe(self, poisoned: Delivered, trial: int = 0) -> Probe:
         """Return what the goal asks victims, checked against the task."""
-        probe = poisoned.goal.probe(self.experiment.task.test)
+        with left_alone("the attack's goal", self.experiment.task.test):
+            probe = poisoned.goal.probe(self.experiment.task.test)
         audit_probe(probe, self.experiment.task.test, self.targets[trial : trial + 1])
         return probe
 

@@ -117,8 +117,13 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
         "baseline": {**figures["baseline"], **apart(goals["baseline"])},
         "curves": curves,
         "counts": counts(line, trial, probe, mended.victim),
-        "facts": {**trial.defended.facts, **mended.victim.facts},  # what a repair does to a private model takes nothing from its epsilon
+        "facts": public({**trial.defended.facts, **mended.victim.facts}),  # what a repair does to a private model takes nothing from its epsilon
     }
+
+
+def public(facts: Mapping[str, object]) -> Figures:
+    """Return the facts that a record may tell; a name with an underscore in front is for the victim alone."""
+    return {name: fact for name, fact in facts.items() if not name.startswith("_")}
 
 
 def apart(goal: Mapping[str, float]) -> Figures:
@@ -170,6 +175,7 @@ def check(line: Line) -> None:
     """
     experiment = line.experiment
     attack, defense = experiment.attack, experiment.defense
+    experiment.task.check()
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible("the attacker runs the training, so defense.sanitize and defense.train never see it")
     learner = defense.train(under_attack(experiment, experiment.learner))

@@ -53,6 +53,7 @@ class _Wanted:
 
     title: str
     names: list[str]
+    filed: bool
     found: dict[int, object] = field(default_factory=dict)
     visits: dict[int, Visit] = field(default_factory=dict)
 
@@ -66,14 +67,16 @@ class Store:
         trusted: prefixes of classes that may be rebuilt from files.
         visits: all that was asked for, in order.
         alone: make a value even while another process makes it, as the processes of one training must.
+        held: values that no file may hold, by name; they are gone with the process.
     """
 
     root: Path
     trusted: tuple[str, ...] = OWN
     visits: list[Visit] = field(default_factory=list)
     alone: bool = False
+    held: dict[str, object] = field(default_factory=dict)
 
-    def memo(self, stage: str, parts: tuple[object, ...], make: Callable[[], T], *, label: str = "") -> T:
+    def memo(self, stage: str, parts: tuple[object, ...], make: Callable[[], T], *, label: str = "", filed: bool = True) -> T:
         """Return the value made of `parts`, from disk where it lies there, else from `make`.
 
         What is returned is always what the files hold, so the first run and every later one see the same value.
@@ -83,12 +86,15 @@ class Store:
             parts: all that the value depends on.
             make: computes it; its result is a tree of frozen dataclasses, tensors and numbers.
             label: which of several values of this kind, for logs and progress.
+            filed: false keeps the value in this process alone, for one that tells a secret.
         """
-        return self.memo_many(stage, [parts], lambda _: [make()], label=label)[0]
+        return self.memo_many(stage, [parts], lambda _: [make()], label=label, filed=filed)[0]
 
-    def memo_many(self, stage: str, asked: Sequence[tuple[object, ...]], make: Callable[[Sequence[int]], Sequence[T]], *, label: str = "") -> list[T]:
+    def memo_many(
+        self, stage: str, asked: Sequence[tuple[object, ...]], make: Callable[[Sequence[int]], Sequence[T]], *, label: str = "", filed: bool = True
+    ) -> list[T]:
         """Return one value for each of `asked`; `make` computes those that are missing, given their places, all at once."""
-        wanted = _Wanted(title=f"{stage} {label}".strip(), names=[self.named(stage, parts) for parts in asked])
+        wanted = _Wanted(title=f"{stage} {label}".strip(), names=[self.named(stage, parts) for parts in asked], filed=filed)
         try:
             self._fill(make, wanted)
         finally:
@@ -101,9 +107,10 @@ class Store:
 
     def _fill(self, make: Callable[[Sequence[int]], Sequence[object]], wanted: _Wanted) -> None:
         """Find or make every value."""
+        alone = self.alone or not wanted.filed
         while missing := self._missing(wanted):
-            leases = {} if self.alone else {place: got for place in missing if (got := lease.take(self._lease(wanted.names[place])))}
-            taken = missing if self.alone else list(leases)
+            leases = {} if alone else {place: got for place in missing if (got := lease.take(self._lease(wanted.names[place])))}
+            taken = missing if alone else list(leases)
             if not taken:
                 self._wait(wanted.names[missing[0]], wanted.title)
                 continue
@@ -119,7 +126,7 @@ class Store:
     def _missing(self, wanted: _Wanted) -> list[int]:
         """Load what lies there, and return the places of the rest."""
         for place, name in enumerate(wanted.names):
-            if place not in wanted.found and (kept := self._load(name)) is not None:
+            if place not in wanted.found and (kept := self._load(name) if wanted.filed else self._held(name)) is not None:
                 wanted.found[place], seconds = kept
                 log.info("%s: from the store (%s)", wanted.title, name)
                 wanted.visits[place] = Visit(stage=wanted.title, key=name, seconds=seconds, made=False)
@@ -132,10 +139,13 @@ class Store:
         seconds = (time.perf_counter() - start) / len(places)
         for place, value in zip(places, fresh, strict=True):
             name = wanted.names[place]
-            self._keep(name, value, seconds)
+            if wanted.filed:
+                self._keep(name, value, seconds)
+            else:
+                self.held[name] = value
             log.info("%s: made in %.1f s (%s)", wanted.title, seconds, name)
             wanted.visits[place] = Visit(stage=wanted.title, key=name, seconds=seconds, made=True)
-            again = self._load(name)
+            again = self._load(name) if wanted.filed else self._held(name)
             assert again is not None, f"{name} was written and cannot be read"
             wanted.found[place] = again[0]
 
@@ -155,6 +165,9 @@ class Store:
         path = self.root / f"{name}.safetensors"
         write_tensors(path, tensors, {"tree": tree})
         seal(path, seconds)
+
+    def _held(self, name: str) -> tuple[object, float] | None:
+        return (self.held[name], 0.0) if name in self.held else None
 
     def _load(self, name: str) -> tuple[object, float] | None:
         path = self.root / f"{name}.safetensors"

@@ -42,15 +42,24 @@ def krum_scores(squared_RR: Tensor, neighbours: int, *, power: int = 2, include_
     return ordered[:, first : first + neighbours].sum(1)
 
 
-def assumed(asked: int | None, told: int, dropped: int = 0) -> int:
+def assumed(asked: int | None, told: int) -> int:
     """Return f: what the defense assumes, or what the threat says, which is oracle knowledge.
 
     Args:
         asked: the defense's own number, or none.
         told: the threat's number.
-        dropped: contributions that are left out already, each one of the faulty; `told` no longer counts them.
     """
-    return told if asked is None else max(0, asked - dropped)
+    return told if asked is None else asked
+
+
+def borne(f: int, contributors: int, *, least: int, rule: str) -> int:
+    """Return f, or the most that a rule which needs n >= 2 f + least can bear where updates were dropped.
+
+    Raises:
+        ConfigError: too few contributions for any f.
+    """
+    need(contributors >= least, f"{rule} needs n >= 2 f + {least} contributions", contributors, 0)
+    return min(f, (contributors - least) // 2)
 
 
 def need(holds: bool, rule: str, contributors: int, malicious: int) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from defenses.aggregate.distances import assumed, krum_scores, need, squared_distances
+from defenses.aggregate.distances import assumed, borne, krum_scores, need, squared_distances
 from poisonbench.core.defense import Server
 
 
@@ -61,5 +61,6 @@ class Krum:
     def scores(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (R,) scores; smaller is better."""
         score = VARIANTS[self.variant]
-        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious, server.dropped) - score.fewer
+        f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=3, rule="defense=krum")
+        neighbours = len(rows_RP) - f - score.fewer
         return krum_scores(squared_distances(rows_RP), neighbours, power=score.power, include_self=score.include_self)

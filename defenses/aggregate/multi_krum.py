@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from defenses.aggregate.distances import assumed, krum_scores, need, squared_distances
+from defenses.aggregate.distances import assumed, borne, krum_scores, need, squared_distances
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import ConfigError
 
@@ -44,6 +44,6 @@ class MultiKrum:
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,), the mean of the kept contributions."""
-        neighbours = len(rows_RP) - assumed(self.malicious, server.malicious, server.dropped) - 2
+        neighbours = len(rows_RP) - borne(assumed(self.malicious, server.malicious), len(rows_RP), least=3, rule="defense=multi_krum") - 2
         scores = krum_scores(squared_distances(rows_RP), neighbours)
         return rows_RP[scores.argsort(stable=True)[: self.kept or neighbours]].mean(0)

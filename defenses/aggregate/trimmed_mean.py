@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from defenses.aggregate.distances import assumed, need
+from defenses.aggregate.distances import assumed, borne, need
 from poisonbench.core.defense import Server
 
 
@@ -34,5 +34,5 @@ class TrimmedMean:
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""
-        f = assumed(self.malicious, server.malicious, server.dropped)
+        f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=1, rule="defense=trimmed_mean")
         return rows_RP.sort(0).values[f : len(rows_RP) - f].mean(0)

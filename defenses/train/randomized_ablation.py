@@ -40,7 +40,7 @@ class RandomizedAblation:
         draws: ablations that vote on each picture.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     kept: int
     draws: int
 
@@ -129,7 +129,7 @@ class Ablating(Around):
         """Train the member on rows with complements."""
         assert start is None, "ablations are learned from scratch"
         member = self.member.fit(self._seen(data), combine, rng)
-        return AblatedVictim(member=member, recipe=self.recipe, kinds=data.num_classes, facts={**member.facts, "ablations": rng.child("ablations").digest})
+        return AblatedVictim(member=member, recipe=self.recipe, kinds=data.num_classes, facts={**member.facts, "_ablations": rng.child("ablations").digest})
 
     def restore(self, trained: Trained, like: Dataset) -> AblatedVictim:
         """Rebuild the member."""
@@ -162,7 +162,7 @@ class AblatedVictim:
 
     def votes(self, inputs: Tensor, draws: int, purpose: str) -> Tensor:
         """Return (M, K) int64, how many of so many ablations of each picture are given each class; every purpose draws anew."""
-        key = Key(str(self.facts["ablations"])).child(purpose)
+        key = Key(str(self.facts["_ablations"])).child(purpose)
         counts = torch.zeros(len(inputs), self.kinds, dtype=torch.int64)
         for start in range(0, len(inputs), some := max(1, PICTURES // draws)):
             pictures = doubled(inputs[start : start + some])

@@ -14,11 +14,11 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.record import read
 
-FORMAT = 2  # since 2 the trusted and the public rows are in the folder
+FORMAT = 3  # since 2 the trusted and the public rows are in the folder, since 3 what each row is
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the poisoned rows of a record's first trial, the mask, the test, trusted and public rows and the undefended victim's weights.
+    """Write the poisoned rows of a record's first trial, what each of them is, the test, trusted and public rows and the undefended victim's weights.
 
     They come from the store of `results_dir` where it holds them, else they are made again.
 
@@ -50,13 +50,13 @@ def main(words: Sequence[str]) -> int:
     files = {
         "train": poisoned.data.columns,
         **{name: {"inputs": split.inputs, "labels": split.labels} for name, split in clean.items() if len(split)},
-        "mask": {"mask": poisoned.mask},
+        "mask": {"mask": poisoned.kinds.poison, "cover": poisoned.kinds.cover, "injected": poisoned.kinds.injected},
         "victim": dict(victim.state()),
     }
     for name, columns in files.items():
         tensors = {key: column.contiguous() for key, column in columns.items()}
         write_tensors(folder / f"{name}.safetensors", tensors)
-    told = {
+    description = {
         "format": FORMAT,
         "name": task.name,
         "class_names": list(task.class_names) or [str(label) for label in range(test.num_classes)],
@@ -64,7 +64,8 @@ def main(words: Sequence[str]) -> int:
         "command": record.command,
         "sha256": {name: file_digest(folder / f"{name}.safetensors") for name in files},
     }
-    write_text(folder / "task.json", json.dumps(told, indent=1) + "\n")
-    count = int(poisoned.mask.sum())
-    Console().print(f"{folder}: {len(poisoned.data)} rows, {count} of them poisoned", markup=False, highlight=False, soft_wrap=True)
+    write_text(folder / "task.json", json.dumps(description, indent=1) + "\n")
+    poison, cover = int(poisoned.kinds.poison.sum()), int(poisoned.kinds.cover.sum())
+    told = f"{poison} of them poisoned" + (f", {cover} more that only hide the poison (cover)" if cover else "")
+    Console().print(f"{folder}: {len(poisoned.data)} rows, {told}", markup=False, highlight=False, soft_wrap=True)
     return 0

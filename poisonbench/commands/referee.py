@@ -55,8 +55,9 @@ def _told(path: Path, words: Sequence[str], write: bool) -> int:
         return 1
     old = record.schema < SCHEMA
     if write and old:
-        path.unlink()  # its name may be another one now: what a plugin declares stands in the specification
-        path = seen.write(path.parent)
+        before, path = path, seen.write(path.parent)
+        if path != before:  # what a plugin declares stands in the specification, and so in the name
+            before.unlink()
     checked = "plan, attack, probe and poisoned rows pass today's checks; no victim was trained again" if record.status == "done" else "is skipped today too"
     _say(f"{path}: {checked}" + ("; write=true writes it in today's schema" if old and not write else ""))
     return 0

@@ -5,6 +5,8 @@ Shape letters: N clean rows, N' rows after poisoning, I injected rows, M probed 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,10 @@ from poisonbench.core.attack import Crafted, Poisoned, Round
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import BudgetError
 from poisonbench.core.goals import Probe
+from poisonbench.core.keys import tensor_digest
 from poisonbench.core.threat import Budget
+
+NAMES = ("ids", "owners")  # columns that say which row it is and whose
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,12 +89,30 @@ def changed_rows(clean: Dataset, data: Dataset) -> Tensor:
 
 
 def copies(clean: Dataset, rows: Dataset) -> Tensor:
-    """Return (I,) bool, the rows that are copies of a clean row, label and all."""
+    """Return (I,) bool, the rows that are copies of a clean row in every column but those that name it."""
     found = torch.zeros(len(rows), dtype=torch.bool)
     for place in range(len(rows)):
         twins = (clean.labels == rows.labels[place]).nonzero()[:, 0]
-        found[place] = bool((clean.inputs[twins] == rows.inputs[place]).flatten(1).all(1).any())
+        same = [(column[twins] == rows.columns[name][place]).reshape(len(twins), -1).all(1) for name, column in clean.columns.items() if name not in NAMES]
+        found[place] = bool(torch.stack(same).all(0).any())
     return found
+
+
+@contextmanager
+def left_alone(who: str, *handed: Dataset) -> Iterator[None]:
+    """Check that whoever is handed these rows changes nothing in place.
+
+    Raises:
+        BudgetError: a column that is another one afterwards.
+    """
+    before = [_bits(data) for data in handed]
+    yield
+    if [_bits(data) for data in handed] != before:
+        raise BudgetError(f"{who} changed the rows in place that it was handed; return changed copies instead")
+
+
+def _bits(data: Dataset) -> list[str]:
+    return [tensor_digest(column) for column in data.columns.values()]
 
 
 def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
@@ -98,10 +121,7 @@ def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
         raise BudgetError(f"{data.num_classes} classes after poisoning, {clean.num_classes} before")
     if len(data) < len(clean) or not torch.equal(data.ids[: len(clean)], clean.ids):
         raise BudgetError("clean rows vanished or moved; edit rows in place and append what is injected")
-    for name, column in clean.columns.items():
-        mine = data.columns.get(name)
-        if mine is None or mine.dtype != column.dtype or mine.shape[1:] != column.shape[1:] or len(mine) != len(data):
-            raise BudgetError(f"column {name} has another type or shape after poisoning; poisons are quantised like clean rows")
+    _check_columns(clean, data)
     if data.inputs.dtype.is_floating_point and not data.inputs.isfinite().all():
         raise BudgetError("poisoned inputs hold values that are not finite")
     if data.labels.min() < 0 or data.labels.max() >= clean.num_classes:
@@ -113,6 +133,15 @@ def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
         raise BudgetError("injected rows need distinct negative ids: -1, -2, ...")
     if mask.shape != (len(data),) or mask.dtype != torch.bool:
         raise BudgetError(f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one bool a row, {len(data)} in all")
+
+
+def _check_columns(clean: Dataset, data: Dataset) -> None:
+    if new := sorted(data.columns.keys() - clean.columns.keys()):
+        raise BudgetError(f"the column {new[0]} is new after poisoning; rows keep the columns that they have")
+    for name, column in clean.columns.items():
+        mine = data.columns.get(name)
+        if mine is None or mine.dtype != column.dtype or mine.shape[1:] != column.shape[1:] or len(mine) != len(data):
+            raise BudgetError(f"column {name} has another type or shape after poisoning; poisons are quantised like clean rows")
 
 
 def _check_rows(changed: Tensor, poisoned: Poisoned, budget: Budget, writable: Tensor) -> None:
@@ -141,12 +170,15 @@ def _check_cover(clean: Dataset, poisoned: Poisoned, budget: Budget) -> None:
         raise BudgetError("under a clean-label threat every row keeps its label, so no row is cover; leave Poisoned.cover out")
     if cover.shape != poisoned.mask.shape or cover.dtype != torch.bool or (cover & ~poisoned.mask).any():
         raise BudgetError(f"cover rows are some of the rows in the mask; give one bool a row, {len(poisoned.mask)} in all")
-    before = clean.labels
-    if cover[len(clean) :].any():
-        before = torch.cat([before, before[_origins(clean, poisoned)]])
-    relabelled = cover[: len(before)] & (poisoned.data.labels[: len(before)] != before)
+    old = len(clean)
+    if cover[old:].any():
+        raise BudgetError(f"{int(cover[old:].sum())} injected rows are called cover; a row that was put in is poison")
+    relabelled = cover[:old] & (poisoned.data.labels[:old] != clean.labels)
     if relabelled.any():
         raise BudgetError(f"{int(relabelled.sum())} cover rows have another label than before; a row with a new label is poison")
+    changed = changed_rows(clean, poisoned.data)
+    if cover.any() and not (changed & ~cover[:old]).any() and len(poisoned.data) == old:
+        raise BudgetError("every changed row is called cover; cover hides poison, so some of them have to be poison")
 
 
 def _origins(clean: Dataset, poisoned: Poisoned) -> Tensor:
@@ -200,12 +232,15 @@ def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:
         raise BudgetError(f"probed inputs are {probe.inputs.dtype} of shape {tuple(probe.inputs.shape)}, not like the {count} test rows they stand for")
     if probe.hit.shape != (count, kinds_) or probe.hit.dtype != torch.bool:
         raise BudgetError(f"hits are {probe.hit.dtype} of shape {tuple(probe.hit.shape)}; give one bool for each of {count} rows and {kinds_} answers")
+    if probe.inputs.dtype.is_floating_point and not probe.inputs.isfinite().all():
+        raise BudgetError("probed inputs hold values that are not finite")
     if not torch.equal(probe.truth, test.labels[probe.rows]):
         raise BudgetError("the right answers of a probe are the labels of its test rows")
     if probe.hit.gather(1, probe.truth[:, None]).any():
         raise BudgetError("the right answer serves the attacker in a probe; a hit is another answer than the truth")
     if not torch.isin(probe.targets, aims).all():
-        raise BudgetError(f"{len(probe.targets)} test rows are named as targets, but the threat lets the attacker aim at {len(aims)} others")
+        stray = int((~torch.isin(probe.targets, aims)).sum())
+        raise BudgetError(f"{stray} of the rows that a goal names as targets are none of the {len(aims)} targets that the threat drew")
 
 
 def change(edited: Tensor, clean: Tensor, norm: str) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from poisonbench.core.duplicates import duplicates
 from poisonbench.core.errors import DataError
 from poisonbench.core.keys import key, tensor_digest
 
+Overlap: TypeAlias = Literal["refuse", "allow"]
+NAMED = 3  # duplicates that an error names
 NO_COLUMNS: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -151,6 +153,7 @@ class Task:
         class_names: one name a class, or empty.
         row_names: one name a training row of the source, by its id; or empty.
         codec: for token inputs.
+        overlap: "refuse" exact duplicates of one row in two of the splits, or "allow" them; the record then counts them.
     """
 
     name: str
@@ -161,6 +164,30 @@ class Task:
     class_names: tuple[str, ...] = ()
     row_names: tuple[str, ...] = ()
     codec: Codec | None = None
+    overlap: Overlap = "refuse"
+
+    def check(self) -> None:
+        """Refuse rows that lie in two splits, unless that is allowed.
+
+        Raises:
+            DataError: how many there are, and the first of them.
+        """
+        if self.overlap == "refuse" and self.duplicates:
+            told = "; ".join(self._shared(pair) for pair in self.duplicates)
+            raise DataError(f"{self.name}: {told}; remove them, or accept and count them with task.duplicates=allow")
+
+    def _shared(self, pair: str) -> str:
+        """Return how many rows two splits share, and which the first of them are."""
+        one, other = pair.split("/")
+        places = self.duplicates[pair].tolist()
+        named = [f"{self._row(other, second)} is {self._row(one, first)}" for first, second in places[:NAMED]]
+        more = ", ..." if len(places) > NAMED else ""
+        return f"{len(places)} {other} rows are {one} rows too ({', '.join(named)}{more})"
+
+    def _row(self, split: str, place: int) -> str:
+        """Return the name of a row: that of its source, or the split and the number of the row in the source."""
+        number = int(getattr(self, split).ids[place])
+        return self.row_names[number] if split != "test" and self.row_names else f"{split} row {number}"
 
     @cached_property
     def digest(self) -> str:

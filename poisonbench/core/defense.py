@@ -106,14 +106,12 @@ class Server:
         state: (P,) the model that the contributions start from.
         malicious: f, the number of malicious contributors to assume among those given.
         reference: returns (P,), the update on trusted rows; computed only if asked for.
-        dropped: contributions of this round that were not finite and are not among those given; f counts them no more.
     """
 
     round: int
     state: Tensor
     malicious: int
     reference: Callable[[], Tensor]
-    dropped: int = 0
 
 
 class Aggregator(Protocol):

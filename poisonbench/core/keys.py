@@ -19,7 +19,7 @@ Canonical: TypeAlias = "bool | int | float | str | list[Canonical] | dict[str, C
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Return the SHA-256 of a tensor's shape, dtype and bytes."""
-    whole = tensor.detach().cpu().contiguous()
+    whole = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     digest = hashlib.sha256(f"{tuple(whole.shape)}{whole.dtype}".encode())
     if whole.numel():
         # an axis of length 1 may have any stride in a contiguous tensor (0 after `expand`), and a view as bytes needs stride 1

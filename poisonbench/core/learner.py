@@ -88,7 +88,7 @@ class Victim(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trained:
-    """A victim as the store keeps it."""
+    """A victim as the store keeps it. Facts with an underscore in front of their name are for the victim and stay out of the record."""
 
     state: State
     facts: Mapping[str, object]

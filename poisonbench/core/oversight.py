@@ -47,8 +47,20 @@ class Refereed(PlainStep):
         self.step.begin(module)
 
     def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
-        """Return the rows of each step that the attacker chooses."""
-        return self.step.sample(batches, plan, rng)
+        """Yield the rows of each step that the attacker chooses, as many as there are without it.
+
+        Raises:
+            BudgetError: more or fewer steps, or rows of a step.
+        """
+        own = list(batches)
+        chosen = iter(self.step.sample([batch.clone() for batch in own], plan, rng))
+        for batch in own:
+            mine = next(chosen, batch[:0])
+            if mine.shape != batch.shape:
+                raise BudgetError(f"an attacker who runs the training chooses which rows a step sees, not how many: {len(mine)} instead of {len(batch)}")
+            yield mine
+        if next(chosen, None) is not None:
+            raise BudgetError(f"an attacker who runs the training chooses which rows a step sees, not how many steps there are: more than {len(own)}")
 
     def rows(self, batch: Batch, moment: Moment) -> Batch:
         """Return the rows as the attacker changes them.
@@ -57,7 +69,7 @@ class Refereed(PlainStep):
             BudgetError: more rows than allowed, or a change that the threat forbids.
         """
         moment = dataclasses.replace(moment, allowed=allowed(self.budget, moment))
-        after = self.step.rows(batch, moment)
+        after = self.step.rows(_copy(batch), moment)
         changed = _changed(batch, after)
         if int(changed.sum()) > moment.allowed:
             rate = self.budget.share(moment.plan.rows)
@@ -76,14 +88,14 @@ class Refereed(PlainStep):
         Raises:
             BudgetError: it changed a row.
         """
-        after = self.step.batch(batch, moment)
+        after = self.step.batch(_copy(batch), moment)
         if _changed(batch, after).any():
             raise BudgetError("an attacker who runs the training changes rows before augmentation, in Step.rows, where the referee can measure them")
         return after
 
     def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
         """Return the losses that the attacker minimises."""
-        return self.step.loss(losses, batch, moment)
+        return self.step.loss(losses, _copy(batch), moment)
 
     def update(self, moment: Moment) -> None:
         """Let the attacker act on the gradients."""
@@ -99,6 +111,11 @@ def allowed(budget: Budget, moment: Moment) -> int:
     plan = moment.plan
     each = budget.share(plan.rows) * plan.rows / plan.steps
     return math.floor(each * (moment.step + 1) + 1e-9) - math.floor(each * moment.step + 1e-9)
+
+
+def _copy(batch: Batch) -> Batch:
+    """Return the batch in tensors of its own, so that nothing written into them reaches what it is compared with."""
+    return Batch(inputs=batch.inputs.clone(), labels=batch.labels.clone(), ids=batch.ids.clone())
 
 
 def _changed(before: Batch, after: Batch) -> Tensor:

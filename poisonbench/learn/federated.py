@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from poisonbench.core.attack import Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Aggregator, Server
+from poisonbench.core.defense import Server
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.finite import finite, finite_state
 from poisonbench.core.learner import Combine, Fitted, State, Step, Trained, Victim, fit_each, score_each
@@ -62,9 +62,9 @@ class Federated:
     others. The attack sees what every client, its own included, would send in good faith.
 
     An update that is not finite, or that never came because the client's training diverged, is dropped before the rule, whatever
-    the rule, and counted in the facts: `dropped_updates`, one number a round, absent where nothing was dropped. Each dropped one
-    is one of the faulty, so the rule's f is lowered by it, to 0 at the least. A run fails where every update of a round is
-    dropped, or where more are dropped than f and the rule's precondition no longer holds for the rest.
+    the rule, and counted in the facts: `dropped_updates`, one number a round, absent where nothing was dropped. A dropped
+    one may have been an honest client's, so the rule's f stays; where the rest is too few for it, rules of ours take the most that
+    the rest can bear. A run fails where every update of a round is dropped, or where the rest is too few for the rule, whatever f.
 
     The rule sees the updates in an order that is drawn anew each round, so places say nothing about clients. With n
     `participants` of C clients, M of them malicious, the rule's f is ceil(M n / C), the number to expect, rounded up; a round may
@@ -160,10 +160,12 @@ class Federated:
             rows_RP = _received(updates, turn)
             log.dropped.append(dropped := len(present) - len(rows_RP))
             log.malicious.append(int(malicious.sum()))
-            _check_rest(combine.aggregate, len(rows_RP), dropped, f, turn)
             reference = partial(self._reference, model, turn, combine)
-            server = Server(round=index, state=_flat(state, names), malicious=max(0, f - dropped), reference=reference, dropped=dropped)
-            speed = self.server_momentum * speed + combine.aggregate(rows_RP, server)
+            server = Server(round=index, state=_flat(state, names), malicious=f, reference=reference)
+            try:
+                speed = self.server_momentum * speed + combine.aggregate(rows_RP, server)
+            except ConfigError as error:
+                raise Diverged(f"round {index + 1}: {dropped} of {len(present)} updates are not finite and were dropped; {error}") from error
             state = _moved(state, names, self.eta * speed)
             finite_state(state, f"the server's model after round {index + 1}")
             if (self.rounds - 1 - index) % self.history_every == 0:
@@ -232,7 +234,8 @@ class Federated:
         visible = torch.ones_like(malicious) if combine.omniscient else malicious
         shown = updates.where(visible[:, None], 0.0)  # what the threat hides is not handed over
         before = Round(updates=shown, visible=visible, malicious=malicious, state=state, index=turn.number, eta=self.eta)
-        after = combine.craft.craft(before, turn.rng.child("craft"))
+        given = dataclasses.replace(before, updates=shown.clone(), visible=visible.clone(), malicious=malicious.clone())  # to write into, for all we know
+        after = combine.craft.craft(given, turn.rng.child("craft"))
         audit_round(before, after)
         for name, value in after.facts.items():
             log.crafted.setdefault(name, []).append(float(value))
@@ -249,19 +252,6 @@ def _received(updates: Tensor, turn: Turn) -> Tensor:
     if not len(whole):
         raise Diverged(f"round {turn.number + 1}: none of the {len(updates)} updates is finite")
     return updates[whole[turn.rng.child("order").per_row(whole)[:, 0].argsort(stable=True)]]
-
-
-def _check_rest(rule: Aggregator, left: int, dropped: int, f: int, turn: Turn) -> None:
-    """Refuse too few updates for the rule; as long as no more than f were dropped, what holds for n and f holds for the rest.
-
-    Raises:
-        Diverged: the rule's precondition, in words.
-    """
-    if dropped > f:
-        try:
-            rule.check(left, 0)
-        except ConfigError as error:
-            raise Diverged(f"round {turn.number + 1}: {dropped} of {left + dropped} updates are not finite and were dropped; {error}") from error
 
 
 def _of(client: int, data: Dataset) -> Dataset:

@@ -21,7 +21,7 @@ from poisonbench.store import Store
 from poisonbench.tasks.images import folder
 from poisonbench.tasks.source import Raw, Split
 
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
 SPLITS = ("train", "test", "trusted", "public")
 NONE = torch.zeros(0, dtype=torch.int64)
 

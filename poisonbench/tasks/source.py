@@ -5,21 +5,19 @@ Shape letters: N rows, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from poisonbench.core.data import Dataset, Task
+from poisonbench.core.data import Dataset, Overlap, Task
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.rng import Key
 from poisonbench.store import Store
 from poisonbench.tasks.clients import Iid, Owners, dealt
-
-Duplicates: TypeAlias = Literal["refuse", "allow"]
-NAMED = 3  # duplicates that an error names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +72,7 @@ class Split:
     split_seed: int
     clients: int = 1
     owners: Owners = Iid()
-    duplicates: Duplicates = field(default="refuse", metadata={"spec": "changed"})
+    duplicates: Overlap = field(default="refuse", metadata={"spec": "changed"})
 
     def task(self, name: str, raw: Raw) -> Task:
         """Divide the rows of `raw`.
@@ -91,9 +89,8 @@ class Split:
         Raises:
             DataError: rows that do: how many, and the first of them.
         """
-        if self.duplicates == "refuse" and task.duplicates:
-            told = "; ".join(_shared(task, pair) for pair in task.duplicates)
-            raise DataError(f"{task.name}: {told}; remove them, or accept and count them with task.duplicates=allow")
+        task = dataclasses.replace(task, overlap=self.duplicates)
+        task.check()
         return task
 
     def divided(self, name: str, raw: Raw) -> Task:
@@ -151,21 +148,6 @@ def stratified(data: Dataset, count: int, key: Key) -> tuple[Tensor, Tensor]:
         relative[rows[draws[rows].argsort(stable=True)]] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
     order = relative.argsort(stable=True)
     return order[:count].sort().values, order[count:].sort().values
-
-
-def _shared(task: Task, pair: str) -> str:
-    """Return how many rows two splits share, and which the first of them are."""
-    one, other = pair.split("/")
-    places = task.duplicates[pair].tolist()
-    named = [f"{_row(task, other, second)} is {_row(task, one, first)}" for first, second in places[:NAMED]]
-    more = ", ..." if len(places) > NAMED else ""
-    return f"{len(places)} {other} rows are {one} rows too ({', '.join(named)}{more})"
-
-
-def _row(task: Task, split: str, place: int) -> str:
-    """Return the name of a row: that of its source, or the split and the number of the row in the source."""
-    number = int(getattr(task, split).ids[place])
-    return task.row_names[number] if split != "test" and task.row_names else f"{split} row {number}"
 
 
 def numbered(labels: Tensor, name: str) -> tuple[str, ...]:

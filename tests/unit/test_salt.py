@@ -63,6 +63,14 @@ def test_a_secret_is_in_no_file_and_what_was_trained_under_it_is_not_found_again
             command([str(path)])
 
 
+@pytest.mark.parametrize("words", [DEFENDED, ("defense=randomized_ablation", "defense.train.draws=5", "defense.certify.draws=10", "learner.epochs=1")])
+def test_no_file_holds_a_value_that_was_drawn_from_the_secret(tiny, store, words):
+    record = run(tiny("attack=backdoor", *words, "salt=system"), store)
+    assert record.status == "done"
+    assert {path.name.partition("-")[0] for path in store.root.iterdir()} == {"poison"}
+    assert not [name for name in record.facts if name.startswith("_")]
+
+
 def test_the_poison_is_that_of_the_seed_whatever_the_salt(tiny, store):
     digests = {Line(experiment=tiny("attack=backdoor", *words), store=store).strike().data.digest for words in ((), ("salt=mine",), ("salt=system",))}
     assert len(digests) == 1

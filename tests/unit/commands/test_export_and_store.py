@@ -78,7 +78,7 @@ def test_a_folder_of_format_1_is_read_without_trusted_rows(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     exported([*TINY, "attack=backdoor", "threat.budget.rate=0.2"], tmp_path, capsys)
     told = json.loads(Path("out/task.json").read_text())
-    assert told["format"] == 2
+    assert told["format"] == 3
     del told["sha256"]["trusted"]
     Path("out/trusted.safetensors").unlink()
     Path("out/task.json").write_text(json.dumps(told | {"format": 1}))

@@ -68,6 +68,12 @@ def test_a_view_has_the_digest_of_a_fresh_tensor_of_the_same_values(tensor):
     assert tensor_digest(tensor) == tensor_digest(fresh) == hashlib.sha256(told + content.numpy().tobytes()).hexdigest()
 
 
+def test_a_view_that_conjugates_or_negates_has_the_digest_of_its_values():
+    values = torch.tensor([1 + 2j, 3 - 1j])
+    assert tensor_digest(values.conj()) == tensor_digest(values.conj().resolve_conj()) != tensor_digest(values)
+    assert tensor_digest(values.conj().imag) == tensor_digest(-values.imag.clone())
+
+
 def test_a_file_is_its_content_not_its_path(tmp_path):
     for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / name).write_text(text)

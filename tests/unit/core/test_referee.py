@@ -1,5 +1,6 @@
 """What the referee checks beyond edited rows: goals, injected and cover rows, further columns, and trainings that the attacker runs."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,9 +9,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from poisonbench.core.attack import Attack, Poisoned
+from poisonbench.core.attack import Attack, Crafted, Poisoned
 from poisonbench.core.audit import audit, audit_probe, kinds
 from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Defense, Verdict
 from poisonbench.core.delivery import delivered
 from poisonbench.core.errors import BudgetError
 from poisonbench.core.goals import Backdoor, NoGoal, Probe
@@ -111,10 +113,18 @@ def test_a_cover_row_keeps_its_label_and_lies_in_the_mask():
     ):
         with pytest.raises(BudgetError, match=says):
             audit(clean(), poisoned, Budget(rate=0.5), EVERYWHERE)
+
+
+def test_poison_that_is_called_cover_is_refused():
+    rows = torch.arange(10)
     fresh = injected(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 1, [1])
-    audit(clean(), dataclasses.replace(fresh, cover=torch.arange(11) == 10), Budget(rate=0.5, inject=True), EVERYWHERE)
-    with pytest.raises(BudgetError, match="another label than before"):
-        audit(clean(), dataclasses.replace(fresh, cover=torch.arange(11) == 10, origins=torch.tensor([0])), Budget(rate=0.5, inject=True), EVERYWHERE)
+    with pytest.raises(BudgetError, match="1 injected rows are called cover"):
+        audit(clean(), dataclasses.replace(fresh, cover=torch.arange(11) == 10), Budget(rate=0.5, inject=True), EVERYWHERE)
+    edited = clean().edit(torch.tensor([1, 3]), inputs=torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
+    mask = (rows == 1) | (rows == 3)
+    with pytest.raises(BudgetError, match="every changed row is called cover"):
+        audit(clean(), Poisoned(data=edited, mask=mask, goal=NoGoal(), cover=mask), Budget(rate=0.5), EVERYWHERE)
+    audit(clean(), Poisoned(data=edited, mask=mask, goal=NoGoal(), cover=rows == 1), Budget(rate=0.5), EVERYWHERE)
 
 
 def test_an_injected_copy_of_a_clean_row_is_a_clean_row():
@@ -122,6 +132,18 @@ def test_an_injected_copy_of_a_clean_row_is_a_clean_row():
     found = kinds(clean(), attempt)
     assert found.untouched.nonzero()[:, 0].tolist() == [10]  # row 3 with its own label 1
     assert found.poison.nonzero()[:, 0].tolist() == [11, 12]  # another input; an input of class 0 under label 1
+
+
+def test_a_row_that_differs_in_a_further_column_alone_is_poison():
+    captions = torch.arange(10)
+    told = clean().with_columns(clean().columns | {"caption": captions})
+    attempt = injected(clean().inputs[3:4], 1)
+    for caption, untouched in ((3, [10]), (9, [])):
+        new = attempt.data.take(torch.tensor([10]))
+        data = told.append(new.with_columns(new.columns | {"caption": torch.tensor([caption])}))
+        assert kinds(told, dataclasses.replace(attempt, data=data)).untouched.nonzero()[:, 0].tolist() == untouched
+    with pytest.raises(BudgetError, match="the column caption is new after poisoning"):
+        audit(clean(), Poisoned(data=told, mask=torch.zeros(10, dtype=torch.bool), goal=NoGoal()), Budget(rate=0.5), EVERYWHERE)
 
 
 def test_a_clean_label_threat_has_no_cover_rows():
@@ -170,7 +192,7 @@ def probe(**changes) -> Probe:
 FALSE_PROBES = {
     "the labels of its test rows": {"truth": torch.tensor([1, 1, 0])},
     "the right answer serves the attacker": {"hit": torch.tensor([[True, False], [True, True], [True, False]])},
-    "9 test rows are named as targets": {"targets": torch.arange(9)},
+    "8 of the rows that a goal names as targets": {"targets": torch.arange(9)},
     "each at most once": {"rows": torch.tensor([1, 1, 5])},
     "the task has 10": {"rows": torch.tensor([1, 3, 10])},
     "not like the 3 test rows": {"inputs": clean().inputs[:2]},
@@ -313,6 +335,138 @@ def test_a_training_attack_beyond_its_budget_ends_in_a_sentence(tiny, store):
     store = dataclasses.replace(store, trusted=(*store.trusted, __name__))
     with pytest.raises(BudgetError, match="rows changed in one step"):
         run(tiny("threat.budget.rate=0.01", attack=Attack(train=Greedy(asked=20))), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InPlace(PlainStep):
+    """Write into the tensors that it is handed."""
+
+    where: str
+
+    def rows(self, batch, moment):
+        return self._written(batch, "rows")
+
+    def batch(self, batch, moment):
+        return self._written(batch, "batch")
+
+    def loss(self, losses, batch, moment):
+        self._written(batch, "loss")
+        return losses
+
+    def _written(self, batch, where):
+        if where == self.where:
+            batch.labels.copy_(1 - batch.labels.clamp(max=1))
+            batch.inputs.zero_()
+        return batch
+
+
+@pytest.mark.parametrize(("where", "says"), [("rows", "allows 0 here"), ("batch", "before augmentation"), ("loss", "")])
+def test_what_an_attackers_step_writes_in_place_is_seen(where, says):
+    step, before, after = Refereed(step=InPlace(where=where), budget=Budget(rate=0.0)), batch(), batch()
+    asked = {"rows": step.rows, "batch": step.batch, "loss": lambda batch, moment: step.loss(torch.zeros(3), batch, moment)}[where]
+    with pytest.raises(BudgetError, match=says) if says else contextlib.nullcontext():
+        asked(after, moment(0))
+    assert torch.equal(after.labels, before.labels)
+    assert torch.equal(after.inputs, before.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(PlainStep):
+    """Choose the rows of each step by a function."""
+
+    how: object
+
+    def sample(self, batches, plan, rng):
+        return self.how(list(batches))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda batches: [batch[:1] for batch in batches],
+        lambda batches: batches[:-1],
+        lambda batches: [*batches, batches[0]],
+        lambda batches: [torch.cat([batch, batch]) for batch in batches],
+    ],
+    ids=["smaller", "fewer", "more", "larger"],
+)
+def test_an_attacker_who_runs_the_training_chooses_rows_but_not_how_many(how):
+    batches = [torch.arange(5), torch.arange(5, 10)]
+    with pytest.raises(BudgetError, match="not how many"):
+        list(Refereed(step=Sampled(how=how), budget=Budget(rate=0.5)).sample(batches, None, Key.root(0)))
+    turned = list(Refereed(step=Sampled(how=lambda rows: rows[::-1]), budget=Budget(rate=0.5)).sample(batches, None, Key.root(0)))
+    assert [rows.tolist() for rows in turned] == [rows.tolist() for rows in batches[::-1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vandal:
+    """Write into what an attacker on rows is handed, and return it as it is then."""
+
+    what: str
+
+    def poison(self, known, rng):
+        {"rows": known.rows.labels, "targets": known.targets.labels, "public": known.public.inputs, "writable": known.writable}[self.what].fill_(1)
+        mask = torch.zeros(len(known.rows), dtype=torch.bool)
+        mask[0] = self.what == "writable"
+        return Poisoned(data=known.rows, mask=mask, goal=NoGoal())
+
+
+@pytest.mark.parametrize("what", ["rows", "targets", "public", "writable"])
+def test_an_attack_that_writes_into_what_it_is_handed_is_refused(tiny, store, what):
+    words = ("threat.trials=2", "task.public=0.1", "task.clients=9", "threat.budget.clients=0.2", "threat.budget.rate=0.5")
+    experiment = tiny("attack=none", *words, attack=Attack(data=Vandal(what=what)))
+    line = Line(experiment=experiment, store=store)
+    if what == "writable":
+        assert not line.known().writable[0]
+    with pytest.raises(BudgetError, match="does not own" if what == "writable" else "changed the rows in place"):
+        line.strike()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VandalGoal(NoGoal):
+    def probe(self, test):
+        test.labels.fill_(0)
+        return super().probe(test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Harmless:
+    goal: NoGoal
+
+    def poison(self, known, rng):
+        return Poisoned(data=known.rows, mask=torch.zeros(len(known.rows), dtype=torch.bool), goal=self.goal)
+
+
+def test_a_goal_that_writes_into_the_test_rows_is_refused(tiny, store):
+    store = dataclasses.replace(store, trusted=(*store.trusted, __name__))
+    with pytest.raises(BudgetError, match="goal changed the rows in place"):
+        run(tiny(attack=Attack(data=Harmless(goal=VandalGoal()))), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VandalFilter:
+    def judge(self, data, means, rng):
+        data.labels.fill_(0)
+        return Verdict(keep=torch.ones(len(data), dtype=torch.bool), suspicion=torch.zeros(len(data)))
+
+
+def test_a_filter_that_writes_into_the_rows_is_refused(tiny, store):
+    with pytest.raises(BudgetError, match="the filter changed the rows in place"):
+        run(tiny("attack=backdoor", defense=Defense(sanitize=VandalFilter())), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claiming:
+    """Call every client one's own, and turn all updates round."""
+
+    def craft(self, round, rng):
+        round.malicious.fill_(True)
+        return Crafted(updates=-5 * round.updates)
+
+
+def test_an_attack_on_updates_that_writes_into_what_it_is_handed_gains_nothing(tiny, store):
+    with pytest.raises(BudgetError, match="the update of an honest client"):
+        run(tiny("attack=federated", attack=Attack(update=Claiming())), store)
 
 
 def test_wanet_training_takes_its_rate_from_the_threat(tiny, store):

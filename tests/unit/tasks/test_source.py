@@ -139,7 +139,10 @@ def test_the_record_counts_duplicates_and_only_where_there_are_some(tiny, store)
     experiment = tiny()
     assert "duplicates" not in run(experiment, store).counts
     task = dataclasses.replace(experiment.task, test=experiment.task.test.append(experiment.task.train.take(torch.arange(3))))
-    assert run(dataclasses.replace(experiment, task=task), store).counts["duplicates"] == 3
+    with pytest.raises(DataError, match="3 test rows are train rows too"):
+        run(dataclasses.replace(experiment, task=task), store)  # whoever made the task
+    allowed = dataclasses.replace(task, overlap="allow")
+    assert run(dataclasses.replace(experiment, task=allowed), store).counts["duplicates"] == 3
 
 
 def test_a_field_that_came_later_keeps_keys(store):
