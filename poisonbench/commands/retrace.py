@@ -10,7 +10,8 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, words_in
 
 PREFIX = "python -m poisonbench"
-LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")  # settings of the user or the machine, not of the experiment
+# settings of the user or the machine, not of the experiment
+LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")
 CODE_WORDS, DOWNLOAD = ("trust", "hydra"), "task.download"  # what runs somebody's code, and what asks the network
 
 
