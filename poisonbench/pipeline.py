@@ -179,10 +179,10 @@ def check(line: Line) -> None:
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible("the attacker runs the training, so defense.sanitize and defense.train never see it")
     learner = defense.train(under_attack(experiment, experiment.learner))
-    check_proofs(attack.train, defense, learner)
     missing = sorted((filled("attack", attack) | filled("defense", defense)) - learner.stages)
     if missing:
         raise Incompatible(f"{type(learner).__name__} has no place for {', '.join(missing)}")
+    check_proofs(attack.train, defense, learner)
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
         raise ConfigError("this defense needs clean rows of its own; set task.trusted to a share above 0, such as 0.05")
     known = learner.with_public(experiment.task.public, None)

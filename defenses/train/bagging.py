@@ -55,6 +55,7 @@ class Bags(Committee):
     """
 
     VERSION: ClassVar[int] = 1
+    MECHANISM: ClassVar[bool] = True
     members: int
     drawn: int
 

@@ -11,6 +11,7 @@ from defenses.train.dp_sgd import PrivateStep
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Combine, Learner, Victim
+from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 
 
@@ -53,6 +54,8 @@ class Repetitions(Committee):
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"
+    MECHANISM: ClassVar[bool] = True
     members: int
 
     @property

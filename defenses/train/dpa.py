@@ -83,6 +83,7 @@ class Ensemble(Committee):
     """
 
     VERSION: ClassVar[int] = 1
+    MECHANISM: ClassVar[bool] = True
     parts: int
     spread: int = field(default=1, metadata={"spec": "changed"})
     split: Split = field(default="salted", metadata={"spec": "changed"})

@@ -57,6 +57,7 @@ class Groups(Committee):
     """
 
     VERSION: ClassVar[int] = 1
+    MECHANISM: ClassVar[bool] = True
     groups: int
     parts: int
 

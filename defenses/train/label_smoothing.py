@@ -64,6 +64,7 @@ class Smoothed:
     """
 
     VERSION: ClassVar[int] = 1
+    MECHANISM: ClassVar[bool] = True
     recipe: LabelSmoothing
     runtime: Mapping[str, str | int]
 

@@ -109,6 +109,8 @@ class Ablating(Around):
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "each row alone"
+    MECHANISM: ClassVar[bool] = True
     recipe: RandomizedAblation
 
     def check(self, data: Dataset, combine: Combine) -> None:

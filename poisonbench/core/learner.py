@@ -283,7 +283,10 @@ class PlainStep:
 
 
 class Learner(Protocol):
-    """A training recipe, as a frozen dataclass: the same data, combine and rng give the same victim."""
+    """A training recipe, as a frozen dataclass: the same data, combine and rng give the same victim.
+
+    LOOKS_AT and MECHANISM, class attributes of its own, say what a certificate or an epsilon may take for granted (`poisonbench.core.proof`).
+    """
 
     @property
     def stages(self) -> frozenset[str]:

@@ -1,8 +1,14 @@
 """What may stand around a proof: one rule for every certificate and for every epsilon.
 
-A certificate proves something about one mechanism, from training rows to answers; so does an epsilon. A filter before it, a repair
-behind it or a screen in front of its answers makes another mechanism. Whether the proof survives depends on two facts, and each
-is a class attribute: LOOKS_AT of whatever stands there says what its output depends on, and TOLERATES of whatever holds the proof says what may stand there.
+A certificate proves something about one mechanism, from training rows to answers; so does an epsilon. A filter before it, a learner
+around it, a repair behind it or a screen in front of its answers makes another mechanism. Whether the proof survives depends on class
+attributes. LOOKS_AT of whatever stands there says what its output depends on; TOLERATES of whatever holds the proof says what may stand
+there; MECHANISM of a learner says that certificates are about it and whatever it has inside. LOOKS_AT and MECHANISM are not inherited: a
+derived class may do something else with the rows, so it has to say it again.
+
+A learner that stands around another one says with LOOKS_AT what the rows that it hands on depend on: "nothing" if it hands on all of them
+as they are, "each row alone" if it changes each by itself. It answers from what was trained inside. A wrap (`defense.train`) is handed a recipe
+and no rows, so what counts is the learner that it returns.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from poisonbench.core.errors import Incompatible
 from poisonbench.core.learner import Learner, PlainStep, Step
@@ -29,18 +35,53 @@ ROWS: Tolerance = MappingProxyType({"step": ANYTHING, "sanitize": ("each row alo
 # Whatever happens to the training rows, the proof is about the test input.
 INPUTS: Tolerance = MappingProxyType({"step": ANYTHING, "sanitize": ANYTHING, "repair": ANYTHING})
 # What looks at a private model and at no private row is post-processing.
-PRIVATE: Tolerance = MappingProxyType({slot: ("each row alone",) for slot in ("sanitize", "step")} | {slot: ("the model",) for slot in ("repair", "screen")})
+PRIVATE: Tolerance = MappingProxyType(
+    {slot: ("each row alone",) for slot in ("sanitize", "step", "learner")} | {slot: ("the model",) for slot in ("repair", "screen")}
+)
+
+NOUNS = {"sanitize": "filter", "learner": "learner", "step": "step", "repair": "repair", "screen": "screen"}
+USES: Mapping[Looks, str] = {
+    "all rows": "uses all training rows",
+    "each row alone": "may change or remove training rows",
+    "the model": "acts on the trained model",
+}
+
+
+class Proof(NamedTuple):
+    """What holds a proof, where it stands, what it tolerates, and its path through the learner, the outermost first; empty if it is no part of it."""
+
+    place: str
+    holder: object
+    tolerates: Tolerance
+    path: tuple[object, ...] = ()
+    number: int = -1  # of the path
+
+
+class Found(NamedTuple):
+    """What stands around a proof: its slot, itself, and what it looks at."""
+
+    slot: str
+    plugin: object
+    looks: Looks
+
+
+def paths(plugin: object, above: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    """Yield, for a plugin and everything inside it, the way there: the outermost first, itself last."""
+    here = (*above, plugin)
+    yield here
+    if isinstance(plugin, tuple | list):
+        inside: list[object] = list(plugin)
+    elif isinstance(plugin, Mapping):
+        inside = list(plugin.values())
+    else:
+        inside = [getattr(plugin, field.name) for field in fields(plugin)] if is_dataclass(plugin) and not isinstance(plugin, type) else []
+    for part in inside:
+        yield from paths(part, here)
 
 
 def parts(plugin: object) -> Iterator[object]:
     """Yield a plugin and everything inside it."""
-    yield plugin
-    if isinstance(plugin, tuple):
-        inside: list[object] = list(plugin)
-    else:
-        inside = [getattr(plugin, field.name) for field in fields(plugin)] if is_dataclass(plugin) else []
-    for part in inside:
-        yield from parts(part)
+    yield from (path[-1] for path in paths(plugin))
 
 
 def needs(plugin: object) -> frozenset[str]:
@@ -60,37 +101,62 @@ def check_proofs(train: Step, defense: Defense, learner: Learner) -> None:
         learner: the recipe of the defended victim.
 
     Raises:
-        Incompatible: names both, and says what is tolerated.
+        Incompatible: names both, and says what to remove.
     """
-    certify = [defense.certify] if _filled(defense, "certify") else []
-    for holder in (*certify, *(part for part in parts((defense.train, learner)) if hasattr(part, "TOLERATES"))):
+    for proof in proofs(defense, learner):
         if train != PlainStep():
-            raise Incompatible(f"the attacker runs the training, so {_name(holder)} proves nothing about it")
-        tolerance: Tolerance = getattr(holder, "TOLERATES", ALONE)
-        for slot, found, looks in around(defense, learner):
-            allowed = ("nothing", *tolerance.get(slot, ()))
-            if found != holder and looks not in allowed:
-                way_out = " (~defense.certify leaves out the proof)" if certify else ""
-                raise Incompatible(
-                    f"{_name(holder)} proves nothing beside {_name(found)}, which looks at {looks}: the proof speaks of training and answers without it. "
-                    f"In the slot {slot} it tolerates what looks at {' or '.join(allowed)}; leave one of the two out{way_out}"
-                )
+            raise Incompatible(f"the attacker runs the training, so {_titled(proof)} proves nothing about it")
+        for found in around(proof, defense, learner):
+            if found.looks not in ("nothing", *proof.tolerates.get(found.slot, ())):
+                raise Incompatible(_reason(proof, found))
 
 
-def around(defense: Defense, learner: Learner) -> Iterator[tuple[str, object, Looks]]:
-    """Yield the slots in which something may stand around a proof, what stands there, and what it looks at."""
-    filter_looks: Looks = getattr(defense.sanitize, "LOOKS_AT", "all rows")
-    yield "sanitize", defense.sanitize, filter_looks
-    for step in parts((defense.train, learner)):
-        if isinstance(step, Step):
-            yield "step", step, getattr(step, "LOOKS_AT", "all rows")
+def proofs(defense: Defense, learner: Learner) -> Iterator[Proof]:
+    """Yield every proof of a run: the certificate, and what holds one inside the training.
+
+    Raises:
+        Incompatible: a certificate, and no training that it could be about.
+    """
+    if _filled(defense, "certify"):
+        proof = Proof("defense.certify", defense.certify, getattr(defense.certify, "TOLERATES", ALONE))
+        certified = [path for path in paths(learner) if _certified(path[-1]) and not any(map(_certified, path[:-1]))]
+        if not certified:
+            raise Incompatible(f"{_titled(proof)} has nothing to prove: no part of the learner {type(learner).__name__} declares MECHANISM")
+        yield from (proof._replace(path=path) for path in certified)
+    own = list(parts(defense.train))
+    for part in own:
+        if hasattr(part, "TOLERATES") and not isinstance(part, Step):
+            yield Proof("defense.train", part, part.TOLERATES)
+    for number, path in enumerate(paths(learner)):
+        if hasattr(path[-1], "TOLERATES"):
+            place = "defense.train" if any(part is path[-1] for part in own) else "learner"
+            yield Proof(place, path[-1], path[-1].TOLERATES, path, number)
+
+
+def around(proof: Proof, defense: Defense, learner: Learner) -> Iterator[Found]:
+    """Yield what stands around a proof."""
+    filter_looks = _looks(defense.sanitize)
+    yield Found("sanitize", defense.sanitize, filter_looks)
+    yield from (Found("learner", part, _looks(part)) for part in proof.path[:-1] if is_dataclass(part) and not isinstance(part, Step))
+    for number, path in enumerate(paths(learner)):
+        if isinstance(path[-1], Step) and number != proof.number:
+            yield Found("step", path[-1], _looks(path[-1]))
     # neither of these is handed training rows; but a verdict and the poison mask speak of them
-    yield "repair", defense.repair, _handed(defense.repair, told=filter_looks != "nothing")
-    yield "screen", defense.screen, _handed(defense.screen, told=False)
+    yield Found("repair", defense.repair, _handed(defense.repair, told=filter_looks != "nothing"))
+    yield Found("screen", defense.screen, _handed(defense.screen, told=False))
+
+
+def _certified(plugin: object) -> bool:
+    return bool(vars(type(plugin)).get("MECHANISM", False))
+
+
+def _looks(plugin: object) -> Looks:
+    looks: Looks = vars(type(plugin)).get("LOOKS_AT", "all rows")
+    return looks
 
 
 def _handed(plugin: object, *, told: bool) -> Looks:
-    if getattr(plugin, "LOOKS_AT", "all rows") == "nothing":
+    if _looks(plugin) == "nothing":
         return "nothing"
     return "all rows" if told or "truth" in needs(plugin) else "the model"
 
@@ -100,5 +166,14 @@ def _filled(defense: Defense, slot: str) -> bool:
     return bool(getattr(defense, slot) != default)
 
 
-def _name(plugin: object) -> str:
-    return type(plugin).__name__
+def _reason(proof: Proof, found: Found) -> str:
+    name, noun = type(found.plugin).__name__, NOUNS[found.slot]
+    if found.slot == "step" and isinstance(proof.holder, Step) and hasattr(found.plugin, "TOLERATES"):
+        return f"the training has two private steps, {_titled(proof)} and {name}, and nothing adds up what both spend; remove one of them"
+    place = f"the {noun} {name}" if found.slot in ("step", "learner") else f"defense.{found.slot} ({name})"
+    way_out = "; `~defense.certify` removes the certificate" if proof.place == "defense.certify" else ""
+    return f"{_titled(proof)} is not valid together with {place}, because that {noun} {USES[found.looks]}. Remove one of them{way_out}."
+
+
+def _titled(proof: Proof) -> str:
+    return f"{proof.place} ({type(proof.holder).__name__})"

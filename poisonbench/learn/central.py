@@ -21,6 +21,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Combine, Differentiable, Fitted, Moment, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.progress import track
+from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device, distributed
 from poisonbench.learn.averaging import Lookahead
@@ -66,6 +67,7 @@ class Central:
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"  # which rows are measured, sampled and learned is for its steps to say
     net: Net
     epochs: int
     batch_size: int

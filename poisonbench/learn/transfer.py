@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Combine, Differentiable, Fitted, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central, NetVictim
 
@@ -36,6 +37,7 @@ class Transfer:
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "each row alone"  # features, by an extractor that is fitted on public rows
     extractor: Central
     head: Central
     fitted: State = field(default_factory=dict)
