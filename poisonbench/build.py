@@ -81,11 +81,11 @@ def fitted(value: object, hint: object, where: str) -> object:
     if typing.get_origin(hint) is Literal:
         choices = [str(choice) for choice in typing.get_args(hint)]
         if value not in typing.get_args(hint):
-            raise ConfigError(f"{where}={value}: {meant(str(value), choices)}")
+            raise ConfigError(f"{where}={_brief(value)}: {meant(_brief(value), choices)}")
         return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={value}: give a list, such as [1,2]")
+            raise ConfigError(f"{where}={_brief(value)}: give a list, such as [1,2]")
         inner = typing.get_args(hint)[0]
         return tuple(fitted(item, inner, f"{where}[{place}]") for place, item in enumerate(value))
     return _plain(value, hint, where)
@@ -108,15 +108,26 @@ def _plain(value: object, hint: object, where: str) -> object:
     if hint in (bool, int, float, str):
         kind = cast("type", hint)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise ConfigError(f"{where}={value}: give {_named(kind)}, not {_named(type(value))}")
+            raise ConfigError(f"{where}={_brief(value)}: give {_named(kind)}, not {_named(type(value))}")
     elif is_dataclass(hint) and not isinstance(value, cast("type", hint)):
-        raise ConfigError(f"{where}: {cast('type', hint).__name__} is needed, not {value!r}")
+        raise ConfigError(f"{where}: {cast('type', hint).__name__} is needed, not {_brief(value)}")
     elif getattr(hint, "_is_protocol", False) and isinstance(value, bool | int | float | str | list | dict):
         name = cast("type", hint).__name__
-        raise ConfigError(f"{where}={value}: a {name} is needed, not {_named(type(value))}; choose one of a group, as in +{name.lower()}@{where}={value}")
+        if isinstance(value, dict):
+            raise ConfigError(
+                f"{where}: a {name} is needed, but what was chosen sets {_brief(', '.join(value)) or 'nothing'}; choose one that is a {name} alone"
+            )
+        told = _brief(value)
+        raise ConfigError(f"{where}={told}: a {name} is needed, not {_named(type(value))}; choose one of a group, as in +{name.lower()}@{where}={told}")
     elif lacking := [member for member in _members(hint) if not hasattr(value, member)]:
         raise ConfigError(f"{where}: {type(value).__name__} is no {cast('type', hint).__name__}; it has no {', '.join(lacking)}")
     return value
+
+
+def _brief(value: object, most: int = 60) -> str:
+    """Return a value as a message quotes it: its beginning, if it is long."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _members(hint: object) -> list[str]:

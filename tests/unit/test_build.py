@@ -89,3 +89,23 @@ def test_a_plugin_has_what_its_slot_asks_for():
 def test_a_plugin_slot_cannot_be_empty():
     with pytest.raises(ConfigError, match="give a Thing, not nothing"):
         fitted(None, Thing, "defense.sanitize")
+
+
+LONG = {"learner": {"net": {"widths": list(range(500))}}, "task": {"clients": 20}, "net": {"norm": "group"}}
+
+
+@pytest.mark.parametrize("hint", [Sized, Sized | None, Thing, int, float, str, bool, tuple[int, ...], Literal["white", "black"]], ids=str)
+@pytest.mark.parametrize("value", [LONG, [LONG] * 50, "long" * 500], ids=["mapping", "list", "text"])
+def test_a_long_value_is_quoted_by_its_beginning_alone(hint, value):
+    if hint is str and isinstance(value, str):
+        return
+    with pytest.raises(ConfigError) as refused:
+        fitted(value, hint, "defense.train.member")
+    assert len(str(refused.value)) < 300
+
+
+def test_an_option_that_sets_more_than_the_slot_is_refused_with_what_it_sets():
+    with pytest.raises(
+        ConfigError, match=r"^defense\.train\.member: a Sized is needed, but what was chosen sets learner, task, net; choose one that is a Sized alone$"
+    ):
+        fitted(LONG, Sized | None, "defense.train.member")
