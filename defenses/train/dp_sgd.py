@@ -92,7 +92,7 @@ class PrivateStep(PlainStep):
             ConfigError: inputs that are no pixels have no constants.
         """
         if data.inputs.dtype != torch.uint8:
-            raise ConfigError("DP-SGD may not measure private rows, and only pixels have constants to standardise by; set task.public, such as 0.1")
+            raise ConfigError("DP-SGD cannot compute input statistics from private rows, and only pixels have fixed ones to use instead; set task.public=0.1")
         extremes = torch.stack([torch.zeros_like(data.inputs[0]), torch.full_like(data.inputs[0], 255)])
         return Dataset.of(extremes, torch.zeros(2, dtype=torch.int64), num_classes=data.num_classes)
 
@@ -125,9 +125,7 @@ class PrivateStep(PlainStep):
             ConfigError: there are no public ones.
         """
         if any(isinstance(part, FeatureNet) and type(part).prepare is not FeatureNet.prepare for part in module.modules()):
-            raise ConfigError(
-                "DP-SGD may not measure private rows, and this net sets its first layer by them; set task.public, such as 0.1, or choose net=small"
-            )
+            raise ConfigError("DP-SGD cannot set the first layer of this net from private rows; set task.public=0.1, or choose net=small")
 
     def begin(self, module: nn.Module) -> None:
         """Attach what collects per-example gradients."""

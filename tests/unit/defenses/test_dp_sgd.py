@@ -182,7 +182,7 @@ def assembled(store, task, *words: str):
 
 
 def test_features_without_public_rows_are_refused_before_any_compute(store):
-    with pytest.raises(ConfigError, match=r"set task\.public"):
+    with pytest.raises(ConfigError, match=r"cannot compute input statistics from private rows, .*; set task\.public=0\.1"):
         run(assembled(store, floats(0.0), *PRIVATE), store)
     assert not store.visits
 
@@ -201,7 +201,7 @@ def test_one_huge_row_of_features_moves_no_statistic(store, defense):
 def test_a_net_that_sets_its_first_layer_by_the_rows_needs_public_ones(tiny, store):
     words = ("net=fast", "net.norm=group", "net.widths=[8]", *PRIVATE, "learner.epochs=1")
     experiment = assemble(tree_of(["task=blobs", "threads=1", "learner.batch_size=64", *words]), store)
-    with pytest.raises(ConfigError, match=r"sets its first layer by them; set task\.public"):
+    with pytest.raises(ConfigError, match=r"cannot set the first layer of this net from private rows; set task\.public=0\.1"):
         run(experiment, store)
     assert not store.visits
     public = assemble(tree_of(["task=blobs", "task.public=0.2", "threads=1", "learner.batch_size=64", *words]), store)
