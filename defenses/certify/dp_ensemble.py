@@ -169,7 +169,7 @@ class DpCertificate(NoCertificate):
 
 
 def mechanism(victim: Victim) -> Mechanism:
-    """Return how the members were trained.
+    """Return how one member was trained: the certificate is about one training, so it asks for no epsilon of all of them.
 
     Raises:
         ConfigError: not by DP-SGD.

@@ -43,7 +43,7 @@ class Committee(Around):
         raise NotImplementedError
 
     def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
-        """Return what was drawn or spent and a certificate has to know."""
+        """Return what was drawn or spent and a certificate has to know; an epsilon here is that of all members together, never of one."""
         return {}
 
     def reach(self, facts: Mapping[str, object]) -> Tensor:

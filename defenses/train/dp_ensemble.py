@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from defenses.train.committee import Committee
-from defenses.train.dp_sgd import PrivateStep
+from defenses.train.dp_sgd import PrivateStep, composed
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Combine, Learner, Victim
@@ -21,8 +21,9 @@ class DpEnsemble:
 
     Source: Ma, Zhu and Hsu, "Data Poisoning against Differentially-Private Learners: Attacks and Defenses", IJCAI 2019, on how a private
     training bounds poison; Liu, Cullen, Montague, Erfani and Rubinstein, "Enhancing the Antidote: Improved Pointwise Certifications
-    against Poisoning Attacks", AAAI 2023, on the answers of many trainings. What is private, and what the certificate is about, is one
-    training; epsilon is the budget of each, and M of them together spend more. Their votes are a sample for the certificate, no more.
+    against Poisoning Attacks", AAAI 2023, on the answers of many trainings. The certificate is about one training; the votes of M are a
+    sample for it, no more. The epsilon of the step is the budget of each training. All of them use the same rows, so what is released
+    spends more: the record's `epsilon` is that of all M together, and `epsilon_of_one_member` that of each.
 
     Args:
         members: M.
@@ -53,7 +54,7 @@ class Repetitions(Committee):
         members: M.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LOOKS_AT: ClassVar[Looks] = "nothing"
     MECHANISM: ClassVar[bool] = True
     members: int
@@ -68,8 +69,8 @@ class Repetitions(Committee):
         return [data] * self.members
 
     def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
-        """Return what one training spent and how it was noised, which the certificate depends on."""
-        return dict(members[0].facts)
+        """Return how one training was noised, which the certificate depends on, and what all of them spent."""
+        return composed(members[0].facts, self.members)
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Refuse what the member refuses."""

@@ -234,6 +234,19 @@ def spent_epsilon(accountant: str, noise: float, rate: float, steps: int, delta:
         return float(ledger.get_epsilon(delta=delta, **ORDERS[accountant]))
 
 
+def composed(facts: Mapping[str, object], trainings: int) -> dict[str, object]:
+    """Return the facts of so many equal private trainings on the same rows, from those of one: M trainings of T steps are M T steps.
+
+    A training that does not say how it was noised has no epsilon to add up, so none is returned.
+    """
+    told = {name: value for name, value in facts.items() if name != "epsilon"}
+    if not {"epsilon", "noise_multiplier", "sampling_rate", "steps", "delta", "accountant"} <= facts.keys():
+        return told
+    noise, rate, steps, delta = (float(str(facts[name])) for name in ("noise_multiplier", "sampling_rate", "steps", "delta"))
+    spent = spent_epsilon(str(facts["accountant"]), noise, rate, trainings * int(steps), delta)
+    return {**told, "epsilon": spent, "epsilon_of_one_member": facts["epsilon"]}
+
+
 @contextmanager
 def _calm() -> Iterator[None]:
     """Silence accountants that say their bound could be tighter: it holds all the same."""

@@ -54,9 +54,10 @@ def radii(record: Record, *, seed: bool = False) -> str:
 
 
 def relation(record: Record, *, seed: bool = False) -> str:
-    """Return between which neighbours an epsilon holds, and over whose draws."""
-    told = record.facts.get("adjacency")
-    return f"{f'neighbours: {told}' if told else NEIGHBOURS}, {draws(record, seed=seed)}"
+    """Return between which neighbours an epsilon holds, of how many trainings it is if there are several, and over whose draws."""
+    told, one = record.facts.get("adjacency"), number(record.facts.get("epsilon_of_one_member"))
+    whose = "" if one is None else f", all {record.facts.get('members')} trainings together, one alone {one:.3g}"
+    return f"{f'neighbours: {told}' if told else NEIGHBOURS}{whose}, {draws(record, seed=seed)}"
 
 
 def draws(record: Record, *, seed: bool) -> str:

@@ -1,6 +1,7 @@
 """What privacy proves about poison: divergences against Opacus and closed forms, bounds against the best event there is."""
 
 import random
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 
 from defenses.certify import dp_ensemble
 from defenses.certify.dp_ensemble import MOVES, ORDERS, Mechanism, divergences, least_mean
-from defenses.train.dp_sgd import spent_epsilon
+from defenses.train.dp_sgd import composed, spent_epsilon
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.pipeline import Line, run
@@ -65,6 +66,79 @@ def test_no_event_of_one_step_falls_below_the_floor(change):
         left = below(edge, training.noise, after, way[1])
         assert training.floor(there, rows, change)[0] <= left + 1e-9, (training, rows, asked)
         assert training.ceiling(1 - there, rows, change)[0] >= 1 - left - 1e-9
+
+
+def transcripts(noise: float, rate: float, steps: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """How likely each outcome of all steps is without and with `rows` rows that add 1 each time they are drawn.
+
+    A step shows in which of 24 intervals its noised sum lies. That tells no more than the sum itself, and can be enumerated.
+    """
+    edges = np.concatenate([[-np.inf], np.linspace(-3 * noise, rows + 3 * noise, 23), [np.inf]])
+    thin = np.diff(stats.norm.cdf(edges / noise))
+    thick = sum(chance * np.diff(stats.norm.cdf((edges - drawn) / noise)) for drawn, chance in enumerate(stats.binom.pmf(range(rows + 1), rows, rate)))
+    one, other = (reduce(np.multiply.outer, [single] * steps).ravel() for single in (thin, thick))
+    return one, other
+
+
+def most_below(training: Mechanism, change: str, outcomes: tuple[np.ndarray, np.ndarray], rows: int) -> float:
+    """By how much the floor lies above what is left of the worst events of each size, those that the change makes rarest; below 0 if it holds."""
+    before, after = outcomes if change == "insert" else outcomes[::-1]
+    order = np.argsort(after / before)
+    there, left = before[order].cumsum(), after[order].cumsum()
+    some = np.unique(np.searchsorted(there, np.linspace(0.01, 0.999, 200)).clip(0, len(there) - 1))
+    return float((training.floor(there[some], rows, change) - left[some]).max())
+
+
+SAMPLED = [(1.0, 0.5, 4, 1), (1.0, 0.2, 4, 1), (0.7, 0.3, 4, 2), (2.0, 0.5, 3, 3)]
+
+
+@pytest.mark.parametrize("change", ["insert", "delete"])
+@pytest.mark.parametrize("setting", SAMPLED, ids=str)
+def test_no_event_of_several_sampled_steps_falls_below_the_floor(setting, change):
+    noise, rate, steps, rows = setting
+    outcomes = transcripts(*setting)
+    assert most_below(Mechanism(noise=noise, rate=rate, steps=steps), change, outcomes, rows) <= 1e-9
+    wrong = {"a step forgotten": (noise, rate, steps // 2), "the rate twice": (noise, rate**2, steps), "noise of the mean": (noise / rate, rate, steps)}
+    for name, (spread, chance, count) in wrong.items():
+        assert most_below(Mechanism(noise=spread, rate=chance, steps=count), change, outcomes, rows) > 0.01, name
+
+
+def surplus(epsilon: float, outcomes: tuple[np.ndarray, np.ndarray]) -> float:
+    """The delta that an epsilon needs for these outcomes."""
+    thin, thick = outcomes
+    return float(max(np.maximum(one - np.exp(epsilon) * other, 0).sum() for one, other in ((thin, thick), (thick, thin))))
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+@pytest.mark.parametrize("delta", [1e-2, 1e-4])
+def test_epsilon_covers_every_event_of_several_sampled_steps(accountant, delta):
+    outcomes = transcripts(1.0, 0.2, 4, 1)
+    assert surplus(spent_epsilon(accountant, 1.0, 0.2, 4, delta), outcomes) <= delta
+    assert surplus(spent_epsilon(accountant, 1.0, 0.2, 1, delta), outcomes) > delta, "one step for four"
+    assert surplus(spent_epsilon(accountant, 1.0, 0.2**2, 4, delta), outcomes) > delta, "the rate counted twice"
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+def test_the_epsilon_of_many_members_covers_what_all_of_them_show(accountant):
+    """Four members of one step each show four sums of the same rows; the epsilon of one of them does not cover that."""
+    delta, outcomes = 1e-3, transcripts(1.0, 0.2, 4, 1)
+    one = {"epsilon": spent_epsilon(accountant, 1.0, 0.2, 1, delta), "noise_multiplier": 1.0, "sampling_rate": 0.2, "steps": 1, "delta": delta}
+    told = composed({**one, "accountant": accountant}, 4)
+    assert surplus(told["epsilon"], outcomes) <= delta
+    assert surplus(told["epsilon_of_one_member"], outcomes) > delta
+
+
+def test_a_record_has_the_epsilon_of_all_members_and_that_of_one(tiny, store):
+    facts = run(tiny(*WORDS, "learner.epochs=2"), store).facts
+    one, three = (spent_epsilon("rdp", facts["noise_multiplier"], facts["sampling_rate"], trainings * facts["steps"], facts["delta"]) for trainings in (1, 3))
+    assert facts["epsilon_of_one_member"] == pytest.approx(one)
+    assert facts["epsilon_of_one_member"] <= 0.5
+    assert facts["epsilon"] == pytest.approx(three)
+    assert facts["epsilon"] > 1.2 * facts["epsilon_of_one_member"]
+
+
+def test_members_that_do_not_say_how_they_were_noised_have_no_epsilon_of_all():
+    assert composed({"epsilon": 1.0, "epochs": 3}, 5) == {"epochs": 3}
 
 
 def test_many_steps_of_full_batches_come_close_to_the_exact_bound():

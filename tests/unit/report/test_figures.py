@@ -85,6 +85,10 @@ def test_an_epsilon_stands_beside_its_neighbours():
     assert relation(spent) == "neighbours: replace one row, draws of public seeds"
     assert "epsilon 3.00 (neighbours: replace one row, draws of public seed 0)" in table([spent])
     assert "privacy: epsilon 3.000 at delta 1e-05, neighbours: replace one row, draws of public seed 0" in shown(spent)
+    many = made(facts={"epsilon": 3.0, "delta": 1e-5, "adjacency": "add or remove one row", "members": 100, "epsilon_of_one_member": 0.0949})
+    together = "neighbours: add or remove one row, all 100 trainings together, one alone 0.0949, draws of public seed 0"
+    assert f"epsilon 3.00 ({together})" in table([many])
+    assert f"privacy: epsilon 3.000 at delta 1e-05, {together}" in " ".join(shown(many).split())
     unsaid = made(facts={"epsilon": 3.0, "delta": 1e-5})
     assert "epsilon 3.00 (neighbours not recorded, draws of public seed 0)" in table([unsaid])
     assert "neighbours not recorded" in shown(unsaid)
