@@ -216,17 +216,31 @@ def bagged(at: World, sanitize: object) -> Outcome:
     return Outcome(promised=True, broken=broken, beyond=beyond)
 
 
-def noised(at: World, sanitize: object) -> Outcome:
-    """One private step on all rows: clipped gradients of a linear model, summed and noised; the chance of an answer has a closed form."""
-    noise, change, count = at.dice.choice((1.0, 3.0)), at.dice.choice(sorted(MOVES)), at.dice.randint(1, 3)
+def noised(at: World, sanitize: object, believed: Callable[[Mechanism], Mechanism] = lambda training: training) -> Outcome:
+    """Private steps of a linear model: clipped gradients of the rows that a step draws, summed and noised; the chance of an answer is enumerated.
+
+    A row joins a step with chance q, so how often it joins T steps is binomial. Its part of a score is rounded to tenths, towards 0,
+    which clips it no less; then a score is a sum on a lattice, and Gaussian noise of all steps. `believed` is the accounting.
+    """
+    dice = at.dice
+    noise, (rate, steps), change, count = dice.choice((1.0, 3.0)), dice.choice(((1.0, 1), (0.5, 6), (0.25, 4))), dice.choice(sorted(MOVES)), dice.randint(1, 3)
+    joins = stats.binom.pmf(np.arange(steps + 1), steps, rate)
+
+    def chance(parts_N: np.ndarray) -> float:
+        reach = int(np.abs(parts_N).sum()) * steps
+        sums = np.zeros(2 * reach + 1)
+        sums[reach] = 1.0
+        for part in parts_N:  # no sum leaves the lattice, so nothing that counts is rolled over its end
+            sums = sum(share * np.roll(sums, times * part) for times, share in enumerate(joins))
+        return float(sums @ stats.norm.cdf(np.arange(-reach, reach + 1) / 10 / (noise * math.sqrt(steps))))
 
     def chances(rows: Dataset) -> np.ndarray:
         signs = torch.where(rows.labels == 0, 1.0, -1.0)
-        total = (torch.nn.functional.normalize(rows.inputs.double() - 1.5) * signs[:, None]).sum(0)
+        gradients = torch.nn.functional.normalize(rows.inputs.double() - 1.5) * signs[:, None]
         asked = torch.nn.functional.normalize(at.test.double() - 1.5)
-        return stats.norm.cdf((asked @ total).numpy() / noise)
+        return np.array([chance(parts) for parts in torch.trunc(10 * asked @ gradients.T).long().numpy()])
 
-    before, training = chances(kept(sanitize, at.rows, at)), Mechanism(noise=noise, rate=1.0, steps=1)
+    before, training = chances(kept(sanitize, at.rows, at)), believed(Mechanism(noise=noise, rate=rate, steps=steps))
     floor, ceiling, beyond = training.floor(before, count, change), training.ceiling(before, count, change), training.floor(before, 1, "insert")
     sound = np.abs(before - 0.5) < 0.5 - 1e-6  # next to 0 and 1 a double has no room left
     broken = more = 0
@@ -297,3 +311,21 @@ def spectral(dice: random.Random) -> SpectralSignatures:
 def test_the_same_changes_do_beat_it_behind_a_filter_that_looks_at_all_rows(name):
     """A pair that is refused: a row that comes decides about rows that were there."""
     assert told(name, spectral, PUSH, seed=0, enough=1).broken > 0
+
+
+@pytest.mark.parametrize(
+    "believed",
+    [
+        lambda training: dataclasses.replace(training, steps=1),
+        lambda training: dataclasses.replace(training, rate=training.rate**2),
+        lambda training: dataclasses.replace(training, noise=2 * training.noise),
+    ],
+    ids=["one step for all", "the rate counted twice", "noise counted twice"],
+)
+def test_an_accounting_that_spends_too_little_is_beaten(believed):
+    dice, broken = random.Random(0), 0
+    for _ in range(PUSH):
+        broken += noised(world(dice), outliers(dice), believed).broken
+        if broken:
+            break
+    assert broken > 0

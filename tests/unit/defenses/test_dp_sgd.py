@@ -1,7 +1,9 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from defenses.train.dp_sgd import HOOKS, PrivateStep, clipped_sum, noise_for, spent_epsilon
@@ -127,6 +129,31 @@ def test_a_scale_is_a_larger_learning_rate_of_the_private_step(tiny, store):
         line = Line(experiment=experiment, store=store)
         states.append(line.fit(line.defended, experiment.task.train, line.honest).state())
     assert all(torch.allclose(value, states[1][name], atol=1e-4, rtol=1e-3) for name, value in states[0].items())
+
+
+def test_a_step_shows_the_sampled_noised_sum_that_the_accountant_assumes():
+    """Four rows whose clipped gradients are 1, 0.5, 1 and 1, each drawn with chance 1 / 4: the sum is one of eight numbers, plus noise."""
+    rows, plan = torch.tensor([[5.0], [0.5], [2.0], [1.0]]), Plan(rows=4, epochs=1, steps=4, shape=(1,))
+    step, module, shown = PrivateStep(**{**STEP, "delta": 1e-3}), nn.Linear(1, 1, bias=False), []
+    step.begin(module)
+    for epoch in range(500):
+        rng = Key.root(0).child(str(epoch))
+        for number, drawn in enumerate(step.sample([torch.arange(4)], plan, rng)):
+            module.zero_grad()
+            (module(rows[drawn].requires_grad_()).sum() / max(1, len(drawn))).backward()
+            step.update(Moment(module=module, plan=plan, epoch=0, step=number, rng=rng.child(str(number))))
+            shown.append(module.weight.grad.item() * plan.rows / plan.steps)
+    facts = step.finish(module, plan)
+
+    def agrees(rate: float, noise: float) -> float:
+        sums, chances = np.zeros(1), np.ones(1)
+        for part in (1.0, 0.5, 1.0, 1.0):
+            sums, chances = np.concatenate([sums, sums + part]), np.concatenate([(1 - rate) * chances, rate * chances])
+        return stats.kstest(shown, lambda edges: stats.norm.cdf((edges[:, None] - sums) / noise) @ chances).pvalue
+
+    rate, noise = facts["sampling_rate"], facts["noise_multiplier"]
+    assert agrees(rate, noise) > 0.01
+    assert max(agrees(rate, 0.8 * noise), agrees(0.8 * rate, noise), agrees(1.2 * rate, noise)) < 1e-3, "so many draws tell less noise and other rates"
 
 
 PRIVATE = ("defense=dp_sgd", "defense.train.step.delta=1e-3")
