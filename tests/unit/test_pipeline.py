@@ -210,8 +210,9 @@ class Constant(NoCertificate):
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
-    """A learner that has a place for certificates."""
+    """A learner that has a place for certificates, and that these are about."""
 
+    MECHANISM: ClassVar[bool] = True
     inner: Learner
 
     def with_public(self, public, fit):
