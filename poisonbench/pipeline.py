@@ -117,13 +117,18 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
         "baseline": {**figures["baseline"], **apart(goals["baseline"])},
         "curves": curves,
         "counts": counts(line, trial, probe, mended.victim),
-        "facts": public({**trial.defended.facts, **mended.victim.facts}),  # what a repair does to a private model takes nothing from its epsilon
+        "facts": facts(trial.defended, mended.victim),
     }
 
 
-def public(facts: Mapping[str, object]) -> Figures:
-    """Return the facts that a record may tell; a name with an underscore in front is for the victim alone."""
-    return {name: fact for name, fact in facts.items() if not name.startswith("_")}
+def facts(trained: Victim, mended: Victim) -> Figures:
+    """Return the facts of a training and of its repair: what a repair does to a private model takes nothing from its epsilon.
+
+    A repair that trains by the same private recipe, on rows of the defender's own, has an epsilon too; that of the training rows stands.
+    Facts with an underscore in front of their name are for the victim alone.
+    """
+    told = {**trained.facts, **({} if "epsilon" in mended.facts else mended.facts)}
+    return {name: fact for name, fact in told.items() if not name.startswith("_")}
 
 
 def apart(goal: Mapping[str, float]) -> Figures:

@@ -256,6 +256,15 @@ def test_a_repair_takes_nothing_from_epsilon(tiny, store):
     assert mended.facts["epochs"] != alone.facts["epochs"]
 
 
+def test_a_repair_that_trains_by_the_private_recipe_does_not_report_its_own_epsilon(tiny, store):
+    told = []
+    for defense in ("none", "fine_tune"):
+        experiment = tiny("attack=backdoor", f"defense={defense}", "net.norm=group")
+        private = dataclasses.replace(experiment, learner=experiment.learner.with_step(PrivateStep(**{**STEP, "delta": 1e-3})))
+        told.append(run(private, store).facts)
+    assert told[0] == told[1]
+
+
 def test_a_filter_that_looks_at_each_row_alone_leaves_the_public_figures_alone(tiny, store):
     record = run(tiny("attack=backdoor", "defense=[trusted_outlier,dp_sgd]", "net.norm=group", "defense.train.step.delta=1e-3"), store)
     assert record.metrics["removed"] > 0
