@@ -85,7 +85,7 @@ def test_a_folder_of_format_1_is_read_without_trusted_rows(tmp_path, monkeypatch
     assert (len(again().train), len(again().trusted), len(again().public)) == (380, 0, 0)
     with pytest.raises(ConfigError, match="written before exports held trusted rows: export the record again"):
         again("task.trusted=0.05")
-    Path("out/task.json").write_text(json.dumps(told | {"format": 3}))
+    Path("out/task.json").write_text(json.dumps(told | {"format": 4}))
     with pytest.raises(DataError, match=r"task\.json is not what"):
         again()
 

@@ -307,7 +307,7 @@ def test_ties_in_krum_favour_nobody(tiny, store):
 def test_f_is_what_the_sampling_makes_likely_and_the_worst_case_is_stated(tiny, store):
     words = ("attack=federated", "task.clients=20", "threat.budget.clients=0.2", "learner.participants=8", "learner.rounds=12")
     victim = trained(tiny(*words), rule := Seen(), store)
-    assert {f for _, f, _ in rule.notes} == {2}  # ceil(4 * 8 / 20)
+    assert {f for _, f in rule.notes} == {2}  # ceil(4 * 8 / 20)
     assert (victim.facts["malicious_assumed"], victim.facts["malicious_worst"]) == (2, 4)
     line = Line(experiment=tiny(*words), store=store)
     drawn = [line.learner._present(20, Key.root(0).child(f"round/{index}")) for index in range(12)]
