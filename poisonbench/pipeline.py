@@ -137,7 +137,7 @@ def apart(goal: Mapping[str, float]) -> Figures:
 
 
 def folded(cells: Sequence[Figures]) -> Figures:
-    """Return the mean over trials of every figure that all of them have; curves place by place, short ones ended by zeros."""
+    """Return the mean over trials of every figure that all of them have; curves place by place, short ones ended by zeros; texts joined."""
     if len(cells) == 1:
         return cells[0]
     return {name: _mean([cell[name] for cell in cells]) for name in cells[0] if all(name in cell for cell in cells)}
@@ -150,6 +150,8 @@ def _mean(values: Sequence[object]) -> object:
         lists = [value for value in values if isinstance(value, list)]
         longest = max(map(len, lists))
         return [sum(value[place] if place < len(value) else 0.0 for value in lists) / len(lists) for place in range(longest)]
+    if isinstance(values[0], str):
+        return " or ".join(sorted({str(value) for value in values}))
     return sum(value for value in values if isinstance(value, int | float)) / len(values)
 
 

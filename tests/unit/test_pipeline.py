@@ -20,7 +20,7 @@ from poisonbench.core.proof import Tolerance
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
-from poisonbench.pipeline import Line, filled, name_of, run
+from poisonbench.pipeline import Line, filled, folded, name_of, run
 from poisonbench.record import read
 from poisonbench.stats import clopper_pearson
 from tests.conftest import tiny_words
@@ -479,3 +479,9 @@ def test_a_nested_filter_may_need_the_truth(tiny, store):
 def test_more_trials_than_test_rows_are_refused(tiny, store):
     with pytest.raises(ConfigError, match="200 test rows"):
         run(tiny(*TARGETED, "threat.trials=201"), store)
+
+
+def test_texts_of_several_trials_are_kept():
+    told = folded([{"radius_unit": "flipped labels", "c_acc": 1.0}, {"radius_unit": "flipped labels", "c_acc": 0.5}])
+    assert told == {"radius_unit": "flipped labels", "c_acc": 0.75}
+    assert folded([{"unit": "b"}, {"unit": "a"}]) == {"unit": "a or b"}
