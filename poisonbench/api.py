@@ -44,13 +44,20 @@ def own_task(  # noqa: PLR0913  # all but two have a default
     return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0, duplicates=duplicates))
 
 
-def run(*words: str, task: Task | None = None, net: nn.Module | Callable[[], nn.Module] | None = None, results_dir: str | None = None) -> Record:
+def run(
+    *words: str,
+    task: Task | None = None,
+    net: nn.Module | Callable[[], nn.Module] | None = None,
+    net_name: str | None = None,
+    results_dir: str | None = None,
+) -> Record:
     """Run one experiment and write its record.
 
     Args:
         words: as on the command line, such as "attack=backdoor", "seed=3".
         task: one's own task, instead of `task=NAME`.
         net: one's own network, or a function that makes one, instead of `net=NAME`.
+        net_name: says which network that is, in place of what its code and its attributes say; change it with the network.
         results_dir: where the record and the store lie; as on the command line by default.
 
     Returns:
@@ -65,8 +72,12 @@ def run(*words: str, task: Task | None = None, net: nn.Module | Callable[[], nn.
     from poisonbench.nets.own import OwnNet
     from poisonbench.pipeline import run as walk
 
+    def own_net(task: Task) -> OwnNet:
+        assert net is not None
+        return OwnNet(make=net, shape=tuple(task.train.inputs.shape[1:]), num_classes=task.train.num_classes, name=net_name)
+
     tracker = tracker_of(tree, store.trusted)
-    experiment = assemble(tree, store, task=task, net=None if net is None else OwnNet(make=net))
+    experiment = assemble(tree, store, task=task, net=None if net is None else own_net)
     record = dataclasses.replace(walk(experiment, store), command=f"poisonbench.run({', '.join(map(repr, words))})")
     publish(record, tree, places, tracker)
     return record

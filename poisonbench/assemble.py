@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -70,14 +70,14 @@ def adopt_own_packages() -> None:
             raise ConfigError(f"a package called {name} that is not poisonbench's is already imported; rename it or start from another folder")
 
 
-def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = None, net: Net | None = None) -> Experiment:
+def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = None, net: Callable[[Task], Net] | None = None) -> Experiment:
     """Build an experiment.
 
     Args:
         tree: a composed configuration.
         store: keeps decoded pixels, and knows whose classes may be built.
         task: one's own task, in place of the configured one.
-        net: one's own network, in place of the configured one.
+        net: makes one's own network for a task, in place of the configured one.
 
     Raises:
         PoisonbenchError: a value or a data set that cannot be used.
@@ -93,11 +93,15 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
     adopt_own_packages()
     resolve(str(tree["device"]))
     set_threads(cast("int", tree["threads"]))
-    tree = tree if net is None else _with_net(tree, net)
     kinds = {"threat": Threat, "learner": Learner, "attack": Attack, "defense": Defense}
-    built = {name: fitted(build(tree[name], store.trusted, name), kind, name) for name, kind in kinds.items()}
+
+    def plugins(tree: Mapping[str, object]) -> dict[str, object]:
+        return {name: fitted(build(tree[name], store.trusted, name), kind, name) for name, kind in kinds.items()}
+
+    built = plugins(tree)
     source = None if task is not None else cast("Source", fitted(build(tree["task"], store.trusted, "task"), Source, "task"))
     task = cast("Task", task) if source is None else source.load(store)
+    built = built if net is None else plugins(_with_net(tree, net(task)))
     threat = cast("Threat", built["threat"])
     return Experiment(
         task=task,
@@ -124,9 +128,21 @@ def _salt(asked: object, store: Store) -> str | None:
 
 
 def _with_net(tree: Mapping[str, object], net: Net) -> dict[str, object]:
-    learner = {**cast("dict[str, object]", tree["learner"]), "net": net}
-    threat = {**cast("dict[str, object]", tree["threat"]), "surrogate": learner}
-    return {**tree, "learner": learner, "threat": threat}
+    """Return the tree with one's own network wherever the configured one stands.
+
+    Raises:
+        ConfigError: it stands nowhere in the learner, which trains no network.
+    """
+
+    def swapped(node: object) -> object:
+        if isinstance(node, Mapping):
+            return {name: net if name == "net" and item == tree["net"] else swapped(item) for name, item in node.items()}
+        return [swapped(item) for item in node] if isinstance(node, list) else node
+
+    told = {name: swapped(item) for name, item in tree.items() if name != "net"}
+    if told["learner"] == tree["learner"]:
+        raise ConfigError("net: this learner trains no network of yours; choose another one, such as learner=small, or leave net out")
+    return {**told, "net": tree["net"]}
 
 
 def open_store(tree: Mapping[str, object], places: Places) -> Store:

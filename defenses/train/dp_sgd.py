@@ -5,6 +5,7 @@ Shape letters: B rows of a batch, P parameters.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan, Step
 from poisonbench.core.proof import PRIVATE, Tolerance
-from poisonbench.core.rng import Key
+from poisonbench.core.rng import Key, seeded
 from poisonbench.nets.net import FeatureNet
 
 HOOKS = "_dp_sgd_hooks"
@@ -117,6 +118,25 @@ class PrivateStep(PlainStep):
         if mixing:
             raise ConfigError("defense=dp_sgd bounds the influence of single rows, and batch normalisation mixes them; set net.norm=group")
         self.check_measures(module)
+        self.check_followed(module, plan.shape)
+
+    def check_followed(self, module: nn.Module, shape: tuple[int, ...]) -> None:
+        """Refuse a network in which gradients of single rows are missing, or are not those of their sum.
+
+        Raises:
+            ConfigError: names the weights, or says what failed.
+        """
+        trial, inputs = copy.deepcopy(module).train(), torch.randn(3, *shape, generator=Key.root(0).torch()).requires_grad_()
+        way_out = "write it with layers that Opacus knows (opacus.validators.ModuleValidator.fix puts them in), or choose another defense"
+        self.begin(trial)
+        try:
+            with seeded(Key.root(0)):
+                trial(inputs).logsumexp(1).mean().backward()
+        except Exception as error:
+            raise ConfigError(f"defense=dp_sgd cannot follow single rows through this network ({type(error).__name__}: {error}); {way_out}") from error
+        wrong = [name for name, weight in trial.named_parameters() if weight.requires_grad and not _followed(weight)]
+        if wrong:
+            raise ConfigError(f"defense=dp_sgd cannot follow single rows through the weights {', '.join(wrong)} of this network; {way_out}")
 
     def check_measures(self, module: nn.Module) -> None:
         """Refuse a net whose first layer is set by the rows.
@@ -201,6 +221,12 @@ class MeasuredStep(PrivateStep):
 
     def check_measures(self, module: nn.Module) -> None:
         """Refuse nothing: what the net measures is public."""
+
+
+def _followed(weight: nn.Parameter) -> bool:
+    """Tell whether the gradients of single rows are there, and have the gradient of the mean loss as their mean."""
+    own, whole = getattr(weight, "grad_sample", None), weight.grad
+    return isinstance(own, Tensor) and whole is not None and torch.allclose(own.mean(0), whole, rtol=1e-3, atol=1e-5)
 
 
 def _in_plain_layout(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

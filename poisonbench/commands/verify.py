@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -49,11 +49,8 @@ def _verify(path: Path, tolerance: float, allowed: Sequence[str]) -> int:
     if told.status != "done":
         raise ConfigError(f"{path} is {told.status}; only a record that is done can be verified")
     again = _again(told, allowed)
-    elsewhere = [
-        f"{name}: recorded {told.provenance.get(name, NEW)}, now {again.provenance.get(name)}"
-        for name in RUNTIME
-        if again.provenance.get(name) != told.provenance.get(name)
-    ]
+    before, now = _runtime(told), _runtime(again)
+    elsewhere = [f"{name}: recorded {before[name]}, now {now[name]}" for name in before if before[name] != now[name]]
     if not list(differences(told, again, 0.0)):
         _say(f"{path}: verified, every figure equal")
         return 0
@@ -62,6 +59,12 @@ def _verify(path: Path, tolerance: float, allowed: Sequence[str]) -> int:
     for line in (*far, *elsewhere):
         _say(f"  {line}")
     return int(bool(far))
+
+
+def _runtime(record: Record) -> dict[str, object]:
+    """Return what bits, and the keys of code, depend on."""
+    versions = record.provenance.get("versions")
+    return {name: record.provenance.get(name, NEW) for name in RUNTIME} | {"python": versions.get("python", NEW) if isinstance(versions, Mapping) else NEW}
 
 
 def _again(told: Record, allowed: Sequence[str]) -> Record:

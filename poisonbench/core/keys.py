@@ -1,18 +1,21 @@
 """What a value is, as text: the canonical form behind every store key and every record.
 
-A plugin contributes its class path, its VERSION and its fields; a data set contributes its content, not
-its recipe, so that two recipes that give equal bytes share work.
+A plugin contributes its class path, its VERSION and its fields, in keys one from outside this project also its code; a data set
+contributes its content, not its recipe, so that two recipes that give equal bytes share work.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import Field, fields, is_dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
+
+from poisonbench.core.plugins import OWN
 
 Canonical: TypeAlias = "bool | int | float | str | list[Canonical] | dict[str, Canonical] | None"
 
@@ -27,13 +30,17 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def canonical(value: object) -> Canonical:
+def canonical(value: object, *, code: bool = False) -> Canonical:
     """Write a value as JSON with one spelling.
 
     A value with a `content` attribute (a file, somebody's own module) is that content. A field with
     `metadata={"spec": False}` says where work is done, not what is done, and is left out; one with
     `metadata={"spec": "changed"}` came later and is written only where it differs from its default, which is
     what was done before, so that older results keep their keys.
+
+    Args:
+        value: numbers, text, tensors, mappings, lists or dataclasses of them.
+        code: also write what the code of classes outside this project is, which differs between versions of Python.
 
     Raises:
         TypeError: a value whose identity cannot be written down, such as a lambda.
@@ -43,22 +50,32 @@ def canonical(value: object) -> Canonical:
     if isinstance(value, torch.Tensor):
         return {"tensor": tensor_digest(value)}
     if isinstance(value, Mapping):
-        return {str(name): canonical(value[name]) for name in sorted(value)}
+        return {str(name): canonical(value[name], code=code) for name in sorted(value)}
     if isinstance(value, tuple | list):
-        return [canonical(item) for item in value]
+        return [canonical(item, code=code) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return _plugin(value)
+        return _plugin(value, code=code)
     raise TypeError(f"cannot write {value!r} into a key: use numbers, text, tensors or frozen dataclasses of them")
 
 
-def _plugin(value: object) -> dict[str, Canonical]:
+def _plugin(value: object, *, code: bool) -> dict[str, Canonical]:
     kind = type(value)
     head: dict[str, Canonical] = {"class": f"{kind.__module__}.{kind.__qualname__}", "version": getattr(kind, "VERSION", 1)}
+    if code and not f"{kind.__module__}.".startswith(OWN):
+        head["code"] = _code(cast("Hashable", kind))
     if hasattr(value, "content"):
         return head | {"content": canonical(value.content)}
     assert is_dataclass(value)
     spec = [field.name for field in fields(value) if _written(field, getattr(value, field.name))]
-    return head | {name: canonical(getattr(value, name)) for name in spec}
+    return head | {name: canonical(getattr(value, name), code=code) for name in spec}
+
+
+@functools.cache
+def _code(kind: Hashable) -> str:
+    """Return what the code of a class is; whoever edits a plugin outside this project need not think of VERSION."""
+    from poisonbench.core.identity import identity
+
+    return identity(kind).digest
 
 
 def _written(field: Field[object], value: object) -> bool:
@@ -67,6 +84,6 @@ def _written(field: Field[object], value: object) -> bool:
 
 
 def key(*parts: object) -> str:
-    """Return the SHA-256, in hexadecimal, of the canonical form of `parts`."""
-    text = json.dumps(canonical(parts), sort_keys=True, separators=(",", ":"), allow_nan=True)
+    """Return the SHA-256, in hexadecimal, of the canonical form of `parts`, with the code of classes outside this project."""
+    text = json.dumps(canonical(parts, code=True), sort_keys=True, separators=(",", ":"), allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -27,7 +27,7 @@ from poisonbench.learn import augment, device, distributed
 from poisonbench.learn.averaging import Lookahead
 from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.stacked import ORDER, How, check_finite, fit_stacked
-from poisonbench.nets.net import Net, Normalized, NormalizedNet
+from poisonbench.nets.net import FeatureNet, Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
 
@@ -136,6 +136,9 @@ class Central:
         with seeded(Key.root(0)):
             module = self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
         plan = self._agreed(data, combine)
+        if self.stack in ("grouped", "unfold") and not module.stackable:
+            raise ConfigError(f"learner.stack={self.stack}: nobody knows how your own network treats members side by side; use loop or vmap")
+        _fits(module, plan)
         if self.ddp:
             distributed.check(module, self.device, plan.rows // plan.steps)
         for step in self.steps:
@@ -218,7 +221,8 @@ class Central:
             data = step.measured(data)
         return data
 
-    def _train(self, module: nn.Module, data: Dataset, plan: Plan, rng: Key) -> None:
+    def _train(self, module: NormalizedNet, data: Dataset, plan: Plan, rng: Key) -> None:
+        _fits(module.net, plan)
         place = device.resolve(self.device)
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
         optimizer = self._optimizer(module)
@@ -384,6 +388,18 @@ class NetVictim:
         with torch.inference_mode(), self.learner.autocast():
             for batch in inputs.split(EVAL_BATCH):
                 yield device.as_floats(batch.to(place))
+
+
+def _fits(net: FeatureNet, plan: Plan) -> None:
+    """Refuse batches of one row for a network that cannot be trained on them.
+
+    Raises:
+        ConfigError: says what to change.
+    """
+    if plan.rows < 2 * plan.steps and not net.alone:
+        raise ConfigError(
+            f"{plan.rows} rows in {plan.steps} batches: your network cannot train on a batch of one row; raise learner.batch_size, or use another normalisation"
+        )
 
 
 class _Portable(nn.Module):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poisonbench.core.attack import Round
 from poisonbench.core.audit import audit_round
@@ -132,8 +132,8 @@ class Federated:
         if asked is not None and asked > clients:
             raise ConfigError(f"learner.participants={asked}: there are {clients} clients")
         self.client.check(data, combine)
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in self.client.begin(data, Key.root(0)).net.modules()):
-            raise ConfigError("learner=federated cannot combine the running statistics of batch normalisation; set net.norm=group")
+        if self.client.begin(data, Key.root(0)).net.net.drifts:
+            raise ConfigError("learner=federated cannot combine running statistics, as batch normalisation has them; set net.norm=group, or use another layer")
         combine.aggregate.check(asked or clients, self._assumed(len(combine.malicious), clients))
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:

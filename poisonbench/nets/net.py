@@ -5,7 +5,7 @@ Shape letters: M rows, C channels, D features, K classes.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,18 @@ class Net(Protocol):
 
 class FeatureNet(nn.Module):
     """A module in two parts: forward(x) = head(features(x))."""
+
+    stackable: ClassVar[bool] = True  # layer by layer, so that `learn/stacked.py` can keep members apart
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether a batch of one row can be trained on."""
+        return True
+
+    @property
+    def drifts(self) -> bool:
+        """Tell whether training moves anything but the weights, such as the running statistics of a normalisation."""
+        return any(isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None for layer in self.modules())
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D), what the head sees."""

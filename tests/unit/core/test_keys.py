@@ -28,6 +28,14 @@ def test_a_new_version_or_value_is_another_key_and_a_place_is_not(monkeypatch):
     assert key(Plugin()) != before
 
 
+def test_the_code_of_a_plugin_from_elsewhere_is_in_its_key_and_not_in_its_specification():
+    def plugin(answer):
+        return dataclass(frozen=True)(type("Mine", (), {"act": lambda self: answer, "__module__": "elsewhere"}))()
+
+    assert key(plugin(1)) == key(plugin(1)) != key(plugin(2))
+    assert canonical(plugin(1)) == canonical(plugin(2)) == {"class": "elsewhere.Mine", "version": 1}
+
+
 def test_keys_do_not_depend_on_the_order_of_a_mapping():
     assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
 
