@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
+from poisonbench.core.errors import ConfigError
 from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
 
@@ -55,7 +56,8 @@ def run(
 
     Args:
         words: as on the command line, such as "attack=backdoor", "seed=3".
-        task: one's own task, instead of `task=NAME`.
+        task: one's own task, instead of `task=NAME`. Of the words about the task `task.clients` and `owners` act on it, if it has no
+            clients yet; all others are refused.
         net: one's own network, or a function that makes one, instead of `net=NAME`.
         net_name: says which network that is, in place of what its code and its attributes say; change it with the network.
         results_dir: where the record and the store lie; as on the command line by default.
@@ -66,6 +68,7 @@ def run(
     Raises:
         PoisonbenchError: one sentence on what cannot be run.
     """
+    _check_words(words, task=task is not None, net=net is not None)
     tree = tree_of(words) | ({"results_dir": results_dir} if results_dir else {})
     places = Places.of(tree)
     store = open_store(tree, places)
@@ -81,3 +84,17 @@ def run(
     record = dataclasses.replace(walk(experiment, store), command=f"poisonbench.run({', '.join(map(repr, words))})")
     publish(record, tree, places, tracker)
     return record
+
+
+def _check_words(words: Sequence[str], *, task: bool, net: bool) -> None:
+    """Refuse words that say something about what is handed over as an object.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+        if task and key.partition(".")[0] == "task" and key.split(".")[:2] not in (["task", "clients"], ["task", "owners"]):
+            raise ConfigError(f"{word}: it has no effect on a task of your own; say it in own_task(...), or leave task=... out of the call")
+        if net and key.partition(".")[0] == "net":
+            raise ConfigError(f"{word}: it has no effect on a network of your own; leave the word out, or net=... out of the call")

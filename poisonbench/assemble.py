@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -100,7 +101,7 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
 
     built = plugins(tree)
     source = None if task is not None else cast("Source", fitted(build(tree["task"], store.trusted, "task"), Source, "task"))
-    task = cast("Task", task) if source is None else source.load(store)
+    task = _with_clients(cast("Task", task), tree, store) if source is None else source.load(store)
     built = built if net is None else plugins(_with_net(tree, net(task)))
     threat = cast("Threat", built["threat"])
     return Experiment(
@@ -112,6 +113,20 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
         seed=cast("int", tree["seed"]),
         salt=_salt(tree["salt"], store),
     )
+
+
+def _with_clients(task: Task, tree: Mapping[str, object], store: Store) -> Task:
+    """Return one's own task with its rows dealt to as many clients as the configuration says, if they have no owners yet."""
+    from poisonbench.core.rng import Key
+    from poisonbench.tasks.clients import Owners, dealt
+
+    asked = cast("Mapping[str, object]", tree["task"])
+    clients = cast("int", asked["clients"])
+    if clients == 1 or int(task.train.owners.max()) > 0:
+        return task
+    owners = cast("Owners", fitted(build(asked["owners"], store.trusted, "owners"), Owners, "owners"))
+    dealing = dealt(owners, task.train, clients, Key.root(cast("int", asked["split_seed"])).child("split").child("owners"))
+    return dataclasses.replace(task, train=task.train.with_columns(task.train.columns | {"owners": dealing}))
 
 
 def _salt(asked: object, store: Store) -> str | None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -44,3 +46,48 @@ def test_importing_the_package_imports_no_torch():
 
     done = subprocess.run([sys.executable, "-c", "import sys, poisonbench; assert 'torch' not in sys.modules"], check=False)
     assert done.returncode == 0
+
+
+def own_rows():
+    return poisonbench.own_task(train=rows(300, Key.root(0)), test=rows(100, Key.root(1)), name="mine")
+
+
+def keys_of(group: str) -> list[str]:
+    """Every key of a group that some option of it has, such as task.limit."""
+    from poisonbench.commands.compose import options, tree_of
+
+    trees = [tree_of([f"{group}={name}"])[group] for name in options(group)]
+    return sorted({f"{group}.{key}" for tree in trees for key in tree if key != "_target_"} | {group})
+
+
+@pytest.mark.parametrize("key", [key for key in keys_of("task") if key not in ("task.clients", "task.owners")])
+def test_a_word_about_a_task_that_is_given_is_refused(tmp_path, key):
+    with pytest.raises(ConfigError, match=f"{key}=1: it has no effect on a task of your own"):
+        poisonbench.run(f"{key}=1", task=own_rows(), results_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("key", keys_of("net"))
+def test_a_word_about_a_network_that_is_given_is_refused(tmp_path, key):
+    with pytest.raises(ConfigError, match=f"{key}=1: it has no effect on a network of your own"):
+        poisonbench.run(f"{key}=1", task=own_rows(), net=net, results_dir=str(tmp_path))
+
+
+def test_federated_learning_runs_on_own_rows(tmp_path):
+    words = ("attack=sign_flip", "task.clients=5", "owners=shards", "learner.rounds=2", "threads=1")
+    record = poisonbench.run(*words, task=own_rows(), net=net, results_dir=str(tmp_path))
+    assert record.status == "done"
+    assert record.counts["clients"] == 5
+    assert record.counts["malicious"] == 1
+
+
+def test_owners_that_a_task_has_already_stay(tmp_path):
+    task = own_rows()
+    train = task.train.with_columns(task.train.columns | {"owners": torch.arange(len(task.train)) % 3})
+    words = ("attack=sign_flip", "threat.budget.clients=0.34", "learner.rounds=1", "threads=1")
+    record = poisonbench.run(*words, task=dataclasses.replace(task, train=train), net=net, results_dir=str(tmp_path))
+    assert record.counts["clients"] == 3
+
+
+def test_a_network_for_a_learner_that_trains_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="this learner trains no network of yours"):
+        poisonbench.run("learner=ridge", task=own_rows(), net=net, results_dir=str(tmp_path))

@@ -1,6 +1,8 @@
 """Somebody's own network: what tells two apart, what is asked once, and what every part of the line does with it."""
 
+import contextlib
 import functools
+import re
 import threading
 
 import pytest
@@ -200,21 +202,6 @@ def task():
     return poisonbench.own_task(train=(pixels[:180].to(torch.uint8), labels[:180]), test=(pixels[180:].to(torch.uint8), labels[180:]))
 
 
-def test_another_attribute_has_other_figures_in_one_store(tmp_path):
-    words = ("attack=none", "learner.epochs=3", "learner.batch_size=30", "threads=1")
-    records = [poisonbench.run(*words, task=task(), net=fresh(act=act), results_dir=str(tmp_path)) for act in (F.relu, torch.zeros_like, F.relu)]
-    assert records[0].metrics["c_acc"] > records[1].metrics["c_acc"] + 0.3
-    assert records[0].result_digest == records[2].result_digest
-
-
-def test_batches_of_one_row_are_refused_for_a_network_that_cannot_train_on_them(tmp_path):
-    net = functools.partial(Functional, between=functools.partial(nn.BatchNorm1d, 8))
-    words = ("attack=none", "learner.epochs=1", "threads=1")
-    assert poisonbench.run(*words, "learner.batch_size=30", task=task(), net=net, results_dir=str(tmp_path)).status == "done"
-    with pytest.raises(ConfigError, match=r"cannot train on a batch of one row; raise learner\.batch_size"):
-        poisonbench.run(*words, "learner.batch_size=1", task=task(), net=net, results_dir=str(tmp_path))
-
-
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -232,12 +219,59 @@ KINDS = {
     "attention": Attention,
     "no linear head": lambda: nn.Sequential(nn.Conv2d(1, CLASSES, 4), nn.Flatten()),
 }
+PATCH = ("attack=backdoor", "attack.data.size=1", "learner.batch_size=30")
 LINES = {
-    "central": ("attack=backdoor",),
-    "federated": ("attack=sign_flip", "learner.rounds=2"),
-    "dpa": ("attack=backdoor", "defense=dpa", "defense.train.parts=4"),
-    "dp_sgd": ("attack=backdoor", "defense=dp_sgd", "defense.train.step.delta=1e-3"),
-    "fine_pruning": ("attack=backdoor", "defense=fine_pruning"),
-    "spectral": ("attack=backdoor", "defense=spectral"),
-    "neural_cleanse": ("attack=backdoor", "defense=neural_cleanse", "defense.repair.steps=5"),
+    "central": (*PATCH,),
+    "federated": ("attack=sign_flip", "learner.rounds=12", "task.clients=6"),
+    "dpa": (*PATCH, "defense=dpa", "defense.train.parts=4"),
+    "dp_sgd": (*PATCH, "defense=dp_sgd", "defense.train.step.delta=1e-3"),
+    "fine_pruning": (*PATCH, "defense=fine_pruning"),
+    "spectral": (*PATCH, "defense=spectral"),
+    "neural_cleanse": (*PATCH, "defense=neural_cleanse", "defense.repair.steps=5"),
 }
+NO_FEATURES, NO_PRUNING = "has no features", "cannot be switched off for good"
+EXPECTED = {
+    ("tuple", "every line"): ("refused", "returns a tuple in evaluation"),
+    ("auxiliary", "every line"): ("refused", "returns a tuple in training"),
+    ("BatchNorm1d", "federated"): ("refused", "cannot combine running statistics"),
+    ("BatchNorm1d", "dp_sgd"): ("refused", "batch normalisation mixes them"),
+    ("attention", "dp_sgd"): ("refused", "cannot follow single rows through this network"),
+    ("BatchNorm1d", "fine_pruning"): ("skipped", NO_PRUNING),
+    ("functional", "fine_pruning"): ("skipped", NO_PRUNING),
+    ("attention", "fine_pruning"): ("skipped", NO_PRUNING),
+    ("no linear head", "fine_pruning"): ("skipped", NO_FEATURES),
+    ("no linear head", "spectral"): ("skipped", NO_FEATURES),
+}
+
+
+def test_another_attribute_has_other_figures_in_one_store(tmp_path):
+    words = ("attack=none", "learner.epochs=3", "learner.batch_size=30", "threads=1")
+    records = [poisonbench.run(*words, task=task(), net=fresh(act=act), results_dir=str(tmp_path)) for act in (F.relu, torch.zeros_like, F.relu)]
+    assert records[0].metrics["c_acc"] > records[1].metrics["c_acc"] + 0.3
+    assert records[0].result_digest == records[2].result_digest
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_network_walks_every_line_or_is_refused_in_a_sentence(tmp_path, kind, line):
+    words = (*LINES[line], "learner.epochs=12" if line != "federated" else "learner.client.epochs=4", "threads=1")
+    expected = EXPECTED.get((kind, line)) or EXPECTED.get((kind, "every line"))
+    if expected is None:
+        record = poisonbench.run(*words, task=task(), net=KINDS[kind], results_dir=str(tmp_path))
+        assert record.status == "done"
+        assert record.baseline["c_acc"] > 0.8
+        assert record.metrics["c_acc"] > 0.4
+    else:
+        status, sentence = expected
+        with pytest.raises(ConfigError, match=sentence) if status == "refused" else contextlib.nullcontext():
+            record = poisonbench.run(*words, task=task(), net=KINDS[kind], results_dir=str(tmp_path))
+            assert record.status == "skipped"
+            assert re.search(sentence, record.reason)
+
+
+def test_batches_of_one_row_are_refused_for_a_network_that_cannot_train_on_them(tmp_path):
+    net = functools.partial(Functional, between=functools.partial(nn.BatchNorm1d, 8))
+    words = ("attack=none", "learner.epochs=1", "threads=1")
+    assert poisonbench.run(*words, "learner.batch_size=30", task=task(), net=net, results_dir=str(tmp_path)).status == "done"
+    with pytest.raises(ConfigError, match=r"cannot train on a batch of one row; raise learner\.batch_size"):
+        poisonbench.run(*words, "learner.batch_size=1", task=task(), net=net, results_dir=str(tmp_path))
