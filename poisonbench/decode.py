@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PIXELS = 2**26  # of one picture, about 8,000 a side; a file of more is refused before any is decoded
 
+CLEAR = "poisonbench: some pixels are transparent"  # of a picture's info, where the channels that it was converted to say nothing of it
+
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # it logs what it also raises
 
 
@@ -59,4 +61,6 @@ def picture(content: bytes, mode: Literal["L", "RGB", "RGBA"], name: str) -> Ima
                 raise DataError(f"{name} says that it is {opened.width}x{opened.height}; at most {PIXELS:,} pixels are decoded, scale it down first")
             if opened.mode[0] in "IF":
                 raise DataError(f"{name} holds more than 8 bits a channel, which would be cut off at 255; scale it to 8 bits first")
-            return opened.convert(mode)
+            converted = opened.convert(mode)
+            converted.info[CLEAR] = mode != "RGBA" and opened.has_transparency_data and opened.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+            return converted

@@ -7,8 +7,10 @@ Shape letters: N rows, C channels, H height, W width.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,13 +24,15 @@ from poisonbench.core.data import Task
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import bounded, file_digest
 from poisonbench.core.keys import key
-from poisonbench.decode import picture, reading
+from poisonbench.decode import CLEAR, picture, reading
 from poisonbench.store import Store
 from poisonbench.tasks.source import Raw, Split, numbered
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+log = logging.getLogger("poisonbench")
+NAMED = 5  # files that a message names
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "val", "valid", "validation")
 
@@ -52,7 +56,8 @@ class Pictures(Split):
 class ImageFolder(Pictures):
     """A folder of pictures: `root/train/<class>/*.png` and `root/test/<class>/*.png` (or `val`).
 
-    Classes are the sub-folders of `train`, sorted by name; hidden ones are left out.
+    Classes are the sub-folders of `train`, sorted by name; hidden files and folders are left out, and other files that are no pictures
+    are named and left out. A folder within a class is refused.
     """
 
     VERSION: ClassVar[int] = 2
@@ -61,7 +66,7 @@ class ImageFolder(Pictures):
         """Return the task.
 
         Raises:
-            DataError: no such folder, no pictures, a damaged picture, or pictures of several sizes.
+            DataError: no such folder, no pictures, a class without any, a damaged picture, or pictures of several sizes.
         """
         root = folder(self.root)
         parts = {"train": _child(root, TRAIN_NAMES), "test": _child(root, TEST_NAMES)}
@@ -71,6 +76,9 @@ class ImageFolder(Pictures):
         if strange := sorted({*others} - {*names}):
             raise DataError(f"{parts['test']} holds the classes {', '.join(strange)}, which {parts['train']} does not; give both the same")
         files = {part: [(path, label) for label, name in enumerate(names) for path in _pictures(parts[part] / name)] for part in parts}
+        if empty := [name for label, name in enumerate(names) if label not in {label for _, label in files["train"]}]:
+            raise DataError(f"{parts['train']}: no pictures of the class {empty[0]}; add some, or remove its folder")
+        _ignored(root, [path for part in parts.values() for path in part.iterdir() if path.is_file()])
         source = key([(str(path.relative_to(root)), file_digest(path)) for part in files.values() for path, _ in part])
 
         def decode() -> Raw:
@@ -94,13 +102,13 @@ class Parquet(Pictures):
     train*.parquet and test*.parquet.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def load(self, store: Store) -> Task:
         """Return the task.
 
         Raises:
-            DataError: no such files, damaged ones, or none with a picture and a label.
+            DataError: no such files, damaged ones, files whose classes differ, or none with a picture and a label.
         """
         return self.task(folder(self.root).name, self.read(store))
 
@@ -112,7 +120,7 @@ class Parquet(Pictures):
 
         def decode() -> Raw:
             names = _class_names(files["train"][0])
-            columns = {part: _decoded(_parquet_rows(files[part]), self.size, grey=self.grey, where=str(root)) for part in files}
+            columns = {part: _decoded(_parquet_rows(files[part], names), self.size, grey=self.grey, where=str(root)) for part in files}
             named = names or numbered(columns["train"]["labels"], root.name)
             return _sound(Raw(train=columns["train"], test=columns["test"], class_names=named), root)
 
@@ -210,13 +218,39 @@ def _classes(path: Path) -> tuple[str, ...]:
 
 
 def _pictures(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.glob("*") if entry.suffix.lower() in SUFFIXES)
+    """Return the pictures of a class, sorted by name.
+
+    Raises:
+        DataError: a folder within the class.
+    """
+    entries = sorted(entry for entry in path.glob("*") if not entry.name.startswith("."))
+    if nested := [entry for entry in entries if entry.is_dir()]:
+        raise DataError(f"{nested[0]} is a folder within a class, and would be left out; put its pictures into {path}, or make it a class of its own")
+    _ignored(path, [entry for entry in entries if entry.suffix.lower() not in SUFFIXES])
+    return [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+
+
+def _ignored(where: Path, files: Sequence[Path]) -> None:
+    """Name files that are read by nobody."""
+    if files:
+        names = ", ".join(sorted(path.name for path in files)[:NAMED])
+        log.warning("%s: %d files are no pictures and are left out (%s%s)", where, len(files), names, ", ..." if len(files) > NAMED else "")
 
 
 def _parquets(root: Path, names: Iterable[str]) -> list[Path]:
+    """Return the files of a split: NAME.parquet, or numbered parts of it, such as train-00000-of-00002.parquet.
+
+    Raises:
+        DataError: none, or another file whose name begins like theirs.
+    """
     for name in names:
-        if found := sorted(root.glob(f"{name}*.parquet")):
-            return found
+        found = sorted(root.glob(f"{name}*.parquet"))
+        mine = [path for path in found if re.fullmatch(rf"{name}([-_.]?\d+([-_.]of[-_.]\d+)?([-_.][0-9a-f]{{8,}})?)?\.parquet", path.name)]
+        if strange := [path for path in found if path not in mine]:
+            example = f"{name}.parquet or {name}-00000-of-00002.parquet"
+            raise DataError(f"{strange[0]} begins like a part of {name}, and is none; move it away, or name it like {example} if it belongs to it")
+        if mine:
+            return mine
     raise DataError(f"{root} holds no {'*.parquet, '.join(names)}*.parquet; name the folder of the parquet files with task.root=PATH")
 
 
@@ -224,15 +258,19 @@ def _decoded(rows: Iterable[tuple[str, bytes, int]], size: int | None, *, grey: 
     """Decode (name, bytes, label) rows into uint8 pixels (N, C, H, W) and labels (N,)."""
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
+    clear: list[str] = []
     first = (0, 0)
     for name, content, label in rows:
         image = picture(content, "L" if grey else "RGB", name)
+        clear += [name] if image.info.get(CLEAR) else []
         image = image.resize((size, size)) if size else image
         first = first if images else image.size
         if image.size != first:
             raise DataError(f"{name} is {image.width}x{image.height}, others are {first[0]}x{first[1]}; scale all with task.size={first[0]}")
         images.append(np.asarray(image, dtype=np.uint8))
         labels.append(label)
+    if clear:
+        log.warning("%s: %d pictures have transparent pixels, of which the colour alone is kept (the first is %s)", where, len(clear), clear[0])
     if not images:
         raise DataError(f"{where} holds no pictures")
     return {"inputs": _pixels(np.stack(images)), "labels": torch.tensor(labels, dtype=torch.int64)}
@@ -244,15 +282,30 @@ def _opened(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path)
 
 
-def _parquet_rows(paths: list[Path]) -> Iterator[tuple[str, bytes, int]]:
+def _parquet_rows(paths: list[Path], names: tuple[str, ...]) -> Iterator[tuple[str, bytes, int]]:
+    """Yield (name, bytes, label) of each row; every file's own description says what its numbers mean.
+
+    Args:
+        paths: of the files.
+        names: of the classes, in the order of the labels that are returned; empty where no file describes them.
+
+    Raises:
+        DataError: a file whose classes are others.
+    """
     for path in paths:
         image, label = _columns(path)
+        own = _class_names(path)
+        if sorted(own) != sorted(names):
+            told = ", ".join(own) or "none"
+            raise DataError(f"{path} describes the classes {told}, the first file of the training rows {', '.join(names) or 'none'}; give all the same")
         with reading(path, "parquet"):
             for batch in _opened(path).iter_batches(batch_size=2000, columns=[image, label]):
                 for number, (cell, kind) in enumerate(zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True)):
                     if not isinstance(cell, dict) or not isinstance(cell.get("bytes"), bytes) or kind is None or not 0 <= kind < 2**31:
                         raise DataError(f"{path}, row {number} of a batch, holds no picture or no label of 0 or more")
-                    yield f"{path}: {cell.get('path') or number}", cell["bytes"], kind
+                    if own and kind >= len(own):
+                        raise DataError(f"{path}, row {number} of a batch, has the label {kind}; its description names {len(own)} classes")
+                    yield f"{path}: {cell.get('path') or number}", cell["bytes"], names.index(own[kind]) if own else kind
 
 
 def _columns(path: Path) -> tuple[str, str]:

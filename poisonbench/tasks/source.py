@@ -124,6 +124,9 @@ class Split:
         )
 
 
+CHANNELS = (1, 2, 3, 4)  # grey, with alpha, colour, with alpha
+
+
 class Source(Protocol):
     """A task's recipe, as a frozen dataclass; those here extend `Split`."""
 
@@ -162,6 +165,17 @@ def numbered(labels: Tensor, name: str) -> tuple[str, ...]:
     return tuple(str(label) for label in range(kinds))
 
 
+def _check_layout(inputs: Tensor, name: str) -> None:
+    """Refuse pictures whose channels come last: nothing would fail, and triggers and windows would lie across channels.
+
+    Raises:
+        DataError: the last axis is as long as channels are, and the second is not.
+    """
+    if inputs.ndim == 4 and inputs.shape[3] in CHANNELS and inputs.shape[1] not in CHANNELS:
+        told = f"{name}: inputs of the shape {tuple(inputs.shape)} look like (rows, height, width, channels)"
+        raise DataError(f"{told}; give (rows, channels, height, width), as inputs.permute(0, 3, 1, 2) does")
+
+
 def own(name: str, *, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], split: Split | None = None) -> Task:
     """Make a task of one's own tensors.
 
@@ -174,6 +188,7 @@ def own(name: str, *, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor],
     Raises:
         DataError: rows that are not what a data set may hold.
     """
+    _check_layout(train[0], name)
     raw = Raw(
         train={"inputs": train[0], "labels": train[1]},
         test={"inputs": test[0], "labels": test[1]},

@@ -94,11 +94,71 @@ def test_a_file_that_moves_from_test_to_train_is_another_source(parquets, store)
     assert (len(before.train), len(before.test), len(after.train), len(after.test)) == (6, 4, 8, 2)
 
 
-def test_an_empty_class_folder_is_a_class(folders, store):
+def test_a_class_without_training_pictures_is_refused(folders, store):
     source = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT)
-    assert source.load(store).train.num_classes == 2
     (folders / "train" / "newt").mkdir()
-    assert source.load(store).class_names == ("cat", "dog", "newt")
+    with pytest.raises(DataError, match="no pictures of the class newt"):
+        source.load(store)
+
+
+def test_a_folder_within_a_class_is_refused_by_name(folders, store):
+    (folders / "train" / "dog" / "poodle").mkdir()
+    picture(7).save(folders / "train" / "dog" / "poodle" / "0.png")
+    with pytest.raises(DataError, match="poodle is a folder within a class"):
+        ImageFolder(root=str(folders), size=None, grey=False, **SPLIT).load(store)
+
+
+def test_other_files_are_named_and_hidden_ones_left_out(folders, store, caplog):
+    for name in ("cat/notes.txt", "cat/._0.png", "readme.md"):
+        (folders / "train" / name).write_text("words")
+    task = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT).load(store)
+    assert len(task.train) == 8
+    told = " ".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert "1 files are no pictures and are left out (notes.txt)" in told
+    assert "readme.md" in told
+    assert "._0.png" not in told
+
+
+def test_transparent_pixels_are_counted(folders, store, caplog):
+    Image.new("RGBA", (4, 4), (9, 9, 9, 255)).save(folders / "train" / "cat" / "opaque.png")
+    Image.new("RGBA", (4, 4), (9, 9, 9, 100)).save(folders / "train" / "cat" / "glass.png")
+    ImageFolder(root=str(folders), size=None, grey=False, **SPLIT).load(store)
+    told = [record.getMessage() for record in caplog.records if "transparent" in record.getMessage()]
+    assert len(told) == 1
+    assert "1 pictures have transparent pixels" in told[0]
+    assert "glass.png" in told[0]
+
+
+def test_each_file_says_what_its_numbers_mean(parquets, store):
+    """The test file numbers the classes the other way round."""
+    write_parquet(parquets / "test.parquet", [5, 105], names=("day", "night"), labels=[1, 0])
+    task = Parquet(root=str(parquets), size=None, grey=False, **SPLIT).load(store)
+    assert task.class_names == ("night", "day")
+    assert task.test.labels.tolist() == [0, 1]
+    assert task.test.inputs[:, 0, 0, 0].tolist() == [5, 105]
+
+
+@pytest.mark.parametrize("names", [("day", "dusk"), ("day",), None])
+def test_files_that_describe_other_classes_are_refused(parquets, store, names):
+    write_parquet(parquets / "test.parquet", [5, 6], names=names, labels=[0, 0])
+    with pytest.raises(DataError, match=r"test\.parquet describes the classes .*, the first file of the training rows night, day"):
+        Parquet(root=str(parquets), size=None, grey=False, **SPLIT).load(store)
+
+
+@pytest.mark.parametrize("name", ["train_corrupted.parquet", "training.parquet", "train-old-00000-of-00001.parquet"])
+def test_a_neighbour_that_begins_like_a_split_is_refused_by_name(parquets, store, name):
+    write_parquet(parquets / name, [0, 100])
+    with pytest.raises(DataError, match=rf"{name} begins like a part of train"):
+        Parquet(root=str(parquets), size=None, grey=False, **SPLIT).load(store)
+
+
+@pytest.mark.parametrize(
+    "name", ["train.parquet", "train-00000-of-00001.parquet", "train-00000-of-00001-0123456789abcdef.parquet", "train_0.parquet", "train1.parquet"]
+)
+def test_names_that_hubs_give_to_parts_are_read(tmp_path, store, name):
+    write_parquet(tmp_path / "data" / name, [0, 1, 100, 101])
+    write_parquet(tmp_path / "data" / "test.parquet", [5, 105])
+    assert len(Parquet(root=str(tmp_path / "data"), size=None, grey=False, **SPLIT).load(store).train) == 4
 
 
 def test_hidden_folders_are_no_classes_and_a_class_of_test_rows_alone_is_refused(folders, store):
@@ -192,6 +252,7 @@ def beyond(root):
 
 def endless(root):
     write_parquet(root / "train-00000-of-00002.parquet", [0, 100], labels=[0, 2], names=None)
+    write_parquet(root / "test.parquet", [5, 105], names=None)
     (root / "train-00001-of-00002.parquet").unlink()
 
 
@@ -222,7 +283,7 @@ def described_too_deep(root):
         (torn, "cannot be read as parquet"),
         (flipped, "cannot be read as"),
         (stranger, "one struct with picture bytes"),
-        (beyond, "label 9 in row 1 is out of range"),
+        (beyond, "has the label 9; its description names 2 classes"),
         (endless, "2 training rows hold the label 2;"),
         (too_large, r"no label of 0 or more"),
         (below, "no label of 0 or more"),

@@ -148,3 +148,9 @@ def test_the_record_counts_duplicates_and_only_where_there_are_some(tiny, store)
 def test_a_field_that_came_later_keeps_keys(store):
     assert "duplicates" not in canonical(Split(**WHOLE))
     assert canonical(Split(**WHOLE, duplicates="allow"))["duplicates"] == "allow"
+
+
+def test_pictures_with_channels_last_are_refused(store):
+    labels = torch.arange(20) % 2
+    with pytest.raises(DataError, match=r"look like \(rows, height, width, channels\)"):
+        own_task(train=(torch.zeros(20, 8, 8, 3, dtype=torch.uint8), labels), test=(torch.zeros(20, 8, 8, 3, dtype=torch.uint8), labels))
