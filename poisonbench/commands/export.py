@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> int:
     They come from the store of `results_dir` where it holds them, else they are made again.
 
     Raises:
-        ConfigError: wrong words, or a record that poisons no rows.
+        ConfigError: wrong words, a record that poisons no rows, or one whose model comes out as another one here.
     """
     allowed, words = split(words)
     local = [word for word in words if word.startswith("results_dir=")]
@@ -37,7 +37,8 @@ def main(words: Sequence[str]) -> int:
     source = Path(named[0])
     folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
     record = read(source)
-    tree = tree_from(record, allowed, *local)
+    threads, device = record.provenance.get("threads", 0), record.provenance.get("device", "auto")
+    tree = tree_from(record, allowed, *local, f"threads={threads}", f"device={device}")
     store = open_store(tree, Places.of(tree))
     experiment = assemble(tree, store)
     line = Line(experiment=experiment, store=store)
@@ -45,6 +46,10 @@ def main(words: Sequence[str]) -> int:
     if not poisoned.mask.any():
         raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")
     victim = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
+    told, now = record.undefended.get("c_acc"), line.measure(victim, line.probe(poisoned), "undefended")["c_acc"]
+    if experiment.threat.trials == 1 and told != now:
+        reason = "another processor or another torch rounds differently; export it where it was made, or run its command here and export that record"
+        raise ConfigError(f"{source}: its undefended model has a C-Acc of {told}, the one that is trained here {now}: {reason}")
     task, test = experiment.task, experiment.task.test
     clean = {"test": test, "trusted": task.trusted, "public": task.public}
     files = {

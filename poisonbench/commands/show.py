@@ -24,7 +24,7 @@ SHOWN = 8
 
 
 def main(words: Sequence[str]) -> int:
-    """Draw the poisoned rows of a record; the picture lies beside the working directory's files by default.
+    """Draw the poisoned rows of a record; the picture lies beside the record by default.
 
     Raises:
         ConfigError: wrong words, or a record without poisoned images.
@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     from poisonbench.pipeline import Line
 
     source = Path(words[0])
-    path = Path(words[1]) if len(words) == 2 else Path(f"{source.stem}.png")
+    path = Path(words[1]) if len(words) == 2 else source.with_suffix(".png")
     record = read(source)
     tree = tree_from(record, allowed)
     places = Places.of(tree)

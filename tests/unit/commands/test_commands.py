@@ -47,6 +47,8 @@ def test_a_record_that_claims_too_much_is_found_out(record, capsys, monkeypatch)
 def test_a_record_is_drawn(record, capsys):
     picture = record.parent / "picture.png"
     assert entry(["show", str(record), str(picture)]) == 0
+    assert entry(["show", str(record)]) == 0
+    assert record.with_suffix(".png").read_bytes() == picture.read_bytes()
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
         assert drawn.width > 800

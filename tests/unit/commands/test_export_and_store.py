@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import time
@@ -54,6 +55,21 @@ def exported(words, tmp_path, capsys):
 
 def again(*words):
     return assemble(tree_of([*TINY[1:], "task=poisoned", "task.root=out", *words]), Store(Path("again"))).task
+
+
+def test_an_export_is_trained_with_the_threads_of_its_record(record, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr("poisonbench.learn.device.set_threads", asked.append)
+    assert entry(["export", str(record), "out"]) == 0
+    assert asked == [read(record).provenance["threads"]] == [1]
+
+
+def test_another_model_than_that_of_the_record_is_not_handed_on(record, capsys):
+    told = read(record)
+    other = dataclasses.replace(told, undefended={**told.undefended, "c_acc": 0.5}).write(record.parent)
+    assert entry(["export", str(other), "out"]) == 2
+    assert "its undefended model has a C-Acc of 0.5, the one that is trained here" in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_trusted_and_public_rows_are_those_of_the_run_and_never_poisoned_ones(tmp_path, monkeypatch, capsys):
