@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import Record, words_in
 from poisonbench.report.figures import failed_seeds
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 Panel = tuple[str, str]
+PLAIN = ("attack", "defense", "seed", "owners", "threat.rounds")  # words of the runs that are drawn; other settings are other experiments
+RULE = ("name", "needs", "aggregate")  # what a defense that is an aggregation rule alone consists of
 
 
 def draw(records: Iterable[Record], path: Path) -> None:
-    """Write an SVG: a panel for each way to deal rows and each range of attacked rounds, ASR over rounds, means over seeds with the range of seeds as a band.
+    """Write an SVG: a panel for each way to deal rows and each range of attacked rounds, with ASR over rounds.
 
-    A failed seed has no curve; the legend says how many there are.
+    Lines are means over seeds, bands go from the smallest to the largest seed. Runs with any other setting than the attack's own are
+    left out, and so is what acts after the last round. A failed seed has no curve; the legend says how many there are.
 
     Raises:
         ConfigError: no record has a curve of an attack.
@@ -34,10 +39,13 @@ def draw(records: Iterable[Record], path: Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(3.6 * len(panels), 3.4), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        names = sorted({name for lines in panels.values() for name in lines})
+        legend: dict[str, Artist] = {}
         for axis, (panel, lines) in zip(axes, sorted(panels.items()), strict=True):
-            _fill(axis, panel, lines)
+            legend |= _fill(axis, panel, lines, names)
         axes[0].set_ylabel("ASR of the defended model")
-        axes[-1].legend(fontsize=7, frameon=False)
+        labels = {name: name + failed_seeds(record for lines in panels.values() for record in lines.get(name, ())) for name in names if name in legend}
+        figure.legend([legend[name] for name in labels], list(labels.values()), loc="outside right upper", fontsize=7, frameon=False)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -48,6 +56,8 @@ def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Record]]]:
     panels: dict[Panel, dict[str, list[Record]]] = {}
     for record in records:
         if not _curve(record) and (record.status != "failed" or _kind(record) not in drawn):
+            continue
+        if set(words_of(record.command)) - {*PLAIN} or set(cast("Mapping[str, object]", record.spec["defense"])) - {*RULE}:
             continue
         defense, owners = record.spec["defense"], words_of(record.command).get("owners", "iid")
         rounds = record.spec["threat"]["rounds"]  # type: ignore[index]
@@ -79,16 +89,20 @@ def band(curves: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     return [min(values) for values in places], [max(values) for values in places]
 
 
-def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Record]]) -> None:
-    styles = ("-", "--", ":", "-.")
-    for number, (name, records) in enumerate(sorted(lines.items())):
+def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Record]], names: Sequence[str]) -> dict[str, Line2D]:
+    """Draw a panel and return its lines by name; a name looks alike in every panel."""
+    styles, shown = ("-", "--", ":", "-."), {}
+    for name, records in sorted(lines.items()):
+        number = names.index(name)
         curves = [curve for record in records if (curve := _curve(record))]
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
         rounds = range(1, len(mean) + 1)
-        (drawn,) = axis.plot(rounds, mean, styles[number % 4], label=name + failed_seeds(records), linewidth=1.4)
+        (drawn,) = axis.plot(rounds, mean, styles[number % 4], color=f"C{number % 10}", label=name, linewidth=1.4)
+        shown[name] = drawn
         axis.fill_between(rounds, *band(curves), color=drawn.get_color(), alpha=0.1, linewidth=0)
     axis.set_title(f"{panel[0]}, attacked in {panel[1]}", fontsize=8)
     axis.set_xlabel("round")
     axis.set_xticks([1, 5, 10, 15, 20])
     axis.set_ylim(-0.03, 1.03)
     axis.spines[["top", "right"]].set_visible(False)
+    return shown

@@ -70,7 +70,27 @@ def test_an_experiment_whose_seeds_all_failed_says_how_to_make_them(tmp_path):
 
 def federated(defense: str, seed: int, *, asr: list[float]) -> Record:
     told = made(defense=defense, seed=seed, curves={"defended": {"asr": asr}})
-    return dataclasses.replace(told, spec={**told.spec, "threat": {**told.spec["threat"], "rounds": None}})
+    spec = {**told.spec, "threat": {**told.spec["threat"], "rounds": None}, "defense": {"name": defense, "aggregate": {"class": "defenses.aggregate.A"}}}
+    return dataclasses.replace(told, spec=spec, command=f"python -m poisonbench attack=federated defense={defense} seed={seed}")
+
+
+def test_only_runs_of_one_setting_share_a_line(tmp_path):
+    """Another share of clients, another variant of a rule and a repair are other experiments."""
+    plain = [federated(rule, seed, asr=[0.1, 0.2]) for rule in ("krum", "median") for seed in (0, 1)]
+    curves.draw(plain, tmp_path / "plain.svg")
+    other = dataclasses.replace(plain[0], command=f"{plain[0].command} threat.budget.clients=0.3", curves={"defended": {"asr": [0.9, 0.9]}})
+    repaired = dataclasses.replace(plain[0], spec={**plain[0].spec, "defense": {"name": "fine_tune", "repair": {"class": "A"}}})
+    curves.draw([*plain, other, repaired], tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").read_text() == (tmp_path / "plain.svg").read_text()
+
+
+def test_a_rule_looks_alike_in_every_panel(tmp_path):
+    def dealt(record):
+        return dataclasses.replace(record, command=f"{record.command} owners=dirichlet")
+
+    curves.draw([federated("median", 0, asr=[0.1, 0.2]), dealt(federated("krum", 0, asr=[0.3])), dealt(federated("median", 0, asr=[0.4]))], tmp_path / "f.svg")
+    drawn = (tmp_path / "f.svg").read_text()
+    assert drawn.count("#ff7f0e") > drawn.count("#1f77b4") > 0  # median is the second of both rules, also where it is drawn alone
 
 
 def test_a_failed_seed_of_a_federated_run_is_named_beside_the_curve_of_the_others(tmp_path):
