@@ -85,7 +85,7 @@ class Record:
     def goal(self, part: Part) -> Mapping[str, object]:
         """Return the figures that the attacker's goal adds to a part of the record; schema 1 had them among all others."""
         figures: Mapping[str, object] = getattr(self, part)
-        own = figures.get("goal", {})
+        own = figures.get("goal") or {}
         return {name: figures[name] for name in GOALS if name in figures} if self.schema < SCHEMA else cast("Mapping[str, object]", own)
 
     def write(self, folder: Path) -> Path:

@@ -83,7 +83,7 @@ MISTAKES = {
     "defense=spectrum": "did you mean spectral?",
     "attack=5": "attack=5: Config group override must be a string or a list. Got int",
     "+=x": "+=x: no configuration",
-    "+experiment=nothing": "experiment=nothing: no such option; known: backdoor_defenses",
+    "+experiment=nothing": "experiment=nothing: no such option; known: all_to_all, backdoor_defenses",
     "atack=backdoor": "atack: no such key; did you mean attack?",
     "sed=1": "sed: no such key; did you mean seed?",
     "attack.data.sise=3": "attack.data.sise: no such key; did you mean size?",
@@ -167,7 +167,7 @@ def wrong_size(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"), [(torn, "cannot be read as parquet"), (wrong_label, "label 9 in row 1 is out of range"), (wrong_size, "give both one shape")]
+    ("damage", "says"), [(torn, "cannot be read as parquet"), (wrong_label, "row 1 of a batch, has the label 9; its description names 2 classes"), (wrong_size, "give both one shape")]
 )
 def test_damaged_data_is_one_sentence_and_leaves_nothing_behind(parquets, here, capsys, damage, says):
     damage(parquets)
