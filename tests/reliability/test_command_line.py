@@ -167,7 +167,12 @@ def wrong_size(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"), [(torn, "cannot be read as parquet"), (wrong_label, "row 1 of a batch, has the label 9; its description names 2 classes"), (wrong_size, "give both one shape")]
+    ("damage", "says"),
+    [
+        (torn, "cannot be read as parquet"),
+        (wrong_label, "row 1 of a batch, has the label 9; its description names 2 classes"),
+        (wrong_size, "give both one shape"),
+    ],
 )
 def test_damaged_data_is_one_sentence_and_leaves_nothing_behind(parquets, here, capsys, damage, says):
     damage(parquets)
