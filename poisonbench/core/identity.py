@@ -78,10 +78,7 @@ class _Walk:
         if not (kind.__flags__ & MADE_IN_PYTHON and hasattr(value, "__dict__")):
             self.unknown.add(f"{kind.__module__}.{kind.__qualname__}")
             return
-        self.tell(kind)
-        for name, item in sorted(vars(value).items()):
-            self.say(name)
-            self.tell(tuple(item.values()) if "_hooks" in name and isinstance(item, Mapping) else item)  # hooks are numbered through the process
+        _attributes(self, value)
 
 
 def _several(walk: _Walk, value: Iterable[object]) -> None:
@@ -116,11 +113,15 @@ def _array(walk: _Walk, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
 def _module(walk: _Walk, value: torch.nn.Module) -> None:
+    _attributes(walk, value, but=("training",))
+
+
+def _attributes(walk: _Walk, value: object, but: tuple[str, ...] = ()) -> None:
     walk.tell(type(value))
     for name, item in sorted(vars(value).items()):
-        if name != "training":
+        if name not in but:
             walk.say(name)
-            walk.tell(tuple(item.values()) if "_hooks" in name and isinstance(item, Mapping) else item)
+            walk.tell(tuple(item.values()) if "_hooks" in name and isinstance(item, Mapping) else item)  # hooks are numbered through the process
 
 
 def _partial(walk: _Walk, value: functools.partial[object]) -> None:
