@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.retrace import split, tree_from
+from poisonbench.commands.retrace import runtime_of, split, tree_from
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.record import read
@@ -37,8 +37,7 @@ def main(words: Sequence[str]) -> int:
     source = Path(named[0])
     folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
     record = read(source)
-    threads, device = record.provenance.get("threads", 0), record.provenance.get("device", "auto")
-    tree = tree_from(record, allowed, *local, f"threads={threads}", f"device={device}")
+    tree = tree_from(record, allowed, *local, *runtime_of(record))
     store = open_store(tree, Places.of(tree))
     experiment = assemble(tree, store)
     line = Line(experiment=experiment, store=store)

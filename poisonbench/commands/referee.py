@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.retrace import split, tree_from
+from poisonbench.commands.retrace import runtime_of, split, tree_from
 from poisonbench.commands.verify import renewed
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import SCHEMA, Record, provenance, read
@@ -78,8 +78,7 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
     from poisonbench.pipeline import Line, assumed, check, spec
     from poisonbench.pipeline import record as recorded
 
-    threads, device = record.provenance.get("threads", 0), record.provenance.get("device", "auto")
-    tree = tree_from(record, words, *[word for word in words if word.startswith("results_dir=")], f"threads={threads}", f"device={device}")
+    tree = tree_from(record, words, *[word for word in words if word.startswith("results_dir=")], *runtime_of(record))
     store = open_store(tree, Places.of(tree))
     experiment = assemble(tree, store)
     line = Line(experiment=experiment, store=store)

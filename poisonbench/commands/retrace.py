@@ -39,6 +39,11 @@ def tree_from(record: Record, allowed: Sequence[str], *more: str) -> dict[str, o
     return tree
 
 
+def runtime_of(record: Record) -> list[str]:
+    """Return the words for the threads and the device that a record was made with."""
+    return [f"threads={record.provenance.get('threads', 0)}", f"device={record.provenance.get('device', 'auto')}"]
+
+
 def words_of(record: Record, allowed: Sequence[str]) -> list[str]:
     """Return the words of a record's command that are not of the machine it ran on, $DATA expanded.
 

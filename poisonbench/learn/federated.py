@@ -165,6 +165,8 @@ class Federated:
             try:
                 speed = self.server_momentum * speed + combine.aggregate(rows_RP, server)
             except ConfigError as error:
+                if not dropped:
+                    raise
                 raise Diverged(f"round {index + 1}: {dropped} of {len(present)} updates are not finite and were dropped; {error}") from error
             state = _moved(state, names, self.eta * speed)
             finite_state(state, f"the server's model after round {index + 1}")
