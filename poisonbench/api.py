@@ -13,25 +13,27 @@ from poisonbench.publish import publish, tracker_of
 from poisonbench.record import Record
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from poisonbench.core.data import Overlap, Task
+    from poisonbench.tasks.own import Rows
 
 
 def own_task(  # noqa: PLR0913  # all but two have a default
     *,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: Rows,
+    test: Rows | None,
     name: str = "own",
     trusted: float = 0.05,
     public: float = 0.0,
     duplicates: Overlap = "refuse",
 ) -> Task:
-    """Make a task of one's own tensors.
+    """Make a task of one's own rows, as tensors, NumPy arrays, lists, or data sets of (picture, label) such as those of torchvision.
 
     Args:
-        train: (N, C, H, W) uint8 pixels, or (N, D) float32 features, and (N,) integer labels from 0.
-        test: the same for the test rows.
+        train: inputs and labels, or a data set. Inputs are (N, C, H, W) or (N, H, W) uint8 pixels or floats in 0..1, kept as 256 levels,
+            or (N, D) floats as features; labels are (N,) integers from 0, or text.
+        test: the same for the test rows; None where there are none, as for a task that only filters see.
         name: what tables and records call it.
         trusted: share of the training rows that the defender knows to be clean.
         public: share of the training rows that nobody can poison.
@@ -40,7 +42,8 @@ def own_task(  # noqa: PLR0913  # all but two have a default
     Raises:
         DataError: tensors that are not what a data set may hold, or rows that lie in two splits.
     """
-    from poisonbench.tasks.source import Split, own
+    from poisonbench.tasks.own import own
+    from poisonbench.tasks.source import Split
 
     return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0, duplicates=duplicates))
 

@@ -46,12 +46,14 @@ class Dataset:
     extra: Mapping[str, Tensor] = field(default_factory=lambda: NO_COLUMNS)
 
     @classmethod
-    def of(cls, inputs: Tensor, labels: Tensor, *, num_classes: int, name: str = "data") -> Dataset:
-        """Check somebody's tensors and number their rows from 0.
+    def of(cls, inputs: Tensor, labels: Tensor, *, num_classes: int, name: str = "data", empty: bool = False) -> Dataset:
+        """Check somebody's tensors and number their rows from 0; no rows are enough only where a split may be `empty`.
 
         Raises:
-            DataError: wrong shapes or types, labels out of range, values that are not finite.
+            DataError: wrong shapes or types, labels out of range, values that are not finite, no rows.
         """
+        if len(labels) == 0 and not empty:
+            raise DataError(f"{name}: no rows; give at least one row a class")
         _check(inputs, labels, num_classes, name)
         rows = torch.arange(len(labels))
         return cls(inputs=inputs, labels=labels.to(torch.int64), ids=rows, owners=torch.zeros_like(rows), num_classes=num_classes)
@@ -110,8 +112,6 @@ def _put(column: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 def _check(inputs: Tensor, labels: Tensor, num_classes: int, name: str) -> None:
     if labels.ndim != 1 or len(labels) != len(inputs):
         raise DataError(f"{name}: {len(inputs)} inputs, labels of shape {tuple(labels.shape)}; give one label a row")
-    if len(labels) == 0:
-        raise DataError(f"{name}: no rows; give at least one row a class")
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise DataError(f"{name}: labels are {labels.dtype}; give integers")
     wrong = (labels < 0) | (labels >= num_classes)
@@ -147,7 +147,7 @@ class Task:
     Args:
         name: what tables and records call it.
         train: the rows an attacker may reach.
-        test: rows for measuring, never for choosing anything.
+        test: rows for measuring, never for choosing anything; may be empty for whoever measures nothing, as `audit`.
         trusted: the defender's clean rows, split off the training rows; may be empty.
         public: rows that nobody can poison, for extractors; may be empty.
         class_names: one name a class, or empty.
@@ -175,6 +175,16 @@ class Task:
         if self.overlap == "refuse" and self.duplicates:
             told = "; ".join(self._shared(pair) for pair in self.duplicates)
             raise DataError(f"{self.name}: {told}; remove them, or accept and count them with task.duplicates=allow")
+
+    def check_test(self) -> None:
+        """Refuse a task without test rows, for whoever measures on them or aims at one.
+
+        Raises:
+            DataError: what to add.
+        """
+        if len(self.test) == 0:
+            told = f"{self.name} has no test rows, and C-Acc and ASR are measured on them; add some, in a folder of pictures as test/<class>/"
+            raise DataError(f"{told}, or run `audit`, which needs none")
 
     def _shared(self, pair: str) -> str:
         """Return how many rows two splits share, and which the first of them are."""

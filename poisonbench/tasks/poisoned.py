@@ -18,7 +18,7 @@ from poisonbench.core.data import Dataset, Task
 from poisonbench.core.errors import ConfigError, DataError, PoisonbenchError
 from poisonbench.core.files import bounded, file_digest
 from poisonbench.store import Store
-from poisonbench.tasks.images import folder
+from poisonbench.tasks.pictures import folder
 from poisonbench.tasks.source import Raw, Split
 
 FORMATS = (1, 2, 3)

@@ -26,7 +26,7 @@ class Raw:
 
     Args:
         train: inputs and labels, "inputs" (N, C, H, W) and "labels" (N,).
-        test: the same for the test rows.
+        test: the same for the test rows; 0 rows, in the shape of the others, where there are none.
         class_names: one name a class.
         row_names: one name a training row, such as the path of its picture; or empty.
     """
@@ -44,7 +44,7 @@ class Raw:
         """
         kinds = len(self.class_names)
         train = Dataset.of(self.train["inputs"], self.train["labels"], num_classes=kinds, name=f"{name}, training rows")
-        test = Dataset.of(self.test["inputs"], self.test["labels"], num_classes=kinds, name=f"{name}, test rows")
+        test = Dataset.of(self.test["inputs"], self.test["labels"], num_classes=kinds, name=f"{name}, test rows", empty=True)
         if train.inputs.shape[1:] != test.inputs.shape[1:]:
             raise DataError(f"{name}: training inputs are {tuple(train.inputs.shape[1:])}, test inputs {tuple(test.inputs.shape[1:])}; give both one shape")
         return train, test
@@ -59,6 +59,7 @@ class Split:
         trusted: the defender's clean rows, as a share of the kept training rows.
         public: rows that nobody can poison, as a share of the kept training rows.
         split_seed: which rows, and which client holds which.
+        test: test rows to hold out, as a share of the training rows, where the source has none of its own.
         clients: contributors that the rows left for training are dealt to.
         owners: how they are dealt; see `poisonbench.tasks.clients`.
         duplicates: "refuse" exact duplicates of one row in two of the splits, or "allow" and count them in the record. A row that
@@ -72,6 +73,7 @@ class Split:
     split_seed: int
     clients: int = 1
     owners: Owners = Iid()
+    test: float = field(default=0.0, metadata={"spec": "changed"})
     duplicates: Overlap = field(default="refuse", metadata={"spec": "changed"})
 
     def task(self, name: str, raw: Raw) -> Task:
@@ -100,13 +102,14 @@ class Split:
             DataError: rows that are not what a data set may hold.
             ConfigError: shares or a limit that leave nothing to train on.
         """
-        train, test = raw.checked(name)
-        kinds = train.num_classes
+        whole, test = raw.checked(name)
+        kinds = whole.num_classes
         if not (self.trusted >= 0 and self.public >= 0 and self.trusted + self.public < 1):
             raise ConfigError(f"task.trusted={self.trusted}, task.public={self.public}: shares of 0 or more that leave rows to train on")
+        key = Key.root(self.split_seed).child("split")
+        train, test = self._held_out(name, whole, test, key.child("test"))
         if self.limit is not None and not kinds <= self.limit <= len(train):
             raise ConfigError(f"task.limit={self.limit}: the task has {len(train)} training rows of {kinds} classes; give a number between")
-        key = Key.root(self.split_seed).child("split")
         places = train.with_columns(train.columns | {"inputs": torch.arange(len(train))})  # so that pixels are copied once, or never
         kept = places if self.limit is None else places.take(stratified(places, self.limit, key.child("limit"))[0])
         trusted, rest = stratified(kept, round(self.trusted * len(kept)), key.child("trusted"))
@@ -123,8 +126,21 @@ class Split:
             row_names=raw.row_names,
         )
 
+    def _held_out(self, name: str, train: Dataset, test: Dataset, key: Key) -> tuple[Dataset, Dataset]:
+        """Return the rows to train on and those to test on.
 
-CHANNELS = (1, 2, 3, 4)  # grey, with alpha, colour, with alpha
+        Raises:
+            ConfigError: a share that is none, or that asks for test rows where the source has some.
+        """
+        if not self.test:
+            return train, test
+        if len(test):
+            raise ConfigError(f"task.test={self.test}: {name} has {len(test)} test rows of its own; leave task.test out")
+        if not 0 < self.test < 1:
+            raise ConfigError(f"task.test={self.test}: give a share of the training rows between 0 and 1")
+        chosen, left = stratified(train, round(self.test * len(train)), key)
+        held = train.take(chosen)
+        return train.take(left), Dataset.of(held.inputs, held.labels, num_classes=train.num_classes, name=f"{name}, test rows", empty=True)
 
 
 class Source(Protocol):
@@ -163,35 +179,3 @@ def numbered(labels: Tensor, name: str) -> tuple[str, ...]:
     if kinds > len(labels):
         raise DataError(f"{name}: {len(labels)} training rows hold the label {kinds - 1}; number the classes from 0, with no more classes than rows")
     return tuple(str(label) for label in range(kinds))
-
-
-def _check_layout(inputs: Tensor, name: str) -> None:
-    """Refuse pictures whose channels come last: nothing would fail, and triggers and windows would lie across channels.
-
-    Raises:
-        DataError: the last axis is as long as channels are, and the second is not.
-    """
-    if inputs.ndim == 4 and inputs.shape[3] in CHANNELS and inputs.shape[1] not in CHANNELS:
-        told = f"{name}: inputs of the shape {tuple(inputs.shape)} look like (rows, height, width, channels)"
-        raise DataError(f"{told}; give (rows, channels, height, width), as inputs.permute(0, 3, 1, 2) does")
-
-
-def own(name: str, *, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], split: Split | None = None) -> Task:
-    """Make a task of one's own tensors.
-
-    Args:
-        name: what tables and records call it.
-        train: inputs, as `Dataset` describes them, and (N,) integer labels.
-        test: the same for the test rows.
-        split: how the training rows are divided; 5 % trusted by default.
-
-    Raises:
-        DataError: rows that are not what a data set may hold.
-    """
-    _check_layout(train[0], name)
-    raw = Raw(
-        train={"inputs": train[0], "labels": train[1]},
-        test={"inputs": test[0], "labels": test[1]},
-        class_names=numbered(train[1], name),
-    )
-    return (split or Split(limit=None, trusted=0.05, public=0.0, split_seed=0)).task(name, raw)

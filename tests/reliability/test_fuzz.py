@@ -28,7 +28,8 @@ from poisonbench.report import benchmarks, leaderboard, ledger, tables
 from poisonbench.report.cells import folded
 from poisonbench.report.tables import published
 from poisonbench.store import Store
-from poisonbench.tasks.images import ImageFolder, Parquet, TorchvisionSet
+from poisonbench.tasks.images import ImageFolder, TorchvisionSet
+from poisonbench.tasks.parquet import Parquet
 from poisonbench.tasks.poisoned import Poisoned
 from tests.conftest import TINY
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.decode import PIXELS, picture, reading
+from poisonbench.decode import DEEP, FRAMES, NOTES, PALETTE, PIXELS, picture, reading
 
 
 def encoded(image: Image.Image) -> bytes:
@@ -24,12 +24,37 @@ def test_a_picture_of_as_many_pixels_as_are_decoded_is_one_and_a_larger_one_is_r
         picture(encoded(Image.new("1", (PIXELS // side + 1, side))), "L", "a.png")
 
 
-@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_more_than_eight_bits_a_channel_are_refused(kind):
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_32_bits_a_channel_are_refused(kind):
     stream = io.BytesIO()
     Image.fromarray(np.full((2, 2), 256, dtype=kind)).save(stream, "TIFF")
-    with pytest.raises(DataError, match="more than 8 bits a channel"):
+    with pytest.raises(DataError, match="holds 32 bits a channel"):
         picture(stream.getvalue(), "L", "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_16_bits_a_channel_are_scaled_and_the_picture_says_so(kind):
+    stream = io.BytesIO()
+    Image.fromarray(np.array([[0, 128, 129], [257, 32896, 65535]], dtype=np.uint16)).save(stream, kind)
+    scaled = picture(stream.getvalue(), "RGB", "a")
+    assert np.asarray(scaled)[..., 2].tolist() == [[0, 0, 1], [1, 128, 255]]
+    assert scaled.info[NOTES] == (DEEP,)
+
+
+def test_a_palette_is_read_by_its_colours_and_the_picture_says_so():
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    read = picture(encoded(image), "RGB", "a.png")
+    assert read.getpixel((1, 1)) == (10, 200, 30)
+    assert read.info[NOTES] == (PALETTE,)
+
+
+def test_further_frames_are_left_out_and_the_picture_says_so():
+    stream = io.BytesIO()
+    Image.new("L", (2, 2), 9).save(stream, "TIFF", save_all=True, append_images=[Image.new("L", (2, 2), 99)])
+    read = picture(stream.getvalue(), "L", "a.tif")
+    assert read.getpixel((0, 0)) == 9
+    assert read.info[NOTES] == (FRAMES,)
 
 
 def test_bytes_that_raise_are_one_sentence():

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -10,7 +11,8 @@ from PIL import Image
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH
-from poisonbench.tasks.images import ImageFolder, Parquet, TorchvisionSet
+from poisonbench.tasks.images import ImageFolder, TorchvisionSet
+from poisonbench.tasks.parquet import Parquet
 
 SPLIT = {"limit": None, "trusted": 0.0, "public": 0.0, "split_seed": 0, "duplicates": "allow"}
 
@@ -101,11 +103,15 @@ def test_a_class_without_training_pictures_is_refused(folders, store):
         source.load(store)
 
 
-def test_a_folder_within_a_class_is_refused_by_name(folders, store):
+def test_pictures_beside_the_folders_of_other_classes_are_refused_by_name(folders, store):
     (folders / "train" / "dog" / "poodle").mkdir()
     picture(7).save(folders / "train" / "dog" / "poodle" / "0.png")
-    with pytest.raises(DataError, match="poodle is a folder within a class"):
-        ImageFolder(root=str(folders), size=None, grey=False, **SPLIT).load(store)
+    source = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT)
+    with pytest.raises(DataError, match=r"dog holds pictures \(0.png\) and folders \(poodle\); to make one class of all of them set task.class_depth=1"):
+        source.load(store)
+    task = dataclasses.replace(source, class_depth=1).load(store)
+    assert task.class_names == ("cat", "dog")
+    assert task.train.labels.tolist() == [0] * 4 + [1] * 5
 
 
 def test_other_files_are_named_and_hidden_ones_left_out(folders, store, caplog):
@@ -114,8 +120,7 @@ def test_other_files_are_named_and_hidden_ones_left_out(folders, store, caplog):
     task = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT).load(store)
     assert len(task.train) == 8
     told = " ".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
-    assert "1 files are no pictures and are left out (notes.txt)" in told
-    assert "readme.md" in told
+    assert "2 left out, no pictures (cat/notes.txt, readme.md)" in told
     assert "._0.png" not in told
 
 
@@ -138,10 +143,17 @@ def test_each_file_says_what_its_numbers_mean(parquets, store):
     assert task.test.inputs[:, 0, 0, 0].tolist() == [5, 105]
 
 
-@pytest.mark.parametrize("names", [("day", "dusk"), ("day",), None])
-def test_files_that_describe_other_classes_are_refused(parquets, store, names):
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("day", "dusk"), "describes the classes day, dusk, the first file of the training rows night, day"),
+        (("day",), "describes the classes day, the first file of the training rows night, day"),
+        (None, "row 0, has the label 0; the training rows have the classes night, day"),
+    ],
+)
+def test_files_that_describe_other_classes_are_refused(parquets, store, names, says):
     write_parquet(parquets / "test.parquet", [5, 6], names=names, labels=[0, 0])
-    with pytest.raises(DataError, match=r"test\.parquet describes the classes .*, the first file of the training rows night, day"):
+    with pytest.raises(DataError, match=rf"test\.parquet,? {says}"):
         Parquet(root=str(parquets), size=None, grey=False, **SPLIT).load(store)
 
 
@@ -167,7 +179,9 @@ def test_hidden_folders_are_no_classes_and_a_class_of_test_rows_alone_is_refused
     (folders / "test" / ".cache").mkdir()
     assert source.load(store).class_names == ("cat", "dog")
     (folders / "test" / "zebra").mkdir()
-    with pytest.raises(DataError, match=r"holds the classes zebra, which .*train does not"):
+    assert source.load(store).class_names == ("cat", "dog")
+    picture(3).save(folders / "test" / "zebra" / "3.png")
+    with pytest.raises(DataError, match=r"the test rows hold the classes zebra, which the training rows do not"):
         source.load(store)
 
 
@@ -219,9 +233,9 @@ def no_train(root):
     ("damage", "says"),
     [
         (broken_picture, "1.png cannot be read as an image"),
-        (other_size, r"2.png is 5x4, others are 4x4; scale all with task.size=4"),
+        (other_size, r"holds pictures of 2 sizes: 4x4 \(7, .*, 5x4 \(1, the first is .*2.png\); scale all with task.size=4"),
         (no_classes, "holds no class folders"),
-        (no_train, "holds none of the folders train"),
+        (no_train, "holds test, and none of the folders train"),
     ],
 )
 def test_damaged_folders_are_refused_in_words(folders, store, damage, says):

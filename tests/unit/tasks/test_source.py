@@ -11,7 +11,8 @@ from poisonbench.core.keys import canonical
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import run
 from poisonbench.tasks.digits import Digits
-from poisonbench.tasks.source import Raw, Split, own, stratified
+from poisonbench.tasks.own import own
+from poisonbench.tasks.source import Raw, Split, stratified
 
 WHOLE = {"limit": None, "trusted": 0.05, "public": 0.0, "split_seed": 0}
 

@@ -1,0 +1,278 @@
+"""Which pictures a folder holds, of which class, in which split: by folders, by a table, by a list. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from poisonbench.core.errors import DataError
+from poisonbench.core.files import bounded
+from poisonbench.decode import reading
+from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, ignored, in_order
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+TABLES = ("metadata.csv", "metadata.jsonl")  # found by themselves, as public hubs lay them beside pictures
+IMAGE = ("file_name", "filename", "file", "image", "image_path", "path", "filepath", "img")
+LABEL = ("label", "class", "category", "target", "labels", "class_name")
+SPLIT = ("split", "set", "subset", "partition", "fold")
+
+
+class Entry(NamedTuple):
+    """A picture and the name of its class."""
+
+    path: Path
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What will be read.
+
+    Args:
+        train: pictures to train on.
+        test: pictures to measure on; may be empty.
+    """
+
+    train: tuple[Entry, ...]
+    test: tuple[Entry, ...]
+
+    def classes(self, where: Path) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of their numbers.
+
+        Raises:
+            DataError: no training pictures, or test pictures of a class that has none.
+        """
+        names = in_order(label for _, label in self.train)
+        if not names:
+            raise DataError(f"{where} holds no pictures to train on; lay them out as <class>/<name>.png")
+        if strange := sorted({label for _, label in self.test} - {*names}):
+            raise DataError(f"{where}: the test rows hold the classes {', '.join(strange[:NAMED])}, which the training rows do not; give both the same")
+        return names
+
+    def held_out(self, root: Path, name: str) -> Listing:
+        """Return the same pictures with those that a list file names as test rows.
+
+        Args:
+            root: the folder that names in the list start from.
+            name: of the file; one picture a line, with or without its suffix.
+
+        Raises:
+            DataError: no such file, lines that name no picture, or test rows that the pictures have already.
+        """
+        if self.test:
+            raise DataError(f"task.test_list={name}: {root} has test rows of its own; leave task.test_list out, or move them into the folders of their classes")
+        lines = {line.strip() for line in _text(located(root, name, "task.test_list")).splitlines() if line.strip()}
+        known = {spelling: entry for entry in self.train for spelling in _spellings(entry.path.relative_to(root))}
+        if missing := sorted(line for line in lines if line.removeprefix("./") not in known):
+            raise DataError(f"task.test_list={name}: {len(missing)} lines name no picture of {root} ({', '.join(missing[:NAMED])}); write <class>/<name>")
+        test = {known[line.removeprefix("./")] for line in lines}
+        return Listing(train=tuple(entry for entry in self.train if entry not in test), test=tuple(entry for entry in self.train if entry in test))
+
+
+def by_folders(root: Path, depth: int | None) -> Listing:
+    """List pictures whose folders are their classes, below `train` and `test` where there are such folders, else below `root`.
+
+    Args:
+        root: the folder.
+        depth: how many folders of a path name the class; None takes the whole path.
+
+    Raises:
+        DataError: a class without pictures, or pictures beside the folders of other classes.
+    """
+    train, test = (_child(root, names) for names in (TRAIN_NAMES, TEST_NAMES))
+    if train is None and test is not None:
+        raise DataError(f"{root} holds {test.name}, and none of the folders {', '.join(TRAIN_NAMES)}; lay pictures out as train/<class>/ and test/<class>/")
+    if train is None:
+        return Listing(train=tuple(_entries(root, depth)), test=())
+    ignored(root, [path for path in root.iterdir() if path not in (train, test)], "beside the splits")
+    return Listing(train=tuple(_entries(train, depth)), test=tuple(_entries(test, depth, every=False)) if test else ())
+
+
+class Found(NamedTuple):
+    """What lies in a folder, by name, without hidden entries."""
+
+    here: Path
+    pictures: list[Path]
+    folders: list[Path]
+    others: list[Path]
+
+
+def _walk(here: Path, above: tuple[Path, ...] = ()) -> Iterator[Found]:
+    """Yield what lies in a folder and in those below it; links to folders are followed."""
+    if here.resolve() in above:
+        raise DataError(f"{here} leads back to a folder above it; remove the link")
+    entries = sorted(path for path in here.iterdir() if not path.name.startswith("."))
+    found = Found(here, [path for path in entries if _is_picture(path)], [path for path in entries if path.is_dir()], [])
+    found.others.extend(path for path in entries if path not in {*found.pictures, *found.folders})
+    yield found
+    for path in found.folders:
+        yield from _walk(path, (*above, here.resolve()))
+
+
+def _entries(part: Path, depth: int | None, *, every: bool = True) -> Iterator[Entry]:
+    """Yield the pictures of a split; `every` class must have some."""
+    found = list(_walk(part))
+    empty = [here for here, pictures, folders, _ in found if not pictures and not folders]
+    if empty and every:
+        told = (
+            "holds no class folders; lay pictures out as"
+            if empty == [part]
+            else f"no pictures of the class {_kind(part, empty[0], depth)}; remove the folder, or add"
+        )
+        raise DataError(f"{empty[0]}: {told} <class>/<name>.png")
+    ignored(part, [*empty, *(path for _, _, _, others in found for path in others)], "no pictures")
+    for here, pictures, folders, _ in found:
+        if pictures and here == part:
+            told = f"{here} holds pictures in no class folder ({pictures[0].name})"
+            raise DataError(f"{told}; lay them out as <class>/<name>.png, or name a table with task.table=FILE")
+        level = len(here.relative_to(part).parts)
+        if pictures and folders and (depth is None or level < depth):
+            told = f"{here} holds pictures ({pictures[0].name}) and folders ({folders[0].name})"
+            raise DataError(f"{told}; to make one class of all of them set task.class_depth={level}, else give the pictures a folder of their own")
+        yield from (Entry(path, _kind(part, here, depth)) for path in pictures)
+
+
+def _kind(part: Path, here: Path, depth: int | None) -> str:
+    """Return the name of the class that a folder belongs to."""
+    return "/".join(here.relative_to(part).parts[:depth])
+
+
+def by_table(root: Path, files: Sequence[Path], *, image: str | None, label: str | None) -> Listing:
+    """List pictures that tables name, with their classes, and their splits where a column or the folders say so.
+
+    Args:
+        root: the folder of all pictures.
+        files: CSV, TSV or JSON lines; names of pictures start from the table's folder, or from `root`.
+        image: the column of the names of pictures; None finds it.
+        label: the column of the classes; None finds it.
+
+    Raises:
+        DataError: a table that cannot be read, rows whose picture is not there, or a column that cannot be found.
+    """
+    parts = defaultdict[str, list[Entry]](list)
+    listed = set[Path]()
+    for file in files:
+        for place, split, entry in _named(root, file, image, label):
+            if entry.path in listed:
+                raise DataError(f"{place}: {entry.path.relative_to(root)} is listed twice; remove one of the rows")
+            listed.add(entry.path)
+            parts[split].append(entry)
+    train, test = (next((name for name in names if name in parts), None) for names in (TRAIN_NAMES, TEST_NAMES))
+    for split in parts.keys() - {train, test}:
+        ignored(root, [path for path, _ in parts[split]], f"of the split {split}")
+    rest = [path for path in root.rglob("*") if path not in listed and _is_picture(path) and not _hidden(path.relative_to(root))]
+    ignored(root, rest, "listed by no table")
+    return Listing(train=tuple(parts[train] if train else ()), test=tuple(parts[test] if test else ()))
+
+
+def _named(root: Path, file: Path, image: str | None, label: str | None) -> Iterator[tuple[str, str, Entry]]:
+    """Yield what each row of a table says: its place for messages, its split, its picture and class."""
+    rows = _rows(file)
+    columns = list(rows[0]) if rows else []
+    pictures, kinds = _column(file, columns, image, IMAGE, "task.image"), _column(file, columns, label, LABEL, "task.label")
+    splits = next((name for name in columns if name.lower() in SPLIT), "")
+    for number, row in enumerate(rows, start=1):
+        place = f"{file}, row {number}"
+        path = _picture(root, file, row.get(pictures, ""))
+        kind = row.get(kinds, "").strip()
+        if path is None or not kind:
+            raise DataError(f"{place}: {f'no picture {row.get(pictures)!r}' if path is None else 'no class'}; mend or remove the row")
+        yield place, _split(place, path.relative_to(root), row.get(splits, "")), Entry(path, kind)
+
+
+def tables(root: Path, name: str | None) -> tuple[Path, ...]:
+    """Return the table that is named, or those that lie beside the pictures as `metadata.csv` or `metadata.jsonl` and have a class column.
+
+    Raises:
+        DataError: no such file.
+    """
+    if name is not None:
+        return (located(root, name, "task.table"),)
+    homes = [root, *(root / part for part in (*TRAIN_NAMES, *TEST_NAMES))]
+    found = [home / table for home in homes for table in TABLES if (home / table).is_file()]
+    return tuple(file for file in found if any(column.lower() in LABEL for row in _rows(file)[:1] for column in row))
+
+
+def located(root: Path, name: str, word: str) -> Path:
+    """Return a file by its name, from the working directory or from `root`.
+
+    Raises:
+        DataError: none there.
+    """
+    given = Path(os.path.expandvars(name)).expanduser()
+    for path in (given, root / given):
+        if path.is_file():
+            return path
+    raise DataError(f"{word}={name}: no such file here or in {root}; give the path of a file")
+
+
+def _rows(file: Path) -> list[Mapping[str, str]]:
+    """Read the rows of a table; one without a header, of a file and a class, gets the header `file,label`."""
+    text = _text(file)
+    with reading(file, "a table", "write CSV, TSV or JSON lines of file and class"):
+        if file.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+            told = [json.loads(bounded(line)) for line in text.splitlines() if line.strip()]
+            return [{str(name): "" if value is None else str(value) for name, value in row.items()} for row in told]
+        lines = [line for line in csv.reader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ",") if line]
+        header, rows = (lines[0], lines[1:]) if lines else ([], [])
+        if len(header) == 2 and Path(header[0].strip()).suffix.lower() in SUFFIXES:
+            header, rows = ["file", "label"], lines
+        header = [name.strip() for name in header]
+        return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _text(file: Path) -> str:
+    with reading(file, "text in UTF-8", "save it as UTF-8"):
+        return file.read_text(encoding="utf-8-sig")
+
+
+def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequence[str], word: str) -> str:
+    if asked is not None:
+        if asked not in columns:
+            raise DataError(f"{word}={asked}: {file} has the columns {', '.join(columns)}; name one of them")
+        return asked
+    found = [name for name in columns if name.lower() in usual]
+    if len(found) != 1:
+        raise DataError(f"{file} has the columns {', '.join(columns) or 'of an empty table'}; name one with {word}=COLUMN")
+    return found[0]
+
+
+def _picture(root: Path, file: Path, name: str) -> Path | None:
+    """Return the picture that a row of a table names, from the table's folder or from `root`; None where there is none below `root`."""
+    for home in (file.parent, root):
+        below = os.path.relpath(home / name.strip(), root)  # by its name alone: a picture may be a link to elsewhere
+        if not below.startswith(os.pardir) and (root / below).is_file():
+            return root / below
+    return None
+
+
+def _split(place: str, path: Path, told: str) -> str:
+    """Return the split of a row: what its column says, else the folder that the picture lies in, else "train"."""
+    known = (*TRAIN_NAMES, *TEST_NAMES)
+    first = path.parts[0].lower()
+    split = told.strip().lower() or (first if first in known else TRAIN_NAMES[0])
+    if split not in known:
+        raise DataError(f"{place} says that its split is {told}; write one of {', '.join(known)}")
+    return split
+
+
+def _child(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _spellings(path: Path) -> tuple[str, str]:
+    return path.as_posix(), path.with_suffix("").as_posix()

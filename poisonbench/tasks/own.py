@@ -1,0 +1,140 @@
+"""One's own rows, as whatever holds them: tensors, arrays, lists, or a data set that yields (picture, label).
+
+Shape letters: N rows, C channels, H height, W width, D features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from poisonbench.core.data import Task
+from poisonbench.core.errors import DataError
+from poisonbench.decode import reading
+from poisonbench.tasks.pictures import in_order
+from poisonbench.tasks.source import Raw, Split, numbered
+
+log = logging.getLogger("poisonbench")
+CHANNELS = (1, 2, 3, 4)  # grey, with alpha, colour, with alpha
+
+
+class Pairs(Protocol):
+    """A data set whose items are (picture, label), such as those of torchvision."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        ...
+
+    def __getitem__(self, row: int, /) -> tuple[object, object]:
+        """Return a picture, as PIL image, array or tensor, and its label."""
+        ...
+
+
+Rows: TypeAlias = "tuple[ArrayLike | Tensor, ArrayLike | Tensor] | list[ArrayLike | Tensor] | Pairs"
+
+
+def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None) -> Task:
+    """Make a task of one's own rows.
+
+    Args:
+        name: what tables and records call it.
+        train: two things, inputs and labels, or a data set of (picture, label). Inputs are (N, C, H, W) or (N, H, W) uint8 pixels or
+            floats in 0..1, (N, D) floats, or (N, L) int64 tokens; labels are (N,) integers from 0, or text.
+        test: the same for the test rows; None where there are none.
+        split: how the training rows are divided; 5 % trusted by default.
+
+    Raises:
+        DataError: rows that are not what a data set may hold.
+    """
+    inputs, labels = _columns(train, f"{name}, training rows")
+    others, answers = (inputs[:0], labels[:0]) if test is None else _columns(test, f"{name}, test rows")
+    names = in_order(map(str, labels)) if labels.dtype.kind in "US" else numbered(torch.as_tensor(labels), name)
+    raw = Raw(
+        train={"inputs": inputs, "labels": _numbers(labels, names, f"{name}, training rows")},
+        test={"inputs": others, "labels": _numbers(answers, names, f"{name}, test rows")},
+        class_names=names,
+    )
+    return (split or Split(limit=None, trusted=0.05, public=0.0, split_seed=0)).task(name, raw)
+
+
+def _columns(rows: Rows, name: str) -> tuple[Tensor, NDArray[np.generic]]:
+    """Return inputs as a data set holds them, and labels (N,) of numbers or text."""
+    if isinstance(rows, tuple | list):
+        if len(rows) != 2:
+            raise DataError(f"{name}: {len(rows)} things in a {type(rows).__name__}; give two, inputs and labels")
+        given, labels = rows
+    else:
+        given, labels = _pairs(rows, name)
+    with reading(name, "an array", "give inputs of one shape, and one label a row"):
+        inputs, answers = _tensor(given), _array(labels)
+    return _inputs(inputs, name), answers
+
+
+def _pairs(rows: Pairs, name: str) -> tuple[Sequence[NDArray[np.generic]], list[object]]:
+    """Return the pictures, channels first, and the labels of a data set of (picture, label)."""
+    with reading(name, "a data set of (picture, label)", "give inputs and labels, as (inputs, labels)"):
+        items = [rows[row] for row in range(len(rows))]
+        return [_channels_first(picture) for picture, _ in items], [label for _, label in items]
+
+
+def _channels_first(picture: object) -> NDArray[np.generic]:
+    """Return a picture as (C, H, W) or (H, W): a PIL image holds its channels last, a tensor first."""
+    array = _array(picture)
+    return array.transpose(2, 0, 1) if array.ndim == 3 and not isinstance(picture, Tensor | np.ndarray) else array
+
+
+def _array(value: object) -> NDArray[np.generic]:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _tensor(value: object) -> Tensor:
+    return value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.ascontiguousarray(_array(value)))
+
+
+def _inputs(given: Tensor, name: str) -> Tensor:
+    """Return pixels as (N, C, H, W) uint8 and features as (N, D) float32.
+
+    Raises:
+        DataError: floats outside 0..1 where pixels are meant, or channels that come last.
+    """
+    if not given.is_floating_point():
+        inputs = given[:, None] if given.ndim == 3 else given
+        _check_layout(inputs, name)
+        return inputs
+    if given.ndim not in (3, 4):
+        return given.float()
+    low, high = (float(given.min()), float(given.max())) if given.numel() else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):
+        raise DataError(f"{name}: pixels as floats from {low:.4g} to {high:.4g}; give floats in 0..1 (undo a normalisation), or uint8")
+    log.warning("%s: floats in 0..1 are kept as 256 levels, round(255 x)", name)
+    return _inputs((given * 255).round().to(torch.uint8), name)
+
+
+def _check_layout(inputs: Tensor, name: str) -> None:
+    """Refuse pictures whose channels come last: nothing would fail, and triggers and windows would lie across channels.
+
+    Raises:
+        DataError: the last axis is as long as channels are, and the second is not.
+    """
+    if inputs.ndim == 4 and inputs.shape[3] in CHANNELS and inputs.shape[1] not in CHANNELS:
+        told = f"{name}: inputs of the shape {tuple(inputs.shape)} look like (rows, height, width, channels)"
+        raise DataError(f"{told}; give (rows, channels, height, width): permute(0, 3, 1, 2) of a tensor, transpose(0, 3, 1, 2) of an array")
+
+
+def _numbers(labels: NDArray[np.generic], names: Sequence[str], name: str) -> Tensor:
+    """Return labels (N,) as int64; text becomes the place of its name.
+
+    Raises:
+        DataError: text that names no class of the training rows.
+    """
+    if labels.dtype.kind not in "US":
+        return torch.as_tensor(labels)
+    if strange := sorted({*map(str, labels)} - {*names}):
+        raise DataError(f"{name}: the label {strange[0]} is of no training row; give both the same classes")
+    return torch.tensor([names.index(str(label)) for label in labels], dtype=torch.int64)

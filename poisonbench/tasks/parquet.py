@@ -1,0 +1,258 @@
+"""Pictures in parquet files, as public hubs publish image classification.
+
+Shape letters: N rows, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
+
+import torch
+
+from poisonbench.core.data import Task
+from poisonbench.core.errors import DataError
+from poisonbench.core.files import bounded, file_digest
+from poisonbench.core.keys import key
+from poisonbench.decode import reading
+from poisonbench.store import Store
+from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, Encoded, Pictures, folder, ignored, in_order
+from poisonbench.tasks.source import Raw, numbered
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+Class: TypeAlias = "int | str"  # a number that nothing names, or a name
+LABELS = ("label", "labels", "class", "target", "category")
+ROW_NAMES = ("id", "image_id", "file_name", "filename", "__key__")
+NUMBER = r"\d+([-_.]of[-_.]\d+)?([-_.][0-9a-f]{8,})?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(Pictures):
+    """Image classification in parquet, as public hubs publish it.
+
+    `root` holds train*.parquet and test*.parquet (or val), or such files lie in one folder below it, as data/train-00000-of-00002.parquet
+    and default/train/0000.parquet do. A lone file of another name holds the training rows. Without test files there are no test rows.
+    One column holds pictures, as a struct with their bytes or as bytes; one the classes, as text, truth values or numbers, which
+    mean what the file's own description says. Where several could, `image` and `label` choose. Rows are named by the column `id`, else by
+    the name that comes with the bytes.
+
+    Args:
+        id: column that names the rows; None finds one that is called so.
+    """
+
+    VERSION: ClassVar[int] = 3
+    id: str | None = None
+
+    def load(self, store: Store) -> Task:
+        """Return the task.
+
+        Raises:
+            DataError: no such files, damaged ones, files whose classes differ, or none with a picture and a label.
+        """
+        return self.task(folder(self.root).resolve().name, self.read(store))
+
+    def read(self, store: Store) -> Raw:
+        """Return the pixels, from the store where they have been decoded before."""
+        root = folder(self.root)
+        train, test = parts(root)
+        source = key([[file_digest(path) for path in part] for part in (train, test)])
+
+        def decode() -> Raw:
+            names = self._classes(train, root)
+            return self.raw(self._rows(train, names), self._rows(test, names), [str(name) for name in names], root)
+
+        return store.memo("pixels", (self.VERSION, source, self.size, self.grey, self.image, self.label, self.id), decode)
+
+    def _classes(self, paths: Sequence[Path], root: Path) -> tuple[Class, ...]:
+        """Return the classes in the order of their numbers: as the first file describes them, else as the training rows name them."""
+        columns = [self._columns(path) for path in paths]
+        if columns[0].names:
+            return columns[0].names
+        found = [value for path, told in zip(paths, columns, strict=True) for value in _values(path, told)]
+        texts = [value for value in found if isinstance(value, str)]
+        if texts:
+            return in_order(texts)
+        numbers = torch.tensor([value for value in found if isinstance(value, int) and 0 <= value < 2**31], dtype=torch.int64)
+        return tuple(range(len(numbered(numbers, root.name))))
+
+    def _rows(self, paths: Sequence[Path], names: tuple[Class, ...]) -> Iterator[Encoded]:
+        """Yield the rows of some files; every file's own description says what its numbers mean.
+
+        Raises:
+            DataError: a file whose classes are others, or a row without a picture or a class.
+        """
+        numbers = {name: number for number, name in enumerate(names)}
+        for path in paths:
+            columns = self._columns(path)
+            if columns.names and sorted(columns.names) != sorted(map(str, names)):
+                told = f"{path} describes the classes {_some(columns.names)}, the first file of the training rows {_some(names)}"
+                raise DataError(f"{told}; give all the same")
+            for number, (picture, value, name) in enumerate(_cells(path, columns)):
+                where = f"{path}, row {number}"
+                if picture is None or value is None or (isinstance(value, int) and not 0 <= value < 2**31):
+                    raise DataError(f"{where}, holds no bytes of a picture, or no label of 0 or more")
+                kind = _meaning(value, columns.names, where)
+                if kind not in numbers:
+                    raise DataError(f"{where}, has the label {kind}; the training rows have the classes {_some(names)}; give all files the same")
+                yield Encoded(f"{path}: {name or number}", picture, numbers[kind], name)
+
+    def _columns(self, path: Path) -> Columns:
+        """Find which columns hold pictures, classes and names of rows.
+
+        Raises:
+            DataError: none or several that could, and none chosen.
+        """
+        from pyarrow import types
+
+        with reading(path, "parquet whose description is known"):
+            schema = _opened(path).schema_arrow
+            described = _described(schema)
+            image_like = [field.name for field in schema if _holds_bytes(field.type)]
+            label_like = [field.name for field in schema if types.is_integer(field.type) or types.is_boolean(field.type) or _is_text(field.type)]
+        image = _chosen(path, schema.names, self.image, [image_like], "task.image", "one struct with picture bytes, or bytes")
+        named = self.id if self.id is not None else next((name for name in ROW_NAMES if name in schema.names), None)
+        rest = [name for name in label_like if name != named]
+        usual = [name for name in rest if name.lower() in LABELS]
+        label = _chosen(path, schema.names, self.label, [[name for name in rest if name in described], usual, rest], "task.label", "one column of classes")
+        if named is not None and named not in schema.names:
+            raise DataError(f"task.id={named}: {path} has the columns {', '.join(schema.names)}; name one of them")
+        return Columns(image, label, named, described.get(label, ()))
+
+
+class Columns(NamedTuple):
+    """Which columns of a file are read.
+
+    Args:
+        image: pictures.
+        label: classes.
+        name: names of rows, or None.
+        names: what the numbers of the labels mean; empty where nothing says so.
+    """
+
+    image: str
+    label: str
+    name: str | None
+    names: tuple[str, ...]
+
+
+def parts(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of the training and of the test rows; there may be none of the latter.
+
+    Raises:
+        DataError: no files to train on, files in several folders, or one whose name begins like theirs.
+    """
+    found = [path for path in sorted(root.rglob("*.parquet")) if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    known = {path: split for path in found for split in (*TRAIN_NAMES, *TEST_NAMES) if _is_part(path, split)}
+    homes = sorted({_home(path, split) for path, split in known.items()})
+    if len(homes) > 1 and root not in homes:
+        raise DataError(f"{root} holds several sets of parquet files, in {', '.join(map(str, homes[:NAMED]))}; name one of them with task.root")
+    home = root if root in homes or not homes else homes[0]
+    mine = {path: split for path, split in known.items() if _home(path, split) == home}
+    train, test = (next((name for name in names if name in mine.values()), None) for names in (TRAIN_NAMES, TEST_NAMES))
+    for path in found:
+        for split in filter(None, (train, test)):
+            if path.parent == home and path.name.startswith(split) and mine.get(path) != split:
+                example = f"{split}.parquet or {split}-00000-of-00002.parquet"
+                raise DataError(f"{path} begins like a part of {split}, and is none; move it away, or name it like {example} if it belongs to it")
+    chosen = [[path for path in found if split is not None and mine.get(path) == split] for split in (train, test)]
+    if train is None and test is None and len(found) == 1:
+        chosen = [found, []]
+    if not chosen[0]:
+        raise DataError(f"{root} holds no {'*.parquet, '.join(TRAIN_NAMES)}*.parquet; name the folder of the parquet files with task.root=PATH")
+    ignored(root, [path for path in found if path not in chosen[0] + chosen[1]], "of neither split")
+    return chosen[0], chosen[1]
+
+
+def _is_part(path: Path, split: str) -> bool:
+    """Whether a file is the split SPLIT, as SPLIT.parquet, a numbered part such as SPLIT-00000-of-00002.parquet, or SPLIT/0000.parquet."""
+    whole = rf"{split}([-_.]?{NUMBER})?\.parquet"
+    return bool(re.fullmatch(whole, path.name)) or (path.parent.name == split and bool(re.fullmatch(rf"{NUMBER}\.parquet", path.name)))
+
+
+def _home(path: Path, split: str) -> Path:
+    """Return the folder that a set of files lies in."""
+    return path.parent if path.name.startswith(split) else path.parent.parent
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path)
+
+
+def _cells(path: Path, columns: Columns) -> Iterator[tuple[bytes | None, Class | None, str]]:
+    """Yield the picture, the class and the name of each row."""
+    wanted = [columns.image, columns.label, *([columns.name] if columns.name else [])]
+    with reading(path, "parquet"):
+        for batch in _opened(path).iter_batches(batch_size=2000, columns=wanted):
+            names = batch[columns.name].to_pylist() if columns.name else [None] * len(batch)
+            for cell, value, name in zip(batch[columns.image].to_pylist(), batch[columns.label].to_pylist(), names, strict=True):
+                content = cell.get("bytes") if isinstance(cell, dict) else cell
+                told = cell.get("path") if name is None and isinstance(cell, dict) else name
+                yield content if isinstance(content, bytes) else None, _class(value), "" if told is None else str(told)
+
+
+def _values(path: Path, columns: Columns) -> Iterator[Class]:
+    """Yield the classes of all rows that have one."""
+    with reading(path, "parquet"):
+        for batch in _opened(path).iter_batches(columns=[columns.label]):
+            yield from (value for value in map(_class, batch[0].to_pylist()) if value is not None)
+
+
+def _class(value: object) -> Class | None:
+    """Return a number as it is, and text and truth values as text."""
+    return value if value is None or (isinstance(value, int) and not isinstance(value, bool)) else str(value)
+
+
+def _meaning(value: Class, names: Sequence[str], where: str) -> Class:
+    if not names or isinstance(value, str):
+        return value
+    if value >= len(names):
+        raise DataError(f"{where}, has the label {value}; its description names {len(names)} classes")
+    return names[value]
+
+
+def _described(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+    """Return the names of the classes that each column numbers, as the file's own description says."""
+    features = json.loads(bounded((schema.metadata or {}).get(b"huggingface", b"{}").decode())).get("info", {}).get("features", {})
+    return {name: tuple(map(str, told["names"])) for name, told in features.items() if isinstance(told, dict) and "names" in told and name in schema.names}
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_struct(kind) and kind.get_field_index("bytes") >= 0) or bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_dictionary))
+
+
+def _chosen(path: Path, names: Sequence[str], asked: str | None, choices: Sequence[Sequence[str]], word: str, what: str) -> str:  # noqa: PLR0913
+    """Return the column that was asked for, or the only one of the first of `choices` that has any.
+
+    Raises:
+        DataError: no such column, or none or several that could be meant.
+    """
+    if asked is not None:
+        if asked not in names:
+            raise DataError(f"{word}={asked}: {path} has the columns {', '.join(names)}; name one of them")
+        return asked
+    could = next((choice for choice in choices if choice), [])
+    if len(could) != 1:
+        told = f"; {word} may be {' or '.join(could)}" if could else ""
+        raise DataError(f"{path} has the columns {', '.join(names)}; {what} is needed{told}")
+    return could[0]
+
+
+def _some(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:NAMED])) + (", ..." if len(names) > NAMED else "") if names else "none"

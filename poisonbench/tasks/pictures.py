@@ -1,0 +1,156 @@
+"""Encoded pictures become uint8 tensors: one decoder for files in folders and for cells in tables.
+
+Shape letters: N rows, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from poisonbench.core.errors import DataError
+from poisonbench.decode import NOTES, picture
+from poisonbench.tasks.source import Raw, Split
+
+log = logging.getLogger("poisonbench")
+NAMED = 5  # files that a warning names
+TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Split):
+    """What every source of encoded pictures is told.
+
+    Args:
+        root: the folder; variables such as $DATA are expanded.
+        size: scale every picture to this many pixels a side; None demands that all have one size.
+        grey: read one channel instead of three.
+        image: column of a table that holds the pictures, or the names of their files; None finds it.
+        label: column of a table that holds the classes; None finds it.
+    """
+
+    root: str | None
+    size: int | None
+    grey: bool
+    image: str | None = None
+    label: str | None = None
+
+    def raw(self, train: Iterable[Encoded], test: Iterable[Encoded], class_names: Sequence[str], where: Path) -> Raw:
+        """Decode both splits; without test rows that split is empty.
+
+        Raises:
+            DataError: a picture that cannot be read, or sizes that differ.
+        """
+        columns, names = self._decoded(train, str(where))
+        if not names:
+            raise DataError(f"{where} holds no pictures to train on")
+        others, held = self._decoded(test, str(where))
+        named = tuple(names) if all(names) else ()
+        tested = others if held else {name: column[:0] for name, column in columns.items()}
+        raw = Raw(train=columns, test=tested, class_names=tuple(class_names), row_names=named)
+        raw.checked(where.name)  # so that nothing but a data set is ever kept in the store
+        return raw
+
+    def _decoded(self, rows: Iterable[Encoded], where: str) -> tuple[dict[str, Tensor], list[str]]:
+        """Return uint8 pixels (N, C, H, W), labels (N,), and the names of the rows.
+
+        Raises:
+            DataError: pictures that cannot be read, after a warning for each, or sizes that differ.
+        """
+        images, labels, names = list[NDArray[np.uint8]](), list[int](), list[str]()
+        broken, sizes, notes = list[str](), defaultdict[tuple[int, int], list[str]](list), defaultdict[str, list[str]](list)
+        for row in rows:
+            try:
+                image = picture(row.content, "L" if self.grey else "RGB", row.where)
+            except DataError as error:
+                broken.append(str(error))
+                continue
+            for note in image.info[NOTES]:
+                notes[note].append(row.where)
+            image = image.resize((self.size, self.size)) if self.size else image
+            sizes[image.size].append(row.where)
+            images.append(np.asarray(image, dtype=np.uint8))
+            labels.append(row.label)
+            names.append(row.name)
+        _refuse_broken(broken, where)
+        _refuse_sizes(sizes, where)
+        for note, found in notes.items():
+            log.warning("%s: %d pictures %s (the first is %s)", where, len(found), note, found[0])
+        return ({"inputs": as_pixels(np.stack(images)), "labels": torch.tensor(labels, dtype=torch.int64)} if images else {}), names
+
+
+class Encoded(NamedTuple):
+    """A picture as it lies in a file.
+
+    Args:
+        where: what messages call it.
+        content: its bytes.
+        label: its class.
+        name: what tables call the row; empty where the source has no name for it.
+    """
+
+    where: str
+    content: bytes
+    label: int
+    name: str
+
+
+def _refuse_broken(broken: Sequence[str], where: str) -> None:
+    if len(broken) == 1:
+        raise DataError(broken[0])
+    for number, sentence in enumerate(broken, start=1):
+        log.warning("%d of %d unreadable: %s", number, len(broken), sentence)
+    if broken:
+        raise DataError(f"{where}: {len(broken)} pictures cannot be read, each is listed above; remove or replace them")
+
+
+def _refuse_sizes(sizes: dict[tuple[int, int], list[str]], where: str) -> None:
+    if len(sizes) > 1:
+        told = sorted(sizes.items(), key=lambda item: -len(item[1]))
+        named = ", ".join(f"{width}x{height} ({len(found)}, the first is {found[0]})" for (width, height), found in told[:NAMED])
+        more = f", and {len(told) - NAMED} more sizes" if len(told) > NAMED else ""
+        raise DataError(f"{where} holds pictures of {len(told)} sizes: {named}{more}; scale all with task.size={told[0][0][0]}")
+
+
+def folder(root: str | None) -> Path:
+    """Return the folder that `task.root` names.
+
+    Raises:
+        DataError: none given, or none there.
+    """
+    if root is None:
+        raise DataError("this task reads your own files; name their folder with task.root=PATH")
+    path = Path(os.path.expandvars(root)).expanduser()
+    if not path.is_dir():
+        raise DataError(f"no folder at task.root={root}; give the path of an existing folder")
+    return path
+
+
+def as_pixels(data: Tensor | NDArray[np.uint8]) -> Tensor:
+    """Return pixels (N, C, H, W) of pictures (N, H, W) or (N, H, W, C)."""
+    pixels = torch.as_tensor(data)
+    return pixels[:, None].contiguous() if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of classes, each once: by value where all are numbers, else by the alphabet."""
+    kinds = sorted(set(names))
+    return tuple(sorted(kinds, key=int)) if all(re.fullmatch(r"[0-9]+", kind) for kind in kinds) else tuple(kinds)
+
+
+def ignored(where: Path, paths: Iterable[Path], why: str) -> None:
+    """Name files and folders that are read by nobody; hidden ones, such as those that macOS adds, are left out silently."""
+    names = sorted(str(path.relative_to(where)) for path in paths if not path.name.startswith("."))
+    if names:
+        log.warning("%s: %d left out, %s (%s%s)", where, len(names), why, ", ".join(names[:NAMED]), ", ..." if len(names) > NAMED else "")
