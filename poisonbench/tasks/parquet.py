@@ -56,7 +56,10 @@ class Parquet(Pictures):
         Raises:
             DataError: no such files, damaged ones, files whose classes differ, or none with a picture and a label.
         """
-        return self.task(folder(self.root).resolve().name, self.read(store))
+        root = folder(self.root)
+        raw = self.read(store)
+        ignored(root, [path for path in root.rglob("*") if path.is_file() and path.suffix != ".parquet"], "no parquet")
+        return self.task(root.resolve().name, raw)
 
     def read(self, store: Store) -> Raw:
         """Return the pixels, from the store where they have been decoded before."""
@@ -165,7 +168,7 @@ def parts(root: Path) -> tuple[list[Path], list[Path]]:
     if train is None and test is None and len(found) == 1:
         chosen = [found, []]
     if not chosen[0]:
-        raise DataError(f"{root} holds no {'*.parquet, '.join(TRAIN_NAMES)}*.parquet; name the folder of the parquet files with task.root=PATH")
+        raise DataError(f"{root} holds no {'*.parquet, '.join(TRAIN_NAMES)}*.parquet; set task.root=PATH, or read pictures in folders with task=image_folder")
     ignored(root, [path for path in found if path not in chosen[0] + chosen[1]], "of neither split")
     return chosen[0], chosen[1]
 

@@ -151,6 +151,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 def ignored(where: Path, paths: Iterable[Path], why: str) -> None:
     """Name files and folders that are read by nobody; hidden ones, such as those that macOS adds, are left out silently."""
-    names = sorted(str(path.relative_to(where)) for path in paths if not path.name.startswith("."))
+    below = [path.relative_to(where) for path in paths]
+    names = sorted(str(path) for path in below if not any(part.startswith(".") for part in path.parts))
     if names:
         log.warning("%s: %d left out, %s (%s%s)", where, len(names), why, ", ".join(names[:NAMED]), ", ..." if len(names) > NAMED else "")

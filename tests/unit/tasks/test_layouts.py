@@ -257,12 +257,13 @@ def parquet(root: Path, store, **words):
 @pytest.mark.parametrize(
     "names", [("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"), ("default/train/0000.parquet", "default/test/0000.parquet")]
 )
-def test_a_cloned_folder_of_a_hub_is_read(tmp_path, store, names):
+def test_a_cloned_folder_of_a_hub_is_read(tmp_path, store, names, caplog):
     for name in names:
         write(tmp_path / "set" / name, {"label": [0, 1]})
     (tmp_path / "set" / "README.md").write_text("words")
     task = parquet(tmp_path / "set", store)
     assert (len(task.train), len(task.test)) == (2, 2)
+    assert "1 left out, no parquet (README.md)" in told(caplog)
 
 
 def test_several_sets_of_one_hub_folder_are_named(tmp_path, store):
