@@ -20,7 +20,7 @@ from poisonbench.core.delta import Delta
 from poisonbench.core.electorate import Electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.finite import finite, finite_state
-from poisonbench.core.goals import Probe
+from poisonbench.core.goals import NoGoal, Probe
 from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, Victim
 from poisonbench.core.oversight import Refereed
 from poisonbench.core.proof import needs
@@ -147,6 +147,7 @@ class Line:
     @cached_property
     def targets(self) -> Tensor:
         """(trials,) int64, the test rows that the attacker aims at."""
+        self.experiment.task.check_test()
         return self.experiment.threat.aims(self.experiment.task.test, self.root.child("targets"))
 
     def fit(self, learner: Learner, data: Dataset, combine: Combine, *, stage: str = "fit", label: str = "") -> Victim:
@@ -205,6 +206,12 @@ class Line:
     def strike(self, trial: int = 0) -> Delivered:
         """Let the attacker act, audit what was done, and return it as the defender receives it."""
         return delivered(self.experiment.task.train, self.struck(trial), self.stream(numbered("delivery", trial)))
+
+    def received(self) -> Delivered:
+        """Return the training rows as they are, which an attacker may have reached before anybody here saw them; nobody aims at a test row."""
+        rows = self.experiment.task.train
+        clean = Poisoned(data=rows, mask=torch.zeros(len(rows), dtype=torch.bool), goal=NoGoal())
+        return delivered(rows, clean, self.stream("delivery"))
 
     def struck(self, trial: int = 0) -> Poisoned:
         """Let the attacker act, then audit what was done: the clean rows in their order, injected ones behind them."""

@@ -180,6 +180,17 @@ def check(line: Line) -> None:
         Incompatible: a combination that no slot of the learner honours; the run is skipped.
         PoisonbenchError: one sentence explains it.
     """
+    line.experiment.task.check_test()
+    check_training(line)
+
+
+def check_training(line: Line) -> None:
+    """Find what cannot be trained or judged before anything is computed; test rows have no part in it.
+
+    Raises:
+        Incompatible: a combination that no slot of the learner honours; the run is skipped.
+        PoisonbenchError: one sentence explains it.
+    """
     experiment = line.experiment
     attack, defense = experiment.attack, experiment.defense
     experiment.task.check()

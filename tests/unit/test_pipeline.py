@@ -13,7 +13,7 @@ from poisonbench.cell import FAILED, computed
 from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.defense import Defense, Mean, Mended, NoCertificate, Server, Verdict
-from poisonbench.core.errors import BudgetError, ConfigError, Diverged
+from poisonbench.core.errors import BudgetError, ConfigError, DataError, Diverged
 from poisonbench.core.goals import NoGoal
 from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, fit_each
 from poisonbench.core.proof import Tolerance
@@ -474,6 +474,17 @@ def test_a_victim_that_is_left_as_it_is_costs_no_second_file(tiny, store):
 def test_a_nested_filter_may_need_the_truth(tiny, store):
     record = run(tiny("attack=backdoor", "defense=random_drop", "defense@defense.sanitize.like=oracle", "threat.budget.rate=0.2"), store)
     assert record.metrics["removed"] == record.counts["poisoned"]
+
+
+@pytest.mark.parametrize("words", [(), ("attack=backdoor",), ("defense=spectral",)])
+def test_a_run_without_test_rows_is_refused_before_anything_is_computed(tiny, store, words):
+    experiment = tiny(*words)
+    experiment = dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, test=experiment.task.test.take(torch.arange(0))))
+    asked = len(store.visits)
+    for measured in (lambda: run(experiment, store), Line(experiment=experiment, store=store).strike):
+        with pytest.raises(DataError, match=r"blobs has no test rows, .*; add some, .* or run `audit`"):
+            measured()
+    assert len(store.visits) == asked
 
 
 def test_more_trials_than_test_rows_are_refused(tiny, store):

@@ -151,6 +151,16 @@ def test_a_field_that_came_later_keeps_keys(store):
     assert canonical(Split(**WHOLE, duplicates="allow"))["duplicates"] == "allow"
 
 
+def test_a_task_may_have_no_test_rows_but_never_no_training_rows():
+    split = Split(**{**WHOLE, "trusted": 0.0})
+    rows = raw([1, 2, 3, 4], [5])
+    nothing = {"inputs": rows.test["inputs"][:0], "labels": rows.test["labels"][:0]}
+    task = split.task("mine", dataclasses.replace(rows, test=nothing))
+    assert (len(task.test), task.test.inputs.shape[1:], task.test.num_classes) == (0, (1, 2, 2), 2)
+    with pytest.raises(DataError, match="mine, training rows: no rows"):
+        split.task("mine", dataclasses.replace(rows, train=nothing))
+
+
 def test_pictures_with_channels_last_are_refused(store):
     labels = torch.arange(20) % 2
     with pytest.raises(DataError, match=r"look like \(rows, height, width, channels\)"):
