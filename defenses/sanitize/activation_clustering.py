@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
@@ -56,6 +57,7 @@ class ActivationClustering:
     """
 
     VERSION: ClassVar[int] = 1
+    BY_CLASS: ClassVar[bool] = True
     reduction: Literal["pca", "ica"]
     dims: int
     rule: Literal["relative_size", "silhouette", "exclusionary"]
@@ -72,8 +74,7 @@ class ActivationClustering:
         """Cluster every class of at least four rows."""
         features = means.fit(data).features(data.inputs)
         suspicion, found = torch.zeros(len(data)), dict[int, tuple[Tensor, Clusters]]()
-        for label in data.labels.unique().tolist():
-            rows = (data.labels == label).nonzero()[:, 0]
+        for label, rows in by_class(data):
             rows = rows[data.ids[rows].argsort()]  # so that the order of the rows decides nothing
             if len(rows) >= 4:
                 clusters = split(reduced(features[rows], self.reduction, self.dims, rng), rng)

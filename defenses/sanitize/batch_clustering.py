@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
@@ -34,6 +35,7 @@ class BatchClustering:
     """
 
     VERSION: ClassVar[int] = 1
+    BY_CLASS: ClassVar[bool] = True
     batch_size: int
     dims: int
     shuffled: bool
@@ -51,7 +53,7 @@ class BatchClustering:
         first = rng.child("first").per_row(data.ids)[:, 0].argsort(stable=True)
         second = rng.child("second").per_row(data.ids)[:, 0].argsort(stable=True) if self.shuffled else first
         dropped = torch.zeros(len(data), dtype=torch.bool)
-        for label in data.labels.unique().tolist():
+        for label, _ in by_class(data):
             own = [part[data.labels[part] == label] for part in first.split(self.batch_size)]
             fits = [KMeans(2, n_init=10, random_state=rng.seed % 2**32) for _ in own]
             named = [fit.fit_predict(features[part.numpy()]) if len(part) > 1 else np.zeros(len(part)) for fit, part in zip(fits, own, strict=True)]

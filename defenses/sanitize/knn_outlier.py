@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict, stated
 from poisonbench.core.errors import ConfigError
@@ -37,6 +38,7 @@ class KnnOutlier:
     """
 
     VERSION: ClassVar[int] = 1
+    BY_CLASS: ClassVar[bool] = True
     expected_rate: float | None = field(metadata={"told": POISON_RATE})
     margin: float
     neighbours: int | None
@@ -51,8 +53,7 @@ class KnnOutlier:
         features = means.fit(data).features(data.inputs)
         count = min(round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data)), len(data) - 1)
         suspicion = torch.zeros(len(data))
-        for label in data.labels.unique().tolist():
-            rows = data.labels == label
+        for _, rows in by_class(data):
             suspicion[rows] = relative_distance(features[rows], self.neighbours or max(1, count))
         keep = torch.ones(len(data), dtype=torch.bool)
         keep[suspicion.argsort(descending=True, stable=True)[:count]] = False

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict, stated
 from poisonbench.core.errors import ConfigError
@@ -54,6 +55,7 @@ class SpectralSignatures:
     """
 
     VERSION: ClassVar[int] = 1
+    BY_CLASS: ClassVar[bool] = True
     expected_rate: float | None = field(metadata={"told": POISON_RATE})
     score: Literal["paper", "released_code"]
     classes: Literal["suspected", "all", "each"]
@@ -71,8 +73,7 @@ class SpectralSignatures:
         """Score every row within its class and drop the top of the suspected class, or of every class."""
         features = means.fit(data).features(data.inputs)
         suspicion, shares = torch.zeros(len(data)), torch.full((data.num_classes,), -1.0)
-        for label in data.labels.unique().tolist():
-            rows = data.labels == label
+        for label, rows in by_class(data):
             suspicion[rows], shares[label] = signature(features[rows], centre=self.score == "paper")
         return Verdict(keep=self._keep(data, suspicion, shares), suspicion=suspicion)
 

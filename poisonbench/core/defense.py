@@ -90,6 +90,8 @@ class Sanitizer(Protocol):
 
     LOOKS_AT, a class attribute, says what the verdict on a row depends on: "each row alone", where no other training row has a part in
     it, or "all rows", which is the default. Certificates and epsilon tolerate the first kind alone (`poisonbench.core.proof`).
+    BY_CLASS, a class attribute, says True where the rows of a class are compared with each other alone: `audit` then lets no class be judged that
+    is too small for it (`poisonbench.core.classwise`).
     """
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:

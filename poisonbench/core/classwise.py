@@ -1,0 +1,90 @@
+"""Filters that compare the rows of a class with each other: the walk over the classes, and which classes are too small to judge.
+
+Shape letters: N rows, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Means, Sanitizer, Verdict
+from poisonbench.core.learner import Victim
+from poisonbench.core.progress import track
+from poisonbench.core.proof import parts
+from poisonbench.core.rng import Key
+
+CHANCE = 0.05
+LEAST = math.ceil(1 / CHANCE)
+REASON = f"one row of every class is the most suspicious, and of fewer than {LEAST} clean rows each is that one with a chance of more than {100 * CHANCE:.0f} %"
+
+
+def by_class(data: Dataset) -> Iterator[tuple[int, Tensor]]:
+    """Yield each label that has rows, and their ascending positions; whoever listens hears how many classes are done."""
+    counts = data.labels.bincount()
+    rows = data.labels.argsort(stable=True).split(counts[counts > 0].tolist())
+    labels = counts.nonzero()[:, 0].tolist()
+    for place in track(len(labels), "classes"):
+        yield labels[place], rows[place]
+
+
+def judges_classes(sanitizer: Sanitizer) -> bool:
+    """Tell whether a filter, or one nested in it, declares with BY_CLASS that it compares the rows of a class with each other alone."""
+    return any(getattr(part, "BY_CLASS", False) for part in parts(sanitizer))
+
+
+def judgeable(data: Dataset) -> Tensor:
+    """Return (N,) bool, the rows whose class has at least LEAST rows."""
+    return data.labels.bincount(minlength=data.num_classes)[data.labels] >= LEAST
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeClasses:
+    """A filter that judges class by class, held to the classes that it can judge: the rows of all others stay.
+
+    The rule is that of a test by ranks: among n rows that are all clean, each is the most suspicious with a chance of 1/n, so a class of
+    n < 20 rows holds no row that stands out at 5 %. The features bear it out: two rows have all their variance in one direction,
+    so that spectral signatures, given every class, suspect the smallest. Small classes are therefore judged apart, for the order of
+    their rows and no more, and no large class is compared with them. A model that the filter trains learns from the small classes
+    as well; it is the one that any other filter gets.
+
+    Args:
+        filter: judges each class by itself.
+    """
+
+    VERSION: ClassVar[int] = 1
+    filter: Sanitizer
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
+        """Judge the large classes; order the rows within the small ones."""
+        large = judgeable(data)
+        keep, suspicion = torch.ones(len(data), dtype=torch.bool), torch.zeros(len(data))
+        for part in (large, ~large):
+            if part.any():
+                verdict = self.filter.judge(data.take(part), beside(data.take(~part), part, means), rng)
+                if verdict is None:
+                    return None
+                keep[part], suspicion[part] = verdict.keep | ~large[part], verdict.suspicion
+        return Verdict(keep=keep, suspicion=suspicion)
+
+
+def beside(others: Dataset, part: Tensor, means: Means) -> Means:
+    """Return the means of a filter that is handed a part (N,) of the rows: what it trains on has the `others` beside it, in the order of their ids."""
+
+    def fit(data: Dataset, *, draw: int = 0) -> Victim:
+        whole = data.append(others)
+        return means.fit(whole.take(whole.ids.argsort(stable=True)), draw=draw)
+
+    return dataclasses.replace(means, fit=fit, truth=means.truth[part] if len(means.truth) else means.truth)
+
+
+def held_to_large(sanitizer: Sanitizer, data: Dataset) -> Sanitizer:
+    """Return the filter as it is where it can judge every class, or judges no class by itself; else held to the large ones."""
+    return LargeClasses(filter=sanitizer) if judges_classes(sanitizer) and not judgeable(data).all() else sanitizer
