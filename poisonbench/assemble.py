@@ -121,7 +121,7 @@ def _with_clients(task: Task, tree: Mapping[str, object], store: Store) -> Task:
     from poisonbench.tasks.clients import Owners, dealt
 
     asked = cast("Mapping[str, object]", tree["task"])
-    clients = cast("int", asked["clients"])
+    clients = cast("int", asked.get("clients", 1))
     if clients == 1 or int(task.train.owners.max()) > 0:
         return task
     owners = cast("Owners", fitted(build(asked["owners"], store.trusted, "owners"), Owners, "owners"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,40 @@ from rich.table import Table
 from poisonbench import screen
 from poisonbench.assemble import HOME, Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
+from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import heard
 from poisonbench.report.tables import published
-from poisonbench.report.vetting import Vetted, agreement, statement, write
+from poisonbench.report.vetting import Vetted, agreement, statement, too_small, wholly_named, write
 
 if TYPE_CHECKING:
     from poisonbench.core.defense import Verdict
+    from poisonbench.pipeline import Experiment
+    from poisonbench.store import Store
 
-USAGE = 'audit task=image_folder task.root=DIR defense=spectral, or "defense=[spectral,activation_clustering]": name the rows and the filters'
+USAGE = Usage(
+    call='audit task=NAME [task.KEY=VALUE...] defense=FILTER, or "defense=[FILTER,FILTER]"',
+    does=(
+        "Let filters rank the training rows of a data set, most suspicious first. Nobody attacks, and no test rows are needed. All rows go to "
+        "suspects.csv and suspects.parquet, the first pictures to index.html, in results_dir/audit/TASK-DIGEST: a folder for each "
+        "set of rows and each set of options."
+    ),
+    options={
+        "task=image_folder": "where the rows come from; `list task` says from where they may, `describe image_folder` what its keys are",
+        "task.root=DIR": "the folder of the rows, for pictures with train/CLASS/*.png in it; other keys of the task likewise",
+        "task.trusted=0": "share of the rows that you know to be clean, for filters that need some; these rows are not judged",
+        "defense=FILTER": "the filter, such as spectral, activation_clustering, knn_outlier or deep_knn; all that `list defense` names and that judge rows",
+        '"defense=[FILTER,FILTER]"': "several filters; they look at the features of one and the same model",
+        "defense.sanitize.KEY=VALUE": "a setting of the filter, see `describe FILTER`; with several filters, one that each of them has",
+        "threat.budget.rate=0.05": "share of poisoned rows that the filters are told to expect",
+        "net=NAME, learner=NAME": "the network whose features the filters look at, and how it is trained; each has keys, see `describe NAME`",
+        "seed=0, salt=null": "root of the random draws, and what is mixed into them",
+        "device=auto, threads=0": "where the network is trained: cpu, cuda or auto; CPU threads, 0 is one a core",
+        **RESULTS_DIR,
+        **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
+    },
+)
+DEFAULTS = ("task.trusted=0", "learner=audit")
 
 
 def main(words: Sequence[str]) -> int:
@@ -30,39 +56,78 @@ def main(words: Sequence[str]) -> int:
     """
     named = [word for word in words if word.startswith("defense=")]
     if len(named) != 1:
-        raise ConfigError(USAGE)
+        raise ConfigError(f"{USAGE.call}: name the rows and the filters, once; `audit --help` explains every word")
     rest = [word for word in words if word not in named]
     filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
-    trusted = [] if any(word.startswith("task.trusted=") for word in rest) else ["task.trusted=0"]
+    told = with_defaults(rest)
     console = Console()
-    tree = tree_of([*trusted, *rest])
-    folder = Places.of(tree).results / "audit"
+    folder = Places.of(_tree(told, filters[0])).results / "audit"
     with screen.progress(console) as (listen, handler), heard(listen, handler):
-        vetted = judged([*trusted, *rest], filters)
-    folder = folder / vetted.task.name
-    written = write(vetted, folder)
+        vetted = judged(told, filters)
+    written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
-    for line in (*agreement(vetted), *(f"{name}: {told}" for name, told in vetted.statements.items()), *map(str, written)):
+    statements = [f"{name}: {statement}" for name, statement in vetted.statements.items()]
+    for line in (*too_small(vetted), *wholly_named(vetted), *agreement(vetted), *statements, *map(str, written)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
-    """Return the verdict of every filter on the training rows; they share the victim that their features come from."""
-    from poisonbench.pipeline import Line
+def with_defaults(words: Sequence[str]) -> list[str]:
+    """Return the words behind the defaults of an audit, without those that they replace."""
+    given = {word.partition("=")[0] for word in words}
+    return [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *words]
 
-    verdicts, task = dict[str, "Verdict"](), None
-    records = published(HOME / "results" / "records")
+
+def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
+    """Return the verdict of every filter on the training rows; they share the victim that their features come from.
+
+    Raises:
+        ConfigError: a defense that judges no rows.
+    """
+    from poisonbench.core.classwise import judges_classes
+    from poisonbench.core.keys import key
+    from poisonbench.pipeline import spec
+
+    verdicts, asked, task = dict[str, "Verdict"](), dict[str, "Experiment"](), None
     for name in filters:
-        tree = tree_of([*words, "attack=none", f"defense={name}"])
-        experiment = assemble(tree, store := open_store(tree, Places.of(tree)))
-        line = Line(experiment=experiment, store=store)
-        verdict = line.judge(line.strike())
-        if verdict is None:
-            raise ConfigError(f"defense={name} judges no training rows; choose a filter: see `list defense`")
-        verdicts[name], task = verdict, experiment.task
+        tree = _tree(words, name)
+        store = open_store(tree, Places.of(tree))
+        asked[name] = assemble(tree, store, task=task)
+        verdicts[name], task = _verdict(asked[name], store, name), asked[name].task
     assert task is not None
-    return Vetted(task=task, verdicts=verdicts, statements={name: statement(name, records) for name in filters})
+    records = published(HOME / "results" / "records")
+    return Vetted(
+        task=task,
+        verdicts=verdicts,
+        statements={name: statement(name, records) for name in verdicts},
+        held=[name for name, experiment in asked.items() if judges_classes(experiment.defense.sanitize)],
+        asked=key({name: spec(experiment) for name, experiment in asked.items()}, task.class_names, task.row_names),
+    )
+
+
+def _tree(words: Sequence[str], name: str) -> dict[str, object]:
+    return tree_of([*words, "attack=none", f"defense={name}"])
+
+
+def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:
+    """Return what one filter thinks of the training rows.
+
+    Raises:
+        ConfigError: it is no filter.
+        PoisonbenchError: it cannot judge these rows, or by this learner.
+    """
+    from poisonbench.core.classwise import held_to_large
+    from poisonbench.core.defense import KeepAll
+    from poisonbench.pipeline import Line, check_training
+
+    held = held_to_large(experiment.defense.sanitize, experiment.task.train)
+    line = Line(experiment=dataclasses.replace(experiment, defense=dataclasses.replace(experiment.defense, sanitize=held)), store=store)
+    if held == KeepAll():
+        raise ConfigError(f"defense={name} judges no training rows; choose a filter: see `list defense`")
+    check_training(line)
+    verdict = line.judge(line.received())
+    assert verdict is not None, "a filter that judges nothing"
+    return verdict
 
 
 def _table(vetted: Vetted) -> Table:
@@ -70,10 +135,9 @@ def _table(vetted: Vetted) -> Table:
     for column in ("filter", "removes", "share", "most in class"):
         table.add_column(column, justify="left" if column == "filter" else "right")
     labels = vetted.task.train.labels
-    kinds = vetted.task.class_names or tuple(map(str, range(vetted.task.train.num_classes)))
     share: Callable[[int], str] = lambda count: f"{100 * count / len(labels):.1f} %"  # noqa: E731
     for name, verdict in vetted.verdicts.items():
         removed = labels[~verdict.keep]
-        most = kinds[int(removed.bincount().argmax())] if len(removed) else ""
+        most = vetted.classes[int(removed.bincount().argmax())] if len(removed) else ""
         table.add_row(name, str(len(removed)), share(len(removed)), most)
     return table

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from poisonbench.record import Record
 
 SHOWN = 24
+NAMED = 10  # classes that a sentence names
+ODD = re.compile(r"[^\w.-]+")  # what the name of a folder does not hold
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,20 +40,39 @@ class Vetted:
         task: the rows.
         verdicts: of each filter, by its name.
         statements: of each filter, what it removes where nobody attacked.
+        held: the filters that had to keep the rows of small classes; see `poisonbench.core.classwise`.
+        asked: digest of the rows, of their names, and of all that was asked about them.
     """
 
     task: Task
     verdicts: Mapping[str, Verdict]
     statements: Mapping[str, str]
+    held: Sequence[str] = ()
+    asked: str = ""
 
     @property
+    def folder(self) -> str:
+        """Name of the folder that the files of this audit go to, and no other audit's do."""
+        return f"{ODD.sub('_', self.task.name)[:40]}-{self.asked[:12]}"
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or their numbers, as text that nothing obeys."""
+        return tuple(plain(name) for name in self.task.class_names or map(str, range(self.task.train.num_classes)))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Rows of each class."""
+        return [int(size) for size in self.task.train.labels.bincount(minlength=self.task.train.num_classes)]
+
+    @cached_property
     def votes(self) -> Tensor:
         """(N,) int64, how many filters would remove each row."""
         import torch
 
         return torch.stack([~verdict.keep for verdict in self.verdicts.values()]).sum(0)
 
-    @property
+    @cached_property
     def order(self) -> list[int]:
         """Positions of all rows, most suspicious first: by votes, then by the mean of their ranks within their class."""
         import torch
@@ -94,15 +117,44 @@ def agreement(vetted: Vetted) -> list[str]:
     return told
 
 
+def too_small(vetted: Vetted, named: int = NAMED) -> list[str]:
+    """Return a sentence on the classes whose rows stay because they are too few to judge, if there are some; it names so many of them."""
+    from poisonbench.core.classwise import LEAST, REASON
+
+    small = [f"{name} ({_rows(size)})" for name, size in zip(vetted.classes, vetted.sizes, strict=True) if 0 < size < LEAST]
+    if not vetted.held or not small:
+        return []
+    more = f" and {len(small) - named} more, too_small in suspects.csv" if len(small) > named else ""
+    of = f"{len(small)} of {len([size for size in vetted.sizes if size])} classes are too small to judge"
+    return [f"{of} by {' and '.join(vetted.held)}, which keep all of their rows: {', '.join(small[:named])}{more}; the reason: {REASON}"]
+
+
+def wholly_named(vetted: Vetted) -> list[str]:
+    """Return a sentence for each filter that names all rows of a class."""
+    labels, told = vetted.task.train.labels, []
+    for name, verdict in vetted.verdicts.items():
+        left = labels[verdict.keep].bincount(minlength=vetted.task.train.num_classes).tolist()
+        whole = [f"{kind} ({_rows(size)})" for kind, size, kept in zip(vetted.classes, vetted.sizes, left, strict=True) if size and not kept]
+        if whole:
+            more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
+            told.append(f"{name} names every row of {', '.join(whole[:NAMED])}{more}, and so does not say which of them; a lower threat.budget.rate lets it")
+    return told
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
+
+
 def rows_of(vetted: Vetted) -> list[dict[str, object]]:
-    """Return one flat mapping a row, most suspicious first."""
-    train, task, votes = vetted.task.train, vetted.task, vetted.votes
-    kinds = task.class_names or tuple(map(str, range(train.num_classes)))
+    """Return one flat mapping a row, most suspicious first; a row that has no name of its own is named by its number."""
+    from poisonbench.core.classwise import LEAST
+
+    train, names = vetted.task.train, vetted.task.row_names
     told = []
     for row in vetted.order:
-        ident = int(train.ids[row])
-        line: dict[str, object] = {"row": ident, "name": plain(task.row_names[ident]) if task.row_names else "", "label": plain(kinds[int(train.labels[row])])}
-        line["filters"] = int(votes[row])
+        ident, label = int(train.ids[row]), int(train.labels[row])
+        line: dict[str, object] = {"row": ident, "name": plain(names[ident]) if names else str(ident), "label": vetted.classes[label]}
+        line |= {"class_rows": vetted.sizes[label], "too_small": bool(vetted.held) and vetted.sizes[label] < LEAST, "filters": int(vetted.votes[row])}
         for name, verdict in vetted.verdicts.items():
             line |= {f"{name}_removes": not bool(verdict.keep[row]), f"{name}_suspicion": round(float(verdict.suspicion[row]), 6)}
         told.append(line)
@@ -123,27 +175,27 @@ def write(vetted: Vetted, folder: Path) -> list[Path]:
     write_atomically(folder / "suspects.parquet", lambda path: pyarrow.parquet.write_table(table, path))
     written = [folder / "suspects.csv", folder / "suspects.parquet"]
     if vetted.task.train.inputs.ndim == 4:
-        write_text(folder / "index.html", page(vetted))
+        write_text(folder / "index.html", page(vetted, rows))
         written.append(folder / "index.html")
     return written
 
 
-def page(vetted: Vetted) -> str:
-    """Return a page of the most suspicious pictures, each beside two ordinary ones of its class; it needs nothing but itself."""
+def page(vetted: Vetted, rows: Sequence[Mapping[str, object]]) -> str:
+    """Return a page of the first of the rows as pictures, each beside two ordinary ones of its class; it needs nothing but itself."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-    train, rows = vetted.task.train, rows_of(vetted)[:SHOWN]
-    kinds = vetted.task.class_names or tuple(map(str, range(train.num_classes)))
-    place = {int(ident): position for position, ident in enumerate(train.ids.tolist())}
-    ordinary: dict[str, list[str]] = {}
+    train, first = vetted.task.train, vetted.order[:SHOWN]
+    ordinary: dict[int, list[str]] = {int(train.labels[row]): [] for row in first}
     for row in reversed(vetted.order):
-        some = ordinary.setdefault(plain(kinds[int(train.labels[row])]), [])
-        if len(some) < 2:
+        some = ordinary.get(int(train.labels[row]))
+        if some is not None and len(some) < 2:
             some.append(_png(train.inputs[row]))
-    shown = [told | {"picture": _png(train.inputs[place[int(str(told["row"]))]]), "ordinary": ordinary[str(told["label"])]} for told in rows]
+    pictures = [{"picture": _png(train.inputs[row]), "ordinary": ordinary[int(train.labels[row])]} for row in first]
+    shown = [{**told, **picture} for told, picture in zip(rows, pictures, strict=False)]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True))
+    sentences = [*too_small(vetted, len(vetted.classes)), *wholly_named(vetted), *agreement(vetted)]
     return environment.get_template("audit.html.j2").render(
-        task=vetted.task.name, count=len(train), rows=shown, statements=vetted.statements, agreement=agreement(vetted), filters=list(vetted.verdicts)
+        task=vetted.task.name, count=len(train), rows=shown, statements=vetted.statements, sentences=sentences, filters=list(vetted.verdicts)
     )
 
 

@@ -1,14 +1,21 @@
 """Vetting a training set, on a folder of pictures with planted poison."""
 
 import csv
+import json
 import re
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 
 from poisonbench.cli import entry
+from poisonbench.commands.audit import with_defaults
+from poisonbench.core.classwise import REASON
+from poisonbench.core.files import file_digest
+from poisonbench.core.progress import listening
+from poisonbench.store import write_tensors
 
 FAST = ("net.widths=[8,16]", "net.depths=[1,1]", "learner.epochs=8", "learner.batch_size=32", "learner.lr=0.1", "threads=1", "task.size=8", "task.grey=true")
 
@@ -37,7 +44,7 @@ def test_planted_rows_come_first_under_their_file_names(pictures, capsys):
     assert "128 rows of data" in out
     assert re.search(r"spectral and knn_outlier both name \d+ of the \d+ rows", out)
     assert "nobody attacking" in out
-    folder = pictures / "results" / "audit" / "data"
+    (folder,) = (pictures / "results" / "audit").iterdir()
     rows = list(csv.DictReader((folder / "suspects.csv").read_text().splitlines()))
     assert len(rows) == 128
     found = [row["name"] for row in rows[:12]]
@@ -58,7 +65,7 @@ def test_names_of_files_are_text_and_nothing_else(pictures):
     for part in ("train", "test"):
         (pictures / "data" / part / "down").rename(pictures / "data" / part / "=down")
     assert entry(["audit", "task=image_folder", "task.root=data", "defense=knn_outlier", "threat.budget.rate=0.06", *FAST]) == 0
-    folder = pictures / "results" / "audit" / "data"
+    (folder,) = (pictures / "results" / "audit").iterdir()
     told, shown = (folder / "suspects.csv").read_text(), (folder / "index.html").read_text()
     assert "1+1.png" in told
     assert "'=down" in told
@@ -82,3 +89,122 @@ def test_what_cannot_be_vetted_is_one_sentence(pictures, capsys, words, says):
     told = capsys.readouterr()
     assert says in told.err
     assert len(told.err.strip().splitlines()) == 1
+
+
+def rows_in(folder):
+    """Return the rows of the one audit whose files lie below a folder, as mappings of text."""
+    (path,) = folder.glob("results/audit/*/suspects.csv")
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def lay_out(folder, *sizes: int, test: int = 0, name: str = "stripes"):
+    """Write classes of these sizes, rows without names, as `export` writes them; class k has its stripes k pixels lower."""
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    inputs = torch.randint(0, 90, (len(labels), 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    inputs += 120 * ((torch.arange(8).view(8, 1) - labels.view(-1, 1, 1, 1)) % len(sizes) == 0)
+    columns = {"train": (inputs.to(torch.uint8), labels), "test": (255 - inputs[:test].to(torch.uint8), labels[:test])}
+    folder.mkdir(parents=True)
+    for part, (pixels, kinds) in columns.items():
+        write_tensors(folder / f"{part}.safetensors", {"inputs": pixels, "labels": kinds})
+    told = {"format": 3, "name": name, "class_names": [f"class{label}" for label in range(len(sizes))]}
+    told["sha256"] = {part: file_digest(folder / f"{part}.safetensors") for part in columns}
+    (folder / "task.json").write_text(json.dumps(told))
+    return ["task=poisoned", f"task.root={folder}", *FAST[:6]]
+
+
+def test_a_task_without_test_rows_is_audited_and_a_run_on_it_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = lay_out(tmp_path / "data", 40, 40)
+    assert entry(["audit", *words, "defense=spectral"]) == 0
+    assert len(rows_in(tmp_path)) == 80
+    capsys.readouterr()
+    for run in (["attack=backdoor", "defense=spectral"], ["attack=none", "--dry-run"], []):
+        assert entry([*words, *run]) == 2
+        told = capsys.readouterr()
+        assert "stripes-poisoned has no test rows" in told.err + told.out
+        assert "test/<class>/, or run `audit`" in told.err + told.out
+
+
+def test_classes_that_are_too_small_keep_their_rows_and_the_report_names_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["audit", *lay_out(tmp_path / "data", 90, 60, 6, 1), "defense=[spectral,activation_clustering,deep_knn]"]) == 0
+    told = "2 of 4 classes are too small to judge by spectral and activation_clustering, which keep all of their rows: class2 (6 rows), class3 (1 row)"
+    told += f"; the reason: {REASON}"
+    assert told in capsys.readouterr().out
+    assert told in next(tmp_path.glob("results/audit/*/index.html")).read_text()
+    small = [row for row in rows_in(tmp_path) if row["too_small"] == "True"]
+    assert sorted(row["class_rows"] for row in small) == ["1", *["6"] * 6]
+    assert {row["label"] for row in small} == {"class2", "class3"}
+    assert not any(row[f"{name}_removes"] == "True" for row in small for name in ("spectral", "activation_clustering"))
+
+
+def test_a_filter_that_names_a_whole_class_is_said_to_name_no_row_of_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = lay_out(tmp_path / "data", *[30] * 8)
+    assert entry(["audit", *words, "defense=spectral", "threat.budget.rate=0.2"]) == 0
+    assert re.search(
+        r"spectral names every row of class\d \(30 rows\), and so does not say which of them; a lower threat.budget.rate lets it", capsys.readouterr().out
+    )
+    assert entry(["audit", *words, "defense=spectral", "threat.budget.rate=0.01"]) == 0
+    assert "every row" not in capsys.readouterr().out
+
+
+def test_two_audits_share_a_folder_only_if_they_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = lay_out(tmp_path / "one" / "data", 30, 30), lay_out(tmp_path / "other" / "data", 30, 31)
+    audits = [[*one, "defense=spectral"], [*other, "defense=spectral"], [*one, "defense=knn_outlier"], [*one, "defense=spectral", "defense.sanitize.margin=1"]]
+    for words in (*audits, audits[0]):
+        assert entry(["audit", *words]) == 0
+    folders = sorted(path.name for path in (tmp_path / "results" / "audit").iterdir())
+    assert len(folders) == 4
+    assert all(re.fullmatch(r"stripes-poisoned-[0-9a-f]{12}", name) for name in folders)
+
+
+def test_the_name_of_a_task_is_no_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["audit", *lay_out(tmp_path / "data", 30, 30, name="../" * 3 + "x" * 300), "defense=spectral"]) == 0
+    assert len(rows_in(tmp_path)) == 60
+
+
+def test_a_row_without_a_name_goes_by_its_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["audit", *lay_out(tmp_path / "data", 30, 30), "defense=spectral"]) == 0
+    rows = rows_in(tmp_path)
+    assert all(row["name"] == row["row"] for row in rows)
+    assert sorted(int(row["row"]) for row in rows) == list(range(60))
+
+
+def test_rows_keep_the_names_of_their_files_where_only_some_of_them_are_judged(pictures):
+    assert entry(["audit", "task=image_folder", "task.root=data", "defense=spectral", "task.limit=100", "task.trusted=0.1", *FAST]) == 0
+    rows, files = rows_in(pictures), sorted(str(path.relative_to(pictures / "data")) for path in (pictures / "data" / "train").rglob("*.png"))
+    assert len(rows) == 90
+    assert all(row["name"] == files[int(row["row"])] for row in rows)
+    assert all(f"train/{row['label']}/" in row["name"] for row in rows)
+
+
+def test_the_work_of_a_filter_is_told_class_by_class(tmp_path, monkeypatch):
+    from poisonbench.commands.audit import judged
+
+    monkeypatch.chdir(tmp_path)
+    words, heard = lay_out(tmp_path / "data", 30, 30, 30), []
+    with listening(lambda *told: heard.append(told)):
+        judged([*words, "task.trusted=0"], ["spectral"])
+    assert [told for told in heard if told[0] == "judge classes"] == [("judge classes", done, 3) for done in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], ["task.trusted=0", "learner=audit"]),
+        (["learner.epochs=3"], ["task.trusted=0", "learner=audit", "learner.epochs=3"]),
+        (["learner=quick", "task.trusted=0.1"], ["learner=quick", "task.trusted=0.1"]),
+    ],
+)
+def test_an_audit_has_defaults_of_its_own_that_words_replace(words, told):
+    assert with_defaults(words) == told
+
+
+def test_a_filter_that_needs_trusted_rows_is_refused_without_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["audit", *lay_out(tmp_path / "data", 30, 30), "defense=trusted_outlier"]) == 2
+    assert "needs clean rows" in capsys.readouterr().err
