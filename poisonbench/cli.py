@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +18,9 @@ from rich.console import Console
 from poisonbench import screen
 from poisonbench.build import build, check_targets, fitted
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
+from poisonbench.commands import usage
 from poisonbench.commands.compose import CONFIGS, check_words, explaining, tree_of
+from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
 from poisonbench.publish import leads
@@ -47,7 +49,9 @@ def entry(words: Sequence[str]) -> int:
     """Run a command, or an experiment, and return the exit code."""
     try:
         command = _command(words)
-        return command(words[1:]) if command else _experiments(words)
+        if command is None:
+            return _experiments(words)
+        return _explained(command) if usage.asked(words[1:]) else command.main(words[1:])
     except PoisonbenchError as error:
         return _refuse(str(error), error.code)
     except KeyboardInterrupt:
@@ -55,11 +59,24 @@ def entry(words: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _command(words: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
+class Command(Protocol):
+    """A module of `poisonbench.commands` that a word of the command line names."""
+
+    USAGE: Usage
+    main: Callable[[Sequence[str]], int]
+
+
+def _command(words: Sequence[str]) -> Command | None:
     """Return the command that the first word names, if it names one."""
     if not words or not (CONFIGS.parent / "poisonbench" / "commands" / f"{words[0]}.py").is_file():
         return None
-    return getattr(importlib.import_module(f"poisonbench.commands.{words[0]}"), "main", None)
+    module = importlib.import_module(f"poisonbench.commands.{words[0]}")
+    return cast("Command", module) if hasattr(module, "main") else None
+
+
+def _explained(command: Command) -> int:
+    sys.stdout.write(f"{command.USAGE}\n")
+    return DONE
 
 
 def _experiments(words: Sequence[str]) -> int:

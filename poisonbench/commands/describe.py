@@ -13,11 +13,18 @@ from rich.console import Console
 
 from poisonbench.assemble import HOME
 from poisonbench.commands.compose import CONFIGS, options, tree_of
+from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, meant
 from poisonbench.record import Record
 from poisonbench.report.tables import published
 
 COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
+
+USAGE = Usage(
+    call="describe NAME...",
+    does="Say what a method does, its source, what its attacker may do, every key with its default, and what it has cost in published records.",
+    options={"NAME": "an option of any group, such as spectral, badnets or image_folder; `list` names them all"},
+)
 
 
 def main(words: Sequence[str]) -> int:

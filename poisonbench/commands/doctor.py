@@ -12,6 +12,9 @@ from rich.table import Table
 
 from poisonbench.assemble import Places, adopt_own_packages
 from poisonbench.commands.compose import tree_of
+from poisonbench.commands.usage import Usage
+
+USAGE = Usage(call="doctor", does="Check whether this machine can run, and say what it would use; exit code 1 if something is broken.", options={})
 
 
 def main(words: Sequence[str]) -> int:

@@ -10,11 +10,18 @@ from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.retrace import runtime_of, split, tree_from
+from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.record import read
 
 FORMAT = 3  # since 2 the trusted and the public rows are in the folder, since 3 what each row is
+
+USAGE = Usage(
+    call="export RECORD [FOLDER]",
+    does="Write the poisoned training rows of a record and the undefended victim's weights, for other tools; `task=poisoned task.root=FOLDER` reads them.",
+    options={"RECORD": "path of a record", "FOLDER": "where to write; a folder of the record's name by default", **RESULTS_DIR, **TRUST},
+)
 
 
 def main(words: Sequence[str]) -> int:

@@ -8,9 +8,16 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from poisonbench.commands.compose import CONFIGS, options
+from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, meant
 
 JSON = "--json"
+
+USAGE = Usage(
+    call="list [GROUP...] [--json]",
+    does="Name what can be chosen.",
+    options={"GROUP": "such as attack, defense, task, net or learner; all by default", JSON: "one line for programs"},
+)
 
 
 def main(words: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.retrace import runtime_of, split, tree_from
+from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
 from poisonbench.commands.verify import renewed
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import SCHEMA, Record, provenance, read
@@ -22,6 +23,12 @@ from poisonbench.report.figures import plain
 
 if TYPE_CHECKING:
     from poisonbench.pipeline import Experiment, Line
+
+USAGE = Usage(
+    call="referee RECORD... [write=true]",
+    does="Let the attack of a record strike again and check it by today's rules, without training a victim; exit code 1 if a command has to be run again.",
+    options={"RECORD": "path of a record", "write=true": "write a record that passes in today's schema, where it lies", **RESULTS_DIR, **TRUST},
+)
 
 
 class Changed(Exception):

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from poisonbench.commands.compose import options
+from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, meant
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.record import Record
@@ -17,6 +18,16 @@ from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
 
 ROUNDS = "federated_rounds"
+
+USAGE = Usage(
+    call="report FILE...",
+    does="Fill documents and figures from the records in results/records.",
+    options={
+        "FILE.md": "a page with <!-- records: TASK --> ... <!-- end --> blocks, such as README.md",
+        "FILE.json": "a ledger, whose own figures are measured again",
+        "FILE.svg, FILE.pdf": f"a figure, named for its experiment or {ROUNDS}",
+    },
+)
 
 
 def main(words: Sequence[str]) -> int:

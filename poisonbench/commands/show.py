@@ -10,6 +10,7 @@ from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.retrace import split, tree_from
+from poisonbench.commands.usage import TRUST, Usage
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically
 from poisonbench.record import read
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from poisonbench.core.data import Task
 
 SHOWN = 8
+
+USAGE = Usage(
+    call="show RECORD [PNG]",
+    does="Draw poisoned rows of a record beside their originals.",
+    options={"RECORD": "path of a record", "PNG": "where the picture goes; beside the record by default", **TRUST},
+)
 
 
 def main(words: Sequence[str]) -> int:

@@ -14,10 +14,15 @@ from rich.table import Table
 from poisonbench import lease
 from poisonbench.assemble import Places
 from poisonbench.commands.compose import tree_of
+from poisonbench.commands.usage import RESULTS_DIR, Usage
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import sealed
 
-USAGE = "store list, or store prune days=30: how old a value may be; results_dir=PATH names another store"
+USAGE = Usage(
+    call="store list, or store prune days=30",
+    does="Say what the store of trained models and decoded pictures holds, or remove what is old, with what a killed process left behind.",
+    options={"list": "the values by their kind", "prune days=DAYS": "remove values that were made so many days ago, or longer", **RESULTS_DIR},
+)
 DAY = 86_400.0
 
 
@@ -36,7 +41,7 @@ def main(words: Sequence[str]) -> int:
             told = _pruned(root, _days(word.removeprefix("days=")))
             Console().print(told, markup=False, highlight=False, soft_wrap=True)
         case _:
-            raise ConfigError(USAGE)
+            raise ConfigError(f"{USAGE.call}: {USAGE.does}")
     return 0
 
 
@@ -46,7 +51,7 @@ def _days(word: str) -> float:
     except ValueError:
         days = -1.0
     if not days >= 0:
-        raise ConfigError(f"days={word}: give a number of 0 or more; {USAGE}")
+        raise ConfigError(f"days={word}: give a number of 0 or more; {USAGE.call}")
     return days
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.retrace import split, tree_from
+from poisonbench.commands.usage import TRUST, Usage
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import SCHEMA, Part, Record, read
 from poisonbench.report.figures import plain
@@ -20,6 +21,16 @@ from poisonbench.report.figures import plain
 TOLERANCE = 0.02  # two points of a percentage
 NEW = "nothing"  # stands for what a record does not hold; told apart by identity
 RUNTIME = ("torch", "threads", "device", "bf16", "processor")
+
+USAGE = Usage(
+    call="verify RECORD... [tolerance=0.02]",
+    does="Run the command of a record again from nothing and compare every figure; exit code 1 if one differs.",
+    options={
+        "RECORD": "path of a record",
+        f"tolerance={TOLERANCE}": "how far figures may lie apart where device, processor, threads or versions are not those of the record",
+        **TRUST,
+    },
+)
 
 
 def main(words: Sequence[str]) -> int:

@@ -1,14 +1,16 @@
 import dataclasses
+import importlib
 import json
 import re
 import sys
 
 import pytest
+import yaml
 from PIL import Image
 
 from poisonbench.assemble import HOME
 from poisonbench.cli import entry
-from poisonbench.commands.compose import tree_of
+from poisonbench.commands.compose import CONFIGS, tree_of
 from poisonbench.commands.report import page
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH
@@ -76,6 +78,28 @@ def test_wrong_words_are_one_sentence(tmp_path, monkeypatch, capsys, words, says
     told = capsys.readouterr().err
     assert says in told
     assert len(told.strip().splitlines()) == 1
+
+
+MODULES = {path.stem: importlib.import_module(f"poisonbench.commands.{path.stem}") for path in (HOME / "poisonbench" / "commands").glob("[!_]*.py")}
+COMMANDS = sorted(name for name, module in MODULES.items() if hasattr(module, "main"))
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_asked_for_help_says_what_each_of_its_words_means_and_does_nothing_else(tmp_path, monkeypatch, capsys, command, word):
+    monkeypatch.chdir(tmp_path)
+    assert entry([command, "nonsense=1", word]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"usage: python -m poisonbench {command}")
+    assert all(f"  {option}" in told.out for option in MODULES[command].USAGE.options)
+    assert max(map(len, told.out.splitlines())) <= 120
+    assert not told.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_of_all_names_every_command(capsys):
+    footer = yaml.safe_load((CONFIGS / "config.yaml").read_text())["hydra"]["help"]["footer"]
+    assert f"one of: {', '.join(COMMANDS)}" in footer
 
 
 def test_a_run_without_poison_has_nothing_to_draw(tmp_path, monkeypatch, capsys):
