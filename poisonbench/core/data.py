@@ -183,8 +183,8 @@ class Task:
             DataError: what to add.
         """
         if len(self.test) == 0:
-            told = f"{self.name} has no test rows, and C-Acc and ASR are measured on them; add some, in a folder of pictures as test/<class>/"
-            raise DataError(f"{told}, or run `audit`, which needs none")
+            told = f"{self.name} has no test rows, on which C-Acc and ASR are measured"
+            raise DataError(f"{told}; add some, hold some out of pictures in files with task.test=0.2, or run `audit`, which needs none")
 
     def _shared(self, pair: str) -> str:
         """Return how many rows two splits share, and which the first of them are."""

@@ -122,7 +122,7 @@ def test_a_task_without_test_rows_is_audited_and_a_run_on_it_refused(tmp_path, m
         assert entry([*words, *run]) == 2
         told = capsys.readouterr()
         assert "stripes-poisoned has no test rows" in told.err + told.out
-        assert "test/<class>/, or run `audit`" in told.err + told.out
+        assert "task.test=0.2, or run `audit`, which needs none" in told.err + told.out
 
 
 def test_classes_that_are_too_small_keep_their_rows_and_the_report_names_them(tmp_path, monkeypatch, capsys):
