@@ -1,8 +1,14 @@
-"""What a word may hold before a parser sees it: each limit from both sides."""
+"""What a word may hold before a parser sees it, each limit from both sides; and that a tree which was kept is the one that Hydra makes."""
+
+import shutil
+import time
+from collections.abc import Callable
 
 import pytest
+from omegaconf import OmegaConf
 
-from poisonbench.commands.compose import DEPTH, DIGITS, LETTERS, check_words
+from poisonbench.commands import compose
+from poisonbench.commands.compose import DEPTH, DIGITS, LETTERS, check_words, tree_of
 from poisonbench.core.errors import ConfigError
 
 NEST = "[" * DEPTH + "]" * DEPTH
@@ -30,3 +36,58 @@ def test_a_word_beyond_it_is_refused(word, says):
     with pytest.raises(ConfigError, match=says) as refused:
         check_words(["seed=0", word])
     assert len(str(refused.value)) < 300
+
+
+WORDS = [
+    ["attack=badnets", "attack.data.size=2", "seed=3"],
+    ["attack.data.size=2", "attack=badnets", "net={widths: [4, 8]}", "net.depths=[1, 1]", "net.widths=[16, 32]"],
+    ["defense=dpa", "learner=ridge", "+learner@defense.train.member=kernel_ridge", "defense.train.parts=7"],
+    ["task=blobs", "owners=shards", "owners.per_client=1", "task.clients=${threads}", "threads=2"],
+    ["+attack.data.more=1", "attack.data.more=2", "attack=badnets"],
+    ["++attack.data.more=1", "~attack.data.more"],
+    ["~tracker", "+tracker=wandb", "hydra.job.name=mine"],
+    ["attack=badnets", "attack.data.sise=2"],
+    ["attack=badnets", "threat.budget.rate=much"],
+    ["seed=1,2"],
+]
+
+
+def by_hydra(words: list[str]) -> dict[str, object]:
+    with compose.explaining(words):
+        return OmegaConf.to_container(compose._by_hydra(words), resolve=True)
+
+
+def told(make: Callable[[list[str]], dict[str, object]], words: list[str]) -> dict[str, object] | str:
+    try:
+        return make(words)
+    except ConfigError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_tree_from_kept_options_is_the_one_that_hydra_makes(words):
+    assert told(tree_of, words) == told(tree_of, words) == told(by_hydra, words)
+
+
+def test_a_tree_that_somebody_changes_is_no_other_ones():
+    tree_of(["attack=badnets"])["attack"]["data"]["size"] = 99
+    assert tree_of(["attack=badnets"])["attack"]["data"]["size"] == 3
+
+
+def test_a_file_that_changes_is_read_again(tmp_path, monkeypatch):
+    shutil.copytree(compose.CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr(compose, "CONFIGS", tmp_path / "configs")
+    assert tree_of(["attack=badnets"])["attack"]["data"]["size"] == 3
+    file = tmp_path / "configs" / "attack" / "badnets.yaml"
+    file.write_text(file.read_text().replace("size: 3", "size: 4"))
+    assert tree_of(["attack=badnets"])["attack"]["data"]["size"] == 4
+
+
+def test_options_that_were_composed_before_take_a_fraction_of_the_time():
+    words = ["attack=badnets", "defense=spectral", "seed=3"]
+    tree_of(words)
+    start = time.process_time()
+    tree_of(words)
+    kept, start = time.process_time() - start, time.process_time()
+    by_hydra(words)
+    assert kept < (time.process_time() - start) / 2
