@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 
 from poisonbench.cell import FAILED, Cell, buried, computed
 from poisonbench.core.errors import ConfigError
@@ -24,8 +24,9 @@ from poisonbench.core.progress import heard
 from poisonbench.sweep.audience import Audience
 
 LOOK = 0.5  # seconds between two looks at the clock
-START = 60.0  # seconds a fresh process may take to import torch, which are none of the cell's
-SPAWN = multiprocessing.get_context("spawn")
+START = 60.0  # seconds a first process may take to import torch, which are none of the cell's
+SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork
+SERVER.set_forkserver_preload(["poisonbench.pipeline", "poisonbench.learn.central"])  # torch is imported once, however many workers start or die
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def _look(worker: _Worker, told: dict[int, Cell], waiting: deque[Job], minutes: 
         worker.audience.finished(job.number, answer)
 
 
-def _epitaph(process: SpawnProcess) -> str:
+def _epitaph(process: ForkServerProcess) -> str:
     process.join()
     code = process.exitcode or 0
     if code < 0:
@@ -122,15 +123,15 @@ class _Worker:
     audience: Audience
     job: Job | None = None
     since: float = 0.0
-    process: SpawnProcess = field(init=False)
+    process: ForkServerProcess = field(init=False)
     pipe: Connection = field(init=False)
 
     def __post_init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        self.pipe, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
+        self.pipe, theirs = SERVER.Pipe()
+        self.process = SERVER.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
 

@@ -50,7 +50,7 @@ def sweep(words: Sequence[str], folder: Path) -> BaseProcess:
 def _sweep(words: Sequence[str], folder: Path) -> None:
     os.setsid()
     os.chdir(folder)
-    processes.SPAWN = multiprocessing.get_context("fork")
+    processes.SERVER = multiprocessing.get_context("fork")
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         code = entry(list(words))
     sys.exit(code)
