@@ -58,6 +58,12 @@ def shared(tmp_path_factory) -> Store:
     return Store(tmp_path_factory.mktemp("shared"))
 
 
+@pytest.fixture(scope="session")
+def second(tmp_path_factory) -> Store:
+    """Another one, for what is computed twice and compared: each value of a run is made once in each."""
+    return Store(tmp_path_factory.mktemp("second"))
+
+
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(tmp_path / "store")

@@ -21,11 +21,11 @@ RULES = [name for name in DEFENSES if "aggregate" in PLANS[name]]
 
 @pytest.mark.parametrize("name", DEFENSES)
 @pytest.mark.parametrize("attack", ["none", "backdoor", "federated", "targeted"])
-def test_a_run_is_done_or_skipped_with_a_reason_and_repeats_itself(tiny, store, shared, name, attack):
+def test_a_run_is_done_or_skipped_with_a_reason_and_repeats_itself(tiny, shared, second, name, attack):
     words = (f"attack={attack}", f"defense={name}", *CHEAP.get(name, ()))
     record = run(tiny(*words), shared)
     assert record.status == "done" or record.reason
-    again = run(tiny(*words), store)
+    again = run(tiny(*words), second)
     assert record.result_digest == again.result_digest
 
 
