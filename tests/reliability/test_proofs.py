@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special
 
 from defenses.certify import bagging
 from defenses.certify.collective import CollectiveCertificate
@@ -224,15 +224,12 @@ def noised(at: World, sanitize: object, believed: Callable[[Mechanism], Mechanis
     """
     dice = at.dice
     noise, (rate, steps), change, count = dice.choice((1.0, 3.0)), dice.choice(((1.0, 1), (0.5, 6), (0.25, 4))), dice.choice(sorted(MOVES)), dice.randint(1, 3)
-    joins = stats.binom.pmf(np.arange(steps + 1), steps, rate)
 
     def chance(parts_N: np.ndarray) -> float:
-        reach = int(np.abs(parts_N).sum()) * steps
-        sums = np.zeros(2 * reach + 1)
-        sums[reach] = 1.0
-        for part in parts_N:  # no sum leaves the lattice, so nothing that counts is rolled over its end
-            sums = sum(share * np.roll(sums, times * part) for times, share in enumerate(joins))
-        return float(sums @ stats.norm.cdf(np.arange(-reach, reach + 1) / 10 / (noise * math.sqrt(steps))))
+        reach = int(np.abs(parts_N).sum()) * steps  # no sum leaves the lattice, so none that counts is rolled over its end
+        turns = np.exp(-2j * np.pi * np.outer(parts_N, np.arange(reach + 1)) / (2 * reach + 1))
+        sums = np.fft.fftshift(np.fft.irfft(((1 - rate + rate * turns) ** steps).prod(0), 2 * reach + 1))  # of binomial shares, by their transforms
+        return float(sums @ special.ndtr(np.arange(-reach, reach + 1) / 10 / (noise * math.sqrt(steps))))
 
     def chances(rows: Dataset) -> np.ndarray:
         signs = torch.where(rows.labels == 0, 1.0, -1.0)
