@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from functools import cache
 
@@ -9,7 +10,7 @@ import pytest
 
 from poisonbench.assemble import HOME
 from poisonbench.build import build
-from poisonbench.commands.compose import tree_of
+from poisonbench.commands.compose import CONFIGS, tree_of
 from poisonbench.core.keys import canonical
 from poisonbench.core.plugins import OWN
 from poisonbench.core.threat import POISON_RATE, informed
@@ -33,8 +34,25 @@ def by_command() -> dict[str, list[Record]]:
     return found
 
 
+def composed(words: list[str]) -> dict[str, object]:
+    """Compose a defense apart from the rest, since some thirty of each make hundreds of pairs; the next test says why that is the same."""
+    if any("@" in word or word.startswith("+") for word in words):
+        return tree_of(words)
+    defense = [word for word in words if word.startswith(("defense=", "defense."))]
+    return tree_of([word for word in words if word not in defense]) | {"defense": tree_of(defense)["defense"]}
+
+
+def test_a_defense_takes_nothing_from_the_rest_of_a_configuration_and_gives_it_no_learner():
+    for path in (path for folder in ("defense", "features") for path in sorted((CONFIGS / folder).glob("*.yaml"))):
+        text = path.read_text()
+        assert "${" not in text, path.name
+        assert not re.search(r"^learner:|^attack:|override /|^\s*- /(?!defense@|features@)", text, re.MULTILINE), path.name
+    others = [path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("defense", "experiment") and path.parent != CONFIGS]
+    assert not [path.name for path in others if re.search(r"^\s*defense:|/defense|@\S*defense", path.read_text(), re.MULTILINE)]
+
+
 def built_by(command: str) -> dict[str, object]:
-    tree = tree_of([os.path.expandvars(word) for word in shlex.split(command)[3:]])
+    tree = composed([os.path.expandvars(word) for word in shlex.split(command)[3:]])
     return {part: build(tree[part], OWN, part) for part in ("learner", "attack", "defense")}
 
 
