@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -15,9 +14,9 @@ from poisonbench import lease
 from poisonbench.core.files import DEPTH
 from poisonbench.core.plugins import OWN
 from poisonbench.store import Store
+from poisonbench.sweep.processes import SERVER
 
 TOO_DEEP = f'{{"pid": {2**22 + 1}, "host": "{socket.gethostname()}", "started": "1", "more": {"[" * DEPTH}{"]" * DEPTH}}}'.encode()  # of a dead process
-SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def work(folder: str, number: int, values: int = 20) -> None:
 
 
 def test_four_processes_make_every_value_once(tmp_path):
-    processes = [SPAWN.Process(target=work, args=(str(tmp_path), number)) for number in range(4)]
+    processes = [SERVER.Process(target=work, args=(str(tmp_path), number)) for number in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -132,7 +131,7 @@ def test_four_processes_make_every_value_once(tmp_path):
 
 @pytest.mark.slow
 def test_sixteen_processes_four_of_which_are_killed_lose_no_value(tmp_path):
-    processes = [SPAWN.Process(target=work, args=(str(tmp_path), number, 500)) for number in range(16)]
+    processes = [SERVER.Process(target=work, args=(str(tmp_path), number, 500)) for number in range(16)]
     for process in processes:
         process.start()
     time.sleep(15)
@@ -156,7 +155,7 @@ def stuck(folder: str) -> None:
 
 
 def test_a_killed_process_keeps_nobody_waiting(tmp_path):
-    process = SPAWN.Process(target=stuck, args=(str(tmp_path),))
+    process = SERVER.Process(target=stuck, args=(str(tmp_path),))
     process.start()
     while not (tmp_path / "begun").exists():
         time.sleep(0.05)
