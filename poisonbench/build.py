@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Literal, Union, cast
 
-from poisonbench.core.errors import ConfigError, meant
+from poisonbench.core.errors import ConfigError, PoisonbenchError, meant
 from poisonbench.core.files import File
 from poisonbench.core.plugins import OWN, find_class
 
@@ -102,13 +102,15 @@ def _plain(value: object, hint: object, where: str) -> object:
     if value is None and hint is not object:
         raise ConfigError(f"{where}: give {_named(hint)}, not nothing")
     if hint is File and isinstance(value, str):
-        return File(value)
+        return _file(value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (bool, int, float, str):
         kind = cast("type", hint)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise ConfigError(f"{where}={_brief(value)}: give {_named(kind)}, not {_named(type(value))}")
+            raise ConfigError(
+                f"{where}={_brief(value)}: give {_named(kind)}, not {'a fraction' if kind is int and isinstance(value, float) else _named(type(value))}"
+            )
     elif is_dataclass(hint) and not isinstance(value, cast("type", hint)):
         raise ConfigError(f"{where}: {cast('type', hint).__name__} is needed, not {_brief(value)}")
     elif getattr(hint, "_is_protocol", False) and isinstance(value, bool | int | float | str | list | dict):
@@ -122,6 +124,13 @@ def _plain(value: object, hint: object, where: str) -> object:
     elif lacking := [member for member in _members(hint) if not hasattr(value, member)]:
         raise ConfigError(f"{where}: {type(value).__name__} is no {cast('type', hint).__name__}; it has no {', '.join(lacking)}")
     return value
+
+
+def _file(path: str, where: str) -> File:
+    try:
+        return File(path)
+    except PoisonbenchError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _brief(value: object, most: int = 60) -> str:

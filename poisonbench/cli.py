@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from poisonbench.build import build, check_targets, fitted
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
 from poisonbench.commands import usage
 from poisonbench.commands.compose import CONFIGS, check_words, explaining, tree_of
+from poisonbench.commands.mistakes import COMPLETION, DRY, SEARCH, SWEEP, parted, read_words
 from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
@@ -29,9 +32,6 @@ from poisonbench.sweep.audience import Crowd
 from poisonbench.sweep.engine import Engine
 
 ENGINE_WORDS = ("engine", "workers", "cell_minutes", "trust", "hydra")
-
-DRY = "--dry-run"
-MULTIRUN = ("-m", "--multirun")
 
 
 def main() -> None:
@@ -81,27 +81,36 @@ def _explained(command: Command) -> int:
 
 def _experiments(words: Sequence[str]) -> int:
     check_words(words)
-    dry = DRY in words
-    flags = [word for word in words if word in MULTIRUN]  # Hydra's parser wants them before any override
-    words = [*flags, *(word for word in words if word != DRY and word not in MULTIRUN)]
+    flags, plain = parted(words)
+    if not set(flags) & set(COMPLETION):
+        read_words(plain, sweep=bool(set(flags) & set(SWEEP)))
+    cells = _cells([flag for flag in flags if flag != DRY], plain)  # Hydra's parser wants flags before any override
+    console = Console(quiet=not leads())
+    if DRY in flags:
+        return _foreseen(cells, console)
+    alone = len(cells) == 1 and not any(word.startswith("engine") for word in cells[0])
+    return _alone(cells[0], console) if alone else _together(cells, console)
+
+
+def _cells(flags: Sequence[str], words: Sequence[str]) -> list[Sequence[str]]:
+    """Return the words of each experiment that a command line asks for; none after a question to Hydra, such as --help.
+
+    Raises:
+        ConfigError: words that Hydra does not take, in a sentence of ours; what it writes itself is for its own authors.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the sentence is ours to say
     cells: list[Sequence[str]] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS.resolve()), config_name="config")
     def job(_: DictConfig) -> None:
         overrides = HydraConfig.get().overrides
-        searched = [word for word in overrides.hydra if word.startswith("hydra.searchpath")]
+        searched = [word for word in overrides.hydra if word.startswith(SEARCH)]
         cells.append([*searched, *overrides.task])
 
-    plain = [word for word in words if not word.startswith("-")]
-    with tempfile.TemporaryDirectory() as folder, explaining(plain):  # Hydra writes a multirun.yaml full of this machine's paths
-        sys.argv = [sys.argv[0], *words, f"hydra.sweep.dir={folder}"]
+    with tempfile.TemporaryDirectory() as folder, explaining(words), contextlib.redirect_stderr(io.StringIO()):
+        sys.argv = [sys.argv[0], *flags, *words, f"hydra.sweep.dir={folder}"]  # Hydra writes a multirun.yaml full of this machine's paths
         job()
-    console = Console(quiet=not leads())
-    if dry:
-        return _foreseen(cells, console)
-    alone = len(cells) == 1 and not any(word.startswith("engine") for word in cells[0])
-    return _alone(cells[0], console) if alone else _together(cells, console)
+    return cells
 
 
 def _foreseen(cells: Sequence[Sequence[str]], console: Console) -> int:

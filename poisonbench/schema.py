@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from poisonbench.core.errors import ConfigError
+
+SEEDS = 10**15  # JSON readers keep whole numbers up to here
+
 
 @dataclass
 class BudgetKeys:
@@ -55,3 +59,13 @@ class Keys:
     tracker: Any = None
     attack: Any = None
     defense: Any = None
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a record could not hold.
+
+    Raises:
+        ConfigError: a negative one, or one that is too large.
+    """
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"seed={seed}: give a whole number from 0 to {SEEDS - 1}")

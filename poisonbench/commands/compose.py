@@ -7,25 +7,26 @@ import copy
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache
-from pathlib import Path
 from typing import cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from poisonbench.core.errors import ConfigError, meant
-from poisonbench.schema import Keys
+from poisonbench.commands.mistakes import PLANS, brief, explained, parsed, read_words, unknown_key
+from poisonbench.commands.vocabulary import CONFIGS as CONFIGS
+from poisonbench.commands.vocabulary import groups
+from poisonbench.commands.vocabulary import options as options
+from poisonbench.core.errors import ConfigError, PoisonbenchError
+from poisonbench.schema import Keys, check_seed
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
-PLANS = ("attack", "defense")
-SHOWN, LETTERS, DEPTH, DIGITS = 100, 10_000, 20, 300  # of a word: letters that a message repeats, and at most: letters, brackets within each other, digits
+LETTERS, DEPTH, DIGITS = 10_000, 20, 300  # of a word, at most: letters, brackets within each other, digits
 OPENED = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 RESOLVER = re.compile(r"\$\{[^${}]*?:")
 
@@ -45,13 +46,16 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
         ConfigError: one sentence on the first mistake.
     """
     check_words(words)
+    overrides = read_words(words)
     with explaining(words):
-        overrides = [_parsed(word) for word in words]
         lists = {override.key_or_group: cast("list[str]", override.value()) for override in overrides if _is_plan_list(override)}
         single = [override for override in overrides if not _is_plan_list(override)]
         tree = _composed([str(override.input_line) for override in single if not any(_inside(override, kind) for kind in lists)])
         for kind, names in lists.items():
             tree[kind] = _joined(kind, names, single)
+    if unknown := sorted(tree.keys() - {field.name for field in fields(Keys)}):
+        raise ConfigError(unknown_key(unknown[0], {name: tree[name] for name in tree if name not in unknown}))
+    check_seed(cast("int", tree["seed"]))
     given = {override.key_or_group: override.value() for override in overrides}
     if tree["trust"] != given.get("trust", ""):
         raise ConfigError("trust is set in a configuration file; it counts on the command line alone")
@@ -65,7 +69,7 @@ def check_words(words: Iterable[str]) -> None:
         ConfigError: a word or a number that is too long, too many brackets within each other, or a resolver such as `${oc.env:HOME}`.
     """
     for word in words:
-        told = word if len(word) < SHOWN else f"{word[:SHOWN]}..."
+        told = brief(word)
         if len(word) > LETTERS:
             raise ConfigError(f"{told}: a word of {len(word)} letters; at most {LETTERS}")
         depth = max(itertools.accumulate((OPENED.get(letter, 0) for letter in word), lambda depth, step: max(0, depth + step), initial=0))
@@ -103,7 +107,7 @@ def _from_kept(words: Sequence[str]) -> DictConfig | None:
     Returns None for a mistake and for words of rarer kinds, whose order may matter; Hydra itself has to look at them.
     """
     try:
-        overrides = [_parsed(word) for word in words]
+        overrides = [parsed(word) for word in words]
         if GlobalHydra.instance().is_initialized() or not all(_is_common(override) for override in overrides):
             return None
         values = [override for override in overrides if _sets_a_value(override)]
@@ -114,11 +118,6 @@ def _from_kept(words: Sequence[str]) -> DictConfig | None:
     except UNFIT:
         return None
     return config
-
-
-@lru_cache(maxsize=1024)
-def _parsed(word: str) -> Override:
-    return OverridesParser.create().parse_overrides([word])[0]
 
 
 def _sets_a_value(override: Override) -> bool:
@@ -177,58 +176,26 @@ def explaining(words: Sequence[str]) -> Iterator[None]:
     """
     try:
         yield
+    except PoisonbenchError:
+        raise
     except UNFIT as error:
-        raise ConfigError(explained(error, words)) from error
+        raise ConfigError(explained(error, words, lambda: _plain_tree(words), _composes)) from None
 
 
-def explained(error: Exception, words: Sequence[str]) -> str:
-    """Return one sentence for an error of Hydra or OmegaConf."""
-    if isinstance(error, MissingConfigException):
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group or 'config'}={name}: no such option; {meant(name, error.options or [])}"
-    text = f"{error} {error.__cause__ or ''}"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(found[1].partition("@")[0], words)
-    if found := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return _unknown_key(found[2], words)
-    if found := re.search(r"Error merging override (\S+)", text):
-        cause = str(error.__cause__ or error).splitlines()[0]
-        return f"{found[1]}: {cause}"
-    told = "" if isinstance(error, AssertionError) else " ".join(str(error).split())
-    return told if isinstance(error, HydraException | OmegaConfBaseException) else f"{_unfit(words)[:SHOWN]}: {told or 'no configuration'}"
-
-
-def _unfit(words: Sequence[str]) -> str:
-    """Return the word that Hydra cannot bear even alone, or all of them."""
-    for word in words:
-        try:
-            _composed([word])
-        except (HydraException, OmegaConfBaseException):
-            continue
-        except UNFIT:
-            return word
-    return " ".join(words)
-
-
-def _unknown_key(path: str, words: Sequence[str]) -> str:
-    parent, _, name = path.rpartition(".")
-    known: object = _plain_tree(words)
-    for part in parent.split(".") if parent else ():
-        known = known.get(part) if isinstance(known, Mapping) else None
-    names = [str(key) for key in known if key != "_target_"] if isinstance(known, Mapping) else []
-    return f"{path}: no such key; {meant(name, names)}"
+def _composes(word: str) -> bool:
+    """Tell whether a word can be composed without the others."""
+    try:
+        _composed([word])
+    except UNFIT:
+        return False
+    return True
 
 
 def _plain_tree(words: Iterable[str]) -> dict[str, object]:
     """Compose with the choices of groups alone, to know which keys there are."""
-    groups = {entry.name for entry in CONFIGS.iterdir() if entry.is_dir()}
-    chosen = [word for word in words if word.lstrip("+").split("=")[0].split("@")[0] in groups and not word.startswith("[")]
+    known = groups()
+    chosen = [word for word in words if word.lstrip("+").split("=")[0].split("@")[0] in known and not word.startswith("[")]
     try:
-        return _composed([word for word in chosen if "[" not in word and "," not in word])
+        return _composed([word for word in chosen if "[" not in word and "," not in word and _composes(word)])
     except UNFIT:
         return _composed([])
-
-
-def options(group: str) -> list[str]:
-    """Return the names that a group offers, sorted."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from poisonbench.commands.compose import CONFIGS, options
 from poisonbench.commands.usage import Usage
+from poisonbench.commands.vocabulary import groups, options
 from poisonbench.core.errors import ConfigError, meant
 
 JSON = "--json"
@@ -26,12 +26,12 @@ def main(words: Sequence[str]) -> int:
     Raises:
         ConfigError: a group that does not exist.
     """
-    groups = sorted(entry.name for entry in CONFIGS.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
-    asked = [word if word in groups else word.removesuffix("s") for word in words if word != JSON]
+    known = groups()
+    asked = [word if word in known else word.removesuffix("s") for word in words if word != JSON]
     for group, word in zip(asked, [word for word in words if word != JSON], strict=True):
-        if group not in groups:
-            raise ConfigError(f"list {word}: no such group; {meant(word, groups)}")
-    told = {group: options(group) for group in asked or groups}
+        if group not in known:
+            raise ConfigError(f"list {word}: no such group; {meant(word, known)}")
+    told = {group: options(group) for group in asked or known}
     lines = [json.dumps(told)] if JSON in words else [f"{group}: {', '.join(names)}" for group, names in told.items()]
     for line in lines:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)

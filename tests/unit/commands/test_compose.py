@@ -45,10 +45,9 @@ WORDS = [
     ["task=blobs", "owners=shards", "owners.per_client=1", "task.clients=${threads}", "threads=2"],
     ["+attack.data.more=1", "attack.data.more=2", "attack=badnets"],
     ["++attack.data.more=1", "~attack.data.more"],
-    ["~tracker", "+tracker=wandb", "hydra.job.name=mine"],
+    ["hydra.searchpath=[]", "seed=2"],
     ["attack=badnets", "attack.data.sise=2"],
     ["attack=badnets", "threat.budget.rate=much"],
-    ["seed=1,2"],
 ]
 
 

@@ -1,0 +1,107 @@
+"""Which words there are: flags, commands, groups, options and keys, and the one that was meant. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from poisonbench.core.errors import meant
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+CLOSE, LISTED = 0.75, 3  # how alike two names in different places have to be, and how many options a message names
+GLOBAL = "# @package _global_"
+
+
+def options(group: str) -> list[str]:
+    """Return the names that a group offers, sorted."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """Return the groups, sorted."""
+    return sorted(entry.name for entry in CONFIGS.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
+
+
+def commands() -> list[str]:
+    """Return the commands, sorted: the modules here that have a `main`."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8"))
+
+
+def option_meant(word: str) -> str:
+    """Return GROUP=OPTION for the name of an option without its group; nothing for other words."""
+    return next((f"{group}={word}" for group in ("attack", "defense", *groups()) if word in options(group)), "")
+
+
+def key_meant(path: str, tree: Mapping[str, object]) -> str:
+    """Return which key was meant: the same name elsewhere, a similar one beside it, one that another option has, or what there is.
+
+    Args:
+        path: the unknown key, such as "task.rot".
+        tree: the configuration that it was asked of.
+    """
+    parent, _, name = path.rpartition(".")
+    beside = [str(key) for key in node if key != "_target_"] if isinstance(node := _at(tree, parent), Mapping) else []
+    here, elsewhere = {key: list[str]() for key in keys(tree)}, _offered()
+    if path in groups():
+        place = next((key for key in keys(tree, nodes=True) if key.endswith(f".{path}")), "")
+        return f"did you mean {path}@{place}?" if place else f"nothing in this run takes it; {_some(_users(path))} do"
+    if path in elsewhere:
+        return f"it comes with {_some(elsewhere[path])}"
+    if key := _nearest(path, here, 1.0):
+        return f"did you mean {key}?"
+    if difflib.get_close_matches(name, beside, n=1, cutoff=0.6):
+        return meant(name, beside)
+    for known, cutoff in ((elsewhere, 1.0), (here, CLOSE), (elsewhere, CLOSE)):
+        if key := _nearest(path, known, cutoff):
+            return f"did you mean {key}?" + (f" it comes with {_some(known[key])}" if known[key] else "")
+    return f"known: {', '.join(sorted(beside or map(str, tree)))}"
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:LISTED] + ["..."] * (len(words) > LISTED))
+
+
+def _users(group: str) -> list[str]:
+    """Return the options that choose one of a group for a place of their own."""
+    return [f"{path.parent.name}={path.stem}" for path in sorted(CONFIGS.glob("*/*.yaml")) if f"/{group}@" in path.read_text(encoding="utf-8")]
+
+
+def keys(node: object, where: str = "", *, nodes: bool = False) -> Iterator[str]:
+    """Yield the places of all leaves of a tree, such as "threat.budget.rate", or of all mappings in it."""
+    for name, item in node.items() if isinstance(node, Mapping) else ():
+        place = f"{where}.{name}" if where else str(name)
+        if isinstance(item, Mapping):
+            yield from (place,) if nodes else ()
+            yield from keys(item, place, nodes=nodes)
+        elif not nodes and name not in ("_target_", "defaults"):
+            yield place
+
+
+def _at(tree: object, path: str) -> object:
+    for part in path.split(".") if path else ():
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _nearest(path: str, known: Iterable[str], cutoff: float) -> str:
+    """Return the key whose last name is most like that of `path`; of several the one in the same group, then the shortest."""
+    names: dict[str, list[str]] = {}
+    for key in known:
+        names.setdefault(key.rpartition(".")[2], []).append(key)
+    near = difflib.get_close_matches(path.rpartition(".")[2], names, n=1, cutoff=cutoff)
+    return min(names[near[0]], key=lambda key: (key.split(".")[0] != path.split(".")[0], key.count("."), key)) if near else ""
+
+
+def _offered() -> dict[str, list[str]]:
+    """Return the keys that options bring, each with the words that choose them."""
+    found: dict[str, list[str]] = {}
+    for group in groups():
+        for name in options(group) if group != "experiment" else ():
+            path = CONFIGS / group / f"{name}.yaml"
+            where = "" if path.read_text(encoding="utf-8").startswith(GLOBAL) else group
+            for key in keys(OmegaConf.to_container(OmegaConf.load(path), resolve=False), where):
+                found.setdefault(key, []).append(f"{group}={name}")
+    return found
