@@ -24,6 +24,7 @@ from poisonbench.store import Store, Visit
 __all__ = ["Experiment", "Line", "run"]
 
 Figures = dict[str, object]
+UPDATES, ROWS = {"attack.update", "defense.aggregate"}, {"attack.train", "defense.sanitize", "defense.train"}  # in federated learning, in one place
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -195,16 +196,30 @@ def check_training(line: Line) -> None:
     attack, defense = experiment.attack, experiment.defense
     experiment.task.check()
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
-        raise Incompatible("the attacker runs the training, so defense.sanitize and defense.train never see it")
+        raise Incompatible(
+            "the attacker runs the training, so defense.sanitize and defense.train never see it; choose a repair or a screen, such as defense=fine_tune"
+        )
     learner = defense.train(under_attack(experiment, experiment.learner))
-    missing = sorted((filled("attack", attack) | filled("defense", defense)) - learner.stages)
-    if missing:
-        raise Incompatible(f"{type(learner).__name__} has no place for {', '.join(missing)}")
+    asked = filled("attack", attack) | filled("defense", defense)
+    if missing := sorted(asked - learner.stages):
+        raise Incompatible("; ".join(filter(None, (f"{type(learner).__name__} has no place for {', '.join(missing)}", way_out(asked, missing)))))
     check_proofs(attack.train, defense, learner)
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
         raise ConfigError("this defense needs clean rows of its own; set task.trusted to a share above 0, such as 0.05")
     known = learner.with_public(experiment.task.public, None)
     known.check(experiment.task.train, line.combine(experiment.defense.aggregate))
+
+
+def way_out(asked: set[str], missing: Sequence[str]) -> str:
+    """Return what to ask for instead, if we know it, for slots that a learner does not have, among all that are asked for."""
+    if asked & UPDATES and asked & ROWS:
+        other = "attack=backdoor" if "attack.update" in asked else f"one of {' and '.join(sorted(asked & (UPDATES | ROWS)))}"
+        return f"updates are combined in federated learning, where nobody holds all rows: use {other}"
+    if UPDATES & set(missing):
+        return "updates are combined in federated learning: use learner=federated" + (", or attack=federated" if "attack.update" not in asked else "")
+    if "defense.repair" in missing:
+        return "a repair mends one network: use learner=small, and no ensemble"
+    return "use learner=small" if ROWS & set(missing) else ""
 
 
 def record(line: Line) -> Record:

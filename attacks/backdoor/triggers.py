@@ -77,7 +77,9 @@ def place(shape: tuple[int, ...], side: int, position: Position, margin: int) ->
     """
     _, height, width = images(shape, "a patch")
     if side < 1 or margin < 0 or side + margin > min(height, width):
-        raise ConfigError(f"a patch of {side}x{side} with margin {margin} does not fit {height}x{width} images; lower attack.data.size")
+        told = f"lower attack.data.size to {most}" if margin >= 0 and (most := min(height, width) - margin) > 0 else "set attack.data.margin=0"
+        told = told if side > 0 else "set attack.data.size=1"
+        raise ConfigError(f"a patch of {side}x{side} with margin {margin} does not fit {height}x{width} images; {told}")
     low, right = height - side - margin, width - side - margin
     corners = {"bottom_right": (low, right), "bottom_left": (low, margin), "top_right": (margin, right), "top_left": (margin, margin)}
     return corners.get(position, ((height - side) // 2, (width - side) // 2))

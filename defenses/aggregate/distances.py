@@ -5,6 +5,8 @@ Shape letters: R contributions, P parameters.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -58,15 +60,45 @@ def borne(f: int, contributors: int, *, least: int, rule: str) -> int:
     Raises:
         ConfigError: too few contributions for any f.
     """
-    need(contributors >= least, f"{rule} needs n >= 2 f + {least} contributions", contributors, 0)
+    need(contributors >= least, _asks(rule, least, contributors, 0))
     return min(f, (contributors - least) // 2)
 
 
-def need(holds: bool, rule: str, contributors: int, malicious: int) -> None:
-    """Refuse numbers of contributors.
+def room(contributors: int, f: int, *, least: int, rule: str, own: bool = False) -> None:
+    """Refuse a round in which a rule that needs n >= 2 f + least cannot bear f.
+
+    Args:
+        contributors: n.
+        f: the number of malicious ones that the rule assumes.
+        least: contributions that the rule needs where f is 0.
+        rule: its name.
+        own: the number is the defense's own, not the threat's.
 
     Raises:
-        ConfigError: the precondition, in words.
+        ConfigError: the precondition, in words, and what meets it.
+    """
+    most = (contributors - least) // 2
+    if most > 0:
+        told = f"defense.aggregate.malicious={most}" if own else f"threat.budget.clients={_share(most, contributors)}"
+    else:
+        told = f"task.clients={2 * f + least}" if own else f"task.clients={least + 2} threat.budget.clients={_share(1, least + 2)}"
+    need(f <= most, f"{_asks(rule, least, contributors, f)}; set {told}")
+
+
+def _asks(rule: str, least: int, contributors: int, f: int) -> str:
+    return f"defense={rule} needs n >= 2 f + {least} contributions; this round has n = {contributors} with f = {f}"
+
+
+def _share(malicious: int, clients: int) -> float:
+    """Return a share of clients that selects so many, who are counted by rounding down."""
+    return math.ceil(1e4 * malicious / clients) / 1e4
+
+
+def need(holds: bool, sentence: str) -> None:
+    """Refuse what does not hold.
+
+    Raises:
+        ConfigError: the sentence.
     """
     if not holds:
-        raise ConfigError(f"{rule}; this round has n = {contributors} with f = {malicious}; lower threat.budget.clients, or raise task.clients")
+        raise ConfigError(sentence)

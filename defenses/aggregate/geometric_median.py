@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.aggregate.distances import need
+from defenses.aggregate.distances import room
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import ConfigError
 
@@ -39,7 +39,7 @@ class GeometricMedian:
 
     def check(self, contributors: int, malicious: int) -> None:
         """Refuse n <= 2 f."""
-        need(contributors > 2 * malicious, "defense=geometric_median needs n > 2 f contributions", contributors, malicious)
+        room(contributors, malicious, least=1, rule="geometric_median")
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from defenses.aggregate.distances import assumed, borne, krum_scores, need, squared_distances
+from defenses.aggregate.distances import assumed, borne, krum_scores, room, squared_distances
 from poisonbench.core.defense import Server
 
 
@@ -51,8 +51,7 @@ class Krum:
 
     def check(self, contributors: int, malicious: int) -> None:
         """Refuse n <= 2 f + 2."""
-        f = assumed(self.malicious, malicious)
-        need(contributors > 2 * f + 2, "defense=krum needs n > 2 f + 2 contributions", contributors, f)
+        room(contributors, assumed(self.malicious, malicious), least=3, rule="krum", own=self.malicious is not None)
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,), one of the contributions."""
@@ -61,6 +60,6 @@ class Krum:
     def scores(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (R,) scores; smaller is better."""
         score = VARIANTS[self.variant]
-        f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=3, rule="defense=krum")
+        f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=3, rule="krum")
         neighbours = len(rows_RP) - f - score.fewer
         return krum_scores(squared_distances(rows_RP), neighbours, power=score.power, include_self=score.include_self)

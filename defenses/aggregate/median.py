@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from defenses.aggregate.distances import need
+from defenses.aggregate.distances import room
 from poisonbench.core.defense import Server
 
 
@@ -26,7 +26,7 @@ class Median:
 
     def check(self, contributors: int, malicious: int) -> None:
         """Refuse n <= 2 f."""
-        need(contributors > 2 * malicious, "defense=median needs n > 2 f contributions", contributors, malicious)
+        room(contributors, malicious, least=1, rule="median")
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from defenses.aggregate.distances import assumed, borne, krum_scores, need, squared_distances
+from defenses.aggregate.distances import assumed, borne, krum_scores, need, room, squared_distances
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import ConfigError
 
@@ -39,11 +39,13 @@ class MultiKrum:
     def check(self, contributors: int, malicious: int) -> None:
         """Refuse n <= 2 f + 2 and m > n - f - 2."""
         f = assumed(self.malicious, malicious)
-        need(contributors > 2 * f + 2, "defense=multi_krum needs n > 2 f + 2 contributions", contributors, f)
-        need(self.kept is None or self.kept <= contributors - f - 2, "defense=multi_krum keeps at most n - f - 2", contributors, f)
+        room(contributors, f, least=3, rule="multi_krum", own=self.malicious is not None)
+        most = contributors - f - 2
+        told = f"defense=multi_krum keeps at most n - f - 2; this round has n = {contributors} with f = {f}"
+        need(self.kept is None or self.kept <= most, f"{told}; set defense.aggregate.kept={most}, or null")
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,), the mean of the kept contributions."""
-        neighbours = len(rows_RP) - borne(assumed(self.malicious, server.malicious), len(rows_RP), least=3, rule="defense=multi_krum") - 2
+        neighbours = len(rows_RP) - borne(assumed(self.malicious, server.malicious), len(rows_RP), least=3, rule="multi_krum") - 2
         scores = krum_scores(squared_distances(rows_RP), neighbours)
         return rows_RP[scores.argsort(stable=True)[: self.kept or neighbours]].mean(0)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from defenses.aggregate.distances import assumed, borne, need
+from defenses.aggregate.distances import assumed, borne, room
 from poisonbench.core.defense import Server
 
 
@@ -29,10 +29,9 @@ class TrimmedMean:
 
     def check(self, contributors: int, malicious: int) -> None:
         """Refuse n <= 2 f."""
-        f = assumed(self.malicious, malicious)
-        need(contributors > 2 * f, "defense=trimmed_mean needs n > 2 f contributions", contributors, f)
+        room(contributors, assumed(self.malicious, malicious), least=1, rule="trimmed_mean", own=self.malicious is not None)
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""
-        f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=1, rule="defense=trimmed_mean")
+        f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=1, rule="trimmed_mean")
         return rows_RP.sort(0).values[f : len(rows_RP) - f].mean(0)

@@ -97,7 +97,9 @@ class Smoothed:
         Raises:
             Incompatible: always.
         """
-        raise Incompatible(f"smoothing over labels solves in closed form, so {type(step).__name__} has no training step to act on")
+        raise Incompatible(
+            f"smoothing over labels solves in closed form, so {type(step).__name__} has no training step to act on; choose another defense or another attack"
+        )
 
     def with_epochs(self, epochs: int) -> Smoothed:
         """Return this recipe: it has no epochs."""

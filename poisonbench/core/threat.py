@@ -109,7 +109,11 @@ class Known:
         """
         rows = (self.writable & wanted_N).nonzero()[:, 0]
         if count > len(rows):
-            raise ConfigError(f"threat.budget allows {count} poisoned rows, but only {len(rows)} can be poisoned; lower threat.budget.rate")
+            share = len(rows) / count
+            most = (
+                f"rate to {math.floor(1e4 * self.budget.rate * share) / 1e4:g}" if self.budget.count is None else f"count to {int(self.budget.count * share)}"
+            )
+            raise ConfigError(f"threat.budget allows {count} poisoned rows, but only {len(rows)} can be poisoned; lower threat.budget.{most}")
         return rows
 
     def choose(self, wanted_N: Tensor, rng: Key) -> Tensor:
@@ -168,7 +172,8 @@ class Threat:
         count = math.floor(self.budget.clients * clients + 1e-9)
         if self.budget.clients and not count:
             raise ConfigError(
-                f"threat.budget.clients={self.budget.clients} of {clients} clients selects none; give at least {1 / clients:g}, or set task.clients"
+                f"threat.budget.clients={self.budget.clients} of {clients} clients selects none; "
+                f"set task.clients={math.ceil(1 / self.budget.clients)}, or threat.budget.clients={math.ceil(1e4 / clients) / 1e4:g}"
             )
         return rng.pick(torch.arange(clients), count)
 

@@ -93,7 +93,7 @@ class Solved:
         Raises:
             Incompatible: always.
         """
-        raise Incompatible(f"{type(self).__name__} is solved in closed form, so {type(step).__name__} has no training step to act on")
+        raise Incompatible(f"{type(self).__name__} is solved in closed form, so {type(step).__name__} has no training step to act on; use learner=small")
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> SolvedVictim:
         """Solve for the weights."""

@@ -110,11 +110,11 @@ def test_norm_clip_scales_what_is_long():
 @pytest.mark.parametrize(
     ("rule", "enough", "words"),
     [
-        (Krum(malicious=None, variant="paper"), (7, 2), "n > 2 f [+] 2"),
-        (MultiKrum(malicious=None, kept=None), (7, 2), "n > 2 f [+] 2"),
-        (Median(), (5, 2), "n > 2 f"),
-        (TrimmedMean(malicious=None), (5, 2), "n > 2 f"),
-        (GeometricMedian(steps=3, smoothing=1e-6), (5, 2), "n > 2 f"),
+        (Krum(malicious=None, variant="paper"), (7, 2), "n >= 2 f [+] 3"),
+        (MultiKrum(malicious=None, kept=None), (7, 2), "n >= 2 f [+] 3"),
+        (Median(), (5, 2), "n >= 2 f [+] 1"),
+        (TrimmedMean(malicious=None), (5, 2), "n >= 2 f [+] 1"),
+        (GeometricMedian(steps=3, smoothing=1e-6), (5, 2), "n >= 2 f [+] 1"),
     ],
 )
 def test_preconditions_are_said_in_words(rule, enough, words):

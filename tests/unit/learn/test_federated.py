@@ -345,7 +345,7 @@ def test_a_rule_is_told_f_and_may_ask_for_an_update_on_trusted_rows(tiny, store)
         (("learner.participants=10",), "there are 9 clients"),
         (("net.norm=batch",), r"set net\.norm=group"),
         (("attack=federated", "threat.budget.clients=0.01"), "selects none"),
-        (("attack=federated", "defense=krum", "threat.budget.clients=0.45"), "n > 2 f"),
+        (("attack=federated", "defense=krum", "threat.budget.clients=0.45"), "n >= 2 f"),
         (("threat.rounds=[5]",), "first round"),
     ],
 )
