@@ -93,18 +93,23 @@ class Central:
 
     def __post_init__(self) -> None:
         """Refuse recipes that cannot be trained."""
-        if min(self.epochs, self.batch_size) < 1:
-            raise ConfigError(f"learner: epochs={self.epochs}, batch_size={self.batch_size}; both need to be at least 1")
-        if not (0 < self.lr < math.inf and 0 <= self.momentum < 1 and 0 <= self.label_smoothing < 1 and 0 < self.warmup < 1):
-            raise ConfigError("learner: lr must be above 0, momentum and label_smoothing in [0, 1), warmup in (0, 1)")
-        if min(self.crop, self.cutout, self.weight_decay, self.bias_lr) < 0:
-            raise ConfigError("learner: crop, cutout, weight_decay and bias_lr are 0 or more")
+        for name, range_, holds in self._ranges():
+            if not holds:
+                raise ConfigError(f"learner.{name}={getattr(self, name)}: give {range_}")
         if self.stack not in ("loop", "grouped", "unfold", "vmap") or (self.stack_members is not None and self.stack_members < 1):
             raise ConfigError(f"learner.stack={self.stack}, learner.stack_members={self.stack_members}: loop, grouped, unfold or vmap, and 1 or more")
         if self.lookahead < 0 or (self.lookahead and self.stack != "loop"):
             raise ConfigError(f"learner.lookahead={self.lookahead}, learner.stack={self.stack}: 0 or more steps, and stacks do not average; use loop")
         if self.ddp and self.steps:
             raise ConfigError("learner.ddp=true: attacks and defenses that act on single training steps need one process; leave learner.ddp=false")
+
+    def _ranges(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield fields, what they may be, and whether they are."""
+        yield from ((name, "a whole number of 1 or more", getattr(self, name) >= 1) for name in ("epochs", "batch_size"))
+        yield "lr", "a finite number above 0", 0 < self.lr < math.inf
+        yield from ((name, "a number in [0, 1)", 0 <= getattr(self, name) < 1) for name in ("momentum", "label_smoothing"))
+        yield "warmup", "a number in (0, 1)", 0 < self.warmup < 1
+        yield from ((name, "a finite number of 0 or more", 0 <= getattr(self, name) < math.inf) for name in ("crop", "cutout", "weight_decay", "bias_lr"))
 
     @property
     def stages(self) -> frozenset[str]:

@@ -40,14 +40,17 @@ class FastCNN:
     scale: float
     whiten_eps: float
 
+    def __post_init__(self) -> None:
+        """Refuse widths that name no network."""
+        if not self.widths or min(self.widths) < 1:
+            raise ConfigError(f"net.widths={list(self.widths)}: give one number of 1 or more a block")
+
     def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
         """Return a fresh module; its first layer is set by `prepare`.
 
         Raises:
             ConfigError: inputs that are not images, or too small for the number of blocks.
         """
-        if not self.widths or min(self.widths) < 1:
-            raise ConfigError(f"net.widths={list(self.widths)}: give one number of 1 or more a block")
         least = 2 ** len(self.widths) + 1
         if len(shape) != 3 or min(shape[1:]) < least:
             raise ConfigError(f"net=fast with {len(self.widths)} blocks needs images of {least}x{least} or more, not {shape}; lower net.widths")

@@ -32,14 +32,17 @@ class SmallCNN:
     pool: Pool
     norm: NormKind
 
+    def __post_init__(self) -> None:
+        """Refuse lists that name no network."""
+        if len(self.widths) != len(self.depths) or not self.widths or min(*self.widths, *self.depths) < 1:
+            raise ConfigError(f"net.widths={list(self.widths)}, net.depths={list(self.depths)}: give both lists one number of 1 or more a block")
+
     def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
         """Return a fresh module.
 
         Raises:
             ConfigError: inputs that are not images, or too small for the number of blocks.
         """
-        if len(self.widths) != len(self.depths) or not self.widths or min(*self.widths, *self.depths) < 1:
-            raise ConfigError(f"net.widths={list(self.widths)}, net.depths={list(self.depths)}: give both lists one number of 1 or more a block")
         least = 2 ** (len(self.widths) - 1)
         if len(shape) != 3 or min(shape[1:]) < least:
             raise ConfigError(f"net=small with {len(self.widths)} blocks needs images of {least}x{least} or more, not {shape}; lower net.widths")
@@ -66,14 +69,13 @@ class MLP:
     widths: tuple[int, ...]
     norm: Literal["none", "group"]
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
-        """Return a fresh module.
-
-        Raises:
-            ConfigError: no hidden layer; that is net=linear.
-        """
+    def __post_init__(self) -> None:
+        """Refuse a network without a hidden layer; that is net=linear."""
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"net.widths={list(self.widths)}: give the units of one hidden layer or more, or use net=linear")
+
+    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+        """Return a fresh module."""
         units, layers = math.prod(shape), list[nn.Module]()
         for width in self.widths:
             layers += [nn.Linear(units, width), nn.GroupNorm(1, width) if self.norm == "group" else nn.Identity(), nn.ReLU()]

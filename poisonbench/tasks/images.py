@@ -46,6 +46,12 @@ class ImageFolder(Pictures):
     test_list: str | None = None
     class_depth: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a depth that names no class."""
+        super().__post_init__()
+        if self.class_depth is not None and self.class_depth < 1:
+            raise ConfigError(f"task.class_depth={self.class_depth}: give 1 or more folders, or null for the whole path")
+
     def load(self, store: Store) -> Task:
         """Return the task.
 
@@ -78,8 +84,6 @@ class ImageFolder(Pictures):
         if useless := [name for name in (("class_depth",) if files else ("image", "label")) if getattr(self, name) is not None]:
             why = f"{files[0].name} names the classes" if files else "there is no table; name one with task.table=FILE"
             raise ConfigError(f"task.{useless[0]}={getattr(self, useless[0])} has no effect, as {why}; or leave task.{useless[0]} out")
-        if self.class_depth is not None and self.class_depth < 1:
-            raise ConfigError(f"task.class_depth={self.class_depth}: give 1 or more folders, or null for the whole path")
         found = by_table(root, files, image=self.image, label=self.label) if files else by_folders(root, self.class_depth)
         return found if self.test_list is None else found.held_out(root, self.test_list)
 

@@ -76,6 +76,15 @@ class Split:
     test: float = field(default=0.0, metadata={"spec": "changed"})
     duplicates: Overlap = field(default="refuse", metadata={"spec": "changed"})
 
+    def __post_init__(self) -> None:
+        """Refuse shares and a limit that mean nothing for any data set."""
+        if not (self.trusted >= 0 and self.public >= 0 and self.trusted + self.public < 1):
+            raise ConfigError(f"task.trusted={self.trusted}, task.public={self.public}: shares of 0 or more that leave rows to train on")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"task.limit={self.limit}: give a number of training rows, or null for all")
+        if not 0 <= self.test < 1:
+            raise ConfigError(f"task.test={self.test}: give a share of the training rows between 0 and 1")
+
     def task(self, name: str, raw: Raw) -> Task:
         """Divide the rows of `raw`.
 
@@ -104,8 +113,6 @@ class Split:
         """
         whole, test = raw.checked(name)
         kinds = whole.num_classes
-        if not (self.trusted >= 0 and self.public >= 0 and self.trusted + self.public < 1):
-            raise ConfigError(f"task.trusted={self.trusted}, task.public={self.public}: shares of 0 or more that leave rows to train on")
         key = Key.root(self.split_seed).child("split")
         train, test = self._held_out(name, whole, test, key.child("test"))
         if self.limit is not None and not kinds <= self.limit <= len(train):
@@ -130,14 +137,12 @@ class Split:
         """Return the rows to train on and those to test on.
 
         Raises:
-            ConfigError: a share that is none, or that asks for test rows where the source has some.
+            ConfigError: test rows are asked for where the source has some.
         """
         if not self.test:
             return train, test
         if len(test):
             raise ConfigError(f"task.test={self.test}: {name} has {len(test)} test rows of its own; leave task.test out")
-        if not 0 < self.test < 1:
-            raise ConfigError(f"task.test={self.test}: give a share of the training rows between 0 and 1")
         chosen, left = stratified(train, round(self.test * len(train)), key)
         held = train.take(chosen)
         return train.take(left), Dataset.of(held.inputs, held.labels, num_classes=train.num_classes, name=f"{name}, test rows", empty=True)
