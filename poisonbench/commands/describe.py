@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import inspect
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import cast
 
 from rich.console import Console
 
 from poisonbench.assemble import HOME
-from poisonbench.commands.compose import CONFIGS, options, tree_of
+from poisonbench.commands.compose import tree_of
+from poisonbench.commands.mistakes import SEARCH
 from poisonbench.commands.usage import Usage
+from poisonbench.commands.vocabulary import groups, options
 from poisonbench.core.errors import ConfigError, meant
 from poisonbench.record import Record
 from poisonbench.report.tables import published
@@ -23,34 +27,69 @@ COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")} 
 USAGE = Usage(
     call="describe NAME...",
     does="Say what a method does, its source, what its attacker may do, every key with its default, and what it has cost in published records.",
-    options={"NAME": "an option of any group, such as spectral, badnets or image_folder; `list` names them all"},
+    options={
+        "NAME": "an option of any group, such as spectral, badnets or image_folder; `list` names them all; or the dotted path of a class",
+        "hydra.searchpath=[pkg://my_lab.configs]": "where options outside poisonbench lie",
+    },
 )
 
 
 def main(words: Sequence[str]) -> int:
-    """Print each named option.
+    """Print each named option, or the class of a dotted path; `hydra.searchpath=[pkg://my_lab.configs]` finds options outside the project.
 
     Raises:
         ConfigError: no name, or one that no group offers.
     """
-    groups = sorted(entry.name for entry in CONFIGS.iterdir() if entry.is_dir() and entry.name != "experiment")
+    more, named = [word for word in words if "=" in word], [word for word in words if "=" not in word]
     known: dict[str, list[str]] = {}
-    for group in groups:
+    for group in (group for group in groups() if group != "experiment"):
         for name in options(group):
             if name not in ("none", "default"):
                 known.setdefault(name, []).append(group)
-    if not words:
+    if not named:
         raise ConfigError(f"describe NAME: {meant('', known)}")
-    for word in words:
-        if word not in known:
+    for word in named:
+        if "." in word:
+            _class(word)
+            continue
+        found = known.get(word) or _own(word, more)
+        if not found:
             raise ConfigError(f"describe {word}: no such option; {meant(word, known)}")
-        for group in known[word]:
-            _option(group, word)
+        for group in found:
+            _option(group, word, more)
     return 0
 
 
-def _option(group: str, word: str) -> None:
-    tree = tree_of([f"{group}={word}"])
+def _own(name: str, more: Sequence[str]) -> list[str]:
+    """Return the groups in which the user's own configurations have an option."""
+
+    def there(group: str) -> bool:
+        try:
+            tree_of([*more, f"{group}={name}"])
+        except ConfigError:
+            return False
+        return True
+
+    return [group for group in groups() if there(group)] if any(word.startswith(SEARCH) for word in more) else []
+
+
+def _class(target: str) -> None:
+    """Print the docstring and the fields of a class.
+
+    Raises:
+        ConfigError: no such class.
+    """
+    found = _definition(target)
+    if found is None:
+        raise ConfigError(f"describe {target}: no such class; give PACKAGE.MODULE.CLASS of a file that can be imported from here")
+    _say(f"{target}\n", style="bold")
+    _say(inspect.cleandoc(ast.get_docstring(found) or ""))
+    fields = [node for node in found.body if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation)]
+    _say("\n" + "\n".join(f"  {ast.unparse(node)}" for node in fields))
+
+
+def _option(group: str, word: str, more: Sequence[str]) -> None:
+    tree = tree_of([*more, f"{group}={word}"])
     for where, node in _plugins(tree[group], group):
         _say(f"{group}={word}: {str(node['_target_']).rpartition('.')[2]}\n", style="bold")
         _say(docstring(str(node["_target_"])))
@@ -58,7 +97,7 @@ def _option(group: str, word: str) -> None:
         _say("\n" + "\n".join(f"  {where}.{name}={'null' if value is None else value}" for name, value in fields.items()))
     if group in COSTS:
         _say(f"\nthreat: {_threat(cast('Mapping[str, object]', tree['threat']))}")
-        _say(f"cost: {_cost(published(Path('results/records')), group, word)}")
+        _say(f"cost: {_cost(published(HOME / 'results' / 'records'), group, tree[group])}")
 
 
 def _say(text: str, style: str = "") -> None:
@@ -78,14 +117,25 @@ def _plugins(node: object, where: str) -> Iterator[tuple[str, Mapping[str, objec
 
 
 def docstring(target: str) -> str:
-    """Return the docstring of one of our classes, read from its file."""
+    """Return the docstring of a class, read from its file: nothing is imported or run."""
+    found = _definition(target)
+    return inspect.cleandoc(ast.get_docstring(found) or "") if found else ""
+
+
+def _definition(target: str) -> ast.ClassDef | None:
+    """Return a class of a module as its file has it; None if there is none."""
     module, _, name = target.rpartition(".")
-    path = HOME / Path(*module.split("."))
-    source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return inspect.cleandoc(ast.get_docstring(node) or "")
-    return ""
+    places: Sequence[str] | None = [str(HOME), *sys.path]
+    spec = None
+    for depth in range(1, module.count(".") + 2):
+        spec = PathFinder.find_spec(".".join(module.split(".")[:depth]), places)
+        if spec is None:
+            return None
+        places = spec.submodule_search_locations
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    return next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
 
 
 def _threat(threat: Mapping[str, object]) -> str:
@@ -95,13 +145,21 @@ def _threat(threat: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in told.items() if value not in (None, False) and not name.endswith("_target_"))
 
 
-def _cost(records: Sequence[Record], group: str, word: str) -> str:
-    """Return the median seconds that the method's own stages took, a task each, over published records of it alone."""
-    seconds: dict[str, list[float]] = {}
+def _cost(records: Sequence[Record], group: str, plan: object) -> str:
+    """Return the median seconds that the method's own stages took, a task each, over published records of it alone, whatever it was called."""
+    seconds, wanted = dict[str, list[float]](), set(_methods(plan))
     for record in records:
-        if record.status == "done" and f" {group}={word} " in f"{record.command} ":
+        if record.status == "done" and wanted and set(_methods(record.spec[group])) == wanted:
             told = cast("Mapping[str, float]", record.cost["seconds"])
             task = cast("Mapping[str, object]", record.spec["task"])
             rows = cast("Mapping[str, int]", task["rows"])["train"]
             seconds.setdefault(f"{task['name']} ({rows} rows)", []).append(sum(told.get(stage, 0.0) for stage in COSTS[group]))
     return ", ".join(f"{task} {statistics.median(some):.2g} s" for task, some in sorted(seconds.items())) or "no published record of it"
+
+
+def _methods(node: object) -> Iterator[str]:
+    """Yield the classes of methods in a configuration or a specification; what the engine itself offers is none."""
+    for name, item in node.items() if isinstance(node, Mapping) else ():
+        if name in ("_target_", "class") and not str(item).startswith("poisonbench."):
+            yield str(item)
+        yield from _methods(item)
