@@ -16,7 +16,7 @@ from poisonbench.commands.retrace import split, tree_from
 from poisonbench.commands.usage import TRUST, Usage
 from poisonbench.core.errors import ConfigError
 from poisonbench.record import SCHEMA, Part, Record, read
-from poisonbench.report.figures import plain
+from poisonbench.report.figures import machine, plain
 
 TOLERANCE = 0.02  # two points of a percentage
 NEW = "nothing"  # stands for what a record does not hold; told apart by identity
@@ -67,7 +67,9 @@ def _verify(path: Path, tolerance: float, allowed: Sequence[str]) -> int:
         return 0
     far = list(differences(told, again, tolerance if elsewhere else 0.0))
     _say(f"{path}: {'differs' if far else f'verified within {tolerance}; bits differ, and so do'}")
-    for line in (*far, *elsewhere):
+    made, here = machine(told), machine(again)
+    place = [f"the record was made on {made}, this machine is {here}"] if made != here else []
+    for line in (*far, *place, *elsewhere):
         _say(f"  {line}")
     return int(bool(far))
 

@@ -24,6 +24,12 @@ def defended(record: Record, name: str) -> float | None:
     return number((screen if isinstance(screen, Mapping) and name in screen else record.metrics).get(name))
 
 
+def machine(record: Record) -> str:
+    """Return what a record was made on, as far as bits depend on it."""
+    told = record.provenance
+    return f"{told.get('processor') or 'a processor that was not recorded'}, {told.get('device')}, threads={told.get('threads')}, torch {told.get('torch')}"
+
+
 def net_asr(record: Record) -> float | None:
     """Return how much higher ASR is than with the model of clean training; 0 where it is lower, which no defense is to be praised for."""
     asr, clean = defended(record, "asr"), number(record.baseline.get("asr"))

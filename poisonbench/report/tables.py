@@ -9,7 +9,7 @@ from typing import cast
 
 from poisonbench.record import Part, Record, read, words_in
 from poisonbench.report.experiments import belonging
-from poisonbench.report.figures import Failures, goal, malicious, name_of, number, over_targets, radii, relation, told
+from poisonbench.report.figures import Failures, goal, machine, malicious, name_of, number, over_targets, radii, relation, told
 from poisonbench.stats import worst
 
 COLUMNS = (
@@ -53,7 +53,18 @@ def table(records: Iterable[Record], failures: Failures | None = None) -> str:
     rows = [_line(cell, found, failures or Failures.among(records)) for cell, found in cells_of(records)]
     used = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
-    return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines) + mixed(records)
+
+
+def mixed(records: Iterable[Record]) -> str:
+    """Return a note on the cells whose seeds come from different machines; nothing if there are none."""
+    made = [{machine(record) for record in found} for _, found in cells_of(records)]
+    apart = [machines for machines in made if len(machines) > 1]
+    if not apart:
+        return ""
+    share = "all lines" if len(apart) == len(made) else f"{len(apart)} of {len(made)} lines"
+    told = (re.sub(r"[^\w ,.=+()@-]", "", place) for place in sorted(set().union(*apart)))  # a stranger's record may hold Markdown
+    return f"\nThe seeds of {share} come from different machines, which round differently: {'; '.join(told)}.\n"
 
 
 def cells_of(records: Iterable[Record]) -> list[tuple[tuple[str, ...], list[Record]]]:
