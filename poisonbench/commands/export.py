@@ -8,11 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from poisonbench import screen
 from poisonbench.assemble import Places, assemble, open_store
 from poisonbench.commands.retrace import runtime_of, split, tree_from
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
+from poisonbench.core.progress import heard
 from poisonbench.record import read
 
 FORMAT = 3  # since 2 the trusted and the public rows are in the folder, since 3 what each row is
@@ -48,11 +50,12 @@ def main(words: Sequence[str]) -> int:
     store = open_store(tree, Places.of(tree))
     experiment = assemble(tree, store)
     line = Line(experiment=experiment, store=store)
-    poisoned = line.strike()
-    if not poisoned.mask.any():
-        raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")
-    victim = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
-    told, now = record.undefended.get("c_acc"), line.measure(victim, line.probe(poisoned), "undefended")["c_acc"]
+    with screen.progress(Console()) as (listen, handler), heard(listen, handler):
+        poisoned = line.strike()
+        if not poisoned.mask.any():
+            raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")
+        victim = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
+        told, now = record.undefended.get("c_acc"), line.measure(victim, line.probe(poisoned), "undefended")["c_acc"]
     if experiment.threat.trials == 1 and told != now:
         reason = "another processor or another torch rounds differently; export it where it was made, or run its command here and export that record"
         raise ConfigError(f"{source}: its undefended model has a C-Acc of {told}, the one that is trained here {now}: {reason}")
