@@ -15,6 +15,7 @@ from poisonbench.commands.report import page
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH
 from poisonbench.pipeline import run
+from poisonbench.record import read
 from poisonbench.report import ledger
 from poisonbench.report.curves import words_of
 from poisonbench.report.tables import filled, published, table
@@ -65,6 +66,8 @@ def test_a_record_is_drawn(record, capsys):
         (["verify"], "verify RECORD"),
         (["list", "defence"], "did you mean defense?"),
         (["describe", "spectrals"], "did you mean spectral?"),
+        (["describe", "badnet"], "did you mean badnets?"),
+        (["describe", "nowhere.Mine"], "describe nowhere.Mine: no such class"),
         (["describe"], "known: "),
         (["report"], "report FILE"),
         (["report", "nowhere.md"], "no such file"),
@@ -110,11 +113,57 @@ def test_a_run_without_poison_has_nothing_to_draw(tmp_path, monkeypatch, capsys)
     assert "no poisoned images" in capsys.readouterr().err
 
 
+def test_a_difference_says_what_the_record_was_made_on_and_what_this_machine_is(record, capsys):
+    told = read(record)
+    there = dataclasses.replace(told, provenance={**told.provenance, "processor": "another one"}, metrics={**told.metrics, "c_acc": 0.1})
+    assert entry(["verify", str(there.write(record.parent))]) == 1
+    out = capsys.readouterr().out
+    assert f"the record was made on another one, cpu, threads=1, torch {told.provenance['torch']}, this machine is {told.provenance['processor']}, cpu" in out
+
+
 def test_a_method_is_described_with_its_source_and_fields(capsys):
     assert entry(["describe", "spectral"]) == 0
     out = capsys.readouterr().out
     assert "Tran, Li, Madry" in out
     assert "defense.sanitize.margin=1.5" in out
+
+
+@pytest.mark.parametrize("name", ["badnets", "backdoor"])
+def test_a_method_has_the_cost_of_all_records_that_ran_it_whatever_it_was_called(capsys, name):
+    assert entry(["describe", name]) == 0
+    assert re.search(r"cost: .*digits \(1365 rows\) [0-9.]+ s", capsys.readouterr().out)
+
+
+MINE = "_target_: poisonbench.core.attack.Attack\ndata:\n  _target_: my_lab.stripe.Stripe\n  row: 3\n"
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A plugin outside the project, whose code fails where it is run."""
+    (tmp_path / "my_lab" / "configs" / "attack").mkdir(parents=True)
+    for package in ("my_lab", "my_lab/configs"):
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "my_lab" / "stripe.py").write_text('raise SystemError\nclass Stripe:\n    """Paint a stripe."""\n\n    row: int\n')
+    (tmp_path / "my_lab" / "configs" / "attack" / "mine.yaml").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
+        del sys.modules[name]
+
+
+def test_a_plugin_of_ones_own_is_described_by_its_option(lab, capsys):
+    assert entry(["describe", "mine", "hydra.searchpath=[pkg://my_lab.configs]"]) == 0
+    out = capsys.readouterr().out
+    assert all(told in out for told in ("attack=mine: Stripe", "Paint a stripe.", "attack.data.row=3", "no published record of it"))
+
+
+def test_a_class_is_described_by_its_path_and_not_run(lab, capsys):
+    assert entry(["describe", "my_lab.stripe.Stripe"]) == 0
+    out = capsys.readouterr().out
+    assert "Paint a stripe." in out
+    assert "  row: int" in out
+    assert "my_lab.stripe" not in sys.modules
 
 
 def test_a_name_of_several_groups_is_described_in_each(capsys):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def test_what_was_exported_is_what_was_trained_on(record, tmp_path, capsys):
     (again,) = tmp_path.glob("again/records/*.json")
     assert read(again).metrics["c_acc"] == told.undefended["c_acc"]
     assert set(load_file("out/victim.safetensors"))
+
+
+def test_an_export_says_how_far_it_is(record, monkeypatch, capsys):
+    monkeypatch.setattr("poisonbench.screen.PLAIN_SECONDS", 0.0)
+    assert entry(["export", str(record), "out", "results_dir=empty"]) == 0
+    assert re.search(r"undefended.*: 4/4", capsys.readouterr().out)
 
 
 def exported(words, tmp_path, capsys):

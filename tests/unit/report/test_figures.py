@@ -37,6 +37,23 @@ def test_a_figure_is_a_mean_and_its_range_where_seeds_differ_at_the_digits_told(
     assert "| 91.0 (90.0 to 92.0) / 10.0 |" in table([made(seed=seed) for seed in range(3)])
 
 
+def on(seed: int, processor: str) -> Record:
+    return dataclasses.replace(made(seed=seed), provenance={"processor": processor, "device": "cpu", "threads": 1, "torch": "2"})
+
+
+def test_a_table_says_where_seeds_of_one_line_come_from_different_machines():
+    note = "The seeds of all lines come from different machines, which round differently: A, cpu, threads=1, torch 2; B, cpu, threads=1, torch 2."
+    assert note in table([on(0, "A"), on(1, "B")])
+
+
+def test_a_table_whose_lines_come_from_one_machine_each_has_no_note():
+    assert "different machines" not in table([on(0, "A"), on(1, "A")])
+
+
+def test_the_name_of_a_machine_cannot_end_a_table():
+    assert "<!--" not in table([on(0, "A <!-- end -->"), on(1, "B")])
+
+
 def test_net_asr_is_what_the_attack_adds_to_clean_training_behind_the_screen():
     assert net_asr(made(baseline={"asr": 0.04})) == pytest.approx(0.06)
     assert net_asr(made(baseline={"asr": 0.4})) == 0.0
