@@ -6,7 +6,7 @@ CHOSEN = $(shell for python in $(PYTHON) python3 python3.13 python3.12 python3.1
 
 .PHONY: demo test setup
 demo: $(READY)
-	$(VENV)/bin/python -m poisonbench attack=backdoor defense=spectral
+	$(VENV)/bin/python -m poisonbench attack=backdoor defense=spectral defense.sanitize.margin=2.5
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
