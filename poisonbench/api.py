@@ -26,6 +26,7 @@ def own_task(  # noqa: PLR0913  # all but two have a default
     name: str = "own",
     trusted: float = 0.05,
     public: float = 0.0,
+    held_out: float = 0.0,
     duplicates: Overlap = "refuse",
 ) -> Task:
     """Make a task of one's own rows, as tensors, NumPy arrays, lists, or data sets of (picture, label) such as those of torchvision.
@@ -37,6 +38,7 @@ def own_task(  # noqa: PLR0913  # all but two have a default
         name: what tables and records call it.
         trusted: share of the training rows that the defender knows to be clean.
         public: share of the training rows that nobody can poison.
+        held_out: share of the training rows to test on, where there are no test rows.
         duplicates: "refuse" inputs that lie in two splits, or "allow" them; the record then counts them.
 
     Raises:
@@ -45,7 +47,7 @@ def own_task(  # noqa: PLR0913  # all but two have a default
     from poisonbench.tasks.own import own
     from poisonbench.tasks.source import Split
 
-    return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0, duplicates=duplicates))
+    return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0, test=held_out, duplicates=duplicates))
 
 
 def run(

@@ -63,12 +63,21 @@ def picture(content: bytes, mode: Literal["L", "RGB", "RGBA"], name: str) -> Ima
         with Image.open(io.BytesIO(content)) as opened:
             if opened.width * opened.height > PIXELS:
                 raise DataError(f"{name} says that it is {opened.width}x{opened.height}; at most {PIXELS:,} pixels are decoded, scale it down first")
-            if opened.mode in ("I", "F"):
-                raise DataError(f"{name} holds 32 bits a channel, and nothing says which value is white; scale it to 8 bits first")
-            notes = _notes(opened, mode)
-            converted = (_eight_bits(opened) if DEEP in notes else opened).convert(mode)
-            converted.info[NOTES] = notes
-            return converted
+            return eight_bits(opened, mode)
+
+
+def eight_bits(opened: Image, mode: Literal["L", "RGB", "RGBA"]) -> Image:
+    """Return a picture with these channels of 8 bits; `info[NOTES]` says what that changed or left out.
+
+    Raises:
+        ValueError: 32 bits a channel.
+    """
+    if opened.mode in ("I", "F"):
+        raise ValueError("it holds 32 bits a channel, and nothing says which value is white: scale it to 8 bits first")
+    notes = _notes(opened, mode)
+    converted = (_scaled(opened) if DEEP in notes else opened).convert(mode)
+    converted.info[NOTES] = notes
+    return converted
 
 
 def _notes(opened: Image, mode: str) -> tuple[str, ...]:
@@ -78,7 +87,7 @@ def _notes(opened: Image, mode: str) -> tuple[str, ...]:
     return tuple(note for note, holds in changes.items() if holds)
 
 
-def _eight_bits(opened: Image) -> Image:
+def _scaled(opened: Image) -> Image:
     """Scale 0..65535 to 0..255, rounded; Pillow's own conversion would cut everything off at 255."""
     import numpy as np
     from PIL import Image

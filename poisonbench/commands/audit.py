@@ -58,6 +58,8 @@ def main(words: Sequence[str]) -> int:
     if len(named) != 1:
         raise ConfigError(f"{USAGE.call}: name the rows and the filters, once; `audit --help` explains every word")
     rest = [word for word in words if word not in named]
+    if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
+        raise ConfigError(f"{attacks[0]}: an audit takes the rows as they are, and nobody attacks; leave it out")
     filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
     told = with_defaults(rest)
     console = Console()

@@ -184,7 +184,7 @@ class Task:
         """
         if len(self.test) == 0:
             told = f"{self.name} has no test rows, on which C-Acc and ASR are measured"
-            raise DataError(f"{told}; add some, hold some out of pictures in files with task.test=0.2, or run `audit`, which needs none")
+            raise DataError(f"{told}; add some (for pictures in files task.test=0.2 holds some out), or run `audit`, which needs none")
 
     def _shared(self, pair: str) -> str:
         """Return how many rows two splits share, and which the first of them are."""

@@ -137,7 +137,7 @@ def wholly_named(vetted: Vetted) -> list[str]:
         whole = [f"{kind} ({_rows(size)})" for kind, size, kept in zip(vetted.classes, vetted.sizes, left, strict=True) if size and not kept]
         if whole:
             more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
-            told.append(f"{name} names every row of {', '.join(whole[:NAMED])}{more}, and so does not say which of them; a lower threat.budget.rate lets it")
+            told.append(f"{name} names every row of {', '.join(whole[:NAMED])}{more}; one that is told a rate names fewer with a lower threat.budget.rate")
     return told
 
 

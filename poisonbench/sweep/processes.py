@@ -25,7 +25,7 @@ from poisonbench.sweep.audience import Audience
 
 LOOK = 0.5  # seconds between two looks at the clock
 START = 60.0  # seconds a first process may take to import torch, which are none of the cell's
-SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork
+SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork; it keeps the environment of its start
 SERVER.set_forkserver_preload(["poisonbench.pipeline", "poisonbench.learn.central"])  # torch is imported once, however many workers start or die
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import NamedTuple
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded
 from poisonbench.decode import reading
-from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, ignored, in_order
+from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, ignored, in_order, is_hidden
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+SUFFIXES = frozenset(f".{name}" for name in ["png", "jpg", "jpeg", "jpe", "jfif", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"])
 TABLES = ("metadata.csv", "metadata.jsonl")  # found by themselves, as public hubs lay them beside pictures
 IMAGE = ("file_name", "filename", "file", "image", "image_path", "path", "filepath", "img")
 LABEL = ("label", "class", "category", "target", "labels", "class_name")
-SPLIT = ("split", "set", "subset", "partition", "fold")
+SPLIT = ("split", "set", "subset", "partition")
+SPLITS = (*TRAIN_NAMES, *TEST_NAMES)
+LIKE_SPLIT = re.compile(rf"(^|[^a-z])({'|'.join(SPLITS)})([^a-z]|$)")
 
 
 class Entry(NamedTuple):
@@ -68,9 +71,13 @@ class Listing:
         if self.test:
             raise DataError(f"task.test_list={name}: {root} has test rows of its own; leave task.test_list out, or move them into the folders of their classes")
         lines = {line.strip() for line in _text(located(root, name, "task.test_list")).splitlines() if line.strip()}
-        known = {spelling: entry for entry in self.train for spelling in _spellings(entry.path.relative_to(root))}
+        known = _spelled(root, self.train)
+        if not lines:
+            raise DataError(f"task.test_list={name} names no picture; write one a line, as <class>/<name>")
         if missing := sorted(line for line in lines if line.removeprefix("./") not in known):
-            raise DataError(f"task.test_list={name}: {len(missing)} lines name no picture of {root} ({', '.join(missing[:NAMED])}); write <class>/<name>")
+            raise DataError(
+                f"task.test_list={name}: {len(missing)} lines name no picture of {root} ({', '.join(missing[:NAMED])}); write <class>/<name>.<suffix>"
+            )
         test = {known[line.removeprefix("./")] for line in lines}
         return Listing(train=tuple(entry for entry in self.train if entry not in test), test=tuple(entry for entry in self.train if entry in test))
 
@@ -89,9 +96,21 @@ def by_folders(root: Path, depth: int | None) -> Listing:
     if train is None and test is not None:
         raise DataError(f"{root} holds {test.name}, and none of the folders {', '.join(TRAIN_NAMES)}; lay pictures out as train/<class>/ and test/<class>/")
     if train is None:
-        return Listing(train=tuple(_entries(root, depth)), test=())
+        return Listing(train=tuple(_of_one_split(root, _entries(root, depth))), test=())
     ignored(root, [path for path in root.iterdir() if path not in (train, test)], "beside the splits")
     return Listing(train=tuple(_entries(train, depth)), test=tuple(_entries(test, depth, every=False)) if test else ())
+
+
+def _of_one_split(root: Path, entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Yield the pictures, none of which may lie in a folder that looks like one of several splits.
+
+    Raises:
+        DataError: the folder; its test rows would be trained on, and its classes doubled.
+    """
+    for path, label in entries:
+        if found := next((part for part in path.relative_to(root).parts[:-1] if LIKE_SPLIT.search(part.lower())), None):
+            raise DataError(f"{root} holds {path.parent}, and {found} looks like a split; name with task.root the folder that holds train and test")
+        yield Entry(path, label)
 
 
 class Found(NamedTuple):
@@ -107,7 +126,7 @@ def _walk(here: Path, above: tuple[Path, ...] = ()) -> Iterator[Found]:
     """Yield what lies in a folder and in those below it; links to folders are followed."""
     if here.resolve() in above:
         raise DataError(f"{here} leads back to a folder above it; remove the link")
-    entries = sorted(path for path in here.iterdir() if not path.name.startswith("."))
+    entries = sorted(path for path in here.iterdir() if not is_hidden(Path(path.name)))
     found = Found(here, [path for path in entries if _is_picture(path)], [path for path in entries if path.is_dir()], [])
     found.others.extend(path for path in entries if path not in {*found.pictures, *found.folders})
     yield found
@@ -118,14 +137,13 @@ def _walk(here: Path, above: tuple[Path, ...] = ()) -> Iterator[Found]:
 def _entries(part: Path, depth: int | None, *, every: bool = True) -> Iterator[Entry]:
     """Yield the pictures of a split; `every` class must have some."""
     found = list(_walk(part))
+    filled = {_kind(part, here, depth) for here, pictures, _, _ in found if pictures}
     empty = [here for here, pictures, folders, _ in found if not pictures and not folders]
-    if empty and every:
-        told = (
-            "holds no class folders; lay pictures out as"
-            if empty == [part]
-            else f"no pictures of the class {_kind(part, empty[0], depth)}; remove the folder, or add"
-        )
-        raise DataError(f"{empty[0]}: {told} <class>/<name>.png")
+    if every and (lacking := [here for here in empty if _kind(part, here, depth) not in filled]):
+        others = next(files for here, _, _, files in found if here == lacking[0])
+        unread = f"; {others[0].name} is not read as one, convert it" if others else "; remove the folder"
+        told = "holds no class folders; lay" if lacking == [part] else f"holds no pictures of the class {_kind(part, lacking[0], depth)}{unread}, or lay"
+        raise DataError(f"{lacking[0]} {told} pictures out as <class>/<name>.png")
     ignored(part, [*empty, *(path for _, _, _, others in found for path in others)], "no pictures")
     for here, pictures, folders, _ in found:
         if pictures and here == part:
@@ -164,10 +182,9 @@ def by_table(root: Path, files: Sequence[Path], *, image: str | None, label: str
             listed.add(entry.path)
             parts[split].append(entry)
     train, test = (next((name for name in names if name in parts), None) for names in (TRAIN_NAMES, TEST_NAMES))
-    for split in parts.keys() - {train, test}:
+    for split in sorted(parts.keys() - {train, test}):
         ignored(root, [path for path, _ in parts[split]], f"of the split {split}")
-    rest = [path for path in root.rglob("*") if path not in listed and _is_picture(path) and not _hidden(path.relative_to(root))]
-    ignored(root, rest, "listed by no table")
+    ignored(root, [path for path in root.rglob("*") if path.is_file() and path not in (*listed, *files)], "listed by no table")
     return Listing(train=tuple(parts[train] if train else ()), test=tuple(parts[test] if test else ()))
 
 
@@ -176,14 +193,14 @@ def _named(root: Path, file: Path, image: str | None, label: str | None) -> Iter
     rows = _rows(file)
     columns = list(rows[0]) if rows else []
     pictures, kinds = _column(file, columns, image, IMAGE, "task.image"), _column(file, columns, label, LABEL, "task.label")
-    splits = next((name for name in columns if name.lower() in SPLIT), "")
+    splits = next((name for name in columns if name.lower() in SPLIT), None)
     for number, row in enumerate(rows, start=1):
         place = f"{file}, row {number}"
         path = _picture(root, file, row.get(pictures, ""))
         kind = row.get(kinds, "").strip()
         if path is None or not kind:
             raise DataError(f"{place}: {f'no picture {row.get(pictures)!r}' if path is None else 'no class'}; mend or remove the row")
-        yield place, _split(place, path.relative_to(root), row.get(splits, "")), Entry(path, kind)
+        yield place, _split(place, path.relative_to(root), row[splits] if splits else ""), Entry(path, kind)
 
 
 def tables(root: Path, name: str | None) -> tuple[Path, ...]:
@@ -219,11 +236,13 @@ def _rows(file: Path) -> list[Mapping[str, str]]:
         if file.suffix.lower() in (".jsonl", ".ndjson", ".json"):
             told = [json.loads(bounded(line)) for line in text.splitlines() if line.strip()]
             return [{str(name): "" if value is None else str(value) for name, value in row.items()} for row in told]
-        lines = [line for line in csv.reader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ",") if line]
-        header, rows = (lines[0], lines[1:]) if lines else ([], [])
-        if len(header) == 2 and Path(header[0].strip()).suffix.lower() in SUFFIXES:
-            header, rows = ["file", "label"], lines
-        header = [name.strip() for name in header]
+        first = text.partition("\n")[0]
+        lines = [line for line in csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count)) if line]
+        header, rows = ([name.strip() for name in lines[0]], lines[1:]) if lines else ([], [])
+        if any(Path(name).suffix.lower() in SUFFIXES for name in header):
+            header, rows = ["file", "label", "split"][: len(header)], lines
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise DataError(f"{file} has two columns called {twice[0] or 'nothing'}; rename one of them")
         return [dict(zip(header, row, strict=True)) for row in rows]
 
 
@@ -253,26 +272,34 @@ def _picture(root: Path, file: Path, name: str) -> Path | None:
 
 
 def _split(place: str, path: Path, told: str) -> str:
-    """Return the split of a row: what its column says, else the folder that the picture lies in, else "train"."""
-    known = (*TRAIN_NAMES, *TEST_NAMES)
-    first = path.parts[0].lower()
-    split = told.strip().lower() or (first if first in known else TRAIN_NAMES[0])
-    if split not in known:
-        raise DataError(f"{place} says that its split is {told}; write one of {', '.join(known)}")
-    return split
+    """Return the split of a row: what its column says, else the folders that the picture lies in, else "train"."""
+    found = {part.lower() for part in path.parts[:-1]} & {*SPLITS}
+    if not told.strip() and len(found) > 1:
+        raise DataError(f"{place}: {path} lies in folders of the splits {' and '.join(sorted(found))}; say which in a column called split")
+    return told.strip().lower() or next(iter(found), TRAIN_NAMES[0])
 
 
 def _child(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    """Return the folder of a split, in whatever case its name is written.
+
+    Raises:
+        DataError: two of them.
+    """
+    for name in names:
+        found = sorted(path for path in root.iterdir() if path.name.lower() == name and path.is_dir())
+        if len(found) > 1:
+            raise DataError(f"{root} holds {found[0].name} and {found[1].name}; keep one of them")
+        if found:
+            return found[0]
+    return None
 
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _spellings(path: Path) -> tuple[str, str]:
-    return path.as_posix(), path.with_suffix("").as_posix()
+def _spelled(root: Path, entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Return the pictures by their names, and by those without a suffix that only one of them has."""
+    bare = Counter(entry.path.with_suffix("") for entry in entries)
+    whole = {entry.path.relative_to(root).as_posix(): entry for entry in entries}
+    return {entry.path.relative_to(root).with_suffix("").as_posix(): entry for entry in entries if bare[entry.path.with_suffix("")] == 1} | whole

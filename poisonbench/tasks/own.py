@@ -16,12 +16,13 @@ from torch import Tensor
 
 from poisonbench.core.data import Task
 from poisonbench.core.errors import DataError
-from poisonbench.decode import reading
-from poisonbench.tasks.pictures import in_order
+from poisonbench.decode import NOTES, eight_bits, reading
+from poisonbench.tasks.pictures import in_order, noted
 from poisonbench.tasks.source import Raw, Split, numbered
 
 log = logging.getLogger("poisonbench")
 CHANNELS = (1, 2, 3, 4)  # grey, with alpha, colour, with alpha
+WHITE = 255
 
 
 class Pairs(Protocol):
@@ -54,7 +55,9 @@ def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None
     """
     inputs, labels = _columns(train, f"{name}, training rows")
     others, answers = (inputs[:0], labels[:0]) if test is None else _columns(test, f"{name}, test rows")
-    names = in_order(map(str, labels)) if labels.dtype.kind in "US" else numbered(torch.as_tensor(labels), name)
+    if (labels.dtype.kind == "U") != (answers.dtype.kind == "U"):
+        raise DataError(f"{name}: labels of the training rows are {labels.dtype}, of the test rows {answers.dtype}; give both text, or both numbers")
+    names = in_order(labels.tolist()) if labels.dtype.kind == "U" else numbered(_whole(labels, f"{name}, training rows"), name)
     raw = Raw(
         train={"inputs": inputs, "labels": _numbers(labels, names, f"{name}, training rows")},
         test={"inputs": others, "labels": _numbers(answers, names, f"{name}, test rows")},
@@ -72,7 +75,7 @@ def _columns(rows: Rows, name: str) -> tuple[Tensor, NDArray[np.generic]]:
     else:
         given, labels = _pairs(rows, name)
     with reading(name, "an array", "give inputs of one shape, and one label a row"):
-        inputs, answers = _tensor(given), _array(labels)
+        inputs, answers = _tensor(given), _answers(labels)
     return _inputs(inputs, name), answers
 
 
@@ -80,13 +83,26 @@ def _pairs(rows: Pairs, name: str) -> tuple[Sequence[NDArray[np.generic]], list[
     """Return the pictures, channels first, and the labels of a data set of (picture, label)."""
     with reading(name, "a data set of (picture, label)", "give inputs and labels, as (inputs, labels)"):
         items = [rows[row] for row in range(len(rows))]
-        return [_channels_first(picture) for picture, _ in items], [label for _, label in items]
+        pictures = [_channels_first(picture) for picture, _ in items]
+    noted(name, [(f"row {number}", notes) for number, (_, notes) in enumerate(pictures)])
+    return [picture for picture, _ in pictures], [label for _, label in items]
 
 
-def _channels_first(picture: object) -> NDArray[np.generic]:
-    """Return a picture as (C, H, W) or (H, W): a PIL image holds its channels last, a tensor first."""
-    array = _array(picture)
-    return array.transpose(2, 0, 1) if array.ndim == 3 and not isinstance(picture, Tensor | np.ndarray) else array
+def _channels_first(picture: object) -> tuple[NDArray[np.generic], Sequence[str]]:
+    """Return a picture as (C, H, W) or (H, W), and what that changed: a PIL image holds its channels last, a tensor or an array first."""
+    from PIL.Image import Image
+
+    if not isinstance(picture, Image):
+        return _array(picture), ()
+    converted = eight_bits(picture, "L" if picture.mode in ("1", "L") or picture.mode.startswith("I;16") else "RGB")
+    array = np.asarray(converted)
+    return array.transpose(2, 0, 1) if array.ndim == 3 else array, converted.info[NOTES]
+
+
+def _answers(labels: object) -> NDArray[np.generic]:
+    """Return labels (N,) as text or numbers, whatever type holds them."""
+    answers = _array(labels)
+    return np.array(answers.tolist()) if answers.dtype.kind in "OS" else answers
 
 
 def _array(value: object) -> NDArray[np.generic]:
@@ -106,14 +122,15 @@ def _inputs(given: Tensor, name: str) -> Tensor:
     if not given.is_floating_point():
         inputs = given[:, None] if given.ndim == 3 else given
         _check_layout(inputs, name)
-        return inputs
+        fits = inputs.ndim == 4 and inputs.numel() and bool((inputs >= 0).all() and (inputs <= WHITE).all())
+        return inputs.to(torch.uint8) if fits else inputs
     if given.ndim not in (3, 4):
         return given.float()
     low, high = (float(given.min()), float(given.max())) if given.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
         raise DataError(f"{name}: pixels as floats from {low:.4g} to {high:.4g}; give floats in 0..1 (undo a normalisation), or uint8")
     log.warning("%s: floats in 0..1 are kept as 256 levels, round(255 x)", name)
-    return _inputs((given * 255).round().to(torch.uint8), name)
+    return _inputs((given * WHITE).round().to(torch.uint8), name)
 
 
 def _check_layout(inputs: Tensor, name: str) -> None:
@@ -133,8 +150,20 @@ def _numbers(labels: NDArray[np.generic], names: Sequence[str], name: str) -> Te
     Raises:
         DataError: text that names no class of the training rows.
     """
-    if labels.dtype.kind not in "US":
-        return torch.as_tensor(labels)
-    if strange := sorted({*map(str, labels)} - {*names}):
+    if labels.dtype.kind != "U":
+        return _whole(labels, name)
+    places = {kind: place for place, kind in enumerate(names)}
+    if strange := sorted({*labels.tolist()} - places.keys()):
         raise DataError(f"{name}: the label {strange[0]} is of no training row; give both the same classes")
-    return torch.tensor([names.index(str(label)) for label in labels], dtype=torch.int64)
+    return torch.tensor([places[label] for label in labels.tolist()], dtype=torch.int64)
+
+
+def _whole(labels: NDArray[np.generic], name: str) -> Tensor:
+    """Return numbers (N,) as int64.
+
+    Raises:
+        DataError: labels that are no whole numbers.
+    """
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{name}: labels are {labels.dtype}; give integers from 0, or text")
+    return torch.as_tensor(labels.astype(np.int64))

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
-import torch
-
 from poisonbench.core.data import Task
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded, file_digest
 from poisonbench.core.keys import key
 from poisonbench.decode import reading
 from poisonbench.store import Store
+from poisonbench.tasks.listing import SPLIT
 from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, Encoded, Pictures, folder, ignored, in_order
-from poisonbench.tasks.source import Raw, numbered
+from poisonbench.tasks.source import Raw
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,15 +64,24 @@ class Parquet(Pictures):
         """Return the pixels, from the store where they have been decoded before."""
         root = folder(self.root)
         train, test = parts(root)
+        self._check_splits(train, test)
         source = key([[file_digest(path) for path in part] for part in (train, test)])
 
         def decode() -> Raw:
-            names = self._classes(train, root)
+            names = self._classes(train)
             return self.raw(self._rows(train, names), self._rows(test, names), [str(name) for name in names], root)
 
         return store.memo("pixels", (self.VERSION, source, self.size, self.grey, self.image, self.label, self.id), decode)
 
-    def _classes(self, paths: Sequence[Path], root: Path) -> tuple[Class, ...]:
+    def _check_splits(self, train: Sequence[Path], test: Sequence[Path]) -> None:
+        """Refuse a file that holds several splits itself, as its test rows would be trained on."""
+        for path in train if not test else ():
+            with reading(path, "parquet"):
+                found = [name for name in _opened(path).schema_arrow.names if name.lower() in SPLIT and name != self.label]
+            if found:
+                raise DataError(f"{path} has a column {found[0]}; write the rows of each split into a file of their own, train.parquet and test.parquet")
+
+    def _classes(self, paths: Sequence[Path]) -> tuple[Class, ...]:
         """Return the classes in the order of their numbers: as the first file describes them, else as the training rows name them."""
         columns = [self._columns(path) for path in paths]
         if columns[0].names:
@@ -82,8 +90,7 @@ class Parquet(Pictures):
         texts = [value for value in found if isinstance(value, str)]
         if texts:
             return in_order(texts)
-        numbers = torch.tensor([value for value in found if isinstance(value, int) and 0 <= value < 2**31], dtype=torch.int64)
-        return tuple(range(len(numbered(numbers, root.name))))
+        return tuple(sorted({value for value in found if isinstance(value, int)}))
 
     def _rows(self, paths: Sequence[Path], names: tuple[Class, ...]) -> Iterator[Encoded]:
         """Yield the rows of some files; every file's own description says what its numbers mean.
@@ -123,7 +130,8 @@ class Parquet(Pictures):
         named = self.id if self.id is not None else next((name for name in ROW_NAMES if name in schema.names), None)
         rest = [name for name in label_like if name != named]
         usual = [name for name in rest if name.lower() in LABELS]
-        label = _chosen(path, schema.names, self.label, [[name for name in rest if name in described], usual, rest], "task.label", "one column of classes")
+        likely = [name for name in rest if name in described or name in usual]
+        label = _chosen(path, schema.names, self.label, [likely, rest], "task.label", "one column of classes")
         if named is not None and named not in schema.names:
             raise DataError(f"task.id={named}: {path} has the columns {', '.join(schema.names)}; name one of them")
         return Columns(image, label, named, described.get(label, ()))
@@ -169,6 +177,8 @@ def parts(root: Path) -> tuple[list[Path], list[Path]]:
         chosen = [found, []]
     if not chosen[0]:
         raise DataError(f"{root} holds no {'*.parquet, '.join(TRAIN_NAMES)}*.parquet; set task.root=PATH, or read pictures in folders with task=image_folder")
+    for part in chosen:
+        _check_complete(part)
     ignored(root, [path for path in found if path not in chosen[0] + chosen[1]], "of neither split")
     return chosen[0], chosen[1]
 
@@ -179,9 +189,16 @@ def _is_part(path: Path, split: str) -> bool:
     return bool(re.fullmatch(whole, path.name)) or (path.parent.name == split and bool(re.fullmatch(rf"{NUMBER}\.parquet", path.name)))
 
 
+def _check_complete(paths: Sequence[Path]) -> None:
+    """Refuse parts of which some are missing, as after a download that was interrupted."""
+    told = [found for path in paths if (found := re.search(r"of[-_.](\d+)", path.name))]
+    if told and len(paths) < (whole := max(int(found[1]) for found in told)):
+        raise DataError(f"{paths[0].parent} holds {len(paths)} of the {whole} files that {paths[0].name} counts; fetch the others")
+
+
 def _home(path: Path, split: str) -> Path:
     """Return the folder that a set of files lies in."""
-    return path.parent if path.name.startswith(split) else path.parent.parent
+    return path.parent.parent if path.parent.name == split else path.parent
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -211,7 +228,7 @@ def _values(path: Path, columns: Columns) -> Iterator[Class]:
 
 def _class(value: object) -> Class | None:
     """Return a number as it is, and text and truth values as text."""
-    return value if value is None or (isinstance(value, int) and not isinstance(value, bool)) else str(value)
+    return value if value is None or (isinstance(value, int) and not isinstance(value, bool)) else str(value).strip() or None
 
 
 def _meaning(value: Class, names: Sequence[str], where: str) -> Class:

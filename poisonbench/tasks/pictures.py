@@ -56,7 +56,9 @@ class Pictures(Split):
         if not names:
             raise DataError(f"{where} holds no pictures to train on")
         others, held = self._decoded(test, str(where))
-        named = tuple(names) if all(names) else ()
+        named = tuple(name or f"row {number}" for number, name in enumerate(names)) if any(names) else ()
+        if lacking := [name for label, name in enumerate(class_names) if label not in columns["labels"]]:
+            log.warning("%s: %d classes have no training rows (the first is %s)", where, len(lacking), lacking[0])
         tested = others if held else {name: column[:0] for name, column in columns.items()}
         raw = Raw(train=columns, test=tested, class_names=tuple(class_names), row_names=named)
         raw.checked(where.name)  # so that nothing but a data set is ever kept in the store
@@ -69,15 +71,14 @@ class Pictures(Split):
             DataError: pictures that cannot be read, after a warning for each, or sizes that differ.
         """
         images, labels, names = list[NDArray[np.uint8]](), list[int](), list[str]()
-        broken, sizes, notes = list[str](), defaultdict[tuple[int, int], list[str]](list), defaultdict[str, list[str]](list)
+        broken, sizes, notes = list[str](), defaultdict[tuple[int, int], list[str]](list), list[tuple[str, Sequence[str]]]()
         for row in rows:
             try:
                 image = picture(row.content, "L" if self.grey else "RGB", row.where)
             except DataError as error:
                 broken.append(str(error))
                 continue
-            for note in image.info[NOTES]:
-                notes[note].append(row.where)
+            notes.append((row.where, image.info[NOTES]))
             image = image.resize((self.size, self.size)) if self.size else image
             sizes[image.size].append(row.where)
             images.append(np.asarray(image, dtype=np.uint8))
@@ -85,8 +86,7 @@ class Pictures(Split):
             names.append(row.name)
         _refuse_broken(broken, where)
         _refuse_sizes(sizes, where)
-        for note, found in notes.items():
-            log.warning("%s: %d pictures %s (the first is %s)", where, len(found), note, found[0])
+        noted(where, notes)
         return ({"inputs": as_pixels(np.stack(images)), "labels": torch.tensor(labels, dtype=torch.int64)} if images else {}), names
 
 
@@ -104,6 +104,21 @@ class Encoded(NamedTuple):
     content: bytes
     label: int
     name: str
+
+
+def noted(where: str, notes: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Count the pictures that were changed, by what was changed.
+
+    Args:
+        where: they lie.
+        notes: name of a picture, and what was changed in it.
+    """
+    counted = defaultdict[str, list[str]](list)
+    for name, told in notes:
+        for note in told:
+            counted[note].append(name)
+    for note, found in counted.items():
+        log.warning("%s: %d pictures %s (the first is %s)", where, len(found), note, found[0])
 
 
 def _refuse_broken(broken: Sequence[str], where: str) -> None:
@@ -149,9 +164,15 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(kinds, key=int)) if all(re.fullmatch(r"[0-9]+", kind) for kind in kinds) else tuple(kinds)
 
 
+def is_hidden(path: Path) -> bool:
+    """Tell whether a file or a folder is of a kind that systems add: .cache, ._picture.png, __MACOSX."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def ignored(where: Path, paths: Iterable[Path], why: str) -> None:
-    """Name files and folders that are read by nobody; hidden ones, such as those that macOS adds, are left out silently."""
-    below = [path.relative_to(where) for path in paths]
-    names = sorted(str(path) for path in below if not any(part.startswith(".") for part in path.parts))
+    """Name files and folders that are read by nobody, and count the files; hidden ones are left out silently."""
+    below = [path for path in paths if not is_hidden(path.relative_to(where))]
+    count = sum(1 if path.is_file() else sum(file.is_file() for file in path.rglob("*")) for path in below)
+    names = sorted(str(path.relative_to(where)) for path in below)
     if names:
-        log.warning("%s: %d left out, %s (%s%s)", where, len(names), why, ", ".join(names[:NAMED]), ", ..." if len(names) > NAMED else "")
+        log.warning("%s: %d files left out, %s (%s%s)", where, count, why, ", ".join(names[:NAMED]), ", ..." if len(names) > NAMED else "")

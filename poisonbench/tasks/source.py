@@ -181,6 +181,7 @@ def numbered(labels: Tensor, name: str) -> tuple[str, ...]:
         DataError: more classes than rows, as after a label that is none.
     """
     kinds = int(labels.max()) + 1 if len(labels) else 0
-    if kinds > len(labels):
-        raise DataError(f"{name}: {len(labels)} training rows hold the label {kinds - 1}; number the classes from 0, with no more classes than rows")
+    present = {*labels.tolist()}
+    if lacking := next((label for label in range(min(kinds, len(labels) + 1)) if label not in present), None):
+        raise DataError(f"{name}: labels go up to {kinds - 1}, and no training row has {lacking}; number the classes from 0 without a gap, or give their names")
     return tuple(str(label) for label in range(kinds))

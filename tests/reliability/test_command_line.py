@@ -170,7 +170,7 @@ def wrong_size(folder: Path) -> None:
     ("damage", "says"),
     [
         (torn, "cannot be read as parquet"),
-        (wrong_label, "row 1 of a batch, has the label 9; its description names 2 classes"),
+        (wrong_label, "row 1, has the label 9; its description names 2 classes"),
         (wrong_size, "give both one shape"),
     ],
 )

@@ -35,7 +35,7 @@ def test_mistakes_are_raised_in_words(tmp_path):
     with pytest.raises(ConfigError, match="did you mean backdoor"):
         poisonbench.run("attack=bakdoor", results_dir=str(tmp_path))
     with pytest.raises(DataError, match="give uint8 pixels"):
-        poisonbench.own_task(train=(torch.zeros(4, 1, 2, 2).long(), torch.zeros(4).long()), test=rows(4, Key.root(0)))
+        poisonbench.own_task(train=(torch.zeros(4, 1, 2, 2, 2).long(), torch.zeros(4).long()), test=rows(4, Key.root(0)))
     with pytest.raises(AttributeError, match="no attribute"):
         _ = poisonbench.nothing
 

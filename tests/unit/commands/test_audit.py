@@ -122,7 +122,7 @@ def test_a_task_without_test_rows_is_audited_and_a_run_on_it_refused(tmp_path, m
         assert entry([*words, *run]) == 2
         told = capsys.readouterr()
         assert "stripes-poisoned has no test rows" in told.err + told.out
-        assert "task.test=0.2, or run `audit`, which needs none" in told.err + told.out
+        assert "task.test=0.2 holds some out), or run `audit`, which needs none" in told.err + told.out
 
 
 def test_classes_that_are_too_small_keep_their_rows_and_the_report_names_them(tmp_path, monkeypatch, capsys):
@@ -208,3 +208,9 @@ def test_a_filter_that_needs_trusted_rows_is_refused_without_them(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert entry(["audit", *lay_out(tmp_path / "data", 30, 30), "defense=trusted_outlier"]) == 2
     assert "needs clean rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["attack=backdoor", "attack.data.size=2", "+attack=none"])
+def test_words_about_an_attack_are_refused_where_nobody_attacks(word, capsys):
+    assert entry(["audit", "task=blobs", "defense=spectral", word]) == 2
+    assert f"{word}: an audit takes the rows as they are, and nobody attacks; leave it out" in capsys.readouterr().err

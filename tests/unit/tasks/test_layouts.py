@@ -94,7 +94,7 @@ def test_what_lies_beside_the_splits_is_named(tmp_path, store, caplog):
     (root / "train" / "cat" / "._0.png").write_text("what macOS adds")
     (root / "readme.md").write_text("words")
     assert red(loaded(root, store).train) == [0]
-    assert "2 left out, beside the splits (readme.md, val)" in told(caplog)
+    assert "2 files left out, beside the splits (readme.md, val)" in told(caplog)
 
 
 def test_pictures_in_no_class_are_refused(tmp_path, store):
@@ -131,7 +131,7 @@ def test_metadata_without_classes_leaves_them_to_the_folders(tmp_path, store, ca
     root = paint(tmp_path / "pets", "cat/0.png", "dog/1.png")
     (root / "metadata.csv").write_text("file_name,caption\ncat/0.png,a cat\n")
     assert loaded(root, store).class_names == ("cat", "dog")
-    assert "left out, no pictures (metadata.csv)" in told(caplog)
+    assert "files left out, no pictures (metadata.csv)" in told(caplog)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_pictures_that_no_table_lists_are_named(tmp_path, store, caplog):
     root = paint(tmp_path / "pets", "0.png", "1.png", "2.png")
     (root / "labels.csv").write_text("0.png,dog\n1.png,cat\n")
     loaded(root, store, table="labels.csv")
-    assert "1 left out, listed by no table (2.png)" in told(caplog)
+    assert "1 files left out, listed by no table (2.png)" in told(caplog)
 
 
 def test_a_column_names_the_splits(tmp_path, store, caplog):
@@ -163,7 +163,7 @@ def test_a_column_names_the_splits(tmp_path, store, caplog):
     (root / "labels.csv").write_text("file,label,split\n0.png,a,train\n1.png,b,train\n2.png,b,test\n3.png,a,val\n")
     task = loaded(root, store, table="labels.csv")
     assert (red(task.train), red(task.test)) == ([0, 1], [2])
-    assert "1 left out, of the split val (3.png)" in told(caplog)
+    assert "1 files left out, of the split val (3.png)" in told(caplog)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,8 @@ def test_a_column_names_the_splits(tmp_path, store, caplog):
         ("file,label\n0.png,\n", r"row 1: no class"),
         ("file,label\n0.png,a\n./0.png,b\n", r"row 2: 0.png is listed twice"),
         ("file,label\n../outside.png,a\n", r"row 1: no picture '../outside.png'"),
-        ("file,label,split\n0.png,a,third\n", r"row 1 says that its split is third; write one of train"),
+        ("file,label,label\n0.png,a,b\n", r"has two columns called label; rename one of them"),
+        ("file,label,split\n0.png,a,third\n", r"holds no pictures to train on"),
         ("file,breed\n0.png,a\n", r"has the columns file, breed; name one with task.label=COLUMN"),
         ("file,label,class\n0.png,a,b\n", r"has the columns file, label, class; name one with task.label=COLUMN"),
         ("file,label\n0.png,a,b,c\n", r"cannot be read as a table"),
@@ -263,7 +264,7 @@ def test_a_cloned_folder_of_a_hub_is_read(tmp_path, store, names, caplog):
     (tmp_path / "set" / "README.md").write_text("words")
     task = parquet(tmp_path / "set", store)
     assert (len(task.train), len(task.test)) == (2, 2)
-    assert "1 left out, no parquet (README.md)" in told(caplog)
+    assert "1 files left out, no parquet (README.md)" in told(caplog)
 
 
 def test_several_sets_of_one_hub_folder_are_named(tmp_path, store):
@@ -370,13 +371,14 @@ class Pairs:
     [
         (PIXELS, LABELS),
         [PIXELS, np.array(LABELS)],
-        (PIXELS.tolist(), LABELS) and (torch.tensor(PIXELS), tuple(LABELS)),
+        (torch.tensor(PIXELS), tuple(LABELS)),
+        (PIXELS.tolist(), LABELS),
         (PIXELS / 255, np.array(LABELS, dtype=np.int32)),
         (torch.tensor(PIXELS) / 255, torch.tensor(LABELS, dtype=torch.uint8)),
         Pairs("picture"),
         Pairs("tensor"),
     ],
-    ids=["array and list", "list of arrays", "tensor and tuple", "float64 in 0..1", "float32 in 0..1", "PIL pairs", "tensor pairs"],
+    ids=["array and list", "list of arrays", "tensor and tuple", "lists", "float64 in 0..1", "float32 in 0..1", "PIL pairs", "tensor pairs"],
 )
 def test_own_rows_come_as_people_have_them(train):
     task = own_task(train=train, test=None, trusted=0.0)
@@ -409,9 +411,150 @@ def test_text_labels_are_classes_of_both_splits():
         (([PIXELS[0], PIXELS[1][:, :2]], LABELS[:2]), r"cannot be read as an array"),
         (7, r"cannot be read as a data set of \(picture, label\)"),
         ((PIXELS, LABELS[:3]), r"4 inputs, labels of shape \(3,\)"),
-        ((PIXELS, [0.5, 1.0, 0.0, 1.0]), r"labels are torch.float64; give integers"),
+        ((PIXELS, [0.5, 1.0, 0.0, 1.0]), r"labels are float64; give integers from 0, or text"),
     ],
 )
 def test_own_rows_that_say_two_things_are_refused(train, says):
     with pytest.raises(DataError, match=says):
         own_task(train=train, test=None)
+
+
+@pytest.mark.parametrize(("training", "testing"), [("Training", "Testing"), ("TRAIN", "test"), ("train", "Val")])
+def test_splits_are_found_in_whatever_case_they_are_written(tmp_path, store, training, testing):
+    task = loaded(paint(tmp_path / "pets", f"{training}/cat/0.png", f"{training}/dog/1.png", f"{testing}/cat/2.png"), store)
+    assert (task.class_names, red(task.train), red(task.test)) == (("cat", "dog"), [0, 1], [2])
+
+
+@pytest.mark.parametrize(
+    "names", [("data/train/cat/0.png", "data/test/cat/1.png"), ("seg_train/cat/0.png", "seg_test/cat/1.png"), ("cat/test/0.png", "cat/train/1.png")]
+)
+def test_splits_below_the_root_are_refused_rather_than_trained_on(tmp_path, store, names):
+    with pytest.raises(DataError, match=r"looks like a split; name with task.root the folder that holds train and test"):
+        loaded(paint(tmp_path / "pets", *names), store)
+
+
+def test_a_table_finds_the_split_in_any_folder_of_a_path(tmp_path, store):
+    root = paint(tmp_path / "pets", "images/train/0.png", "images/Test/1.png", "train/test/2.png")
+    (root / "metadata.csv").write_text("file_name,label\nimages/train/0.png,a\nimages/Test/1.png,a\n")
+    task = loaded(root, store)
+    assert (red(task.train), red(task.test)) == ([0], [1])
+    (root / "metadata.csv").write_text("file_name,label\ntrain/test/2.png,a\n")
+    with pytest.raises(DataError, match=r"lies in folders of the splits test and train; say which in a column called split"):
+        loaded(root, store)
+
+
+@pytest.mark.parametrize(
+    "text", ["file;label\n0.png;dog\n1.png;cat\n", ",file,label\n0,0.png,dog\n1,1.png,cat\n", '"file","label"\n"0.png","dog"\n"1.png","cat"\n']
+)
+def test_tables_of_other_programs_are_read(tmp_path, store, text):
+    root = paint(tmp_path / "pets", "0.png", "1.png")
+    (root / "labels.csv").write_text(text)
+    assert loaded(root, store, table="labels.csv").train.labels.tolist() == [1, 0]
+
+
+def test_a_table_without_a_header_may_name_splits(tmp_path, store):
+    root = paint(tmp_path / "pets", "0.png", "1.png")
+    (root / "labels.csv").write_text("0.png,a,train\n1.png,a,test\n")
+    task = loaded(root, store, table="labels.csv")
+    assert (red(task.train), red(task.test)) == ([0], [1])
+
+
+def test_a_list_that_names_two_pictures_by_one_line_or_none_is_refused(tmp_path, store):
+    root = paint(tmp_path / "images", "cat/0.png", "cat/0.jpg", "cat/1.png")
+    (root / "test.txt").write_text("cat/0\n")
+    with pytest.raises(DataError, match=r"1 lines name no picture .*\(cat/0\); write <class>/<name>.<suffix>"):
+        loaded(root, store, test_list="test.txt")
+    (root / "test.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"task.test_list=test.txt names no picture"):
+        loaded(root, store, test_list="test.txt")
+
+
+def test_files_of_other_kinds_and_what_systems_add_make_no_class(tmp_path, store):
+    root = paint(tmp_path / "pets", "cat/0.ppm", "__MACOSX/cat/1.png")
+    assert loaded(root, store).class_names == ("cat",)
+    (root / "dog").mkdir()
+    (root / "dog" / "1.heic").write_text("a kind that is not read")
+    with pytest.raises(DataError, match=r"dog holds no pictures of the class dog; 1.heic is not read as one, convert it"):
+        loaded(root, store)
+
+
+def test_a_column_called_label_and_another_with_names_have_to_be_chosen_from(tmp_path, store):
+    write(tmp_path / "set" / "train.parquet", {"label": [0, 1], "side": [1, 0]}, {"side": ["left", "right"]})
+    with pytest.raises(DataError, match=r"task.label may be label or side"):
+        parquet(tmp_path / "set", store)
+    assert parquet(tmp_path / "set", store, label="label").class_names == ("0", "1")
+
+
+def test_a_file_that_holds_all_splits_is_refused(tmp_path, store):
+    write(tmp_path / "set" / "pictures.parquet", {"label": [0, 1], "split": ["train", "test"]})
+    with pytest.raises(DataError, match=r"has a column split; write the rows of each split into a file of their own"):
+        parquet(tmp_path / "set", store)
+
+
+def test_text_labels_are_stripped_and_empty_ones_refused(tmp_path, store):
+    write(tmp_path / "set" / "train.parquet", {"label": ["cat", " cat"]})
+    assert parquet(tmp_path / "set", store).class_names == ("cat",)
+    write(tmp_path / "set" / "train.parquet", {"label": ["cat", " "]})
+    with pytest.raises(DataError, match=r"row 1, holds no bytes of a picture, or no label"):
+        parquet(tmp_path / "set", store)
+
+
+def test_numbers_that_nothing_names_are_the_classes_that_occur(tmp_path, store):
+    write(tmp_path / "set" / "train.parquet", {"label": [10, 9]})
+    task = parquet(tmp_path / "set", store)
+    assert (task.class_names, task.train.labels.tolist()) == (("9", "10"), [1, 0])
+
+
+def test_a_described_class_without_training_rows_is_named(tmp_path, store, caplog):
+    write(tmp_path / "set" / "train.parquet", {"label": [0, 2]}, {"label": ["bee", "fly", "oak"]})
+    parquet(tmp_path / "set", store)
+    assert "1 classes have no training rows (the first is fly)" in told(caplog)
+
+
+def test_splits_in_folders_of_their_own_are_one_set(tmp_path, store):
+    for split in ("train", "test"):
+        write(tmp_path / "set" / split / f"{split}-00000-of-00001.parquet", {"label": [0, 1]})
+    task = parquet(tmp_path / "set", store)
+    assert (len(task.train), len(task.test)) == (2, 2)
+
+
+def test_rows_without_a_name_among_others_are_named_by_their_number(tmp_path, store):
+    (tmp_path / "set").mkdir()
+    cells = [{"bytes": encoded(value), "path": path} for value, path in enumerate(("a.png", None))]
+    pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "set" / "train.parquet")
+    assert parquet(tmp_path / "set", store).row_names == ("a.png", "row 1")
+
+
+class Palettes(Pairs):
+    """Pictures that hold numbers into a palette."""
+
+    def __init__(self):
+        super().__init__("palette")
+
+    def __getitem__(self, row):
+        return draw(200 + row).quantize(4), LABELS[row]
+
+
+def test_pairs_of_palettes_are_read_by_their_colours_and_counted(caplog):
+    task = own_task(train=Palettes(), test=None, trusted=0.0)
+    assert red(task.train) == [200, 201, 202, 203]
+    assert task.train.inputs.shape == (4, 3, 4, 4)
+    assert "4 pictures hold numbers into a palette" in told(caplog)
+
+
+@pytest.mark.parametrize("labels", [np.array(["b", "a", "b", "a"], dtype=object), np.array(["b", "a", "b", "a"])])
+def test_text_labels_of_any_type_are_classes(labels):
+    assert own_task(train=(PIXELS, labels), test=None, trusted=0.0).train.labels.tolist() == [1, 0, 1, 0]
+
+
+def test_whole_numbers_of_any_type_are_labels_and_leave_no_class_empty():
+    assert own_task(train=(PIXELS, np.array(LABELS, dtype=np.uint16)), test=None, trusted=0.0).train.labels.dtype == torch.int64
+    with pytest.raises(DataError, match="labels go up to 5, and no training row has 1; number the classes from 0 without a gap"):
+        own_task(train=(PIXELS, [0, 5, 0, 5]), test=None)
+    with pytest.raises(DataError, match="give both text, or both numbers"):
+        own_task(train=(PIXELS, ["1", "2", "1", "2"]), test=(255 - PIXELS, [1, 1, 0, 1]))
+
+
+def test_own_rows_may_hold_test_rows_out():
+    task = own_task(train=(np.concatenate([PIXELS, 255 - PIXELS]), LABELS * 2), test=None, trusted=0.0, held_out=0.25)
+    assert (len(task.train), task.test.labels.tolist()) == (6, [0, 1])
