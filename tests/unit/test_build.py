@@ -35,7 +35,7 @@ def test_a_tree_becomes_nested_dataclasses():
         ({"sise": 3}, r"attack.sise: Thing has no such field; did you mean size\?"),
         ({"size": "3"}, "attack.size=3: give a whole number, not text"),
         ({"size": True}, "give a whole number, not true or false"),
-        ({"size": 1.5}, "give a whole number, not a number"),
+        ({"size": 1.5}, "give a whole number, not a fraction"),
         ({"size": 1, "kind": "whit"}, r"did you mean white\?"),
         ({"size": 1, "widths": 3}, "give a list"),
         ({"size": 1, "widths": ["a"]}, r"attack.widths\[0\]=a: give a whole number"),
