@@ -143,7 +143,7 @@ def test_a_filter_that_names_a_whole_class_is_said_to_name_no_row_of_it(tmp_path
     words = lay_out(tmp_path / "data", *[30] * 8)
     assert entry(["audit", *words, "defense=spectral", "threat.budget.rate=0.2"]) == 0
     assert re.search(
-        r"spectral names every row of class\d \(30 rows\), and so does not say which of them; a lower threat.budget.rate lets it", capsys.readouterr().out
+        r"spectral names every row of class\d \(30 rows\); one that is told a rate names fewer with a lower threat.budget.rate", capsys.readouterr().out
     )
     assert entry(["audit", *words, "defense=spectral", "threat.budget.rate=0.01"]) == 0
     assert "every row" not in capsys.readouterr().out
