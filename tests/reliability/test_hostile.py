@@ -99,9 +99,9 @@ def large() -> bytes:
 
 
 def deep() -> bytes:
-    """A picture of 16 bits a pixel: taken for 8, it would be white."""
+    """A picture of 32 bits a pixel: taken for 8, it would be white."""
     stream = io.BytesIO()
-    Image.fromarray(np.full((16, 16), 30_000, dtype=np.uint16)).save(stream, "PNG")
+    Image.fromarray(np.full((16, 16), 30_000, dtype=np.int32)).save(stream, "TIFF")
     return stream.getvalue()
 
 

@@ -482,7 +482,7 @@ def test_a_run_without_test_rows_is_refused_before_anything_is_computed(tiny, st
     experiment = dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, test=experiment.task.test.take(torch.arange(0))))
     asked = len(store.visits)
     for measured in (lambda: run(experiment, store), Line(experiment=experiment, store=store).strike):
-        with pytest.raises(DataError, match=r"blobs has no test rows, .*; add some, .* or run `audit`"):
+        with pytest.raises(DataError, match=r"blobs has no test rows, .*; add some .*, or run `audit`"):
             measured()
     assert len(store.visits) == asked
 
