@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -25,7 +25,7 @@ from poisonbench.sweep.audience import Audience
 
 LOOK = 0.5  # seconds between two looks at the clock
 START = 60.0  # seconds a first process may take to import torch, which are none of the cell's
-SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork; it keeps the environment of its start
+SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork
 SERVER.set_forkserver_preload(["poisonbench.pipeline", "poisonbench.learn.central"])  # torch is imported once, however many workers start or die
 
 
@@ -131,7 +131,7 @@ class _Worker:
 
     def _start(self) -> None:
         self.pipe, theirs = SERVER.Pipe()
-        self.process = SERVER.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = SERVER.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -174,9 +174,11 @@ class _Sender(logging.Handler):
         self.pipe.send((record.levelno, record.getMessage()))
 
 
-def _serve(pipe: Connection) -> None:
-    """Answer jobs until nobody asks any more."""
+def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+    """Answer jobs until nobody asks any more, in the environment of the one who asks: the server has that of its own start."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the one who asks
+    os.environ.clear()
+    os.environ.update(environment)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     importlib.import_module("poisonbench.pipeline")
     while True:
