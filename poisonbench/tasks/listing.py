@@ -127,10 +127,10 @@ def _walk(here: Path, above: tuple[Path, ...] = ()) -> Iterator[Found]:
     if here.resolve() in above:
         raise DataError(f"{here} leads back to a folder above it; remove the link")
     entries = sorted(path for path in here.iterdir() if not is_hidden(Path(path.name)))
-    found = Found(here, [path for path in entries if _is_picture(path)], [path for path in entries if path.is_dir()], [])
-    found.others.extend(path for path in entries if path not in {*found.pictures, *found.folders})
-    yield found
-    for path in found.folders:
+    pictures, folders = [path for path in entries if _is_picture(path)], [path for path in entries if path.is_dir()]
+    known = {*pictures, *folders}
+    yield Found(here, pictures, folders, [path for path in entries if path not in known])
+    for path in folders:
         yield from _walk(path, (*above, here.resolve()))
 
 
@@ -184,7 +184,8 @@ def by_table(root: Path, files: Sequence[Path], *, image: str | None, label: str
     train, test = (next((name for name in names if name in parts), None) for names in (TRAIN_NAMES, TEST_NAMES))
     for split in sorted(parts.keys() - {train, test}):
         ignored(root, [path for path, _ in parts[split]], f"of the split {split}")
-    ignored(root, [path for path in root.rglob("*") if path.is_file() and path not in (*listed, *files)], "listed by no table")
+    known = listed | {root / os.path.relpath(file, root) for file in files}
+    ignored(root, [path for path in root.rglob("*") if path.is_file() and path not in known], "listed by no table")
     return Listing(train=tuple(parts[train] if train else ()), test=tuple(parts[test] if test else ()))
 
 
@@ -200,7 +201,7 @@ def _named(root: Path, file: Path, image: str | None, label: str | None) -> Iter
         kind = row.get(kinds, "").strip()
         if path is None or not kind:
             raise DataError(f"{place}: {f'no picture {row.get(pictures)!r}' if path is None else 'no class'}; mend or remove the row")
-        yield place, _split(place, path.relative_to(root), row[splits] if splits else ""), Entry(path, kind)
+        yield place, _split(place, path.relative_to(root), row.get(splits, "") if splits else ""), Entry(path, kind)
 
 
 def tables(root: Path, name: str | None) -> tuple[Path, ...]:
@@ -211,7 +212,7 @@ def tables(root: Path, name: str | None) -> tuple[Path, ...]:
     """
     if name is not None:
         return (located(root, name, "task.table"),)
-    homes = [root, *(root / part for part in (*TRAIN_NAMES, *TEST_NAMES))]
+    homes = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLITS)]
     found = [home / table for home in homes for table in TABLES if (home / table).is_file()]
     return tuple(file for file in found if any(column.lower() in LABEL for row in _rows(file)[:1] for column in row))
 

@@ -57,7 +57,8 @@ class Pictures(Split):
             raise DataError(f"{where} holds no pictures to train on")
         others, held = self._decoded(test, str(where))
         named = tuple(name or f"row {number}" for number, name in enumerate(names)) if any(names) else ()
-        if lacking := [name for label, name in enumerate(class_names) if label not in columns["labels"]]:
+        present = {*columns["labels"].tolist()}
+        if lacking := [name for label, name in enumerate(class_names) if label not in present]:
             log.warning("%s: %d classes have no training rows (the first is %s)", where, len(lacking), lacking[0])
         tested = others if held else {name: column[:0] for name, column in columns.items()}
         raw = Raw(train=columns, test=tested, class_names=tuple(class_names), row_names=named)

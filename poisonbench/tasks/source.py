@@ -178,10 +178,11 @@ def numbered(labels: Tensor, name: str) -> tuple[str, ...]:
     """Return the names of classes that have none: their numbers, from 0 to the largest of the training labels (N,).
 
     Raises:
-        DataError: more classes than rows, as after a label that is none.
+        DataError: a number below the largest that no row has.
     """
     kinds = int(labels.max()) + 1 if len(labels) else 0
     present = {*labels.tolist()}
-    if lacking := next((label for label in range(min(kinds, len(labels) + 1)) if label not in present), None):
+    lacking = next((label for label in range(min(kinds, len(labels) + 1)) if label not in present), None)
+    if lacking is not None:
         raise DataError(f"{name}: labels go up to {kinds - 1}, and no training row has {lacking}; number the classes from 0 without a gap, or give their names")
     return tuple(str(label) for label in range(kinds))

@@ -158,6 +158,18 @@ def test_pictures_that_no_table_lists_are_named(tmp_path, store, caplog):
     assert "1 files left out, listed by no table (2.png)" in told(caplog)
 
 
+def test_a_line_of_json_may_leave_its_split_out(tmp_path, store):
+    root = paint(tmp_path / "pets", "0.png", "1.png", "2.png")
+    lines = (
+        {"file_name": "0.png", "label": "a", "split": "train"},
+        {"file_name": "1.png", "label": "a", "split": "test"},
+        {"file_name": "2.png", "label": "a"},
+    )
+    (root / "metadata.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    task = loaded(root, store)
+    assert (red(task.train), red(task.test)) == ([0, 2], [1])
+
+
 def test_a_column_names_the_splits(tmp_path, store, caplog):
     root = paint(tmp_path / "pets", *(f"{value}.png" for value in range(4)))
     (root / "labels.csv").write_text("file,label,split\n0.png,a,train\n1.png,b,train\n2.png,b,test\n3.png,a,val\n")
@@ -551,6 +563,8 @@ def test_whole_numbers_of_any_type_are_labels_and_leave_no_class_empty():
     assert own_task(train=(PIXELS, np.array(LABELS, dtype=np.uint16)), test=None, trusted=0.0).train.labels.dtype == torch.int64
     with pytest.raises(DataError, match="labels go up to 5, and no training row has 1; number the classes from 0 without a gap"):
         own_task(train=(PIXELS, [0, 5, 0, 5]), test=None)
+    with pytest.raises(DataError, match="labels go up to 2, and no training row has 0"):
+        own_task(train=(PIXELS, [1, 2, 1, 2]), test=None)
     with pytest.raises(DataError, match="give both text, or both numbers"):
         own_task(train=(PIXELS, ["1", "2", "1", "2"]), test=(255 - PIXELS, [1, 1, 0, 1]))
 
