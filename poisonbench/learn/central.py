@@ -25,6 +25,7 @@ from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import augment, device, distributed
 from poisonbench.learn.averaging import Lookahead
+from poisonbench.learn.descent import Descent, Group
 from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.stacked import ORDER, How, check_finite, fit_stacked
 from poisonbench.nets.net import FeatureNet, Net, Normalized, NormalizedNet
@@ -230,8 +231,7 @@ class Central:
         _fits(module.net, plan)
         place = device.resolve(self.device)
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
-        optimizer = self._optimizer(module)
-        schedule = self._schedule(optimizer, plan.epochs * plan.steps)
+        descent, steps = self._descent(module), plan.epochs * plan.steps
         slow = Lookahead(module, self.lookahead)
         module.train()
         workers = self._crew()
@@ -243,9 +243,8 @@ class Central:
                     step = epoch * plan.steps + number
                     moment = Moment(module=module, plan=plan, epoch=epoch, step=step, rng=rng.child(f"step/{epoch}/{number}"))
                     loss = self._loss(asked, self._batch(data, workers.share(rows), moment, rng), moment)
-                    losses.append(self._step(workers.loss(loss, len(rows)), moment, optimizer))
-                    schedule.step()
-                    slow.follow(step + 1, last=step + 1 == plan.epochs * plan.steps)
+                    losses.append(self._step(workers.loss(loss, len(rows)), moment, descent, self.factor(step, steps)))
+                    slow.follow(step + 1, last=step + 1 == steps)
             check_finite(workers.over_all(torch.stack(losses))[:, None], epoch)  # the one look at the device in an epoch
 
     def _order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
@@ -293,23 +292,19 @@ class Central:
             losses = step.loss(losses, batch, moment)
         return losses
 
-    def _step(self, loss: Tensor, moment: Moment, optimizer: torch.optim.Optimizer) -> Tensor:
-        optimizer.zero_grad()
+    def _step(self, loss: Tensor, moment: Moment, descent: Descent, factor: float) -> Tensor:
+        descent.clear()
         loss.backward()
         for step in self.steps:
             step.update(moment)
-        optimizer.step()
+        descent.step(factor)
         return loss.detach()
 
-    def _optimizer(self, module: nn.Module) -> torch.optim.SGD:
+    def _descent(self, module: nn.Module) -> Descent:
         learned = [weight for weight in module.parameters() if weight.requires_grad]
-        decayed = {"params": [weight for weight in learned if weight.ndim > 1], "weight_decay": self.weight_decay}
-        spared = {"params": [weight for weight in learned if weight.ndim <= 1], "weight_decay": 0.0, "lr": self.lr * self.bias_lr}
-        groups = [group for group in (decayed, spared) if group["params"]]
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
-
-    def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, steps))
+        decayed = Group(weights=[weight for weight in learned if weight.ndim > 1], lr=self.lr, weight_decay=self.weight_decay)
+        spared = Group(weights=[weight for weight in learned if weight.ndim <= 1], lr=self.lr * self.bias_lr, weight_decay=0.0)
+        return Descent([group for group in (decayed, spared) if group.weights], self.momentum)
 
     def factor(self, step: int, steps: int) -> float:
         """Return the learning rate of a step over the largest."""
