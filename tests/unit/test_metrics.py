@@ -1,11 +1,13 @@
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from poisonbench import metrics
 from poisonbench.core.audit import Kinds
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Verdict
 from poisonbench.core.goals import Probe
+from poisonbench.core.rng import Key
 
 ANSWERS = torch.eye(3)[[0, 0, 1, 2]]  # four rows answered 0, 0, 1, 2
 
@@ -66,6 +68,17 @@ def test_cover_rows_are_neither_poison_to_find_nor_clean_rows_to_lose():
 
 def test_ties_in_suspicion_count_one_half():
     assert metrics.auroc(torch.zeros(4), torch.tensor([True, False, True, False])) == 0.5
+
+
+@pytest.mark.parametrize("digits", [0, 1, None])
+def test_the_area_under_the_curve_has_the_bits_of_scikit_learn(digits):
+    """Rounded scores have ties; with one decimal most thresholds hold rows of both kinds."""
+    draw = Key.root(100).numpy()
+    for rows in [2, 3, 5, 40, 41, 1000] * 5:
+        suspicion, positive = draw.standard_normal(rows).astype("float32"), draw.random(rows) < draw.random()
+        suspicion = suspicion if digits is None else suspicion.round(digits)
+        positive[:2] = True, False
+        assert metrics.auroc(torch.from_numpy(suspicion), torch.from_numpy(positive)) == roc_auc_score(positive, suspicion)
 
 
 def test_a_screen_that_refuses_all_probes_leaves_no_success():

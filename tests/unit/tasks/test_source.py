@@ -1,7 +1,10 @@
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from poisonbench import own_task
 from poisonbench.core.data import Dataset
@@ -10,7 +13,7 @@ from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.keys import canonical
 from poisonbench.core.rng import Key
 from poisonbench.pipeline import run
-from poisonbench.tasks.digits import Digits
+from poisonbench.tasks.digits import Digits, bundled
 from poisonbench.tasks.own import own
 from poisonbench.tasks.source import Raw, Split, stratified
 
@@ -19,6 +22,16 @@ WHOLE = {"limit": None, "trusted": 0.05, "public": 0.0, "split_seed": 0}
 
 def digits(store, **fields):
     return Digits(**{**WHOLE, **fields}).load(store)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_digits_are_those_of_scikit_learn_wherever_its_file_lies(monkeypatch, moved):
+    """The file is read by its path; if it is not there, scikit-learn is asked."""
+    monkeypatch.setattr(Path, "is_file", lambda path: not moved)
+    images, labels = bundled()
+    theirs = load_digits()
+    assert np.array_equal(images, theirs.images)
+    assert np.array_equal(labels, theirs.target)
 
 
 def test_digits_are_1437_and_360_rows_whatever_the_setting(store):
