@@ -20,9 +20,9 @@ from rich.console import Console
 from poisonbench import screen
 from poisonbench.build import build, check_targets, fitted
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
-from poisonbench.commands import usage
+from poisonbench.commands import help, usage
 from poisonbench.commands.compose import CONFIGS, check_words, explaining, tree_of
-from poisonbench.commands.mistakes import COMPLETION, DRY, SEARCH, SWEEP, parted, read_words
+from poisonbench.commands.mistakes import COMPLETION, DRY, HELP, SEARCH, SWEEP, parted, read_words
 from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
@@ -82,6 +82,8 @@ def _explained(command: Command) -> int:
 def _experiments(words: Sequence[str]) -> int:
     check_words(words)
     flags, plain = parted(words)
+    if set(flags) & set(HELP):
+        return help.main([] if set(flags) & set(SWEEP) else plain)
     if not set(flags) & set(COMPLETION):
         read_words(plain, sweep=bool(set(flags) & set(SWEEP)))
     cells = _cells([flag for flag in flags if flag != DRY], plain)  # Hydra's parser wants flags before any override
@@ -98,6 +100,8 @@ def _cells(flags: Sequence[str], words: Sequence[str]) -> list[Sequence[str]]:
     Raises:
         ConfigError: words that Hydra does not take, in a sentence of ours; what it writes itself is for its own authors.
     """
+    if not flags and not any(word.lstrip("+~").startswith("hydra.") for word in words):
+        return [list(words)]  # Hydra would compose twice to say so
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the sentence is ours to say
     cells: list[Sequence[str]] = []
 

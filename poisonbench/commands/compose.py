@@ -49,10 +49,9 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
     overrides = read_words(words)
     with explaining(words):
         lists = {override.key_or_group: cast("list[str]", override.value()) for override in overrides if _is_plan_list(override)}
-        single = [override for override in overrides if not _is_plan_list(override)]
-        tree = _composed([str(override.input_line) for override in single if not any(_inside(override, kind) for kind in lists)])
+        tree = _composed(_outside(lists, overrides))
         for kind, names in lists.items():
-            tree[kind] = _joined(kind, names, single)
+            tree[kind] = _joined(kind, names, [override for override in overrides if not _is_plan_list(override)])
     if unknown := sorted(tree.keys() - {field.name for field in fields(Keys)}):
         raise ConfigError(unknown_key(unknown[0], {name: tree[name] for name in tree if name not in unknown}))
     check_seed(cast("int", tree["seed"]))
@@ -60,6 +59,21 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
     if tree["trust"] != given.get("trust", ""):
         raise ConfigError("trust is set in a configuration file; it counts on the command line alone")
     return tree
+
+
+def written(words: Sequence[str]) -> str:
+    """Return the configuration as YAML, with its references such as `${net}` as they stand in the files.
+
+    Raises:
+        ConfigError: one sentence on the first mistake.
+    """
+    tree, overrides = tree_of(words), read_words(words)
+    with explaining(words):
+        kinds = [override.key_or_group for override in overrides if _is_plan_list(override)]
+        config = _config(_outside(kinds, overrides))
+        OmegaConf.set_struct(config, value=False)
+        config.update({kind: tree[kind] for kind in kinds})
+        return OmegaConf.to_yaml(config)
 
 
 def check_words(words: Iterable[str]) -> None:
@@ -91,14 +105,23 @@ def _is_plan_list(override: Override) -> bool:
     return override.key_or_group in PLANS and isinstance(override.value(), list)
 
 
+def _outside(kinds: Iterable[str], overrides: Iterable[Override]) -> list[str]:
+    """Return the words that say nothing of these kinds of plans."""
+    return [str(override.input_line) for override in overrides if not any(override.key_or_group == kind or _inside(override, kind) for kind in kinds)]
+
+
 def _inside(override: Override, kind: str) -> bool:
     return override.key_or_group.startswith(f"{kind}.")
 
 
 def _composed(words: Sequence[str]) -> dict[str, object]:
-    config = _from_kept(words) or _by_hydra(words)
+    config = _config(words)
     _plain(OmegaConf.to_container(config, resolve=False))
     return cast("dict[str, object]", OmegaConf.to_container(config, resolve=True))
+
+
+def _config(words: Sequence[str]) -> DictConfig:
+    return _from_kept(words) or _by_hydra(words)
 
 
 def _from_kept(words: Sequence[str]) -> DictConfig | None:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from poisonbench.assemble import HOME
 from poisonbench.cli import entry
-from poisonbench.commands.compose import CONFIGS, tree_of
+from poisonbench.commands.compose import tree_of
 from poisonbench.commands.report import page
+from poisonbench.commands.vocabulary import groups, options
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH
 from poisonbench.pipeline import run
@@ -100,9 +101,24 @@ def test_a_command_asked_for_help_says_what_each_of_its_words_means_and_does_not
     assert not list(tmp_path.iterdir())
 
 
-def test_the_help_of_all_names_every_command(capsys):
-    footer = yaml.safe_load((CONFIGS / "config.yaml").read_text())["hydra"]["help"]["footer"]
-    assert f"one of: {', '.join(COMMANDS)}" in footer
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["--help", "-m", "seed=0,1"]])
+def test_help_names_every_command_every_option_and_every_key(capsys, words):
+    assert entry(words) == 0
+    told = capsys.readouterr().out
+    assert f"one of: {', '.join(COMMANDS)}" in told
+    assert all(f"\n{group}: {', '.join(options(group))}\n" in told for group in groups())
+    keys = yaml.safe_load(told.partition("any line with key=value:\n\n")[2].partition("Commands:")[0])
+    assert keys["learner"]["net"] == "${net}"
+
+
+def test_help_shows_the_keys_of_what_the_words_choose(capsys):
+    assert entry(["--help", "seed=7", "defense=[spectral,fine_pruning]", "defense.repair.epochs=3"]) == 0
+    keys = yaml.safe_load(capsys.readouterr().out.partition("any line with key=value:\n\n")[2].partition("Commands:")[0])
+    assert keys["seed"] == 7
+    assert keys["defense"]["repair"]["epochs"] == 3
+    assert keys["defense"]["sanitize"]["margin"] == 1.5
+    assert entry(["--help", "attack=sigg"]) == 2
+    assert "did you mean sig?" in capsys.readouterr().err
 
 
 def test_a_run_without_poison_has_nothing_to_draw(tmp_path, monkeypatch, capsys):

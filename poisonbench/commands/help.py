@@ -1,0 +1,45 @@
+"""`--help`, or `help`: commands, options of every group, and the configuration that the other words make. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from poisonbench.commands.compose import CONFIGS, written
+from poisonbench.commands.usage import Usage
+from poisonbench.commands.vocabulary import commands, options
+
+USAGE = Usage(
+    call="help [WORD...]",
+    does="Show all commands, the options of every group, and every key with its value, as --help does.",
+    options={"WORD...": "words of an experiment, such as attack=sig: their keys are shown"},
+)
+
+PAGE = """poisonbench: data poisoning attacks and defenses, measured
+
+python -m poisonbench attack=backdoor defense=spectral seed=0
+
+Choose one of each group with group=option:
+{options}
+
+Override any line with key=value:
+
+{configuration}
+Commands: python -m poisonbench COMMAND, one of: {commands}
+Words of a command: python -m poisonbench COMMAND --help
+Sweeps:   python -m poisonbench -m attack=none,backdoor defense=none,spectral seed=0,1,2
+Keys of one plugin: python -m poisonbench describe spectral
+Exit codes: 0 done or skipped, 1 failed while computing, 2 bad configuration or input, 130 interrupted
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the page.
+
+    Raises:
+        ConfigError: a word that no experiment takes.
+    """
+    groups = sorted({str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - {"."})
+    listed = "\n".join(f"{group}: {', '.join(options(group))}" for group in groups)
+    sys.stdout.write(PAGE.format(options=listed, configuration=written(words), commands=", ".join(commands())))
+    return 0
