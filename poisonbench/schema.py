@@ -37,6 +37,15 @@ class ThreatKeys:
 
 
 @dataclass
+class SplitKeys:
+    """How the rows of a task are shared out; a task's own keys of these names decide. See poisonbench.tasks.source.Split."""
+
+    trusted: float = 0.05
+    public: float = 0.0
+    clients: int = 1
+
+
+@dataclass
 class Keys:
     """The top of every configuration; the groups are typed by their plugins' own dataclasses."""
 
@@ -51,6 +60,7 @@ class Keys:
     engine: Any = None
     sweep: str | None = None
     trust: str = ""
+    split: SplitKeys = field(default_factory=SplitKeys)
     owners: Any = None
     task: Any = None
     net: Any = None

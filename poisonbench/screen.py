@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +18,8 @@ from poisonbench.core.progress import Listen
 from poisonbench.record import Record
 from poisonbench.report.figures import goal, malicious, over_targets, radii, relation
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS, SLOW_SECONDS = 10.0, 600.0
+UNITS = ("epochs", "rounds")  # of trainings, and their keys in a learner
 ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
 
 
@@ -38,7 +40,7 @@ def progress(console: Console) -> Iterator[tuple[Listen, logging.Handler]]:
     """Yield a listener for progress, bars on a terminal and a line now and then elsewhere, and a handler for logs."""
     handler = _Lines(console)
     if not console.is_terminal:
-        yield _plain(console), handler
+        yield _warned(_plain(console), console), handler
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
@@ -51,18 +53,55 @@ def progress(console: Console) -> Iterator[tuple[Listen, logging.Handler]]:
             if done == total:
                 bars.remove_task(known.pop(label))
 
-        yield listen, handler
+        yield _warned(listen, console), handler
+
+
+Hear: TypeAlias = Callable[[str, int, int, float], None]  # as Listen, and the seconds that are left
+
+
+def _timed(hear: Hear) -> Listen:
+    """Return a listener that also tells how long a piece of work may still take; nothing is left before its first step is done."""
+    began: dict[str, float] = {}
+
+    def listen(label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == 0 or label not in began:
+            began[label] = now
+        hear(label, done, total, (now - began[label]) * (total - done) / max(done, 1))
+
+    return listen
 
 
 def _plain(console: Console) -> Listen:
     last = [time.monotonic()]
 
-    def listen(label: str, done: int, total: int) -> None:
-        if time.monotonic() - last[0] >= PLAIN_SECONDS:
+    def hear(label: str, done: int, total: int, left: float) -> None:
+        first = done == 1 and left >= PLAIN_SECONDS
+        if done and (first or time.monotonic() - last[0] >= PLAIN_SECONDS):
             last[0] = time.monotonic()
-            console.print(f"{label}: {done}/{total}", markup=False, highlight=False)
+            console.print(f"{label}: {done}/{total}{f', about {span(left)} left' if left else ''}", markup=False, highlight=False)
 
-    return listen
+    return _timed(hear)
+
+
+def _warned(listen: Listen, console: Console) -> Listen:
+    """Return a listener that says, once the first step of slow work is done, what would be faster."""
+
+    def hear(label: str, done: int, total: int, left: float) -> None:
+        listen(label, done, total)
+        unit = label.rpartition(" ")[2]
+        if done == 1 and left > SLOW_SECONDS and unit in UNITS:
+            faster = f"faster: fewer rows (task.limit=2000), fewer {unit} (learner.{unit}=5), or a smaller network (net=tiny)"
+            console.print(f"{label}: about {span(left)} left for this training alone; {faster}", markup=False, highlight=False, style="yellow", soft_wrap=True)
+
+    return _timed(hear)
+
+
+def span(seconds: float) -> str:
+    """Return a length of time as people say it: 50 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def show_record(console: Console, record: Record, path: Path) -> None:

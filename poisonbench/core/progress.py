@@ -20,8 +20,9 @@ _label: ContextVar[str] = ContextVar("label", default="")
 
 
 def track(total: int, unit: str) -> Iterator[int]:
-    """Count from 0 to `total` - 1 and tell the listener after each step."""
+    """Count from 0 to `total` - 1 and tell the listener before the first step and after each one."""
     tell, label = _listener.get(), f"{_label.get()} {unit}".strip()
+    tell(label, 0, total)
     for done in range(total):
         yield done
         tell(label, done + 1, total)

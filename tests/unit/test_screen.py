@@ -2,10 +2,11 @@ import dataclasses
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from poisonbench.record import Record
-from poisonbench.screen import percent, progress, show_record, show_sweep
+from poisonbench.screen import percent, progress, show_record, show_sweep, span
 
 RECORD = Record(
     spec={"attack": {"name": "badnets"}, "defense": {"name": "random_drop"}, "task": {"name": "digits"}, "threat": {"budget": {"rate": 0.05}}, "seed": 100},
@@ -48,3 +49,38 @@ def test_a_terminal_shows_bars_and_a_pipe_shows_none():
 
     assert "fit epochs" in shown(work, force_terminal=True)
     assert shown(work) == ""
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(1, ""), (60, "1/10, about 9 min left"), (120, "1/10, about 18 min left"), (1200, "1/10, about 3.0 h left")])
+def test_after_the_first_step_the_time_left_is_told_and_what_would_be_faster(monkeypatch, seconds, says):
+    """Ten steps of so many seconds; above ten minutes in all the user learns what takes less."""
+    clock = iter(range(0, 10**6, seconds))
+
+    def work(console: Console) -> None:
+        with progress(console) as (listen, _):
+            now = [0]
+            monkeypatch.setattr("time.monotonic", lambda: now[0])
+            for done in range(2):
+                now[0] = next(clock)
+                listen("fit baseline epochs", done, 10)
+
+    monkeypatch.setattr("time.monotonic", lambda: 0)
+    told = shown(work)
+    assert says in told
+    assert bool(told) == bool(says)
+    assert ("faster: fewer rows (task.limit=2000), fewer epochs (learner.epochs=5)" in told) == (9 * seconds > 600)
+
+
+def test_work_without_epochs_is_given_no_advice_on_them(monkeypatch):
+    def work(console: Console) -> None:
+        with progress(console) as (listen, _):
+            for done in range(2):
+                monkeypatch.setattr("time.monotonic", lambda done=done: 7000 * done)
+                listen("judge classes", done, 3)
+
+    assert "judge classes: 1/3, about 3.9 h left" in shown(work)
+    assert "faster" not in shown(work)
+
+
+def test_lengths_of_time_are_told_as_people_do():
+    assert [span(seconds) for seconds in (4.4, 89, 90, 600, 5399, 5400, 36000)] == ["4 s", "89 s", "2 min", "10 min", "90 min", "1.5 h", "10.0 h"]

@@ -90,3 +90,34 @@ def test_options_that_were_composed_before_take_a_fraction_of_the_time():
     kept, start = time.process_time() - start, time.process_time()
     by_hydra(words)
     assert kept < (time.process_time() - start) / 2
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "widths"),
+    [
+        (["task=mnist"], 8, [16, 32, 64]),
+        (["task=mnist", "learner.epochs=2", "net=small"], 2, [64, 128, 256]),
+        (["task=mnist", "learner=small"], 20, [64, 128, 256]),
+        (["task=cifar10"], 7, [32, 128, 128]),
+        (["task=cifar10", "learner=fast"], 10, [64, 256, 256]),
+        (["task=digits"], 20, [64, 128, 256]),
+    ],
+)
+def test_a_task_brings_its_recipe_and_words_decide_over_it(words, epochs, widths):
+    tree = tree_of(words)
+    assert (tree["learner"]["epochs"], tree["learner"]["net"]["widths"]) == (epochs, widths)
+    assert tree["threat"]["surrogate"] == tree["learner"]
+
+
+@pytest.mark.parametrize("task", ["mnist", "cifar10", "digits"])
+def test_an_attack_decides_over_the_recipe_of_the_task(task):
+    tree = tree_of([f"task={task}", "attack=federated"])
+    assert tree["learner"]["_target_"] == "poisonbench.learn.federated.Federated"
+    assert tree["net"]["widths"] == [32, 64]
+    assert tree["task"]["clients"] == 20
+
+
+def test_the_word_of_a_task_decides_over_what_a_learner_asks_of_its_rows():
+    assert tree_of(["learner=federated", "task.clients=7"])["task"]["clients"] == 7
+    assert tree_of(["task.public=0.2", "learner=transfer"])["task"]["public"] == 0.2
+    assert tree_of(["learner=transfer_quick"])["task"] == {**tree_of([])["task"], "public": 0.95, "trusted": 0.0}

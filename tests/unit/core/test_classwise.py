@@ -102,7 +102,7 @@ def test_the_walk_over_classes_visits_each_row_once_and_tells_how_far_it_is():
     with listening(lambda *told: heard.append(told)):
         walked = {label: rows for label, rows in by_class(data)}
     assert {label: rows.tolist() for label, rows in walked.items()} == {label: (data.labels == label).nonzero()[:, 0].tolist() for label in (0, 2)}
-    assert heard == [("classes", 1, 2), ("classes", 2, 2)]
+    assert heard == [("classes", 0, 2), ("classes", 1, 2), ("classes", 2, 2)]
 
 
 def test_a_held_filter_is_handed_no_truth_that_is_not_there():
