@@ -8,41 +8,53 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks._timing import in_turns, seconds
+from benchmarks._timing import costs_of, in_turns, timed
+from poisonbench.cell import DONE, REFUSED
 from poisonbench.report.benchmarks import Comparison
 
 HOME = Path(__file__).parent.parent
+COMMANDS = (("list",), ("--help",), ("describe", "badnets"), ("report", "--help"), ("attack=bakdoor",))
+RUN = ("attack=backdoor", "defense=spectral", "seed=100", "threads=1")
 SWEEP = ("-m", "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=100,101,102", "threads=1")
 
 
-def measure(data: Path | None, *, sweep: tuple[str, ...] = SWEEP, repeats: int = 3) -> Iterator[Comparison]:
-    """Yield `list` and `--help` against importing torch, and a second sweep against the first."""
-    for word in ("list", "--help"):
-        costs = in_turns(_poisonbench(word), _python("-c", "import torch"), repeats=repeats)
-        yield Comparison(
-            work="start of the command line",
-            ours=f"python -m poisonbench {word}",
-            alternative="python -c 'import torch'",
-            unit="s",
-            ours_cost=costs.ours,
-            alternative_cost=costs.alternative,
-        )
+def measure(data: Path | None, *, run: tuple[str, ...] = RUN, sweep: tuple[str, ...] = SWEEP, repeats: int = 5) -> Iterator[Comparison]:
+    """Yield commands and a run found in the store against importing torch, and a second sweep against the first."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _poisonbench(*sweep, f"results_dir={folder}")
-        first, second = seconds(run), seconds(run)
+        for words in (*COMMANDS, (*run, f"results_dir={folder}")):
+            costs = in_turns(_poisonbench(*words), _python("-c", "import torch"), repeats=repeats)  # what a run computes falls to the first pass
+            stored = words[: len(run)] == run
+            yield Comparison(
+                work="a run found whole in the store" if stored else "start of the command line",
+                ours=f"python -m poisonbench {' '.join(run if stored else words)}",
+                alternative="python -c 'import torch'",
+                unit="s",
+                ours_cost=costs.ours,
+                alternative_cost=costs.alternative,
+                facts=costs.cpu,
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        command = _poisonbench(*sweep, f"results_dir={folder}")
+        first, second = timed(command), timed(command)
         cells = len(list((Path(folder) / "records").glob("*.json")))
     yield Comparison(
         work=f"a sweep of {cells} cells on digits",
         ours="the same command again",
         alternative="the first time",
         unit="s",
-        ours_cost=(second,),
-        alternative_cost=(first,),
+        ours_cost=(second.wall,),
+        alternative_cost=(first.wall,),
+        facts=costs_of([second], [first]).cpu,
     )
 
 
 def _python(*words: str) -> Callable[[], object]:
-    return lambda: subprocess.run([sys.executable, *words], cwd=HOME, check=True, capture_output=True)
+    def work() -> None:
+        code = subprocess.run([sys.executable, *words], cwd=HOME, check=False, capture_output=True).returncode
+        if code not in (DONE, REFUSED):
+            raise RuntimeError(f"{' '.join(words)} ended with exit code {code}")
+
+    return work
 
 
 def _poisonbench(*words: str) -> Callable[[], object]:

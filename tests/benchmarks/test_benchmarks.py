@@ -1,13 +1,17 @@
 """Each benchmark on a small size: both sides do the same work, and the table says what was measured."""
 
 import dataclasses
+import subprocess
+import sys
+import time
+from functools import partial
 
 import pytest
 import torch
 
 from benchmarks import _plain, federated, filters, memory, stacked, startup, training
 from benchmarks.__main__ import NAMES, machine
-from benchmarks._timing import in_turns
+from benchmarks._timing import in_turns, timed
 from poisonbench.assemble import HOME
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import DataError
@@ -47,7 +51,14 @@ def test_both_sides_are_timed_in_turns():
     done = []
     costs = in_turns(lambda: done.append("ours"), lambda: done.append("other"), repeats=2)
     assert done == ["ours", "other"] * 3
-    assert len(costs.ours) == len(costs.alternative) == 2
+    assert len(costs.ours) == len(costs.alternative) == len(costs.ours_cpu) == len(costs.alternative_cpu) == 2
+
+
+def test_processor_time_counts_this_process_and_its_children_and_no_sleep():
+    code = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
+    for work, least, most in ((partial(subprocess.run, [sys.executable, "-c", code], check=True), 0.2, 2), (partial(time.sleep, 0.3), 0, 0.1)):
+        assert least <= timed(work).cpu <= most
+    assert timed(partial(time.sleep, 0.3)).wall >= 0.3
 
 
 def test_the_machine_is_named():
@@ -105,7 +116,16 @@ def test_training_stacks_memory_and_start_up_are_measured():
     assert len(list(stacked.measure(None, members=(6,)))) == 11
     small, large = memory.measure(None, sizes=(1_000, 20_000))
     assert large.alternative_cost[0] > small.alternative_cost[0]
-    assert len(list(startup.measure(None, sweep=("attack=none", "task=blobs"), repeats=1))) == 3
+    tiny = ("attack=none", "task=blobs", "learner.epochs=1", "threads=1")
+    told = list(startup.measure(None, run=tiny, sweep=tiny, repeats=1))
+    assert [comparison.ours for comparison in told][-2:] == [f"python -m poisonbench {' '.join(tiny)}", "the same command again"]
+    assert len(told) == len(startup.COMMANDS) + 2
+    assert all(0 < comparison.facts["ours_cpu_s"] < comparison.ours_cost[0] + 5 for comparison in told)
+
+
+def test_a_command_that_fails_is_no_figure():
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+        startup._python("-c", "raise SystemExit(1)")()
 
 
 def test_the_committed_benchmarks_can_be_read():
