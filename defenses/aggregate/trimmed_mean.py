@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from defenses.aggregate.columns import middle
 from defenses.aggregate.distances import assumed, borne, room
 from poisonbench.core.defense import Server
 
@@ -34,4 +35,4 @@ class TrimmedMean:
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,)."""
         f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=1, rule="trimmed_mean")
-        return rows_RP.sort(0).values[f : len(rows_RP) - f].mean(0)
+        return middle(rows_RP, f).mean(0)

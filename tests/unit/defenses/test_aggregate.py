@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from defenses.aggregate.columns import COLUMNS, middle
 from defenses.aggregate.distances import krum_scores, squared_distances
 from defenses.aggregate.fltrust import FlTrust
 from defenses.aggregate.geometric_median import GeometricMedian
@@ -175,3 +176,44 @@ def test_numbers_of_steps_and_bounds_that_mean_nothing_are_refused():
 def test_fltrust_is_the_same_at_any_scale_of_short_updates():
     own, rows = torch.tensor([0.02, 0.01]), torch.tensor([[0.01, 0.02], [0.03, -0.01]])
     torch.testing.assert_close(FlTrust()(rows, server(reference=own)) * 1000, FlTrust()(rows * 1000, server(reference=own * 1000)))
+
+
+@pytest.mark.parametrize(("contributors", "parameters"), [(1, 3), (2, 1), (7, COLUMNS + 1), (10, 2 * COLUMNS + 37)])
+def test_the_middle_is_that_of_a_whole_sort(contributors, parameters):
+    rows = (3 * torch.randn(contributors, parameters, generator=Key.root(4).torch())).round()  # many ties
+    for drop in {0, (contributors - 1) // 2}:
+        assert torch.equal(middle(rows, drop), rows.sort(0).values[drop : contributors - drop])
+
+
+def test_a_median_of_zeros_has_a_plus_sign_in_whatever_order_they_come():
+    signs = torch.tensor([list(each) for each in itertools.product((0.0, -0.0), repeat=5)]).T
+    assert not Median()(signs, server()).signbit().any()
+    assert not Median()(signs[:4], server()).signbit().any()
+
+
+def test_the_geometric_median_by_blocks_is_that_of_all_rows_at_once():
+    for contributors in (1, 2, 7, 12):
+        rows = torch.randn(contributors, COLUMNS + 101, generator=Key.root(contributors).torch())
+        whole = rows.double()
+        centre = whole.mean(0)
+        for _ in range(3):
+            weights = 1 / (whole - centre).square().sum(1).sqrt().clamp_min(1e-6)
+            centre = weights @ whole / weights.sum()
+        assert torch.equal(GeometricMedian(steps=3, smoothing=1e-6)(rows, server()), centre.float())
+
+
+def test_distances_are_symmetric_to_the_last_digit():
+    for contributors in (1, 2, 9, 50):
+        squared = squared_distances(torch.randn(contributors, 2500, generator=Key.root(5).torch()))
+        assert torch.equal(squared, squared.T)
+        assert not squared.diagonal().any()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_no_rule_edits_the_rows(kind):
+    rows = torch.randn(9, 30, generator=Key.root(6).torch()).to(kind)
+    before = rows.clone()
+    krum, many = Krum(malicious=None, variant="paper"), MultiKrum(malicious=None, kept=None)
+    for rule in (Median(), TrimmedMean(malicious=None), GeometricMedian(steps=2, smoothing=1e-6), krum, many, NormClip(bound=1.0)):
+        rule(rows, server())
+        assert torch.equal(rows, before)
