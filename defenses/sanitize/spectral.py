@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from defenses.sanitize.principal import centred, principal
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict, stated
@@ -98,11 +99,12 @@ def signature(features_RD: Tensor, *, centre: bool) -> tuple[Tensor, float]:
 
     Returns:
         (R,) float32 squared projections on the top singular direction of the centred features, and the share
-        of variance in that direction.
+        of variance in that direction; where all rows are equal, on the last feature, and 0.
     """
-    raw = features_RD.to(torch.float64)
-    centred = raw - raw.mean(0)
-    variances, directions = torch.linalg.eigh(centred.T @ centred)  # D x D: exact, and far cheaper than an SVD of R x D
-    projected = (centred if centre else raw) @ directions[:, -1]
-    share = float(variances[-1] / variances.sum().clamp_min(1e-12))
+    rows = centred(features_RD)
+    directions, share = principal(rows, 1)
+    direction = directions[:, 0]
+    if not direction.any():
+        direction[-1] = 1
+    projected = (rows if centre else features_RD.to(torch.float64)) @ direction
     return projected.square().float(), share

@@ -100,7 +100,7 @@ def clustering(dice: Dice) -> None:
     small = best if best.sum() < rows - best.sum() else ~best
     found = split(ours, Key.root(int(dice.integers(100))))
     assert found.smaller.tolist() == small.tolist()
-    close(found.silhouette, silhouette_samples(points, best).mean(), rtol=1e-6)
+    close(found.silhouette(), silhouette_samples(points, best).mean(), rtol=1e-6)
     large, centre = points[~small].mean(0), points[small].mean(0)
     close(found.suspicion, (points - large) @ (centre - large) / ((centre - large) ** 2).sum(), rtol=1e-4, atol=1e-5)
 

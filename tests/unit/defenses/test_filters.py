@@ -9,6 +9,7 @@ from defenses.sanitize.batch_clustering import BatchClustering
 from defenses.sanitize.deep_knn import DeepKnn, votes
 from defenses.sanitize.knn_outlier import KnnOutlier, relative_distance
 from defenses.sanitize.oracle import Oracle
+from defenses.sanitize.principal import centred, principal
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
@@ -84,6 +85,40 @@ def test_the_exclusionary_rule_asks_a_model_that_never_saw_the_cluster():
 def test_a_reduction_keeps_no_more_than_there_is():
     assert reduced(torch.randn(6, 20), "pca", 10, Key.root(0)).shape == (6, 5)
     assert reduced(torch.randn(60, 3), "pca", 10, Key.root(0)).shape == (60, 3)
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8), (12, 12)])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_principal_components_are_those_of_scikit_learn_signs_included(shape, offset):
+    from sklearn.decomposition import PCA
+
+    features = torch.randn(shape, generator=Key.root(0).torch()) + offset
+    theirs = PCA(5, svd_solver="full").fit_transform(features.double().numpy())
+    np.testing.assert_allclose(reduced(features, "pca", 5, Key.root(0)), theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8)])
+def test_principal_directions_and_their_share_are_those_of_a_singular_value_decomposition(shape):
+    rows = centred(torch.randn(shape, generator=Key.root(1).torch()) + 7)
+    _, singular, right = np.linalg.svd(rows.numpy(), full_matrices=False)
+    found = principal(rows, 3)
+    np.testing.assert_allclose(np.abs(found.directions.numpy().T @ right[:3].T), np.eye(3), atol=1e-10)
+    assert found.share == pytest.approx(singular[0] ** 2 / (singular**2).sum(), rel=1e-12)
+
+
+def test_no_component_is_made_of_rounding_alone():
+    """Rows in a plane of 30 dimensions: the third component and those after it are zero."""
+    flat = torch.randn(9, 2, generator=Key.root(2).torch()) @ torch.randn(2, 30, generator=Key.root(3).torch())
+    points = reduced(flat.double(), "pca", 5, Key.root(0))
+    assert (np.abs(points).max(0) > 1e-5 * np.abs(points).max()).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("rows", [8, 109])
+def test_a_class_of_equal_rows_loses_none(rows):
+    data = Dataset.of(torch.randn(1, 51, generator=Key.root(4).torch()).repeat(rows, 1), torch.zeros(rows, dtype=torch.int64), num_classes=2)
+    verdict = ActivationClustering(**{**AC, "rule": "relative_size"}).judge(data, means(data), Key.root(0))
+    assert verdict.keep.all()
+    assert not verdict.suspicion.any()
 
 
 def test_the_kth_neighbour_on_a_line_is_as_by_hand():
