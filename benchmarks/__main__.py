@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
+from poisonbench.core.errors import ConfigError
 from poisonbench.learn import device
 from poisonbench.record import provenance
 from poisonbench.report.benchmarks import Benchmark, Comparison, table
@@ -32,7 +33,11 @@ def main(words: Sequence[str] | None = None) -> int:
     device.set_threads(asked.threads)
     folder = HERE.parent / "results" / ("benchmarks" if asked.publish else "local/benchmarks")
     for name in asked.names:
-        benchmark = Benchmark(name=name, comparisons=tuple(_measured(name, asked.data)), machine=machine())
+        try:
+            comparisons = tuple(_measured(name, asked.data))
+        except ConfigError as error:
+            raise SystemExit(str(error)) from error
+        benchmark = Benchmark(name=name, comparisons=comparisons, machine=machine())
         Console().print(Markdown(table([benchmark])))
         Console().print(f"record: {benchmark.write(folder)}", markup=False, highlight=False)
     return 0

@@ -90,14 +90,15 @@ class ActivationClustering:
         small = torch.zeros(len(data), dtype=torch.bool)
         for rows, clusters in found.values():
             small[rows[clusters.smaller]] = True
-        poisoned = {label for label, (rows, clusters) in found.items() if self._small(len(rows), clusters)}
+        poisoned = {label for label, (_, clusters) in found.items() if self.poisoned(clusters)}
         if self.rule == "exclusionary":
             poisoned = self._disowned(data, small, means)
         suspected = torch.isin(data.labels, torch.tensor(sorted(poisoned), dtype=torch.int64))
         return Verdict(keep=~(small & suspected), suspicion=suspicion)
 
-    def _small(self, rows: int, clusters: Clusters) -> bool:
-        small = int(clusters.smaller.sum()) < self.size * rows
+    def poisoned(self, clusters: Clusters) -> bool:
+        """Tell whether the smaller cluster looks like poison by its size, and by its silhouette where the rule asks for it."""
+        small = int(clusters.smaller.sum()) < self.size * len(clusters.smaller)
         return small and (self.rule == "relative_size" or clusters.silhouette() > self.silhouette)
 
     def _disowned(self, data: Dataset, small: Tensor, means: Means) -> set[int]:
@@ -137,7 +138,8 @@ def reduced(features_RD: Tensor, how: Literal["pca", "ica"], dims: int, rng: Key
 def split(points_Rd: NDArray[np.float64], rng: Key) -> Clusters:
     """Return two clusters by 2-means, the best of ten starts: a class without two clear clusters has several local optima.
 
-    Ten starts take 4 ms for 200 rows and 9 for 5,000, one start 0.8 and 2.
+    Of 80 such classes of 200 rows, one start gave 3 another verdict than ten, at 0.8 ms against 4; of 160 classes with planted
+    poison, none.
     """
     from sklearn.cluster import KMeans
 

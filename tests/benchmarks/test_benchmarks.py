@@ -6,15 +6,16 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, federated, filters, memory, stacked, startup, training
-from benchmarks.__main__ import NAMES, machine
+from benchmarks import _plain, federated, filters, memory, peers, stacked, startup, training
+from benchmarks.__main__ import NAMES, machine, main
 from benchmarks._timing import in_turns, timed
 from poisonbench.assemble import HOME
 from poisonbench.core.defense import Server
-from poisonbench.core.errors import DataError
+from poisonbench.core.errors import DataError, PoisonbenchError
 from poisonbench.core.files import DEPTH
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Benchmark, Comparison, read, table
@@ -66,7 +67,7 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    assert NAMES == ["accuracy", "federated", "filters", "memory", "stacked", "startup", "training"]
+    assert NAMES == ["accuracy", "federated", "filters", "memory", "peers", "stacked", "startup", "training"]
 
 
 def test_both_kinds_of_decomposition_score_as_the_filter_does():
@@ -108,6 +109,41 @@ def test_the_plain_loop_trains():
     inputs = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=Key.root(100).torch())
     _plain.train(torch_net, inputs, torch.arange(8) % 2, batch_size=4, workers=0)
     assert not torch.equal(before, torch_net[1].weight)
+
+
+def test_a_peer_that_is_missing_is_asked_for_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(peers, "measure", lambda data: iter([peers.peer("no_such_peer")]))
+    with pytest.raises(SystemExit, match=r"^benchmark peers: no_such_peer is not installed; .* -e '\.\[peers\]'$"):
+        main(["peers"])
+
+
+def test_a_peer_that_decides_otherwise_is_not_timed():
+    timed = []
+    case = peers.Case(work="a sum", ours="plus", run=lambda: 3, peers={"minus": lambda: timed.append(1) or -1}, agree=lambda ours, theirs: ours == theirs)
+    with pytest.raises(PoisonbenchError, match="a sum: minus decides otherwise than plus"):
+        list(peers.compared(iter([case]), 1))
+    assert len(timed) == 1
+    same = dataclasses.replace(case, peers={"three": lambda: 3})
+    (found,) = peers.compared(iter([same]), 2)
+    assert (found.alternative, len(found.ours_cost)) == ("three", 2)
+
+
+@pytest.mark.parametrize("clients", [9, 10])
+def test_rules_agree_with_byzfl_and_with_plain_numpy(clients):
+    byzfl = pytest.importorskip("byzfl")
+    found = list(peers.compared(peers.rules(byzfl, clients, 300), 1))
+    assert len(found) == 3 + 3 + 3 + 4 + 4 - (clients == 10)
+
+
+def test_filters_agree_with_plain_ways():
+    def scores(rows):
+        projected = rows @ np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][0]
+        return np.abs(projected)[:, None]
+
+    def clusters(parts, **how):
+        return [np.arange(len(part)) < len(part) // 10 for part in parts], parts
+
+    assert len(list(peers.compared(peers.filters(peers.planted(60, 20), scores, clusters), 1))) == 4
 
 
 @pytest.mark.slow
