@@ -74,6 +74,15 @@ def test_suspicion_is_the_place_between_the_centroids():
     assert split(np.zeros((5, 2)), Key.root(0)).smaller.sum() == 0
 
 
+def test_the_silhouette_in_pieces_is_that_of_all_distances_at_once():
+    from sklearn.metrics import silhouette_score
+
+    points = torch.randn(1500, 3, generator=Key.root(5).torch()).double().numpy()  # 8 MiB hold 699 rows of distances
+    clusters = split(points, Key.root(0))
+    assert clusters.silhouette() == pytest.approx(silhouette_score(points, clusters.smaller.numpy()), abs=1e-12)
+    assert split(np.ones((5, 2)), Key.root(0)).silhouette() == -1.0
+
+
 def test_the_exclusionary_rule_asks_a_model_that_never_saw_the_cluster():
     data, mask = planted()
     rule = ActivationClustering(**{**AC, "rule": "exclusionary"})
