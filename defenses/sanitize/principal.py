@@ -41,7 +41,7 @@ def principal(centred_RD: Tensor, count: int) -> Principal:
 
     rows = centred_RD.numpy()
     few = rows.shape[0] < rows.shape[1]
-    gram = rows @ rows.T if few else rows.T @ rows
+    gram = (centred_RD @ centred_RD.T if few else centred_RD.T @ centred_RD).numpy()  # torch keeps to `threads`, numpy takes all cores
     size, total = len(gram), max(float(gram.trace()), 1e-12)
     variances, vectors = eigh(gram, subset_by_index=(size - count, size - 1), overwrite_a=True)
     found = vectors[:, ::-1]
