@@ -8,21 +8,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Moment, PlainStep, Plan, Step
+from poisonbench.core.learner import Moment, PlainStep, Plan, Step
 from poisonbench.core.proof import PRIVATE, Tolerance
 from poisonbench.core.rng import Key, seeded
 from poisonbench.nets.net import FeatureNet
+
+if TYPE_CHECKING:
+    from defenses.train.per_example import PerExample, RowGradients
 
 HOOKS = "_dp_sgd_hooks"
 # orders of the Renyi divergence to try; those of Opacus end at 63, too few for much noise
@@ -126,15 +129,18 @@ class PrivateStep(PlainStep):
         Raises:
             ConfigError: names the weights, or says what failed.
         """
-        trial, inputs = copy.deepcopy(module).train(), torch.randn(3, *shape, generator=Key.root(0).torch()).requires_grad_()
+        trial, plain, inputs = copy.deepcopy(module).train(), copy.deepcopy(module).train(), torch.randn(3, *shape, generator=Key.root(0).torch())
         way_out = "write it with layers that Opacus knows (opacus.validators.ModuleValidator.fix puts them in), or choose another defense"
-        self.begin(trial)
         try:
-            with seeded(Key.root(0)):
-                trial(inputs).logsumexp(1).mean().backward()
+            self.begin(trial)
+            for network in (trial, plain):
+                with seeded(Key.root(0)):
+                    network(inputs).logsumexp(1).mean().backward()
+            followed = getattr(trial, HOOKS).gradients()
         except Exception as error:
             raise ConfigError(f"defense=dp_sgd cannot follow single rows through this network ({type(error).__name__}: {error}); {way_out}") from error
-        wrong = [name for name, weight in trial.named_parameters() if weight.requires_grad and not _followed(weight)]
+        trained = [(name, weight.grad) for name, weight in plain.named_parameters() if weight.requires_grad]
+        wrong = [name for (name, whole), own in zip(trained, followed, strict=True) if not _agree(own, whole)]
         if wrong:
             raise ConfigError(f"defense=dp_sgd cannot follow single rows through the weights {', '.join(wrong)} of this network; {way_out}")
 
@@ -149,11 +155,9 @@ class PrivateStep(PlainStep):
 
     def begin(self, module: nn.Module) -> None:
         """Attach what collects per-example gradients."""
-        from opacus.grad_sample import GradSampleHooks
+        from defenses.train.per_example import PerExample  # Opacus takes 2 s to import
 
-        # Opacus reads a convolution's input by the strides of NCHW; from channels-last memory it makes wrong gradients, and says nothing
-        plain = [layer.register_forward_pre_hook(_in_plain_layout) for layer in module.modules() if isinstance(layer, nn.modules.conv._ConvNd)]
-        setattr(module, HOOKS, (GradSampleHooks(module, loss_reduction="mean", strict=False), *plain))
+        setattr(module, HOOKS, PerExample(module))
 
     def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
         """Return Poisson samples of the rows that are there, as many as the plan has steps; a sample may be empty."""
@@ -161,26 +165,19 @@ class PrivateStep(PlainStep):
         for _ in range(plan.steps):
             yield (torch.rand(there, generator=generator) < 1 / plan.steps).nonzero()[:, 0]
 
-    def batch(self, batch: Batch, moment: Moment) -> Batch:
-        """Return the batch with gradients wanted, so that hooks on the first layer see theirs."""
-        return dataclasses.replace(batch, inputs=batch.inputs.detach().requires_grad_())
-
     def update(self, moment: Moment) -> None:
         """Put clipped, noised, averaged gradients in place of the plain ones."""
-        weights = [weight for weight in moment.module.parameters() if weight.requires_grad]
-        clipped = clipped_sum([weight.grad_sample for weight in weights], self.max_grad_norm)  # type: ignore[attr-defined]
+        followed: PerExample = getattr(moment.module, HOOKS)
+        clipped = clipped_sum([own for own in followed.gradients() if own is not None], self.max_grad_norm)
         generator, scale = moment.rng.child("noise").torch(), self.noise(moment.plan) * self.max_grad_norm
-        for weight, total in zip(weights, clipped, strict=True):
+        for weight, total in zip(followed.weights, clipped, strict=True):
             noise = torch.randn(total.shape, generator=generator).to(total.device)
             weight.grad = (total + scale * noise) / (moment.plan.rows / moment.plan.steps) * self.scale
-            weight.grad_sample = None  # type: ignore[attr-defined]
+        followed.clear()
 
     def finish(self, module: nn.Module, plan: Plan) -> Mapping[str, object]:
         """Detach, and return what was spent."""
-        gradients, *plain = getattr(module, HOOKS)
-        gradients.cleanup()
-        for hook in plain:
-            hook.remove()
+        getattr(module, HOOKS).remove()
         delattr(module, HOOKS)
         noise, rate = self.noise(plan), 1 / plan.steps
         spent = spent_epsilon(self.accountant, noise, rate, plan.epochs * plan.steps, self.delta)
@@ -223,21 +220,16 @@ class MeasuredStep(PrivateStep):
         """Refuse nothing: what the net measures is public."""
 
 
-def _followed(weight: nn.Parameter) -> bool:
+def _agree(own: RowGradients | None, whole: Tensor | None) -> bool:
     """Tell whether the gradients of single rows are there, and have the gradient of the mean loss as their mean."""
-    own, whole = getattr(weight, "grad_sample", None), weight.grad
-    return isinstance(own, Tensor) and whole is not None and torch.allclose(own.mean(0), whole, rtol=1e-3, atol=1e-5)
+    return own is not None and whole is not None and torch.allclose(own.rows.mean(0), whole, rtol=1e-3, atol=1e-5)
 
 
-def _in_plain_layout(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.contiguous() for tensor in inputs)
-
-
-def clipped_sum(gradients: list[Tensor], bound: float) -> list[Tensor]:
-    """Return the sums over rows of per-example gradients (B, ...), each row scaled to a joint norm of at most `bound`."""
-    norms_B = torch.stack([part.flatten(1).square().sum(1) for part in gradients]).sum(0).sqrt()
+def clipped_sum(gradients: Sequence[RowGradients], bound: float) -> list[Tensor]:
+    """Return the sums over rows of per-example gradients, each row scaled to a joint norm of at most `bound`."""
+    norms_B = torch.stack([part.squares for part in gradients]).sum(0).sqrt()
     factors_B = (bound / norms_B.clamp_min(1e-12)).clamp_max(1.0)
-    return [torch.einsum("b,b...->...", factors_B, part) for part in gradients]
+    return [torch.einsum("b,b...->...", factors_B, part.rows) for part in gradients]
 
 
 @lru_cache(maxsize=64)
@@ -250,6 +242,7 @@ def noise_for(accountant: str, epsilon: float, delta: float, plan: Plan) -> floa
         return float(get_noise_multiplier(accountant=accountant, **asked, **ORDERS[accountant]))
 
 
+@lru_cache(maxsize=64)
 def spent_epsilon(accountant: str, noise: float, rate: float, steps: int, delta: float) -> float:
     """Return the epsilon that an accountant of Opacus charges for so many Poisson-sampled Gaussian steps."""
     from opacus.accountants import create_accountant

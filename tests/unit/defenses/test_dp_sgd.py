@@ -7,6 +7,7 @@ from scipy import stats
 from torch import nn
 
 from defenses.train.dp_sgd import HOOKS, PrivateStep, clipped_sum, noise_for, spent_epsilon
+from defenses.train.per_example import RowGradients
 from poisonbench import own_task
 from poisonbench.assemble import assemble
 from poisonbench.commands.compose import tree_of
@@ -22,7 +23,7 @@ PLAN = Plan(rows=1000, epochs=10, steps=20, shape=(3,))
 
 def test_rows_are_clipped_to_a_joint_norm_and_summed():
     first, second = torch.tensor([[3.0], [0.3]]), torch.tensor([[[4.0]], [[0.4]]])
-    one, other = clipped_sum([first, second], 1.0)
+    one, other = clipped_sum([RowGradients(part, part.flatten(1).square().sum(1)) for part in (first, second)], 1.0)
     torch.testing.assert_close(one, torch.tensor([0.6 + 0.3]))
     torch.testing.assert_close(other, torch.tensor([[0.8 + 0.4]]))
 
@@ -37,10 +38,10 @@ def test_per_example_gradients_equal_a_loop_over_rows(layout):
     step = PrivateStep(**STEP)
     step.begin(module)
     nn.functional.cross_entropy(module(inputs.clone().requires_grad_()), labels).backward()
-    found = [weight.grad_sample.clone() for weight in module.parameters()]
+    found = [own.rows.clone() for own in getattr(module, HOOKS).gradients()]
     step.finish(module, PLAN)
     assert not hasattr(module, HOOKS)
-    assert not any(layer._forward_pre_hooks for layer in module.modules())
+    assert not any(layer._forward_pre_hooks or "forward" in vars(layer) for layer in module.modules())
     for row in range(5):
         module.zero_grad()
         nn.functional.cross_entropy(module(inputs[row : row + 1]), labels[row : row + 1]).backward()
