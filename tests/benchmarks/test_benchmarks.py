@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, federated, filters, memory, peers, stacked, startup, training
+from benchmarks import _plain, federated, filters, memory, peers, privacy, stacked, startup, training
 from benchmarks.__main__ import NAMES, machine, main
+from benchmarks._setting import made_up
 from benchmarks._timing import in_turns, timed
+from defenses.train.dp_sgd import noise_for, spent_epsilon
 from poisonbench.assemble import HOME
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import DataError, PoisonbenchError
 from poisonbench.core.files import DEPTH
+from poisonbench.core.learner import Plan
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Benchmark, Comparison, read, table
 
@@ -67,7 +70,7 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    assert NAMES == ["accuracy", "federated", "filters", "memory", "peers", "stacked", "startup", "training"]
+    assert NAMES == ["accuracy", "federated", "filters", "memory", "peers", "privacy", "stacked", "startup", "training"]
 
 
 def test_both_kinds_of_decomposition_score_as_the_filter_does():
@@ -144,6 +147,22 @@ def test_filters_agree_with_plain_ways():
         return [np.arange(len(part)) < len(part) // 10 for part in parts], parts
 
     assert len(list(peers.compared(peers.filters(peers.planted(60, 20), scores, clusters), 1))) == 4
+
+
+def test_the_plain_private_loop_spends_what_ours_spends():
+    (_, net) = privacy.nets(8)["CNN of 64, 128, 256 channels on 8x8"]
+    before = [weight.detach().clone() for weight in net.parameters()]
+    plan = Plan(rows=600, epochs=1, steps=3, shape=(1, 8, 8))
+    noise = noise_for("rdp", privacy.EPSILON, privacy.DELTA, plan)
+    spent = privacy.train_private(net, *made_up(600, (1, 8, 8)), noise=noise).get_epsilon(privacy.DELTA)
+    assert spent == pytest.approx(spent_epsilon("rdp", noise, 1 / 3, 3, privacy.DELTA), abs=0.02)
+    assert not any(torch.equal(weight, old) for weight, old in zip(net.parameters(), before, strict=True))
+    assert not any(hasattr(weight, "grad_sample") for weight in net.parameters()), "a second epoch starts as the first did"
+
+
+def test_private_training_is_measured_on_both_networks():
+    mlp, cnn = privacy.measure(None, rows=300, sides=(8,), repeats=1)
+    assert ("MLP" in mlp.work, "CNN" in cnn.work) == (True, True)
 
 
 @pytest.mark.slow
