@@ -92,6 +92,37 @@ def test_inversion_finds_a_smaller_trigger_for_the_backdoored_class(tiny, store)
     assert min(range(4), key=lambda label: found[label].size) == 0
 
 
+class Corner(torch.nn.Module):
+    """Class 1 where the first pixel is bright; counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, inputs):
+        self.asked += 1
+        bright = inputs[:, 0, 0, 0] / 255
+        return torch.stack([torch.full_like(bright, 0.5), bright], 1) * 20
+
+
+def test_a_search_ends_after_so_many_steps_without_a_smaller_mask():
+    rows = Dataset.of(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), num_classes=2)
+
+    def found(steps, patience=None):
+        module = Corner()
+        repair = NeuralCleanse(steps=steps, lr=0.1, weight=0.01, success=0.99, threshold=2.0, stamped=0.2, epochs=1, patience=patience)
+        return repair.invert(module, rows, 1), module.asked
+
+    early, asked = found(2000, patience=25)
+    assert asked < 1000
+    assert found(2000, patience=40)[1] > asked
+    whole, all_steps = found(asked)
+    assert all_steps == asked
+    assert torch.equal(early.mask, whole.mask)
+    assert torch.equal(early.mask, found(asked - 25)[0].mask), "the last 25 steps brought no smaller mask"
+    assert found(asked - 26)[0].size > early.size, "the step before them did"
+
+
 def test_a_trigger_is_laid_on_by_its_mask():
     trigger = Inverted(mask=torch.tensor([[[1.0, 0.5]]]), pattern=torch.tensor([[[200.0, 100.0]]]), success=1.0)
     assert trigger.on(torch.zeros(1, 1, 1, 2, dtype=torch.uint8)).flatten().tolist() == [200.0, 50.0]
@@ -161,6 +192,7 @@ def test_numbers_that_mean_nothing_are_refused():
         lambda: Strip(overlays=0, weight=0.5),
         lambda: WorstCaseStep(limit=0.0, step_size=1.0, ascents=1),
         lambda: NeuralCleanse(steps=0, lr=0.1, weight=0.1, success=0.9, threshold=2.0, stamped=0.2, epochs=1),
+        lambda: NeuralCleanse(steps=9, lr=0.1, weight=0.1, success=0.9, threshold=2.0, stamped=0.2, epochs=1, patience=0),
     ):
         with pytest.raises(ConfigError, match="defense"):
             make()
