@@ -57,6 +57,7 @@ def measure(data: Path | None, *, rows: int = 8 * BATCH, sides: tuple[int, ...] 
                 unit="s",
                 ours_cost=costs.ours,
                 alternative_cost=costs.alternative,
+                facts=costs.cpu,
             )
 
 
