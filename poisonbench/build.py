@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,7 @@ def build(tree: object, allowed: tuple[str, ...], where: str) -> object:
         return tree
     kind = find_class(str(tree["_target_"]), allowed)
     assert is_dataclass(kind)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     given = {str(name): build(value, allowed, f"{where}.{name}") for name, value in tree.items() if name != "_target_"}
     wanted = {field.name: field for field in fields(kind)}
     for name in given:
@@ -68,6 +69,11 @@ def build(tree: object, allowed: tuple[str, ...], where: str) -> object:
     if missing:
         raise ConfigError(f"{where}: {kind.__name__} needs {', '.join(missing)}")
     return kind(**{name: fitted(value, hints[name], f"{where}.{name}") for name, value in given.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, object]:
+    return typing.get_type_hints(kind)
 
 
 def fitted(value: object, hint: object, where: str) -> object:

@@ -7,13 +7,11 @@ import importlib
 import io
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -21,8 +19,8 @@ from poisonbench import screen
 from poisonbench.build import build, check_targets, fitted
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
 from poisonbench.commands import help, usage
-from poisonbench.commands.compose import CONFIGS, check_words, explaining, tree_of
-from poisonbench.commands.mistakes import COMPLETION, DRY, HELP, SEARCH, SWEEP, parted, read_words
+from poisonbench.commands.compose import CONFIGS, cells_of, check_words, explaining, tree_of
+from poisonbench.commands.mistakes import COMPLETION, DRY, HELP, SWEEP, parted, read_words
 from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
@@ -94,27 +92,24 @@ def _experiments(words: Sequence[str]) -> int:
     return _alone(cells[0], console) if alone else _together(cells, console)
 
 
-def _cells(flags: Sequence[str], words: Sequence[str]) -> list[Sequence[str]]:
+def _cells(flags: Sequence[str], words: Sequence[str]) -> list[list[str]]:
     """Return the words of each experiment that a command line asks for; none after a question to Hydra, such as --help.
 
     Raises:
         ConfigError: words that Hydra does not take, in a sentence of ours; what it writes itself is for its own authors.
     """
-    if not flags and not any(word.lstrip("+~").startswith("hydra.") for word in words):
-        return [list(words)]  # Hydra would compose twice to say so
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the sentence is ours to say
-    cells: list[Sequence[str]] = []
+    if set(flags) <= set(SWEEP):
+        return cells_of(words, sweep=bool(flags))
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS.resolve()), config_name="config")
     def job(_: DictConfig) -> None:
-        overrides = HydraConfig.get().overrides
-        searched = [word for word in overrides.hydra if word.startswith(SEARCH)]
-        cells.append([*searched, *overrides.task])
+        """Do nothing: Hydra has answered."""
 
-    with tempfile.TemporaryDirectory() as folder, explaining(words), contextlib.redirect_stderr(io.StringIO()):
-        sys.argv = [sys.argv[0], *flags, *words, f"hydra.sweep.dir={folder}"]  # Hydra writes a multirun.yaml full of this machine's paths
+    with explaining(words), contextlib.redirect_stderr(io.StringIO()):
+        sys.argv = [sys.argv[0], *flags, *words]
         job()
-    return cells
+    return []
 
 
 def _foreseen(cells: Sequence[Sequence[str]], console: Console) -> int:

@@ -1,14 +1,18 @@
 """What a word may hold before a parser sees it, each limit from both sides; and that a tree which was kept is the one that Hydra makes."""
 
+import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from poisonbench.commands import compose
-from poisonbench.commands.compose import DEPTH, DIGITS, LETTERS, check_words, tree_of
+from poisonbench.commands.compose import DEPTH, DIGITS, LETTERS, cells_of, check_words, tree_of
 from poisonbench.core.errors import ConfigError
 
 NEST = "[" * DEPTH + "]" * DEPTH
@@ -46,6 +50,13 @@ WORDS = [
     ["+attack.data.more=1", "attack.data.more=2", "attack=badnets"],
     ["++attack.data.more=1", "~attack.data.more"],
     ["hydra.searchpath=[]", "seed=2"],
+    ["device=cpu", "workers=3", "seed=4", "salt=5", "results_dir=a b", "publish=true", "cell_minutes=2"],
+    ["seed=${threads}", "seed=3", "threads=2"],
+    ["seed=3", "seed=${threads}", "threads=2"],
+    ["task.limit=${seed}", "seed=50"],
+    ["seed=1", "seed=2"],
+    ["seed=much"],
+    ["seed={a: 1}"],
     ["attack=badnets", "attack.data.sise=2"],
     ["attack=badnets", "threat.budget.rate=much"],
 ]
@@ -121,3 +132,43 @@ def test_the_word_of_a_task_decides_over_what_a_learner_asks_of_its_rows():
     assert tree_of(["learner=federated", "task.clients=7"])["task"]["clients"] == 7
     assert tree_of(["task.public=0.2", "learner=transfer"])["task"]["public"] == 0.2
     assert tree_of(["learner=transfer_quick"])["task"] == {**tree_of([])["task"], "public": 0.95, "trusted": 0.0}
+
+
+SWEEPS = [
+    ["attack=none,badnets", "defense=none,[spectral,fine_pruning]", "seed=0,1"],
+    ["attack=badnets", "attack.data.size=range(2,4)", "threat.budget.rate=0.1,0.2", "seed=7"],
+    ["+experiment=trigger_size", "task=blobs"],
+    ["hydra.searchpath=[pkg://configs]", "seed=0,1", "results_dir='a, b'"],
+]
+
+
+def sweeper_of_hydra(words: list[str], folder: Path) -> list[list[str]]:
+    """Return the words of each cell as Hydra itself runs them."""
+    script = f"""
+import hydra, json, sys
+from hydra.core.hydra_config import HydraConfig
+import poisonbench.commands.compose
+@hydra.main(version_base="1.3", config_path={str(compose.CONFIGS)!r}, config_name="config")
+def job(_):
+    print(json.dumps(list(HydraConfig.get().overrides.task)))
+job()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "-m", *words, f"hydra.sweep.dir={folder}"], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+@pytest.mark.parametrize("words", SWEEPS)
+def test_the_cells_of_a_sweep_are_those_that_hydra_runs(words, tmp_path):
+    cells = [[word for word in cell if not word.startswith("hydra.")] for cell in cells_of(words, sweep=True)]
+    assert cells == sweeper_of_hydra(words, tmp_path)
+    assert len(cells) > 1
+
+
+def test_an_experiment_that_asks_for_a_sweep_is_one_and_other_words_are_one_cell():
+    assert len(cells_of(["+experiment=trigger_size"], sweep=False)) > 1
+    assert cells_of(["seed=3", "hydra.searchpath=[]"], sweep=False) == [["hydra.searchpath=[]", "seed=3"]]
+
+
+def test_a_cell_that_cannot_be_composed_refuses_the_whole_sweep():
+    with pytest.raises(ConfigError, match=r"seed=much: .* whole number"):
+        cells_of(["attack=none,badnets", "seed=0,much"], sweep=True)
