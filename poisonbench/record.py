@@ -10,8 +10,11 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -21,6 +24,7 @@ from poisonbench.core.files import bounded, write_text
 
 SCHEMA = 2
 LATER = ("schema", "assumed")  # fields that records of schema 1 do not have
+IN_ORDER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 Status = Literal["done", "skipped", "failed"]
 Part = Literal["metrics", "undefended", "baseline"]
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "opacus")
@@ -64,16 +68,19 @@ class Record:
     assumed: Mapping[str, object] = field(default_factory=dict)
     schema: int = SCHEMA
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name of the file: what was asked and on which kind of device."""
-        return _digest({"spec": self.spec, "device": self.provenance.get("device", "")})[:16]
+        return _digest(_asked(self))[:16]
 
-    @property
+    @cached_property
     def result_digest(self) -> str:
         """SHA-256 of all but cost and provenance: two runs with this digest in common agree to the bit."""
+        return _digest(self._told())
+
+    def _told(self) -> dict[str, object]:
         apart = ("cost", "provenance", "command", *(LATER if self.schema < SCHEMA else ()))
-        return _digest({name: value for name, value in vars(self).items() if name not in apart})
+        return {name: getattr(self, name) for name in FIELDS if name not in apart}
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -97,6 +104,9 @@ class Record:
         return path
 
 
+FIELDS = tuple(each.name for each in dataclasses.fields(Record))
+
+
 def read(path: Path) -> Record:
     """Read a record and check it against its own digest.
 
@@ -112,18 +122,19 @@ def read(path: Path) -> Record:
             raise TypeError(f"fields of schema {SCHEMA} under schema {schema}")
         record = Record(**whole, schema=schema)
         wrong = [name for name, value in whole.items() if not isinstance(value, str if name in ("status", "reason", "command") else dict)]
-        wrong += [] if wrong else [name for name, fits in FORM.items() if not fits(_found(whole, name))]
+        wrong += [] if wrong else [name for name, (parts, fits) in CHECKS.items() if not fits(_found(whole, parts))]
         if wrong:
             raise TypeError(f"{', '.join(wrong)} of another form")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is not a record of poisonbench ({type(error).__name__}: {error})") from error
-    if record.result_digest != digest:
+    if _digest_of_json(record._told()) != digest:
         raise DataError(f"{path} does not agree with its own digest; it was changed after it was written")
+    vars(record).update(result_digest=digest, key=_digest_of_json(_asked(record))[:16])
     return record
 
 
-def _found(node: object, name: str) -> object:
-    for part in name.split("."):
+def _found(node: object, parts: Sequence[str]) -> object:
+    for part in parts:
         node = node.get(part) if isinstance(node, Mapping) else None
     return node
 
@@ -185,6 +196,7 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record 
 }
 
 
+CHECKS = {name: (name.split("."), fits) for name, fits in FORM.items()}
 GOALS = ("c_acc_lost", "epsilon_lower", "canaries_right")  # of the goals that there were under schema 1
 UNSEEN: tuple[tuple[str, Callable[[Record], bool]], ...] = (
     ("ASR and R-Acc: it was not checked that the probed rows and their right answers are those of the task", lambda record: "asr" in record.metrics),
@@ -195,43 +207,69 @@ UNSEEN: tuple[tuple[str, Callable[[Record], bool]], ...] = (
 )
 
 
+def _asked(record: Record) -> dict[str, object]:
+    return {"spec": record.spec, "device": record.provenance.get("device", "")}
+
+
 def _digest(value: object) -> str:
-    text = json.dumps(_finite(value), sort_keys=True, separators=(",", ":"))
+    return _digest_of_json(_finite(value))
+
+
+def _digest_of_json(value: object) -> str:
+    """Return the SHA-256 of what JSON may hold, keys in order; a number that JSON does not have counts as its text."""
+    try:
+        text = IN_ORDER.encode(value)
+    except ValueError:
+        text = IN_ORDER.encode(_finite(value))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _finite(value: object) -> object:
     """Write what JSON has no number for as text, and tuples as lists."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict | Mapping):  # a look at `dict` spares the slower one at `Mapping`
         return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def words_in(command: str) -> list[str]:
     """Return the words of a command; cut at blanks where quotes do not close, which no command of ours has."""
+    return [*_words_in(command)]
+
+
+@lru_cache(maxsize=4096)  # a report asks ten times for the words of each record, at 0.1 ms
+def _words_in(command: str) -> tuple[str, ...]:
     try:
-        return shlex.split(command)
+        return tuple(shlex.split(command))
     except ValueError:
-        return command.split()
+        return tuple(command.split())
 
 
 def provenance() -> dict[str, object]:
     """Return versions and the commit; `dirty` ignores `results/`, which runs themselves write."""
+    commit, dirty = _commit(int(time.monotonic()))
+    return {"versions": {**_versions()}, "commit": commit, "dirty": dirty, "machine": platform.machine(), "processor": processor()}
+
+
+@cache
+def _versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
     for package in ("poisonbench", *PACKAGES):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    commit = _git("rev-parse", "HEAD")
-    dirty = bool(_git("status", "--porcelain", "--", ":!results"))
-    return {"versions": versions, "commit": commit, "dirty": dirty, "machine": platform.machine(), "processor": processor()}
+    return versions
 
 
+@lru_cache(maxsize=1)
+def _commit(second: int) -> tuple[str, bool]:
+    """Return the commit, and whether files differ from it; asked once in a second, as it takes two processes of 10 ms."""
+    return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", ":!results"))
+
+
+@cache
 def processor() -> str:
     """Name this machine's processor: its arithmetic kernels are picked by kind, and round differently."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -15,7 +16,11 @@ from pathlib import Path
 from poisonbench.core.errors import CannotWrite, DataError
 
 DEPTH, DIGITS = 100, 300  # of JSON: brackets within each other, digits of a number
-TOKEN = re.compile(rf'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{{}}]|\d{{{DIGITS + 1},}}', re.DOTALL)  # a string whole, so that what stands in it counts for nothing
+STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+LONG = re.compile(rf"\d{{{DIGITS + 1}}}")
+STEP = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
+NINES = bytes.maketrans(b"0123456789", b"9" * 10)
+NO_BRACKET = bytes(set(range(256)) - set(STEP))
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -67,12 +72,12 @@ def bounded(text: str) -> str:
     Raises:
         ValueError: more than DEPTH brackets within each other, or a number of more than DIGITS digits.
     """
-    depth = 0
-    for token in TOKEN.finditer(text):
-        first = token[0][0]
-        depth += (first in "[{") - (first in "]}")
-        if depth > DEPTH or first.isdigit():
-            raise ValueError(f"too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
+    outside = STRING.sub('"', text) if "\\" in text else '"'.join(text.split('"')[::2])  # what stands in a string counts for nothing
+    brackets = outside.encode(errors="replace").translate(None, delete=NO_BRACKET)
+    deepest = max(itertools.accumulate(map(STEP.__getitem__, brackets), initial=0))
+    long = outside.encode().translate(NINES).find(b"9" * (DIGITS + 1)) >= 0 if outside.isascii() else LONG.search(outside)
+    if deepest > DEPTH or long:
+        raise ValueError(f"too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
     return text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
@@ -38,8 +37,8 @@ def belonging(records: Sequence[Record], experiment: str) -> list[Record]:
     key = swept(mine)
     if key is None or any(value_of(record, key) is None for record in mine):
         return mine
-    known = {_without(record, key) for record in mine}
-    return [record for record in records if value_of(record, key) is not None and (record in mine or _without(record, key) in known)]
+    known, own = {_without(record, key) for record in mine}, {id(record) for record in mine}
+    return [record for record in records if value_of(record, key) is not None and (id(record) in own or _without(record, key) in known)]
 
 
 def value_of(record: Record, key: str) -> float | None:
@@ -58,14 +57,14 @@ def number_of(record: Record, key: str) -> float:
 
 def _without(record: Record, key: str) -> str:
     """Return a specification without a key and the seed, as text."""
-    spec = copy.deepcopy(dict(record.spec))
-    spec.pop("seed", None)
-    *parents, last = key.split(".")
-    node = spec
-    for part in parents:
-        node = cast("dict[str, object]", node[part])
-    node.pop(last)
-    return json.dumps(spec, sort_keys=True)
+    return json.dumps(_pruned({name: part for name, part in record.spec.items() if name != "seed"}, key.split(".")), sort_keys=True)
+
+
+def _pruned(node: Mapping[str, object], path: Sequence[str]) -> dict[str, object]:
+    """Return a copy of a tree, in which only what lies on the way to the key is new, without the key."""
+    first, *rest = path
+    others = {name: part for name, part in node.items() if name != first}
+    return others | {first: _pruned(cast("Mapping[str, object]", node[first]), rest)} if rest else others
 
 
 def _is_number(word: str) -> bool:

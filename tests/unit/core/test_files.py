@@ -58,6 +58,15 @@ def test_a_number_of_json_may_be_as_long_as_the_limit_and_no_longer():
         bounded(f"[{'9' * (DIGITS + 1)}]")
 
 
+def test_numbers_on_both_sides_of_a_string_are_two():
+    text = '["' + "\\n" + f'", {"9" * DIGITS}, "", {"9" * DIGITS}]'
+    assert bounded(text) == text
+    plain = f'[{"9" * DIGITS}"a"{"9" * DIGITS}]'
+    assert bounded(plain) == plain
+    with pytest.raises(ValueError, match=f"{DIGITS} digits"):
+        bounded(f"[{chr(0x663) * (DIGITS + 1)}]")  # digits of another script count too
+
+
 def test_what_stands_in_a_string_of_json_is_text():
     text = json.dumps({"a": "[" * (DEPTH + 1) + '"' + "\\" + "9" * (DIGITS + 1)})
     assert bounded(text) == text
