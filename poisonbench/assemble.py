@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from poisonbench.nets.net import Net
     from poisonbench.pipeline import Experiment
     from poisonbench.store import Store
+    from poisonbench.tasks.source import Source
 
 HOME = Path(__file__).parent.parent
 
@@ -52,6 +53,25 @@ class Places:
         return cls(results=results, published=Path("results/records"))
 
 
+@dataclass(eq=False)
+class Loaded:
+    """The task that was loaded last: the cells of a sweep mostly have the same one.
+
+    It is handed out again for an equal source while its rows are what they were. A change of its files is not looked for, so this lives as
+    long as one sweep at most.
+    """
+
+    source: Source | None = None
+    task: Task | None = None
+
+    def of(self, source: Source, store: Store) -> Task:
+        """Return the task of a source."""
+        if self.task is None or source != self.source or not self.task.untouched():
+            self.source = self.task = None  # one task at a time: the next may fill the memory
+            self.source, self.task = source, source.load(store)
+        return self.task
+
+
 def adopt_own_packages() -> None:
     """Import our `attacks` and `defenses`, whatever lies in the working directory.
 
@@ -71,7 +91,9 @@ def adopt_own_packages() -> None:
             raise ConfigError(f"a package called {name} that is not poisonbench's is already imported; rename it or start from another folder")
 
 
-def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = None, net: Callable[[Task], Net] | None = None) -> Experiment:
+def assemble(
+    tree: Mapping[str, object], store: Store, *, task: Task | None = None, net: Callable[[Task], Net] | None = None, loaded: Loaded | None = None
+) -> Experiment:
     """Build an experiment.
 
     Args:
@@ -79,6 +101,7 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
         store: keeps decoded pixels, and knows whose classes may be built.
         task: one's own task, in place of the configured one.
         net: makes one's own network for a task, in place of the configured one.
+        loaded: keeps the configured task for the next experiment.
 
     Raises:
         PoisonbenchError: a value or a data set that cannot be used.
@@ -101,7 +124,7 @@ def assemble(tree: Mapping[str, object], store: Store, *, task: Task | None = No
 
     built = plugins(tree)
     source = None if task is not None else cast("Source", fitted(build(tree["task"], store.trusted, "task"), Source, "task"))
-    task = _with_clients(cast("Task", task), tree, store) if source is None else source.load(store)
+    task = _with_clients(cast("Task", task), tree, store) if source is None else (loaded or Loaded()).of(source, store)
     built = built if net is None else plugins(_with_net(tree, net(task)))
     threat = cast("Threat", built["threat"])
     return Experiment(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poisonbench.assemble import Places, assemble, open_store
+from poisonbench.assemble import Loaded, Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
 from poisonbench.commands.retrace import PREFIX, local
 from poisonbench.core.errors import PoisonbenchError
@@ -44,13 +44,19 @@ class Cell:
     made: int = 0
 
 
-def computed(words: Sequence[str]) -> Cell:
-    """Run one experiment and write its record: done, skipped, or failed with the reason."""
+def computed(words: Sequence[str], tree: Mapping[str, object] | None = None, loaded: Loaded | None = None) -> Cell:
+    """Run one experiment and write its record: done, skipped, or failed with the reason.
+
+    Args:
+        words: of its command line.
+        tree: the configuration that they describe, if it is composed already.
+        loaded: keeps the task for the next cell of a sweep.
+    """
     try:
-        tree = tree_of(words)
+        tree = tree_of(words) if tree is None else tree
         places = Places.of(tree)
         store = open_store(tree, places)
-        record, path = _run(tree, places, store, words)
+        record, path = _run(tree, places, store, words, assemble(tree, store, loaded=loaded))
     except PoisonbenchError as error:
         return Cell(words=tuple(words), code=error.code, sentence=str(error))
     made = sum(visit.made for visit in store.visits)
@@ -71,10 +77,9 @@ def buried(words: Sequence[str], reason: str) -> Cell:
     return Cell(words=tuple(words), code=FAILED, path=path)
 
 
-def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequence[str]) -> tuple[Record, Path]:
+def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequence[str], experiment: Experiment) -> tuple[Record, Path]:
     from poisonbench.pipeline import run
 
-    experiment = assemble(tree, store)
     tracker = tracker_of(tree, store.trusted)
     try:
         record = dataclasses.replace(run(experiment, store), command=portable(words))

@@ -11,7 +11,7 @@ from typing import cast
 
 from rich.console import Console
 
-from poisonbench.assemble import Places, assemble, open_store
+from poisonbench.assemble import Loaded, Places, assemble, open_store
 from poisonbench.commands.compose import tree_of
 from poisonbench.core.errors import Incompatible, PoisonbenchError
 from poisonbench.core.keys import key
@@ -43,44 +43,63 @@ class Foreseen:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Known:
+    """Records that are done, by what is asked of them.
+
+    Args:
+        same: those of each key.
+        kin: the last one of each recipe, by the parts of the spec that make the recipe.
+    """
+
+    same: Mapping[str, Sequence[Record]]
+    kin: Mapping[tuple[str, ...], Mapping[tuple[str, ...], Record]]
+
+    @classmethod
+    def among(cls, records: Iterable[Record]) -> _Known:
+        """Sort records; of one recipe the last stands for all."""
+        done, same = [record for record in records if record.status == "done"], dict[str, list[Record]]()
+        for record in done:
+            same.setdefault(record.key, []).append(record)
+        return cls(same=same, kin={parts: {_recipe(record, parts): record for record in done} for parts in KIN})
+
+
 def foreseen(cells: Iterable[Sequence[str]]) -> Iterator[Foreseen]:
     """Look at each cell as far as one can without computing anything but its data set."""
-    records: dict[Path, list[Record]] = {}
+    told, loaded = dict[Path, _Known](), Loaded()
     for words in cells:
         try:
             tree = tree_of(words)
             places = Places.of(tree)
-            for folder in (places.results / "records", places.published):
-                records.setdefault(folder, published(folder))
+            if places.results not in told:
+                told[places.results] = _Known.among([*published(places.results / "records"), *published(places.published)])
             store = open_store(tree, places)
-            known = [record for some in records.values() for record in some]
-            yield _looked_at(tuple(words), _asked(tree, store), known, store)
+            yield _looked_at(tuple(words), _asked(tree, store, loaded), told[places.results], store)
         except Incompatible as error:
             yield Foreseen(words=tuple(words), state="skipped", reason=str(error))
         except PoisonbenchError as error:
             yield Foreseen(words=tuple(words), state="refused", reason=str(error))
 
 
-def _asked(tree: Mapping[str, object], store: Store) -> Record:
+def _asked(tree: Mapping[str, object], store: Store, loaded: Loaded) -> Record:
     from poisonbench.pipeline import Line, check, record
 
-    line = Line(experiment=assemble(tree, store), store=store, since=len(store.visits))
+    line = Line(experiment=assemble(tree, store, loaded=loaded), store=store, since=len(store.visits))
     check(line)
     return record(line)
 
 
-def _looked_at(words: tuple[str, ...], asked: Record, known: Sequence[Record], store: Store) -> Foreseen:
-    same = [record for record in known if record.key == asked.key and record.status == "done"]
-    if any(store.holds(record.keys.values()) for record in same):
+def _looked_at(words: tuple[str, ...], asked: Record, known: _Known, store: Store) -> Foreseen:
+    if any(store.holds(record.keys.values()) for record in known.same.get(asked.key, [])):
         return Foreseen(words=words, state="in the store")
-    told = next((kin for parts in KIN if (kin := [record for record in known if record.status == "done" and _alike(record, asked, parts)])), [])
-    if not told:
+    kin = next((found for parts in KIN if (found := known.kin[parts].get(_recipe(asked, parts)))), None)
+    if kin is None:
         return Foreseen(words=words, state="to run", reason="no record of its recipe tells how long it takes")
-    return Foreseen(words=words, state="to run", stages=dict(_stages(asked, told[-1])))
+    return Foreseen(words=words, state="to run", stages=dict(_stages(asked, kin)))
 
 
-def _alike(one: Record, other: Record, parts: Sequence[str]) -> bool:
-    return all(_plain(one.spec[part]) == _plain(other.spec[part]) for part in parts)
+def _recipe(record: Record, parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_plain(record.spec[part]) for part in parts)
 
 
 def _stages(asked: Record, kin: Record) -> Iterator[tuple[str, float]]:

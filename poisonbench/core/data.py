@@ -204,6 +204,11 @@ class Task:
         """SHA-256 over the four splits."""
         return key(self.train, self.test, self.trusted, self.public)
 
+    def untouched(self) -> bool:
+        """Tell whether the rows still are what `digest` says: nobody may write into them, and nothing else would notice."""
+        train, test, trusted, public = (dataclasses.replace(split) for split in (self.train, self.test, self.trusted, self.public))  # without their digests
+        return dataclasses.replace(self, train=train, test=test, trusted=trusted, public=public).digest == self.digest
+
     @cached_property
     def duplicates(self) -> Mapping[str, Tensor]:
         """Where two splits share rows, by their names; see `poisonbench.core.duplicates`."""

@@ -155,7 +155,7 @@ class Central:
         """Return a victim with initial weights and input statistics, those of `data` unless a step says otherwise."""
         measured = self._measured(data)
         with seeded(rng.child("init")):
-            module = self._module(data, Normalized.over(measured.inputs))
+            module = Normalized.over(measured.inputs).before(self.net.build(tuple(data.inputs.shape[1:]), data.num_classes))
         module.prepare(measured.inputs)
         return NetVictim(built=self._placed(module).eval(), facts={}, learner=self)
 
@@ -187,15 +187,14 @@ class Central:
         return score_each(victims, inputs)
 
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
-        """Rebuild a victim."""
-        channels = like.inputs.shape[1]
-        with seeded(Key.root(0)):
-            module = self._module(like, Normalized(torch.zeros(channels), torch.ones(channels)))
-        module.load_state_dict(dict(trained.state))
-        return NetVictim(built=self._placed(module).eval(), facts=trained.facts, learner=self)
+        """Rebuild a victim; its network only when it is asked, which it is not if its scores lie in the store."""
+        return NetVictim(like=(tuple(like.inputs.shape[1:]), like.num_classes), weights=trained.state, facts=trained.facts, learner=self)
 
-    def _module(self, like: Dataset, normalized: Normalized) -> NormalizedNet:
-        return normalized.before(self.net.build(tuple(like.inputs.shape[1:]), like.num_classes))
+    def untrained(self, shape: tuple[int, ...], num_classes: int) -> NormalizedNet:
+        """Return a network whose weights are to be replaced."""
+        with seeded(Key.root(0)):
+            module = Normalized(torch.zeros(shape[0]), torch.ones(shape[0])).before(self.net.build(shape, num_classes))
+        return self._placed(module).eval()
 
     def _placed(self, module: NormalizedNet) -> NormalizedNet:
         return module.to(device.resolve(self.device)).to(memory_format=torch.channels_last)
@@ -321,7 +320,8 @@ class NetVictim:
     """A trained network.
 
     Args:
-        built: from pixels 0..255 to scores, in evaluation mode, on the learner's device.
+        built: from pixels 0..255 to scores, in evaluation mode, on the learner's device; None builds one when it is first asked.
+        like: shape of an input and number of classes, to build a network for.
         facts: what the training found out about itself.
         learner: the recipe, for its device and precision.
         history: states on the way.
@@ -329,7 +329,8 @@ class NetVictim:
             a thousand victims of one architecture cost no more than their weights.
     """
 
-    built: NormalizedNet
+    built: NormalizedNet | None = None
+    like: tuple[tuple[int, ...], int] | None = None
     facts: Mapping[str, object]
     learner: Central
     history: Sequence[State] = ()
@@ -339,9 +340,15 @@ class NetVictim:
     def net(self) -> NormalizedNet:
         """From pixels 0..255 to scores."""
         if self.weights is None:
+            assert self.built is not None
             return self.built
-        net = copy.deepcopy(self.built)
-        net.load_state_dict(dict(self.weights))
+        with torch.inference_mode(False):  # whoever asks first may be in it, and the next one may want gradients
+            if self.like is not None:
+                net = self.learner.untrained(*self.like)
+            else:
+                assert self.built is not None
+                net = copy.deepcopy(self.built)
+            net.load_state_dict(dict(self.weights))
         return net
 
     @property
@@ -371,7 +378,7 @@ class NetVictim:
         """Return parameters and buffers on the CPU."""
         if self.weights is not None:
             return self.weights
-        return {name: value.detach().cpu().contiguous() for name, value in self.built.state_dict().items()}
+        return {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
 
     def become(self, trained: Trained) -> NetVictim:
         """Return a victim of this architecture with other weights."""

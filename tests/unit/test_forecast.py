@@ -2,8 +2,12 @@
 
 import pytest
 
+from poisonbench.assemble import Loaded, assemble
 from poisonbench.cli import entry
+from poisonbench.commands.compose import tree_of
 from poisonbench.forecast import foreseen, seconds
+from poisonbench.record import read
+from poisonbench.store import Store
 from tests.conftest import TINY
 
 
@@ -50,3 +54,25 @@ def test_a_dry_run_computes_nothing_and_tells_the_sum(here, capsys):
     assert "2 cells of which no record tells" in out
     assert not list(here.glob("results/records/*"))
     assert entry(["--dry-run", *words("threat.budget.rate=7")]) == 2
+
+
+def test_a_task_is_loaded_once_for_equal_sources_and_again_when_somebody_wrote_into_its_rows(tmp_path):
+    loaded, store = Loaded(), Store(tmp_path)
+    task = assemble(tree_of(words("seed=1")), store, loaded=loaded).task
+    assert assemble(tree_of(words("seed=2")), store, loaded=loaded).task is task
+    assert assemble(tree_of(words("task.split_seed=1")), store, loaded=loaded).task.digest != task.digest
+    task = assemble(tree_of(words()), store, loaded=loaded).task
+    clean = task.digest
+    task.train.labels[0] = (task.train.labels[0] + 1) % task.train.num_classes
+    again = assemble(tree_of(words()), store, loaded=loaded).task
+    assert again is not task
+    assert again.digest == clean
+
+
+def test_the_last_record_of_the_nearest_recipe_tells_the_time(here):
+    for seed in ("100", "101"):
+        assert entry(words(f"seed={seed}", "defense=random_drop")) == 0
+    told, other = foreseen([words("seed=102", "defense=random_drop"), words("seed=102", "defense=spectral")])
+    last = max((read(path) for path in here.glob("results/records/*.json")), key=lambda record: record.command)
+    assert seconds([told]) == pytest.approx(sum(last.cost["seconds"].values()))
+    assert other.stages  # of another defense, for want of a nearer one

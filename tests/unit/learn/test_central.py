@@ -91,6 +91,16 @@ def test_a_victim_is_restored_from_its_state(parts):
     assert torch.equal(victim.features(data.inputs), again.features(data.inputs))
 
 
+def test_a_restored_victim_that_was_asked_for_scores_first_still_has_gradients(parts):
+    learner, data, combine = parts
+    trained = Trained.of(learner.fit(data, combine, Key.root(1)))
+    victim = learner.restore(trained, data)
+    victim.scores(data.inputs[:2])
+    pixels = data.inputs[:2].float().requires_grad_()
+    victim.module(pixels).sum().backward()
+    assert pixels.grad.abs().sum() > 0
+
+
 def test_the_head_of_the_features_gives_the_scores(parts):
     learner, data, honest = parts
     victim = learner.fit(data, honest, Key.root(0))
