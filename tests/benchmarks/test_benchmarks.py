@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, federated, filters, memory, peers, privacy, stacked, startup, training
+from benchmarks import _plain, federated, filters, memory, peers, planning, privacy, stacked, startup, training
 from benchmarks.__main__ import NAMES, machine, main
 from benchmarks._setting import made_up
 from benchmarks._timing import in_turns, timed
@@ -70,7 +70,7 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    assert NAMES == ["accuracy", "federated", "filters", "memory", "peers", "privacy", "stacked", "startup", "training"]
+    assert NAMES == ["accuracy", "federated", "filters", "memory", "peers", "planning", "privacy", "stacked", "startup", "training"]
 
 
 def test_both_kinds_of_decomposition_score_as_the_filter_does():
@@ -181,6 +181,15 @@ def test_training_stacks_memory_and_start_up_are_measured():
 def test_a_command_that_fails_is_no_figure():
     with pytest.raises(RuntimeError, match="ended with exit code 1"):
         startup._python("-c", "raise SystemExit(1)")()
+
+
+@pytest.mark.slow
+def test_planning_a_finished_sweep_a_page_and_the_store_are_measured():
+    tiny = ("attack=none", "task=blobs", "seed=100,101")
+    told = list(planning.measure(None, cells=tiny, sweep=(*tiny, "learner.epochs=1"), values=4, repeats=1))
+    assert [len(each.ours_cost) for each in told] == [1, 1, 1, 1]
+    assert "2 cells" in told[2].work
+    assert "4 values" in told[3].work
 
 
 def test_the_committed_benchmarks_can_be_read():

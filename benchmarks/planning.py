@@ -1,0 +1,62 @@
+"""What it costs to plan a sweep, to find a finished one, to fill a page from records, and to keep small values that two processes ask for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks._timing import in_turns, seconds
+from poisonbench.report.benchmarks import Comparison
+
+HOME = Path(__file__).parent.parent
+CELLS = ("attack=none,backdoor,blended,label_flip,sig", "defense=none,spectral,random_drop,knn_outlier,fine_tune", "seed=range(100,140)", "threads=1")
+SWEEP = ("attack=none,backdoor", "defense=none,random_drop", "seed=range(100,110)", "threads=1", "learner.epochs=1")
+VALUES = """
+import sys, torch
+from pathlib import Path
+from poisonbench.store import Store
+folder, count, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+store = Store(folder)
+for number in range(count)[::step]:
+    store.memo("value", (number,), lambda: {"numbers": torch.full((16,), float(number))})
+"""
+
+
+def measure(
+    data: Path | None, *, cells: tuple[str, ...] = CELLS, sweep: tuple[str, ...] = SWEEP, values: int = 10_000, repeats: int = 3
+) -> Iterator[Comparison]:
+    """Yield planning and a page against importing torch, a finished sweep against the first, and values found against values made."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.md"
+        page.write_text("<!-- records: digits -->\n<!-- end -->\n", encoding="utf-8")
+        for work, words in (("plan of a sweep", ("-m", "--dry-run", *cells, f"results_dir={folder}")), ("page from the records", ("report", str(page)))):
+            costs = in_turns(_poisonbench(*words), _python("-c", "import torch"), repeats=repeats)
+            yield _compared(work, f"python -m poisonbench {' '.join(words[:2] if words[0] == '-m' else words[:1])}", "python -c 'import torch'", *costs)
+        run = _poisonbench("-m", *sweep, f"results_dir={folder}")
+        first, second = seconds(run), seconds(run)
+        found = len(list((Path(folder) / "records").glob("*.json")))
+        yield _compared(f"a sweep of {found} cells on digits", "the same command again", "the first time", (second,), (first,))
+        first, second = (seconds(lambda: _two_ask(Path(folder) / "values", values)) for _ in range(2))
+        yield _compared(f"{values} values that two processes ask for", "found", "made", (second,), (first,))
+
+
+def _compared(work: str, ours: str, alternative: str, ours_cost: tuple[float, ...], alternative_cost: tuple[float, ...]) -> Comparison:
+    return Comparison(work=work, ours=ours, alternative=alternative, unit="s", ours_cost=ours_cost, alternative_cost=alternative_cost)
+
+
+def _two_ask(folder: Path, count: int) -> None:
+    """Let two processes ask for the same values, one from either end."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda step: _python("-c", VALUES, str(folder), str(count), step)(), ("1", "-1")))
+
+
+def _python(*words: str) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, *words], cwd=HOME, check=True, capture_output=True)
+
+
+def _poisonbench(*words: str) -> Callable[[], object]:
+    return _python("-m", "poisonbench", *words)
