@@ -45,7 +45,7 @@ USAGE = Usage(
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },
 )
-DEFAULTS = ("task.trusted=0", "learner=audit")
+DEFAULTS = ("task.trusted=0", "learner=pictures")
 
 
 def main(words: Sequence[str]) -> int:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from poisonbench.core.errors import ConfigError
 from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
 
+LEAST = 8  # channels of a block
+
 
 @dataclass(frozen=True, kw_only=True)
 class SmallCNN:
@@ -53,6 +55,47 @@ class SmallCNN:
                 layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(self.norm, width), nn.ReLU()]
                 channels = width
         return PooledNet(nn.Sequential(*layers), self.pool, nn.Linear(channels, num_classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyramidCNN:
+    """A small network for images of any size: each block has half the resolution and twice the channels of the one before.
+
+    There are as many blocks as it takes to halve the shorter side to `rest` or less, and never fewer than three; the last has `top`
+    channels, the first no fewer than eight. So no block costs much more than any other, and an image of 224x224 (six blocks) costs three times
+    as many multiplications as one of 32x32 (three blocks); with fixed widths it would be 49 times as many.
+
+    Args:
+        top: channels of the last block, at least 8.
+        rest: largest side of the last block's maps, in positions.
+        pool: "max" or "average", over positions, before the head.
+        norm: "batch" or "group".
+    """
+
+    VERSION: ClassVar[int] = 1
+    top: int
+    rest: int
+    pool: Pool
+    norm: NormKind
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that name no network."""
+        if self.top < LEAST or self.rest < 1:
+            raise ConfigError(f"net.top={self.top}, net.rest={self.rest}: give {LEAST} channels or more, and a side of 1 or more")
+
+    def widths(self, side: int) -> tuple[int, ...]:
+        """Return the channels of each block for images whose shorter side is `side`."""
+        halvings = max(2, math.ceil(math.log2(max(side, 1) / self.rest)))
+        return tuple(max(LEAST, self.top >> left) for left in reversed(range(halvings + 1)))
+
+    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+        """Return a fresh module.
+
+        Raises:
+            ConfigError: inputs that are not images, or too small for three blocks.
+        """
+        widths = self.widths(min(shape[1:], default=1))
+        return SmallCNN(widths=widths, depths=(1,) * len(widths), pool=self.pool, norm=self.norm).build(shape, num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,17 @@ from poisonbench.core.files import file_digest
 from poisonbench.core.progress import listening
 from poisonbench.store import write_tensors
 
-FAST = ("net.widths=[8,16]", "net.depths=[1,1]", "learner.epochs=8", "learner.batch_size=32", "learner.lr=0.1", "threads=1", "task.size=8", "task.grey=true")
+FAST = (
+    "net=small",
+    "net.widths=[8,16]",
+    "net.depths=[1,1]",
+    "learner.epochs=8",
+    "learner.batch_size=32",
+    "learner.lr=0.1",
+    "threads=1",
+    "task.size=8",
+    "task.grey=true",
+)
 
 
 @pytest.fixture
@@ -195,8 +205,8 @@ def test_the_work_of_a_filter_is_told_class_by_class(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], ["task.trusted=0", "learner=audit"]),
-        (["learner.epochs=3"], ["task.trusted=0", "learner=audit", "learner.epochs=3"]),
+        ([], ["task.trusted=0", "learner=pictures"]),
+        (["learner.epochs=3"], ["task.trusted=0", "learner=pictures", "learner.epochs=3"]),
         (["learner=quick", "task.trusted=0.1"], ["learner=quick", "task.trusted=0.1"]),
     ],
 )

@@ -120,6 +120,12 @@ def test_a_task_brings_its_recipe_and_words_decide_over_it(words, epochs, widths
     assert tree["threat"]["surrogate"] == tree["learner"]
 
 
+@pytest.mark.parametrize("task", ["image_folder", "parquet"])
+def test_own_pictures_bring_a_network_of_their_size(task):
+    tree = tree_of([f"task={task}"])
+    assert (tree["learner"]["epochs"], tree["net"]["_target_"]) == (10, "poisonbench.nets.small.PyramidCNN")
+
+
 @pytest.mark.parametrize("task", ["mnist", "cifar10", "digits"])
 def test_an_attack_decides_over_the_recipe_of_the_task(task):
     tree = tree_of([f"task={task}", "attack=federated"])

@@ -8,11 +8,13 @@ from poisonbench.nets.fast import FastCNN
 from poisonbench.nets.net import Normalized, norm
 from poisonbench.nets.own import OwnNet
 from poisonbench.nets.resnet import PreActResNet18
-from poisonbench.nets.small import MLP, Linear, SmallCNN
+from poisonbench.nets.small import MLP, Linear, PyramidCNN, SmallCNN
 
 NETS = [
     (SmallCNN(widths=(8, 16), depths=(2, 1), pool="max", norm="batch"), (1, 8, 8)),
     (SmallCNN(widths=(8, 16, 32), depths=(1, 1, 1), pool="average", norm="group"), (3, 32, 32)),
+    (PyramidCNN(top=32, rest=8, pool="max", norm="batch"), (3, 30, 60)),
+    (PyramidCNN(top=16, rest=4, pool="average", norm="group"), (1, 28, 28)),
     (PreActResNet18(pool="average", norm="batch"), (3, 32, 32)),
     (PreActResNet18(pool="max", norm="group"), (3, 32, 32)),
     (FastCNN(widths=(8, 16), pool="max", norm="batch", scale=0.5, whiten_eps=0.001), (3, 16, 16)),
@@ -49,6 +51,38 @@ def test_pooling_is_what_it_says():
         module = SmallCNN(widths=(3,), depths=(1,), pool=pool, norm="batch").build((3, 4, 4), 2)
         module.blocks = nn.Identity()
         assert torch.equal(module.features(maps), expected)
+
+
+PYRAMID = PyramidCNN(top=128, rest=8, pool="max", norm="batch")
+
+
+@pytest.mark.parametrize(
+    ("side", "widths"),
+    [(8, (32, 64, 128)), (28, (32, 64, 128)), (32, (32, 64, 128)), (33, (16, 32, 64, 128)), (64, (16, 32, 64, 128)), (224, (8, 8, 16, 32, 64, 128))],
+)
+def test_a_larger_image_has_more_blocks_of_fewer_channels(side, widths):
+    assert PYRAMID.widths(side) == widths
+    assert [layer.out_channels for layer in PYRAMID.build((3, side, side + 1), 5).modules() if isinstance(layer, nn.Conv2d)] == list(widths)
+
+
+def test_arithmetic_grows_with_the_side_of_the_image_and_not_with_its_square():
+    def products(side):
+        counted = []
+        module = PYRAMID.build((3, side, side), 10)
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(lambda layer, _, maps: counted.append(maps[0, 0].numel() * layer.weight.numel()))
+        module.eval()(torch.zeros(1, 3, side, side))
+        return sum(counted)
+
+    assert products(32) == 1024 * 27 * 32 + 256 * 9 * 32 * 64 + 64 * 9 * 64 * 128
+    assert 3 < products(224) / products(32) < 3.3
+
+
+@pytest.mark.parametrize(("top", "rest"), [(7, 8), (128, 0)])
+def test_a_pyramid_of_no_size_is_refused(top, rest):
+    with pytest.raises(ConfigError, match=r"net\.top="):
+        PyramidCNN(top=top, rest=rest, pool="max", norm="batch")
 
 
 def test_the_residual_network_has_the_published_size():
