@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
+from benchmarks import trend
+from benchmarks._asked import Asked
 from poisonbench.core.errors import ConfigError
 from poisonbench.learn import device
 from poisonbench.record import provenance
@@ -23,18 +25,25 @@ NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswi
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the named benchmarks one after the other; the record of each lies in results/local/benchmarks, or in results/benchmarks."""
+    """Run the named benchmarks one after the other; the record of each lies in results/local/benchmarks, or in results/benchmarks.
+
+    `trend` measures nothing: it adds the published ratios to results/trend.json, and names those that have fallen.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each figure is a ratio against a named alternative in the same run.")
     parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--data", type=Path, help="a folder with cifar10 and mnist in it, for `accuracy`")
+    parser.add_argument("--commit", default="HEAD^", help="the older version that `against` compares with")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is one a core")
     parser.add_argument("--publish", action="store_true", help="write into results/benchmarks, which the README's table is made of")
     asked = parser.parse_args(words)
     device.set_threads(asked.threads)
     folder = HERE.parent / "results" / ("benchmarks" if asked.publish else "local/benchmarks")
     for name in asked.names:
+        if name == "trend":
+            trend.main()
+            continue
         try:
-            comparisons = tuple(_measured(name, asked.data))
+            comparisons = tuple(_measured(name, Asked(data=asked.data, commit=asked.commit)))
         except ConfigError as error:
             raise SystemExit(str(error)) from error
         benchmark = Benchmark(name=name, comparisons=comparisons, machine=machine())
@@ -43,8 +52,8 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measured(name: str, data: Path | None) -> Iterator[Comparison]:
-    for comparison in importlib.import_module(f"benchmarks.{name}").measure(data):
+def _measured(name: str, asked: Asked) -> Iterator[Comparison]:
+    for comparison in importlib.import_module(f"benchmarks.{name}").measure(asked):
         Console().print(f"{name}: {comparison.work}: {comparison.ratio:.3g}x", markup=False, highlight=False)
         yield comparison
 

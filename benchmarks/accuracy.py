@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks._asked import Asked
 from benchmarks._plain import train
 from benchmarks._setting import setting
 from benchmarks._timing import seconds
@@ -22,16 +23,17 @@ from poisonbench.tasks.source import stratified
 EPOCHS, SAMPLE = 100, 1280
 
 
-def measure(data: Path | None, *, held_out: int = 5000) -> Iterator[Comparison]:
+def measure(asked: Asked, *, held_out: int = 5000) -> Iterator[Comparison]:
     """Yield the comparison; accuracy is that on training rows held out, seed 100.
 
     Raises:
         ConfigError: no folder with CIFAR-10.
     """
-    if data is None:
+    if asked.data is None:
         raise ConfigError("benchmark accuracy: give --data, a folder with cifar10 in it")
     local = Path(__file__).parent.parent / "results" / "local" / "store"
-    task = TorchvisionSet(name="cifar10", root=str(data / "cifar10"), download=False, limit=None, trusted=0.0, public=0.0, split_seed=0).load(Store(local))
+    root = str(asked.data / "cifar10")
+    task = TorchvisionSet(name="cifar10", root=root, download=False, limit=None, trusted=0.0, public=0.0, split_seed=0).load(Store(local))
     held, rest = stratified(task.train, held_out, Key.root(100))
     rows = task.train.take(rest)
     ours = setting("learner=quick", data=(rows.inputs, rows.labels))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks._asked import Asked
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.assemble import adopt_own_packages
@@ -17,7 +17,7 @@ from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
 
 
-def measure(data: Path | None, *, clients: int = 100, parameters: int = 100_000, repeats: int = 3) -> Iterator[Comparison]:
+def measure(asked: Asked, *, clients: int = 100, parameters: int = 100_000, repeats: int = 3) -> Iterator[Comparison]:
     """Yield both comparisons."""
     adopt_own_packages()
     updates = torch.randn(clients, parameters, generator=Key.root(100).torch())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks._asked import Asked
 from benchmarks._timing import in_turns
 from poisonbench.assemble import adopt_own_packages
 from poisonbench.core.rng import Key
@@ -19,7 +19,7 @@ from poisonbench.report.benchmarks import Comparison
 CLASSES = 10
 
 
-def measure(data: Path | None, *, rows: int = 50_000, dims: int = 512, repeats: int = 3) -> Iterator[Comparison]:
+def measure(asked: Asked, *, rows: int = 50_000, dims: int = 512, repeats: int = 3) -> Iterator[Comparison]:
     """Yield spectral scores of all classes against `numpy.linalg.svd`, reduced and, once, full."""
     adopt_own_packages()
     signature: Callable[..., tuple[Tensor, float]] = importlib.import_module("defenses.sanitize.spectral").signature

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks._asked import Asked
 from poisonbench.report.benchmarks import Comparison
 
 HOME = Path(__file__).parent.parent
@@ -21,7 +22,7 @@ SHAPE = (3, 32, 32)
 BATCH = 512
 
 
-def measure(data: Path | None, *, sizes: tuple[int, ...] = (5_000, 50_000, 500_000)) -> Iterator[Comparison]:
+def measure(asked: Asked, *, sizes: tuple[int, ...] = (5_000, 50_000, 500_000)) -> Iterator[Comparison]:
     """Yield one comparison a number of rows: growth of the largest resident memory while a linear model is trained for one epoch."""
     before: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks._asked import Asked
 from benchmarks._timing import in_turns
 from poisonbench.assemble import adopt_own_packages
 from poisonbench.core.defense import Server
@@ -50,7 +50,7 @@ class Case:
 
 
 def measure(
-    data: Path | None, *, clients: int = 50, parameters: int = 200_000, classes: tuple[tuple[int, int], ...] = ((200, 512), (5_000, 512)), repeats: int = 5
+    asked: Asked, *, clients: int = 50, parameters: int = 200_000, classes: tuple[tuple[int, int], ...] = ((200, 512), (5_000, 512)), repeats: int = 5
 ) -> Iterator[Comparison]:
     """Yield one comparison a rule or filter and peer.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks._timing import in_turns, seconds
+from benchmarks._asked import Asked
+from benchmarks._commands import poisonbench, python
+from benchmarks._timing import Costs, costs_of, in_turns, timed
 from poisonbench.report.benchmarks import Comparison
 
-HOME = Path(__file__).parent.parent
 CELLS = ("attack=none,backdoor,blended,label_flip,sig", "defense=none,spectral,random_drop,knn_outlier,fine_tune", "seed=range(100,140)", "threads=1")
 SWEEP = ("attack=none,backdoor", "defense=none,random_drop", "seed=range(100,110)", "threads=1", "learner.epochs=1")
 VALUES = """
@@ -26,37 +25,27 @@ for number in range(count)[::step]:
 """
 
 
-def measure(
-    data: Path | None, *, cells: tuple[str, ...] = CELLS, sweep: tuple[str, ...] = SWEEP, values: int = 10_000, repeats: int = 3
-) -> Iterator[Comparison]:
+def measure(asked: Asked, *, cells: tuple[str, ...] = CELLS, sweep: tuple[str, ...] = SWEEP, values: int = 10_000, repeats: int = 3) -> Iterator[Comparison]:
     """Yield planning and a page against importing torch, a finished sweep against the first, and values found against values made."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.md"
         page.write_text("<!-- records: digits -->\n<!-- end -->\n", encoding="utf-8")
         for work, words in (("plan of a sweep", ("-m", "--dry-run", *cells, f"results_dir={folder}")), ("page from the records", ("report", str(page)))):
-            costs = in_turns(_poisonbench(*words), _python("-c", "import torch"), repeats=repeats)
-            yield _compared(work, f"python -m poisonbench {' '.join(words[:2] if words[0] == '-m' else words[:1])}", "python -c 'import torch'", *costs)
-        run = _poisonbench("-m", *sweep, f"results_dir={folder}")
-        first, second = seconds(run), seconds(run)
+            costs = in_turns(poisonbench(*words), python("-c", "import torch"), repeats=repeats)
+            yield _compared(work, f"python -m poisonbench {' '.join(words[:2] if words[0] == '-m' else words[:1])}", "python -c 'import torch'", costs)
+        run = poisonbench("-m", *sweep, f"results_dir={folder}")
+        first, second = timed(run), timed(run)
         found = len(list((Path(folder) / "records").glob("*.json")))
-        yield _compared(f"a sweep of {found} cells on digits", "the same command again", "the first time", (second,), (first,))
-        first, second = (seconds(lambda: _two_ask(Path(folder) / "values", values)) for _ in range(2))
-        yield _compared(f"{values} values that two processes ask for", "found", "made", (second,), (first,))
+        yield _compared(f"a sweep of {found} cells on digits", "the same command again", "the first time", costs_of([second], [first]))
+        first, second = (timed(lambda: _two_ask(Path(folder) / "values", values)) for _ in range(2))
+        yield _compared(f"{values} values that two processes ask for", "found", "made", costs_of([second], [first]))
 
 
-def _compared(work: str, ours: str, alternative: str, ours_cost: tuple[float, ...], alternative_cost: tuple[float, ...]) -> Comparison:
-    return Comparison(work=work, ours=ours, alternative=alternative, unit="s", ours_cost=ours_cost, alternative_cost=alternative_cost)
+def _compared(work: str, ours: str, alternative: str, costs: Costs) -> Comparison:
+    return Comparison(work=work, ours=ours, alternative=alternative, unit="s", ours_cost=costs.ours, alternative_cost=costs.alternative, facts=costs.cpu)
 
 
 def _two_ask(folder: Path, count: int) -> None:
     """Let two processes ask for the same values, one from either end."""
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda step: _python("-c", VALUES, str(folder), str(count), step)(), ("1", "-1")))
-
-
-def _python(*words: str) -> Callable[[], object]:
-    return lambda: subprocess.run([sys.executable, *words], cwd=HOME, check=True, capture_output=True)
-
-
-def _poisonbench(*words: str) -> Callable[[], object]:
-    return _python("-m", "poisonbench", *words)
+        list(pool.map(lambda step: python("-c", VALUES, str(folder), str(count), step)(), ("1", "-1")))

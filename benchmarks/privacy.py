@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from opacus import PrivacyEngine
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks._asked import Asked
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.core.learner import Plan
@@ -35,7 +35,7 @@ def nets(side: int) -> dict[str, tuple[str, FeatureNet]]:
     return {f"MLP {side * side}-128-10": ("net=mlp", mlp), f"CNN of 64, 128, 256 channels on {side}x{side}": ("net=small", cnn)}
 
 
-def measure(data: Path | None, *, rows: int = 8 * BATCH, sides: tuple[int, ...] = (8, 28), repeats: int = 5) -> Iterator[Comparison]:
+def measure(asked: Asked, *, rows: int = 8 * BATCH, sides: tuple[int, ...] = (8, 28), repeats: int = 5) -> Iterator[Comparison]:
     """Yield one comparison a network and size of made-up grey pictures: one epoch of Poisson samples of `BATCH` rows on average."""
     private = importlib.import_module("defenses.train.dp_sgd")
     step = private.PrivateStep(epsilon=EPSILON, delta=DELTA, max_grad_norm=BOUND, accountant="rdp", sampling="poisson")

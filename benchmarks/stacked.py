@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import torch
 
+from benchmarks._asked import Asked
 from benchmarks._setting import Setting, made_up, setting
 from benchmarks._timing import seconds
 from poisonbench.core.data import Dataset
@@ -26,7 +26,7 @@ NETS = {
 }
 
 
-def measure(data: Path | None, *, members: tuple[int, ...] = (16, 64, 256)) -> Iterator[Comparison]:
+def measure(asked: Asked, *, members: tuple[int, ...] = (16, 64, 256)) -> Iterator[Comparison]:
     """Yield one comparison a network, a number of members and a back-end; parts of 16 to 64 rows, batches of 16, ten epochs."""
     for name, (word, shape) in NETS.items():
         for count in members:

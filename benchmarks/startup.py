@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks._asked import Asked
+from benchmarks._commands import poisonbench, python
 from benchmarks._timing import costs_of, in_turns, timed
-from poisonbench.cell import DONE, REFUSED
 from poisonbench.report.benchmarks import Comparison
 
-HOME = Path(__file__).parent.parent
 COMMANDS = (("list",), ("--help",), ("describe", "badnets"), ("report", "--help"), ("attack=bakdoor",))
 RUN = ("attack=backdoor", "defense=spectral", "seed=100", "threads=1")
 SWEEP = ("-m", "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=100,101,102", "threads=1")
 
 
-def measure(data: Path | None, *, run: tuple[str, ...] = RUN, sweep: tuple[str, ...] = SWEEP, repeats: int = 5) -> Iterator[Comparison]:
+def measure(asked: Asked, *, run: tuple[str, ...] = RUN, sweep: tuple[str, ...] = SWEEP, repeats: int = 5) -> Iterator[Comparison]:
     """Yield commands and a run found in the store against importing torch, and a second sweep against the first."""
     with tempfile.TemporaryDirectory() as folder:
         for words in (*COMMANDS, (*run, f"results_dir={folder}")):
-            costs = in_turns(_poisonbench(*words), _python("-c", "import torch"), repeats=repeats)  # what a run computes falls to the first pass
+            costs = in_turns(poisonbench(*words), python("-c", "import torch"), repeats=repeats)  # what a run computes falls to the first pass
             stored = words[: len(run)] == run
             yield Comparison(
                 work="a run found whole in the store" if stored else "start of the command line",
@@ -34,7 +32,7 @@ def measure(data: Path | None, *, run: tuple[str, ...] = RUN, sweep: tuple[str, 
                 facts=costs.cpu,
             )
     with tempfile.TemporaryDirectory() as folder:
-        command = _poisonbench(*sweep, f"results_dir={folder}")
+        command = poisonbench(*sweep, f"results_dir={folder}")
         first, second = timed(command), timed(command)
         cells = len(list((Path(folder) / "records").glob("*.json")))
     yield Comparison(
@@ -46,16 +44,3 @@ def measure(data: Path | None, *, run: tuple[str, ...] = RUN, sweep: tuple[str, 
         alternative_cost=(first.wall,),
         facts=costs_of([second], [first]).cpu,
     )
-
-
-def _python(*words: str) -> Callable[[], object]:
-    def work() -> None:
-        code = subprocess.run([sys.executable, *words], cwd=HOME, check=False, capture_output=True).returncode
-        if code not in (DONE, REFUSED):
-            raise RuntimeError(f"{' '.join(words)} ended with exit code {code}")
-
-    return work
-
-
-def _poisonbench(*words: str) -> Callable[[], object]:
-    return _python("-m", "poisonbench", *words)

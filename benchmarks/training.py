@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
+from benchmarks._asked import Asked
 from benchmarks._plain import train
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
@@ -16,7 +16,7 @@ from poisonbench.report.benchmarks import Comparison
 BATCH = 128
 
 
-def measure(data: Path | None, *, rows: int = 4 * BATCH, repeats: int = 2) -> Iterator[Comparison]:
+def measure(asked: Asked, *, rows: int = 4 * BATCH, repeats: int = 2) -> Iterator[Comparison]:
     """Yield one comparison a precision of ours; one epoch over made-up 32x32 rows."""
     made = made_up(rows, (3, 32, 32))
     with seeded(Key.root(100)):

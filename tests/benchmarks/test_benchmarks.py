@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, federated, filters, memory, peers, planning, privacy, stacked, startup, training
+from benchmarks import _plain, against, federated, filters, memory, peers, planning, privacy, stacked, startup, training, trend
 from benchmarks.__main__ import NAMES, machine, main
+from benchmarks._asked import Asked
+from benchmarks._commands import checkout, poisonbench, python
 from benchmarks._setting import made_up
 from benchmarks._timing import in_turns, timed
 from defenses.train.dp_sgd import noise_for, spent_epsilon
@@ -70,7 +72,7 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    assert NAMES == ["accuracy", "federated", "filters", "memory", "peers", "planning", "privacy", "stacked", "startup", "training"]
+    assert NAMES == ["accuracy", "against", "federated", "filters", "memory", "peers", "planning", "privacy", "stacked", "startup", "training", "trend"]
 
 
 def test_both_kinds_of_decomposition_score_as_the_filter_does():
@@ -80,7 +82,7 @@ def test_both_kinds_of_decomposition_score_as_the_filter_does():
     ours, _ = signature(features, centre=True)
     for full in (False, True):
         torch.testing.assert_close(filters.top_projection(features, full=full), ours, rtol=1e-3, atol=1e-4)
-    assert len(list(filters.measure(None, rows=200, dims=12, repeats=1))) == 4
+    assert len(list(filters.measure(Asked(), rows=200, dims=12, repeats=1))) == 4
 
 
 def test_neighbours_and_components_are_those_of_the_filters():
@@ -101,7 +103,7 @@ def test_krum_by_pairs_selects_what_krum_selects():
 
 
 def test_a_round_is_measured_both_ways():
-    krum, *rounds = federated.measure(None, clients=9, parameters=20, repeats=1)
+    krum, *rounds = federated.measure(Asked(), clients=9, parameters=20, repeats=1)
     assert "9 updates" in krum.work
     assert [each.alternative for each in rounds] == ["learner.client.stack=loop"] * 2
 
@@ -115,7 +117,7 @@ def test_the_plain_loop_trains():
 
 
 def test_a_peer_that_is_missing_is_asked_for_in_one_sentence(monkeypatch):
-    monkeypatch.setattr(peers, "measure", lambda data: iter([peers.peer("no_such_peer")]))
+    monkeypatch.setattr(peers, "measure", lambda asked: iter([peers.peer("no_such_peer")]))
     with pytest.raises(SystemExit, match=r"^benchmark peers: no_such_peer is not installed; .* -e '\.\[peers\]'$"):
         main(["peers"])
 
@@ -161,18 +163,18 @@ def test_the_plain_private_loop_spends_what_ours_spends():
 
 
 def test_private_training_is_measured_on_both_networks():
-    mlp, cnn = privacy.measure(None, rows=300, sides=(8,), repeats=1)
+    mlp, cnn = privacy.measure(Asked(), rows=300, sides=(8,), repeats=1)
     assert ("MLP" in mlp.work, "CNN" in cnn.work) == (True, True)
 
 
 @pytest.mark.slow
 def test_training_stacks_memory_and_start_up_are_measured():
-    assert len(list(training.measure(None, rows=4, repeats=1))) == 2
-    assert len(list(stacked.measure(None, members=(6,)))) == 11
-    small, large = memory.measure(None, sizes=(1_000, 20_000))
+    assert len(list(training.measure(Asked(), rows=4, repeats=1))) == 2
+    assert len(list(stacked.measure(Asked(), members=(6,)))) == 11
+    small, large = memory.measure(Asked(), sizes=(1_000, 20_000))
     assert large.alternative_cost[0] > small.alternative_cost[0]
     tiny = ("attack=none", "task=blobs", "learner.epochs=1", "threads=1")
-    told = list(startup.measure(None, run=tiny, sweep=tiny, repeats=1))
+    told = list(startup.measure(Asked(), run=tiny, sweep=tiny, repeats=1))
     assert [comparison.ours for comparison in told][-2:] == [f"python -m poisonbench {' '.join(tiny)}", "the same command again"]
     assert len(told) == len(startup.COMMANDS) + 2
     assert all(0 < comparison.facts["ours_cpu_s"] < comparison.ours_cost[0] + 5 for comparison in told)
@@ -180,16 +182,63 @@ def test_training_stacks_memory_and_start_up_are_measured():
 
 def test_a_command_that_fails_is_no_figure():
     with pytest.raises(RuntimeError, match="ended with exit code 1"):
-        startup._python("-c", "raise SystemExit(1)")()
+        python("-c", "raise SystemExit(1)")()
 
 
 @pytest.mark.slow
 def test_planning_a_finished_sweep_a_page_and_the_store_are_measured():
     tiny = ("attack=none", "task=blobs", "seed=100,101")
-    told = list(planning.measure(None, cells=tiny, sweep=(*tiny, "learner.epochs=1"), values=4, repeats=1))
+    told = list(planning.measure(Asked(), cells=tiny, sweep=(*tiny, "learner.epochs=1"), values=4, repeats=1))
     assert [len(each.ours_cost) for each in told] == [1, 1, 1, 1]
     assert "2 cells" in told[2].work
     assert "4 values" in told[3].work
+
+
+def test_a_checkout_holds_the_project_as_it_was_and_goes_away():
+    """Only this clone's own commits are there."""
+    with checkout("HEAD") as tree:
+        assert (tree / "poisonbench" / "__main__.py").is_file()
+        poisonbench("list", home=tree)()
+    assert not tree.exists()
+    with pytest.raises(ValueError, match="nowhere is no commit of this clone"), checkout("nowhere"):
+        pass
+
+
+def test_a_commit_that_is_not_there_is_one_sentence():
+    with pytest.raises(SystemExit, match="benchmark against: nowhere is no commit of this clone"):
+        main(["against", "--commit", "nowhere"])
+
+
+@pytest.mark.slow
+def test_versions_are_compared_command_by_command():
+    tiny = ("attack=none", "task=blobs", "learner.epochs=1", "threads=1")
+    cases = (
+        against.Case(work="list", words=("list",), results=False),
+        against.Case(work="again", words=tiny),
+        against.Case(work="new", words=tiny, fresh=True),
+    )
+    told = list(against.measure(Asked(commit="HEAD"), cases=cases, repeats=2))
+    assert [(each.work, len(each.ours_cost), len(each.alternative_cost)) for each in told] == [("list", 2, 2), ("again", 2, 2), ("new", 2, 2)]
+
+
+def test_a_ratio_that_falls_by_more_than_a_tenth_is_named():
+    before = {"a": 2.0, "b": 2.0, "c": 1.0}
+    assert trend.slower(before, {"a": 1.79, "b": 1.81, "d": 0.1}) == {"a": (2.0, 1.79)}
+
+
+def test_each_version_has_one_row_of_the_published_ratios(tmp_path, capsys):
+    (tmp_path / "benchmarks").mkdir()
+    for ratio in (4.0, 2.0):
+        Benchmark(name="mine", comparisons=(dataclasses.replace(ONE, facts={"cpu_ratio": ratio}),), machine={}).write(tmp_path / "benchmarks")
+        trend.main(tmp_path)
+        (only,) = trend.read(tmp_path / "trend.json")
+        assert only["ratios"] == {"mine: ten rows, a against b": ratio}
+    assert "slower" not in capsys.readouterr().out, "a version is not compared with itself"
+    trend.write(tmp_path / "trend.json", [trend.Row(version="0.0.1", commit="", ratios={"mine: ten rows, a against b": 3.0})])
+    trend.main(tmp_path)
+    assert "slower: mine: ten rows, a against b: 3 before, 2 now" in capsys.readouterr().out
+    first, _ = trend.read(tmp_path / "trend.json")
+    assert first["version"] == "0.0.1"
 
 
 def test_the_committed_benchmarks_can_be_read():
