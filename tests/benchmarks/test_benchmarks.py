@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, against, federated, filters, memory, peers, planning, privacy, stacked, startup, training, trend
+from benchmarks import _plain, against, bounds, federated, filters, memory, peers, planning, privacy, stacked, startup, training, trend
 from benchmarks.__main__ import NAMES, machine, main
 from benchmarks._asked import Asked
 from benchmarks._commands import checkout, poisonbench, python
@@ -72,7 +72,21 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    assert NAMES == ["accuracy", "against", "federated", "filters", "memory", "peers", "planning", "privacy", "stacked", "startup", "training", "trend"]
+    assert NAMES == [
+        "accuracy",
+        "against",
+        "bounds",
+        "federated",
+        "filters",
+        "memory",
+        "peers",
+        "planning",
+        "privacy",
+        "stacked",
+        "startup",
+        "training",
+        "trend",
+    ]
 
 
 def test_both_kinds_of_decomposition_score_as_the_filter_does():
@@ -192,6 +206,13 @@ def test_planning_a_finished_sweep_a_page_and_the_store_are_measured():
     assert [len(each.ours_cost) for each in told] == [1, 1, 1, 1]
     assert "2 cells" in told[2].work
     assert "4 values" in told[3].work
+
+
+def test_each_piece_of_work_is_measured_against_its_bound():
+    told = list(bounds.measure(Asked(), rows=128, parameters=500, features=20, repeats=1))
+    assert [each.ours for each in told] == ["learner=small", "learner=mnist", "learner=pictures", "learner=quick", "spectral", "krum", "median"]
+    small = 128 * 2 * (3 * 9 * (16 * 64 * 128 + 4 * 128 * 256) + 2 * 9 * 64 * 64 + 3 * 256 * 10)  # the first layer needs no gradient of its input
+    assert f"{small / 1e9:.3g} GFLOP" in told[0].work
 
 
 def test_a_checkout_holds_the_project_as_it_was_and_goes_away():
