@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.markdown import Markdown
+from threadpoolctl import threadpool_limits
 
 from benchmarks import trend
 from benchmarks._asked import Asked
@@ -37,6 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--publish", action="store_true", help="write into results/benchmarks, which the README's table is made of")
     asked = parser.parse_args(words)
     device.set_threads(asked.threads)
+    if asked.threads:  # what numpy and scipy compute with would take all cores, and its idle threads would slow both sides
+        os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # for processes that are started, and for libraries that are loaded from now on
+        threadpool_limits(asked.threads, user_api="blas")
     folder = HERE.parent / "results" / ("benchmarks" if asked.publish else "local/benchmarks")
     for name in asked.names:
         if name == "trend":

@@ -5,10 +5,12 @@ Shape letters: R rows of one class, D features, d directions.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 
@@ -43,10 +45,17 @@ def principal(centred_RD: Tensor, count: int) -> Principal:
     few = rows.shape[0] < rows.shape[1]
     gram = (centred_RD @ centred_RD.T if few else centred_RD.T @ centred_RD).numpy()  # torch keeps to `threads`, numpy takes all cores
     size, total = len(gram), max(float(gram.trace()), 1e-12)
-    variances, vectors = eigh(gram, subset_by_index=(size - count, size - 1), overwrite_a=True)
+    with _linear_algebra().limit(limits=1):  # several threads take four times as long at 200 x 200, and round otherwise
+        variances, vectors = eigh(gram, subset_by_index=(size - count, size - 1), overwrite_a=True)
     found = vectors[:, ::-1]
     if few:
         found = rows.T @ found
         varies = variances[::-1] > size * np.finfo(np.float64).eps * variances[-1]  # below, rounding alone points somewhere
         found = np.divide(found, np.linalg.norm(found, axis=0), out=np.zeros_like(found), where=varies)
     return Principal(directions=torch.from_numpy(found.copy()), share=float(variances[-1]) / total)
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    """Return the libraries that scipy computes with, once scipy is imported."""
+    return ThreadpoolController().select(user_api="blas")
