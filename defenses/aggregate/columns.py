@@ -15,8 +15,12 @@ COLUMNS = 4000  # no power of two: rows of such a length share a few places of t
 
 
 def columnwise(rows_RP: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return (P,) float64: what `combine` makes of (R, up to COLUMNS) float64 blocks. No float64 copy of all rows is made."""
-    return torch.cat([combine(block.to(torch.float64)) for block in rows_RP.split(COLUMNS, 1)])
+    """Return (P,) float64: what `combine` makes of (R, up to COLUMNS) float64 blocks.
+
+    All blocks lie in one buffer, one after the other, so `combine` keeps none of them.
+    """
+    buffer = torch.empty(len(rows_RP) * COLUMNS, dtype=torch.float64, device=rows_RP.device)
+    return torch.cat([combine(buffer[: block.numel()].view(block.shape).copy_(block)) for block in rows_RP.split(COLUMNS, 1)])
 
 
 def middle(rows_RP: Tensor, drop: int) -> Tensor:

@@ -43,9 +43,9 @@ def principal(centred_RD: Tensor, count: int) -> Principal:
 
     rows = centred_RD.numpy()
     few = rows.shape[0] < rows.shape[1]
-    gram = (centred_RD @ centred_RD.T if few else centred_RD.T @ centred_RD).numpy()  # torch keeps to `threads`, numpy takes all cores
-    size, total = len(gram), max(float(gram.trace()), 1e-12)
     with _linear_algebra().limit(limits=1):  # several threads take four times as long at 200 x 200, and round otherwise
+        gram = rows @ rows.T if few else rows.T @ rows
+        size, total = len(gram), max(float(gram.trace()), 1e-12)
         variances, vectors = eigh(gram, subset_by_index=(size - count, size - 1), overwrite_a=True)
     found = vectors[:, ::-1]
     if few:
