@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, against, bounds, federated, filters, memory, peers, planning, privacy, stacked, startup, training, trend
+from benchmarks import _plain, against, bounds, federated, filters, grid, memory, peers, planning, privacy, stacked, startup, training, trend
 from benchmarks.__main__ import NAMES, machine, main
 from benchmarks._asked import Asked
 from benchmarks._commands import checkout, poisonbench, python
@@ -23,6 +23,7 @@ from poisonbench.core.errors import DataError, PoisonbenchError
 from poisonbench.core.files import DEPTH
 from poisonbench.core.learner import Plan
 from poisonbench.core.rng import Key
+from poisonbench.record import Record
 from poisonbench.report.benchmarks import Benchmark, Comparison, read, table
 
 ONE = Comparison(work="ten rows", ours="a", alternative="b", unit="s", ours_cost=(1.0, 3.0, 2.0), alternative_cost=(9.0, 8.0, 7.0))
@@ -240,6 +241,24 @@ def test_versions_are_compared_command_by_command():
     )
     told = list(against.measure(Asked(commit="HEAD"), cases=cases, repeats=2))
     assert [(each.work, len(each.ours_cost), len(each.alternative_cost)) for each in told] == [("list", 2, 2), ("again", 2, 2), ("new", 2, 2)]
+
+
+def test_a_training_counts_once_in_a_grid():
+    def record(seconds, stored, **keys):
+        return Record(spec={}, keys=keys, cost={"seconds": seconds, "from_store": stored})
+
+    records = [
+        record({"fit baseline": 5.0, "fit defended": 2.0, "judge": 1.0}, [], **{"fit baseline": "a", "fit defended": "b", "judge": "j"}),
+        record({"fit baseline": 5.0, "fit defended": 3.0}, ["fit baseline"], **{"fit baseline": "a", "fit defended": "c"}),
+    ]
+    assert grid.trainings(records) == {"a": 5.0, "b": 2.0, "c": 3.0}
+
+
+@pytest.mark.slow
+def test_a_grid_is_measured_against_its_trainings():
+    (told,) = grid.measure(Asked(), grid=("task=blobs", "attack=none,badnets", "defense=none,random_drop", "learner.epochs=1", "seed=100"))
+    assert "4 cells on digits, 4 distinct trainings" in told.work
+    assert told.ours_cost > told.alternative_cost
 
 
 def test_a_ratio_that_falls_by_more_than_a_tenth_is_named():
