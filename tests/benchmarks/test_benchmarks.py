@@ -73,21 +73,8 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    assert NAMES == [
-        "accuracy",
-        "against",
-        "bounds",
-        "federated",
-        "filters",
-        "memory",
-        "peers",
-        "planning",
-        "privacy",
-        "stacked",
-        "startup",
-        "training",
-        "trend",
-    ]
+    told = "accuracy against bounds federated filters grid memory peers planning privacy stacked startup training trend"
+    assert told.split() == NAMES
 
 
 def test_both_kinds_of_decomposition_score_as_the_filter_does():
