@@ -6,6 +6,7 @@ all, both make the same bytes.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -50,9 +51,8 @@ def take(path: Path) -> Lease | None:
     Raises:
         CannotWrite: the disk takes no more.
     """
-    for _ in range(3):
-        fresh = tuple(folder for folder in path.parents if not folder.exists())
-        path.parent.mkdir(parents=True, exist_ok=True)
+    fresh: tuple[Path, ...] = ()
+    for _ in range(4):
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
@@ -60,12 +60,13 @@ def take(path: Path) -> Lease | None:
                 return None
             path.unlink(missing_ok=True)
         except FileNotFoundError:
-            continue  # another process has just tidied the folder away
+            fresh = tuple(folder for folder in path.parents if not folder.exists())  # nothing lies there yet, or another has just tidied it away
+            path.parent.mkdir(parents=True, exist_ok=True)
         else:
             lease = Lease(path, fresh)
             try:
-                with os.fdopen(handle, "w") as stream:
-                    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}, stream)
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(_own(os.getpid()))
             except OSError as error:
                 lease.give_up()
                 raise CannotWrite(f"{path} cannot be written ({error.strerror or error}); free some space, or name another folder") from error
@@ -95,22 +96,66 @@ def holder(path: Path) -> str | None:
 @contextmanager
 def held(leases: Sequence[Lease]) -> Iterator[None]:
     """Give signs of life for these leases while the block runs, then give them up."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(BEAT):
-            for lease in leases:
-                with suppress(FileNotFoundError):
-                    os.utime(lease.path)
-
-    heart = threading.Thread(target=beat, daemon=True)
-    heart.start()
     try:
+        _heart.beat_for(leases)
         yield
     finally:
-        over.set()
+        _heart.rest_from(leases)
         for lease in leases:
             lease.give_up()
+
+
+class _Heart:
+    """One thread for all leases of this process: starting one for each lease takes longer than keeping a small value."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as a forked process does: its parent beats for the leases, and neither the thread nor the lock is its own."""
+        self.paths: set[Path] = set()
+        self.due = 0.0  # when it beats next, by time.monotonic
+        self.alive = False
+        self.changed = threading.Condition()
+
+    def beat_for(self, leases: Sequence[Lease]) -> None:
+        with self.changed:
+            self.paths.update(lease.path for lease in leases)
+            if (due := time.monotonic() + BEAT) < self.due or not self.alive:
+                self.due = due
+                self.changed.notify()
+            if not self.alive:
+                threading.Thread(target=self._run, name="leases", daemon=True).start()
+                self.alive = True
+
+    def rest_from(self, leases: Sequence[Lease]) -> None:
+        with self.changed:
+            self.paths.difference_update(lease.path for lease in leases)
+
+    def _run(self) -> None:
+        """Beat until there is no lease left at a beat."""
+        while True:
+            with self.changed:
+                while (left := self.due - time.monotonic()) > 0:
+                    self.changed.wait(left)
+                if not self.paths:
+                    self.alive = False
+                    return
+                paths = tuple(self.paths)
+                self.due = time.monotonic() + BEAT
+            for path in paths:
+                with suppress(OSError):  # given up since, or a disk that fails: the other leases need their beat
+                    os.utime(path)
+
+
+_heart = _Heart()
+os.register_at_fork(after_in_child=_heart.forget)
+
+
+@functools.lru_cache(maxsize=1)
+def _own(pid: int) -> bytes:
+    """Return what stands in the leases of this process."""
+    return json.dumps({"pid": pid, "host": socket.gethostname(), "started": _started(pid)}).encode()
 
 
 def _started(pid: int) -> str:

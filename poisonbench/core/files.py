@@ -8,7 +8,8 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,26 +32,71 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         CannotWrite: the disk is full, or the folder must not be written.
     """
-    try:
+    with _said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, temporary = _temporary(path)
         os.close(handle)
-        _replace(path, Path(name), write)
+        try:
+            write(temporary)
+            with temporary.open("rb") as stream:
+                _to_disk(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _flush_folder(path.parent)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files of one folder, each atomically; they come into place in the order given, once all are on the disk.
+
+    The folder is flushed once for all of them, where a write of each by itself would flush it every time.
+
+    Raises:
+        CannotWrite: the disk is full, or the folder must not be written.
+    """
+    folder = next(iter(contents)).parent
+    assert all(path.parent == folder for path in contents), "one flush is for one folder"
+    temporaries: dict[Path, Path] = {}
+    with _said(next(iter(contents))):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for path, content in contents.items():
+                handle, temporaries[path] = _temporary(path)
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    _to_disk(handle)
+            for path, temporary in temporaries.items():
+                temporary.replace(path)
+        except BaseException:
+            for temporary in temporaries.values():
+                temporary.unlink(missing_ok=True)
+            raise
+        _flush_folder(folder)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one sentence."""
+    try:
+        yield
     except OSError as error:
         raise CannotWrite(f"{path} cannot be written ({error.strerror or error}); free some space, or name another folder") from error
 
 
-def _replace(path: Path, temporary: Path, write: Callable[[Path], None]) -> None:
-    try:
-        write(temporary)
-        temporary.chmod(0o644)  # mkstemp makes a file that only its owner may read
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
+def _temporary(path: Path) -> tuple[int, Path]:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    return handle, Path(name)
+
+
+def _to_disk(handle: int) -> None:
+    os.fchmod(handle, 0o644)  # mkstemp makes a file that only its owner may read
+    os.fsync(handle)
+
+
+def _flush_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -59,11 +105,7 @@ def _replace(path: Path, temporary: Path, write: Callable[[Path], None]) -> None
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
-    write_atomically(path, lambda temporary: _fill(temporary, text))
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_together({path: text.encode()})
 
 
 def bounded(text: str) -> str:
@@ -89,7 +131,16 @@ def file_digest(path: Path) -> str:
 
 def seal(path: Path, seconds: float) -> None:
     """Write beside `path` the SHA-256 of its bytes and the seconds it took to make."""
-    write_text(path.with_suffix(".sha256"), f"{file_digest(path)} {seconds:.6f}\n")
+    write_text(path.with_suffix(".sha256"), _seal(file_digest(path), seconds))
+
+
+def write_sealed(path: Path, content: bytes, seconds: float) -> None:
+    """Write `content`, then what `seal` writes beside it, with one flush of the folder."""
+    write_together({path: content, path.with_suffix(".sha256"): _seal(hashlib.sha256(content).hexdigest(), seconds).encode()})
+
+
+def _seal(digest: str, seconds: float) -> str:
+    return f"{digest} {seconds:.6f}\n"
 
 
 def sealed(path: Path) -> tuple[str, float]:
@@ -98,7 +149,7 @@ def sealed(path: Path) -> tuple[str, float]:
     Raises:
         ValueError: another form.
     """
-    digest, _, told = path.with_suffix(".sha256").read_text(encoding="utf-8").strip().partition(" ")
+    digest, _, told = path.with_suffix(".sha256").read_bytes().decode().strip().partition(" ")
     seconds = float(told)
     if not 0 <= seconds < math.inf:
         raise ValueError(f"it took {told} seconds")

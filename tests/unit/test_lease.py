@@ -1,7 +1,9 @@
 import json
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,3 +181,94 @@ def test_equal_values_of_one_call_are_made_once(tmp_path):
     found = Store(tmp_path, trusted=(*OWN, __name__)).memo_many("fit", [(1,), (1,), (2,)], make)
     assert made == [0, 2]
     assert len(found) == 3
+
+
+def test_one_thread_keeps_all_leases_of_a_process_alive_past_their_expiry(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    monkeypatch.setattr(lease, "STALE", 0.5)
+    leases = [taken for name in "abc" if (taken := lease.take(tmp_path / f"{name}.lease"))]
+    with lease.held(leases[:1]), lease.held(leases[1:]):
+        assert [thread.name for thread in threading.enumerate()].count("leases") == 1
+        time.sleep(1)
+        assert all(lease.holder(taken.path) for taken in leases)
+    assert not list(tmp_path.iterdir())
+    alone = lease.take(tmp_path / "a.lease")
+    assert alone
+    time.sleep(1)
+    assert lease.holder(alone.path) is None  # nothing beats for it
+
+
+def test_the_heart_stops_when_no_lease_is_left_and_starts_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    for _ in range(2):
+        mine = lease.take(tmp_path / "a.lease")
+        assert mine
+        with lease.held([mine]):
+            assert [thread.name for thread in threading.enumerate()].count("leases") == 1
+        deadline = time.monotonic() + 5
+        while (left := [thread.name for thread in threading.enumerate()].count("leases")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert left == 0
+
+
+def test_a_lease_that_cannot_be_touched_stops_no_other_ones_heart(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    first, second = lease.take(tmp_path / "a.lease"), lease.take(tmp_path / "b.lease")
+    assert first
+    assert second
+    touch = os.utime
+
+    def refuse(path: Path) -> None:
+        if path == first.path:
+            raise PermissionError
+        touch(path)
+
+    with lease.held([first, second]):
+        monkeypatch.setattr(os, "utime", refuse)
+        for _ in range(2):
+            touch(second.path, (0, 0))
+            time.sleep(0.3)
+            assert time.time() - second.path.stat().st_mtime < 10
+
+
+def beating(path: str) -> None:
+    """Hold a lease in a forked process, whose parent has held one too."""
+    lease.BEAT = 0.05
+    mine = lease.take(Path(path))
+    assert mine
+    with lease.held([mine]):
+        os.utime(path, (0, 0))
+        time.sleep(0.5)
+        assert time.time() - Path(path).stat().st_mtime < 10
+
+
+def parent(folder: str) -> None:
+    lease.BEAT = 0.05
+    mine = lease.take(Path(folder) / "parent.lease")
+    assert mine
+    with lease.held([mine]):
+        child = multiprocessing.get_context("fork").Process(target=beating, args=(f"{folder}/child.lease",))
+        child.start()
+        child.join(30)
+        assert child.exitcode == 0
+        assert lease.holder(mine.path)
+
+
+def test_a_forked_process_has_a_heart_of_its_own(tmp_path):
+    process = SERVER.Process(target=parent, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_who_waits_has_the_value_soon_after_it_appears(tmp_path, monkeypatch):
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    looks = iter(["somebody"] * 30)
+    monkeypatch.setattr(lease, "holder", lambda path: next(looks, None))
+    Store(tmp_path)._wait("fit-0", "fit")
+    assert pauses[0] <= 0.001
+    for number in range(1, len(pauses)):  # at most half as long again as it has waited, and no pause beyond ASK
+        assert pauses[number] <= max(0.5 * sum(pauses[:number]), pauses[0]) + 0.001001
+        assert pauses[number] >= pauses[number - 1]
+    assert pauses[-1] == lease.ASK

@@ -1,17 +1,21 @@
 import logging
+import os
 import re
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from poisonbench import lease
-from poisonbench.core.files import DEPTH, seal
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.files import DEPTH, file_digest, seal, sealed
 from poisonbench.core.plugins import OWN
-from poisonbench.store import Store, write_tensors
+from poisonbench.store import SMALL, Store, write_tensors
+from poisonbench.sweep.processes import SERVER
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,3 +198,83 @@ def test_a_value_that_is_told_too_deep_is_made_again_though_its_digest_is_right(
         seal(path, 1.0)
         mine(tmp_path).memo("fit", (1,), counting(calls))
         assert len(calls) == made
+
+
+KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool)
+
+
+@pytest.mark.parametrize("small", [0, SMALL])  # in pieces, in one piece
+def test_the_first_run_sees_what_every_later_one_reads_to_the_bit(tmp_path, monkeypatch, small):
+    monkeypatch.setattr("poisonbench.store.SMALL", small)
+    made = {
+        **{str(kind): (torch.arange(24) % 7).to(kind).reshape(2, 3, 4).transpose(0, 2) for kind in KINDS},
+        "none": torch.zeros(0, 3),
+        "one": torch.tensor(-0.0),
+        "odd": torch.tensor([float("nan"), float("inf")]),
+        "rest": ("\u00e9\"'\\", 1, 0.1, None, True, {}),
+    }
+    first = mine(tmp_path).memo("fit", (1,), lambda: made)
+    later = mine(tmp_path).memo("fit", (1,), lambda: pytest.fail("made twice"))
+    assert first.keys() == later.keys() == made.keys()
+    assert first["rest"] == later["rest"] == made["rest"]
+    for name in made.keys() - {"rest"}:
+        for tensor in (first[name], later[name]):
+            assert tensor.dtype == made[name].dtype
+            assert tensor.stride() == later[name].stride()
+            assert torch.equal(tensor.nan_to_num(0.5), made[name].nan_to_num(0.5))
+            assert tensor.signbit().tolist() == made[name].signbit().tolist()
+
+
+def test_a_value_is_not_the_tensors_it_was_made_of(tmp_path):
+    tensor = torch.zeros(3)
+    given = mine(tmp_path).memo("fit", (1,), lambda: {"tensor": tensor})["tensor"]
+    tensor += 1
+    assert given.tolist() == [0, 0, 0]
+    given += 2
+    assert mine(tmp_path).memo("fit", (1,), lambda: pytest.fail("made twice"))["tensor"].tolist() == [0, 0, 0]
+
+
+def test_a_value_in_one_piece_and_one_in_pieces_are_the_same_files(tmp_path, monkeypatch):
+    files = []
+    for small in (0, SMALL):  # with 0 each is written as it was before there were small ones
+        monkeypatch.setattr("poisonbench.store.SMALL", small)
+        mine(tmp_path / str(small)).memo("fit", (1,), counting([]))
+        (path,) = (tmp_path / str(small)).glob("*.safetensors")
+        assert sealed(path)[0] == file_digest(path)
+        files.append((path.name, path.read_bytes()))
+    assert files[0] == files[1]
+    for small, folder in ((0, str(SMALL)), (SMALL, "0")):  # each reads what the other has written
+        monkeypatch.setattr("poisonbench.store.SMALL", small)
+        assert mine(tmp_path / folder).memo("fit", (1,), lambda: pytest.fail("made twice")).note == "made"
+
+
+def die(folder: str, call: str, count: int) -> None:
+    """Keep a value, and be gone just before the call of that number."""
+    real, calls = getattr(os, call), []
+
+    def counted(*words: object) -> object:
+        calls.append(1)
+        return os._exit(9) if len(calls) == count else real(*words)
+
+    setattr(os, call, counted)
+    Store(Path(folder)).memo("fit", (1,), lambda: {"tensor": torch.ones(3)})
+
+
+@pytest.mark.parametrize(("call", "count"), [("fsync", 1), ("fsync", 2), ("replace", 1), ("replace", 2), ("fsync", 3), ("unlink", 1)])
+def test_a_writer_that_dies_at_any_step_leaves_no_value_or_a_whole_one(tmp_path, caplog, call, count):
+    process = SERVER.Process(target=die, args=(str(tmp_path), call, count))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    asked = Store(tmp_path)
+    start = time.monotonic()
+    assert asked.memo("fit", (1,), lambda: {"tensor": torch.ones(3)})["tensor"].tolist() == [1, 1, 1]
+    assert asked.visits[0].made == ((call, count) not in (("fsync", 3), ("unlink", 1)))  # both files lie there before the folder is flushed
+    assert time.monotonic() - start < 5
+    assert "damaged" not in caplog.text
+
+
+def test_a_value_that_cannot_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(ConfigError):
+        Store(tmp_path).memo("fit", (1,), counting([]))  # a class that nobody trusts
+    assert not list(tmp_path.iterdir())

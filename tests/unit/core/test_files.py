@@ -1,9 +1,13 @@
+import errno
 import json
+import os
+import stat
+from pathlib import Path
 
 import pytest
 
-from poisonbench.core.errors import DataError
-from poisonbench.core.files import DEPTH, DIGITS, File, bounded, seal, sealed, write_atomically, write_text
+from poisonbench.core.errors import CannotWrite, DataError
+from poisonbench.core.files import DEPTH, DIGITS, File, bounded, seal, sealed, write_atomically, write_sealed, write_text, write_together
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path):
@@ -76,3 +80,50 @@ def test_what_stands_in_a_string_of_json_is_text():
 
 def test_a_sentence_is_one_line_that_a_terminal_may_show():
     assert str(DataError("a\x1b[31mred\nline,\t two")) == r"a\x1b[31mred line, two"
+
+
+def test_files_written_together_are_on_the_disk_before_they_come_into_place_in_order(tmp_path, monkeypatch):
+    events: list[str] = []
+    flush, replace = os.fsync, os.replace
+
+    def flushed(handle):
+        flush(handle)
+        held = os.fstat(handle)
+        events.append("folder" if stat.S_ISDIR(held.st_mode) else f"flush {held.st_size}")
+
+    def replaced(source, target):
+        events.append(f"place {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_together({tmp_path / "b": b"12345", tmp_path / "a": b"1"})
+    assert events == ["flush 5", "flush 1", "place b", "place a", "folder"]
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"1", b"12345"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_together_that_fails_is_one_sentence_and_leaves_no_trace(tmp_path, monkeypatch, call):
+    real, calls = getattr(os, call), []
+
+    def full(*words):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*words)
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(CannotWrite, match=r"a cannot be written \(No space left on device\)"):
+        write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old" if call == "fsync" else b"new"}
+
+
+def test_a_value_written_with_its_seal_is_as_sealed(tmp_path):
+    path = tmp_path / "value.safetensors"
+    write_sealed(path, b"abc", 1.25)
+    content, told = path.read_bytes(), path.with_suffix(".sha256").read_bytes()
+    seal(path, 1.25)
+    assert content == b"abc"
+    assert told == path.with_suffix(".sha256").read_bytes()
