@@ -13,7 +13,6 @@ from pathlib import Path
 from poisonbench.cell import DONE, REFUSED
 
 HOME = Path(__file__).parent.parent
-NO_TREE = "is no commit of this clone"
 
 
 def python(*words: str, home: Path = HOME) -> Callable[[], None]:
@@ -46,10 +45,14 @@ def checkout(commit: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "project"
-        done = subprocess.run(["git", "worktree", "add", "--detach", str(tree), commit], cwd=HOME, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"{commit} {NO_TREE}: {done.stderr.strip().splitlines()[-1]}")
         try:
-            yield tree
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=HOME, check=True, capture_output=True)
+            known = _git("-C", str(HOME), "rev-parse", "--verify", f"{commit}^{{commit}}")
+        except subprocess.CalledProcessError as error:
+            raise ValueError(f"{commit} is no commit of this clone") from error
+        _git("clone", "--quiet", "--shared", "--no-checkout", str(HOME), str(tree))  # nothing of this clone changes, whenever it ends
+        _git("-C", str(tree), "checkout", "--quiet", "--detach", known)
+        yield tree
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip()

@@ -57,8 +57,8 @@ class Places:
 class Loaded:
     """The task that was loaded last: the cells of a sweep mostly have the same one.
 
-    It is handed out again for an equal source while its rows are what they were. A change of its files is not looked for, so this lives as
-    long as one sweep at most.
+    It is handed out again for an equal source while its rows are what they were. Changes to its files are not noticed, so keep
+    it for one sweep at most.
     """
 
     source: Source | None = None

@@ -81,7 +81,7 @@ def _experiments(words: Sequence[str]) -> int:
     check_words(words)
     flags, plain = parted(words)
     if set(flags) & set(HELP):
-        return help.main([] if set(flags) & set(SWEEP) else plain)
+        return help.main(plain)
     if not set(flags) & set(COMPLETION):
         read_words(plain, sweep=bool(set(flags) & set(SWEEP)))
     cells = _cells([flag for flag in flags if flag != DRY], plain)  # Hydra's parser wants flags before any override
@@ -93,7 +93,7 @@ def _experiments(words: Sequence[str]) -> int:
 
 
 def _cells(flags: Sequence[str], words: Sequence[str]) -> list[list[str]]:
-    """Return the words of each experiment that a command line asks for; none after a question to Hydra, such as --help.
+    """Return the words of each experiment that a command line asks for; none after a question to Hydra, such as --cfg job.
 
     Raises:
         ConfigError: words that Hydra does not take, in a sentence of ours; what it writes itself is for its own authors.

@@ -45,7 +45,7 @@ class Foreseen:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Known:
-    """Records that are done, by what is asked of them.
+    """Finished records, by key and by recipe.
 
     Args:
         same: those of each key.
@@ -99,13 +99,13 @@ def _looked_at(words: tuple[str, ...], asked: Record, known: _Known, store: Stor
 
 
 def _recipe(record: Record, parts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_plain(record.spec[part]) for part in parts)
+    return tuple(_plain(record.spec.get(part)) for part in parts)
 
 
 def _stages(asked: Record, kin: Record) -> Iterator[tuple[str, float]]:
     for stage, seconds in cast("Mapping[str, float]", kin.cost["seconds"]).items():
         parts = SHARED.get(stage, tuple(asked.spec))
-        yield key(stage, *[_plain(asked.spec[part]) for part in parts])[:16], seconds
+        yield key(stage, *[_plain(asked.spec.get(part)) for part in parts])[:16], seconds
 
 
 def _plain(part: object) -> str:

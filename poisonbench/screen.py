@@ -20,7 +20,7 @@ from poisonbench.record import Record
 from poisonbench.report.figures import goal, malicious, over_targets, radii, relation
 
 PLAIN_SECONDS, SLOW_SECONDS = 10.0, 600.0
-UNITS = ("epochs", "rounds")  # of trainings, and their keys in a learner
+UNITS = ("epochs", "rounds")  # of trainings
 ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
 
 
@@ -37,6 +37,7 @@ class _Lines(logging.Handler):
             self._console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
         elif not self._console.quiet:  # the same without a style, in a tenth of the time: a finished sweep does little else
             self._console.file.write(f"{strip_control_codes(record.getMessage())}\n")
+            self._console.file.flush()
 
 
 @contextlib.contextmanager
@@ -64,7 +65,7 @@ Hear: TypeAlias = Callable[[str, int, int, float], None]  # as Listen, and the s
 
 
 def _timed(hear: Hear) -> Listen:
-    """Return a listener that also tells how long a piece of work may still take; nothing is left before its first step is done."""
+    """Return a listener that also tells how long a piece of work may still take; 0 s until its first step is done."""
     began: dict[str, float] = {}
 
     def listen(label: str, done: int, total: int) -> None:
@@ -89,14 +90,16 @@ def _plain(console: Console) -> Listen:
 
 
 def _warned(listen: Listen, console: Console) -> Listen:
-    """Return a listener that says, once the first step of slow work is done, what would be faster."""
+    """Return a listener that says what would be faster, once the first step of slow training is done; once for each label."""
+    warned = set[str]()
 
     def hear(label: str, done: int, total: int, left: float) -> None:
         listen(label, done, total)
         unit = label.rpartition(" ")[2]
-        if done == 1 and left > SLOW_SECONDS and unit in UNITS:
-            faster = f"faster: fewer rows (task.limit=2000), fewer {unit} (learner.{unit}=5), or a smaller network (net=tiny)"
-            console.print(f"{label}: about {span(left)} left for this training alone; {faster}", markup=False, highlight=False, style="yellow", soft_wrap=True)
+        if done == 1 and left > SLOW_SECONDS and unit in UNITS and label not in warned:
+            warned.add(label)
+            faster = f"faster: fewer rows (task.limit=2000), fewer {unit}, or a smaller network; --help shows the keys of your run"
+            console.print(f"{label}: about {span(left)} left for this alone; {faster}", markup=False, highlight=False, style="yellow", soft_wrap=True)
 
     return _timed(hear)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from poisonbench.core.errors import ConfigError
 
-COLUMNS = 2000  # no power of two: rows of such a length share a few places of the cache; 33 ms against 37 of 2048 at 50 x 200,000
+COLUMNS = 2000  # no power of two: rows of such a length fall into the same few cache sets; 33 ms against 37 of 2048 at 50 x 200,000
 
 
 def squared_distances(rows_RP: Tensor) -> Tensor:

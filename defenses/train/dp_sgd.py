@@ -140,7 +140,7 @@ class PrivateStep(PlainStep):
         except Exception as error:
             raise ConfigError(f"defense=dp_sgd cannot follow single rows through this network ({type(error).__name__}: {error}); {way_out}") from error
         trained = [(name, weight.grad) for name, weight in plain.named_parameters() if weight.requires_grad]
-        wrong = [name for (name, whole), own in zip(trained, followed, strict=True) if not _agree(own, whole)]
+        wrong = [name for (name, whole), own in zip(trained, followed, strict=True) if not _agree(own, whole, len(inputs))]
         if wrong:
             raise ConfigError(f"defense=dp_sgd cannot follow single rows through the weights {', '.join(wrong)} of this network; {way_out}")
 
@@ -220,9 +220,9 @@ class MeasuredStep(PrivateStep):
         """Refuse nothing: what the net measures is public."""
 
 
-def _agree(own: RowGradients | None, whole: Tensor | None) -> bool:
-    """Tell whether the gradients of single rows are there, and have the gradient of the mean loss as their mean."""
-    return own is not None and whole is not None and torch.allclose(own.rows.mean(0), whole, rtol=1e-3, atol=1e-5)
+def _agree(own: RowGradients | None, whole: Tensor | None, rows: int) -> bool:
+    """Tell whether there is a gradient for each of so many rows, and the gradient of the mean loss is their mean."""
+    return own is not None and whole is not None and len(own.rows) == rows and torch.allclose(own.rows.mean(0), whole, rtol=1e-3, atol=1e-5)
 
 
 def clipped_sum(gradients: Sequence[RowGradients], bound: float) -> list[Tensor]:

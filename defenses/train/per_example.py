@@ -32,9 +32,9 @@ class RowGradients(NamedTuple):
 
 
 class PerExample:
-    """What follows single rows through a module in training, from its making to `remove`.
+    """Collects the gradient of each row while a module is trained, until `remove`.
 
-    Linear layers and plain convolutions over pictures go a way of our own, which gives the bits of Opacus and is faster: a gradient is
+    Linear layers and plain convolutions over pictures are handled by our own code, which gives the bits of Opacus and is faster: a gradient is
     written once, into memory that is kept from step to step, and squared while it lies in the cache; the gradient of
     the whole batch, which nobody reads, is not computed. All other layers, and those that share a weight, are left to the hooks of Opacus.
 
@@ -72,7 +72,7 @@ class PerExample:
 
 
 class _Rest(GradSampleHooks):  # type: ignore[misc]
-    """The hooks of Opacus on all layers but those in `ours`, which it takes out of what Opacus would follow layer by layer."""
+    """The hooks of Opacus on all layers but those in `ours`, which are removed from the layers that Opacus follows."""
 
     def __init__(self, module: nn.Module, candidates: set[nn.Module]) -> None:
         self.candidates, self.ours = candidates, list[nn.Module]()
@@ -112,8 +112,12 @@ class _Layer:
         return outputs
 
     def _note(self, inputs: Tensor, backward: Tensor) -> None:
-        """Make the gradients, given that of the mean loss by the outputs; a layer that is asked twice adds them up."""
-        taken_BIQ, passed_BOQ = self._pairs(inputs.to(backward.dtype), backward * len(inputs))
+        """Make the gradients, given that of the mean loss by the outputs; a layer that is called twice adds them up.
+
+        They are float32 at least: norms of bfloat16 gradients are too small, and a clipped row would exceed the bound.
+        """
+        exact = torch.promote_types(backward.dtype, torch.float32)
+        taken_BIQ, passed_BOQ = self._pairs(inputs.to(exact), backward.to(exact) * len(inputs))
         weight, again = self.layer.weight, bool(self.gradients)
         rows = self._room(taken_BIQ, passed_BOQ)
         squares, step = rows.new_empty(len(rows)), _rows_at_once(rows)
@@ -168,4 +172,7 @@ def _prepared(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 def _from_opacus(weight: nn.Parameter) -> RowGradients | None:
     rows = getattr(weight, "grad_sample", None)
-    return RowGradients(rows, rows.flatten(1).square().sum(1)) if isinstance(rows, Tensor) else None
+    if not isinstance(rows, Tensor):
+        return None
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return RowGradients(rows, rows.flatten(1).square().sum(1))

@@ -123,9 +123,10 @@ def _inside(override: Override, kind: str) -> bool:
 
 
 def cells_of(words: Sequence[str], *, sweep: bool) -> list[list[str]]:
-    """Return the words of each experiment that the words of a command line ask for: one, or every cell of a sweep, checked to compose.
+    """Return the words of each experiment that the words of a command line ask for: one, or every cell of a sweep.
 
-    Hydra's own `main` composes each cell twice, at 80 ms a time; here cells share what is composed of the options of groups.
+    The cells of a sweep are composed here, so that a mistake in one refuses all; a single experiment is not. Hydra's own `main` composes each
+    cell twice, at 80 ms a time; here cells share what is composed of the options of groups. The sweeper is always Hydra's basic one.
 
     Args:
         words: without flags.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 
 from poisonbench.commands.compose import CONFIGS, written
+from poisonbench.commands.mistakes import parsed
 from poisonbench.commands.usage import Usage
 from poisonbench.commands.vocabulary import commands, options
 
 USAGE = Usage(
-    call="help [WORD...]",
-    does="Show all commands, the options of every group, and every key with its value, as --help does.",
-    options={"WORD...": "words of an experiment, such as attack=sig: their keys are shown"},
+    call="help [COMMAND | WORD...]",
+    does="Show all commands, the options of every group, and every key with its value, as --help does; or the words of one command.",
+    options={"COMMAND": "such as audit", "WORD...": "words of an experiment, such as attack=sig: their keys are shown"},
 )
 
 PAGE = """poisonbench: data poisoning attacks and defenses, measured
@@ -34,12 +36,18 @@ Exit codes: 0 done or skipped, 1 failed while computing, 2 bad configuration or 
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the page.
+    """Print the page, or that of a command; of a key with several values the default is shown.
 
     Raises:
         ConfigError: a word that no experiment takes.
     """
+    plain = [word for word in words if not word.startswith("-")]
+    if plain and plain[0] in commands():
+        module = importlib.import_module(f"poisonbench.commands.{plain[0]}")
+        sys.stdout.write(f"{module.USAGE}\n")
+        return 0
+    single = [word for word in plain if "=" not in word or not parsed(word).is_sweep_override()]
     groups = sorted({str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - {"."})
     listed = "\n".join(f"{group}: {', '.join(options(group))}" for group in groups)
-    sys.stdout.write(PAGE.format(options=listed, configuration=written(words), commands=", ".join(commands())))
+    sys.stdout.write(PAGE.format(options=listed, configuration=written(single), commands=", ".join(commands())))
     return 0

@@ -97,6 +97,8 @@ def read_words(words: Sequence[str], *, sweep: bool = False) -> list[Override]:
         if override.is_sweep_override() and not sweep:
             raise ConfigError(f"{brief(word)}: several values of one key are a sweep, which needs -m: python -m poisonbench -m {brief(word)}")
         _check_choice(override, word)
+        if override.key_or_group.partition(".")[0] == "split":
+            raise ConfigError(f"{brief(word)}: learners set it; write {override.key_or_group.replace('split', 'task', 1)}= for the rows of a task")
         overrides.append(override)
     return overrides
 

@@ -205,7 +205,7 @@ class Task:
         return key(self.train, self.test, self.trusted, self.public)
 
     def untouched(self) -> bool:
-        """Tell whether the rows still are what `digest` says: nobody may write into them, and nothing else would notice."""
+        """Whether the rows still match `digest`; a plugin that wrote into them would otherwise go unnoticed."""
         train, test, trusted, public = (dataclasses.replace(split) for split in (self.train, self.test, self.trusted, self.public))  # without their digests
         return dataclasses.replace(self, train=train, test=test, trusted=trusted, public=public).digest == self.digest
 

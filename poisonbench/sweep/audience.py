@@ -11,6 +11,8 @@ from typing import Protocol
 from poisonbench.cell import DONE, Cell
 from poisonbench.core.progress import Listen
 
+SWEEP = "cells of the sweep"  # what the bar of all cells is called
+
 
 class Audience(Protocol):
     """Who hears what happens in a sweep."""
@@ -47,6 +49,10 @@ class Crowd:
     failed: int = 0
     from_store: int = 0
 
+    def __post_init__(self) -> None:
+        """Start the clock of the sweep."""
+        self.listen(SWEEP, 0, self.cells)
+
     def log(self, cell: int, level: int, message: str) -> None:
         """Print a line."""
         self.handler.handle(logging.LogRecord("poisonbench", level, "", 0, message, None, None))
@@ -62,7 +68,7 @@ class Crowd:
         self.failed += cell.code != DONE
         self.from_store += cell.code == DONE and not cell.made
         self.log(number, logging.INFO, f"{self.done} of {self.cells} cells done, {self.from_store} of them from the store, {self.failed} failed or refused")
-        self.listen("cells of the sweep", self.done, self.cells)
+        self.listen(SWEEP, self.done, self.cells)
 
 
 class Plain:

@@ -40,7 +40,7 @@ class Job:
         number: of the cell, from 0.
         words: of its command line.
         reason: why its last worker is gone; "" runs it, else its failed record is written.
-        tree: its configuration, which the one who asks has composed before and a worker would take 80 ms for; None lets the worker do it.
+        tree: its configuration, already composed by the parent process; None lets the worker compose it, in 80 ms.
     """
 
     number: int

@@ -63,9 +63,9 @@ def test_both_sides_are_timed_in_turns():
 
 def test_processor_time_counts_this_process_and_its_children_and_no_sleep():
     code = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
-    for work, least, most in ((partial(subprocess.run, [sys.executable, "-c", code], check=True), 0.2, 2), (partial(time.sleep, 0.3), 0, 0.1)):
-        assert least <= timed(work).cpu <= most
-    assert timed(partial(time.sleep, 0.3)).wall >= 0.3
+    busy, asleep = timed(partial(subprocess.run, [sys.executable, "-c", code], check=True)), timed(partial(time.sleep, 0.3))
+    assert busy.cpu >= 0.2 > asleep.cpu
+    assert asleep.wall >= 0.3
 
 
 def test_the_machine_is_named():
@@ -203,6 +203,7 @@ def test_each_piece_of_work_is_measured_against_its_bound():
     assert f"{small / 1e9:.3g} GFLOP" in told[0].work
 
 
+@pytest.mark.skipif(not (HOME / ".git").exists(), reason="a copy without its history")
 def test_a_checkout_holds_the_project_as_it_was_and_goes_away():
     """Only this clone's own commits are there."""
     with checkout("HEAD") as tree:
@@ -213,6 +214,7 @@ def test_a_checkout_holds_the_project_as_it_was_and_goes_away():
         pass
 
 
+@pytest.mark.skipif(not (HOME / ".git").exists(), reason="a copy without its history")
 def test_a_commit_that_is_not_there_is_one_sentence():
     with pytest.raises(SystemExit, match="benchmark against: nowhere is no commit of this clone"):
         main(["against", "--commit", "nowhere"])

@@ -233,6 +233,18 @@ def test_help_and_lists_do_not_import_torch(tmp_path, words):
     assert "spectral" in done.stdout
 
 
+def test_what_a_run_says_reaches_a_pipe_at_once(tmp_path):
+    """The log of a run that is killed would be lost otherwise."""
+    told = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = ["task=blobs", "net=tiny", "learner.epochs=400", "threads=1", "attack=backdoor"]
+    command = [sys.executable, "-m", "poisonbench", *words]
+    with subprocess.Popen(command, cwd=tmp_path, env=told | {"PYTHONPATH": str(HOME)}, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline().startswith("poison: made in")
+        assert run.poll() is None, "it ended before its first line was read"
+        run.kill()
+
+
 def test_a_run_on_digits_imports_nothing_that_takes_long_beside_torch(tmp_path):
     """Training, a filter, the figures: none needs scikit-learn, or torch's compiler, of 1.2 s of processor time each."""
     heavy = ("sklearn", "scipy.stats", "pandas", "torch._dynamo", "torchvision", "opacus", "wandb", "jinja2")

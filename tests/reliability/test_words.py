@@ -45,6 +45,8 @@ MEANT = {
     "--cfg job -m seed=0,1": "leave -m and --dry-run out",
     "--resolve": "it goes with --cfg job",
     "--info": "use --cfg job",
+    "split.trusted=0.3": "write task.trusted=",
+    "split={public:0.5}": "learners set it; write task=",
     "rate=0.1": "did you mean threat.budget.rate?",
     "lr=0.1": "did you mean learner.lr?",
     "expected_rate=0.1": "did you mean defense.sanitize.expected_rate? it comes with defense=",

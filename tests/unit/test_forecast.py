@@ -1,5 +1,7 @@
 """What would be run, before it runs."""
 
+import dataclasses
+
 import pytest
 
 from poisonbench.assemble import Loaded, assemble
@@ -76,3 +78,14 @@ def test_the_last_record_of_the_nearest_recipe_tells_the_time(here):
     last = max((read(path) for path in here.glob("results/records/*.json")), key=lambda record: record.command)
     assert seconds([told]) == pytest.approx(sum(last.cost["seconds"].values()))
     assert other.stages  # of another defense, for want of a nearer one
+
+
+def test_a_record_without_all_parts_of_a_recipe_is_no_kin_of_any_cell(here):
+    """A record of another version may lack them; its own digest is right."""
+    assert entry(words("seed=100", "defense=random_drop")) == 0
+    (path,) = here.glob("results/records/*.json")
+    record = read(path)
+    path.unlink()
+    dataclasses.replace(record, spec={name: part for name, part in record.spec.items() if name != "net"}).write(path.parent)
+    (told,) = foreseen([words("seed=102", "defense=random_drop")])
+    assert (told.state, told.reason) == ("to run", "no record of its recipe tells how long it takes")

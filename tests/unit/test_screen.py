@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from poisonbench.cell import Cell
 from poisonbench.record import Record
 from poisonbench.screen import percent, progress, show_record, show_sweep, span
+from poisonbench.sweep.audience import Crowd
 
 RECORD = Record(
     spec={"attack": {"name": "badnets"}, "defense": {"name": "random_drop"}, "task": {"name": "digits"}, "threat": {"budget": {"rate": 0.05}}, "seed": 100},
@@ -68,7 +70,7 @@ def test_after_the_first_step_the_time_left_is_told_and_what_would_be_faster(mon
     told = shown(work)
     assert says in told
     assert bool(told) == bool(says)
-    assert ("faster: fewer rows (task.limit=2000), fewer epochs (learner.epochs=5)" in told) == (9 * seconds > 600)
+    assert ("faster: fewer rows (task.limit=2000), fewer epochs, or a smaller network" in told) == (9 * seconds > 600)
 
 
 def test_work_without_epochs_is_given_no_advice_on_them(monkeypatch):
@@ -84,3 +86,27 @@ def test_work_without_epochs_is_given_no_advice_on_them(monkeypatch):
 
 def test_lengths_of_time_are_told_as_people_do():
     assert [span(seconds) for seconds in (4.4, 89, 90, 600, 5399, 5400, 36000)] == ["4 s", "89 s", "2 min", "10 min", "90 min", "1.5 h", "10.0 h"]
+
+
+def test_a_sweep_is_timed_from_its_first_cell(monkeypatch):
+    """Ten cells of 300 s each: after two of them 40 minutes are left."""
+
+    def work(console: Console) -> None:
+        monkeypatch.setattr("time.monotonic", lambda: 0)
+        with progress(console) as (listen, handler):
+            crowd = Crowd(cells=10, listen=listen, handler=handler, show=lambda cell: 0)
+            for number in range(2):
+                monkeypatch.setattr("time.monotonic", lambda number=number: 300 * (number + 1))
+                crowd.finished(number, Cell(words=(), code=0))
+
+    assert "cells of the sweep: 2/10, about 40 min left" in shown(work)
+
+
+def test_advice_is_given_once_for_equal_trainings(monkeypatch):
+    def work(console: Console) -> None:
+        with progress(console) as (listen, _):
+            for done in (0, 1, 0, 1):
+                monkeypatch.setattr("time.monotonic", lambda done=done: 7000 * done)
+                listen("fit defended epochs", done, 3)
+
+    assert shown(work).count("faster:") == 1

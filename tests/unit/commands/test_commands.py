@@ -117,8 +117,18 @@ def test_help_shows_the_keys_of_what_the_words_choose(capsys):
     assert keys["seed"] == 7
     assert keys["defense"]["repair"]["epochs"] == 3
     assert keys["defense"]["sanitize"]["margin"] == 1.5
-    assert entry(["--help", "attack=sigg"]) == 2
-    assert "did you mean sig?" in capsys.readouterr().err
+    for words in (["--help", "attack=sigg"], ["--help", "-m", "seed=0,1", "attack=sigg"]):
+        assert entry(words) == 2
+        assert "did you mean sig?" in capsys.readouterr().err
+    assert entry(["--help", "-m", "seed=7,8", "attack=sig"]) == 0
+    keys = yaml.safe_load(capsys.readouterr().out.partition("any line with key=value:\n\n")[2].partition("Commands:")[0])
+    assert (keys["seed"], keys["attack"]["data"]["frequency"]) == (0, 6.0)
+
+
+@pytest.mark.parametrize("words", [["help", "audit"], ["--help", "audit"]])
+def test_help_explains_a_command(capsys, words):
+    assert entry(words) == 0
+    assert capsys.readouterr().out.startswith("usage: python -m poisonbench audit")
 
 
 def test_a_run_without_poison_has_nothing_to_draw(tmp_path, monkeypatch, capsys):

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from defenses.train.dp_sgd import clipped_sum
+from defenses.train.dp_sgd import PrivateStep, clipped_sum
 from defenses.train.per_example import PerExample
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key, seeded
 
 BOUND = 0.7
@@ -27,7 +28,7 @@ class Tied(nn.Module):
 
 
 class Twice(nn.Module):
-    """One layer that is asked twice."""
+    """One layer that is called twice."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +39,7 @@ class Twice(nn.Module):
 
 
 class ConvTwice(nn.Module):
-    """A convolution that is asked twice, with two sizes of picture."""
+    """A convolution that is called twice, with two sizes of picture."""
 
     def __init__(self):
         super().__init__()
@@ -61,8 +62,8 @@ NETS = {
     "group normalisation": ((2, 8, 8), lambda: pictures(nn.GroupNorm(1, 2), nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU())),
     "layer normalisation": ((6,), lambda: nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3))),
     "tied weights": ((6,), Tied),
-    "asked twice": ((6,), Twice),
-    "convolution asked twice": ((2, 8, 8), ConvTwice),
+    "called twice": ((6,), Twice),
+    "convolution called twice": ((2, 8, 8), ConvTwice),
 }
 
 
@@ -105,15 +106,34 @@ def test_the_clipped_sum_is_that_of_one_row_at_a_time(kind, layout):
         followed.clear()
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("kind", NETS)
-def test_no_row_moves_the_sum_by_more_than_the_bound(kind):
+def test_no_row_moves_the_sum_by_more_than_the_bound(kind, bf16):
+    """In bfloat16 the gradients are rounded, but what is clipped are the rounded ones, exactly."""
     net, inputs, labels = made(kind)
     followed, moves = PerExample(net.train()), []
     for row in range(7):
-        losses(net, inputs[row : row + 1] * 100, labels[row : row + 1]).sum().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            own = losses(net, inputs[row : row + 1] * 100, labels[row : row + 1])
+        own.float().sum().backward()
         moves.append(torch.cat([part.flatten() for part in clipped_sum(followed.gradients(), BOUND)]).double().norm())
         followed.clear()
     assert max(moves) == pytest.approx(BOUND, rel=1e-5)
+
+
+@pytest.mark.parametrize("turned", [lambda rows: rows.flatten(0, 1), lambda rows: rows.transpose(0, 1), lambda rows: rows[:1]])
+def test_a_layer_that_does_not_see_row_by_row_is_refused_before_training(turned):
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 4), nn.Linear(6, 3)
+
+        def forward(self, inputs):
+            return self.last(inputs[:, 0]) + self.first(turned(inputs)).mean()
+
+    step = PrivateStep(epsilon=3.0, delta=1e-5, max_grad_norm=1.0, accountant="rdp", sampling="poisson")
+    with pytest.raises(ConfigError, match=r"cannot follow single rows through the weights first\.weight, first\.bias"):
+        step.check_followed(Turned(), (4, 6))
 
 
 def test_rows_are_followed_in_training_alone():
