@@ -21,7 +21,7 @@ def python(*words: str, home: Path = HOME) -> Callable[[], None]:
     Raises:
         RuntimeError: when it runs, and ends with another code than those of a run that is done and of words that are refused.
     """
-    told = {**os.environ, "PYTHONPATH": str(home)}
+    told = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": str(home)}  # as users have it
 
     def work() -> None:
         done = subprocess.run([sys.executable, *words], cwd=home, env=told, check=False, capture_output=True, text=True)

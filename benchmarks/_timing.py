@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Costs(NamedTuple):
-    """Wall-clock and processor seconds of each repetition, those of ended child processes included."""
+    """Wall-clock and processor seconds of each repetition, those of ended child processes included; none of workers, which a server of their own ends."""
 
     ours: tuple[float, ...]
     alternative: tuple[float, ...]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks._asked import Asked
 from benchmarks._commands import poisonbench, python
-from benchmarks._timing import Costs, costs_of, in_turns, timed
+from benchmarks._timing import Costs, costs_of, in_turns, seconds, timed
 from poisonbench.report.benchmarks import Comparison
 
 CELLS = ("attack=none,backdoor,blended,label_flip,sig", "defense=none,spectral,random_drop,knn_outlier,fine_tune", "seed=range(100,140)", "threads=1")
@@ -34,15 +34,23 @@ def measure(asked: Asked, *, cells: tuple[str, ...] = CELLS, sweep: tuple[str, .
             costs = in_turns(poisonbench(*words), python("-c", "import torch"), repeats=repeats)
             yield _compared(work, f"python -m poisonbench {' '.join(words[:2] if words[0] == '-m' else words[:1])}", "python -c 'import torch'", costs)
         run = poisonbench("-m", *sweep, f"results_dir={folder}")
-        first, second = timed(run), timed(run)
+        first, second = seconds(run), seconds(run)
         found = len(list((Path(folder) / "records").glob("*.json")))
-        yield _compared(f"a sweep of {found} cells on digits", "the same command again", "the first time", costs_of([second], [first]))
-        first, second = (timed(lambda: _two_ask(Path(folder) / "values", values)) for _ in range(2))
-        yield _compared(f"{values} values that two processes ask for", "found", "made", costs_of([second], [first]))
+        yield _compared(f"a sweep of {found} cells on digits", "the same command again", "the first time", Costs((second,), (first,), (), ()))
+        made, again = (timed(lambda: _two_ask(Path(folder) / "values", values)) for _ in range(2))
+        yield _compared(f"{values} values that two processes ask for", "found", "made", costs_of([again], [made]))
 
 
 def _compared(work: str, ours: str, alternative: str, costs: Costs) -> Comparison:
-    return Comparison(work=work, ours=ours, alternative=alternative, unit="s", ours_cost=costs.ours, alternative_cost=costs.alternative, facts=costs.cpu)
+    return Comparison(
+        work=work,
+        ours=ours,
+        alternative=alternative,
+        unit="s",
+        ours_cost=costs.ours,
+        alternative_cost=costs.alternative,
+        facts=costs.cpu if costs.ours_cpu else {},
+    )
 
 
 def _two_ask(folder: Path, count: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks._asked import Asked
 from benchmarks._commands import poisonbench, python
-from benchmarks._timing import costs_of, in_turns, timed
+from benchmarks._timing import in_turns, seconds
 from poisonbench.report.benchmarks import Comparison
 
 COMMANDS = (("list",), ("--help",), ("describe", "badnets"), ("report", "--help"), ("attack=bakdoor",))
@@ -33,14 +33,13 @@ def measure(asked: Asked, *, run: tuple[str, ...] = RUN, sweep: tuple[str, ...] 
             )
     with tempfile.TemporaryDirectory() as folder:
         command = poisonbench(*sweep, f"results_dir={folder}")
-        first, second = timed(command), timed(command)
+        first, second = seconds(command), seconds(command)
         cells = len(list((Path(folder) / "records").glob("*.json")))
     yield Comparison(
         work=f"a sweep of {cells} cells on digits",
         ours="the same command again",
         alternative="the first time",
         unit="s",
-        ours_cost=(second.wall,),
-        alternative_cost=(first.wall,),
-        facts=costs_of([second], [first]).cpu,
+        ours_cost=(second,),
+        alternative_cost=(first,),
     )
