@@ -15,7 +15,7 @@ from poisonbench.report.benchmarks import Comparison
 from poisonbench.report.tables import published
 
 GRID = (
-    "attack=none,badnets,blended,sig,wanet,label_flip,random_label,label_flip_targeted",
+    "attack=none,badnets,blended,sig,wanet,label_flip,random_label",
     "defense=none,spectral,activation_clustering,knn_outlier,deep_knn,random_drop,oracle,trusted_outlier,fine_tune,strip",
     "seed=100,101,102",
 )
