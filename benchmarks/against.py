@@ -63,9 +63,9 @@ def measure(asked: Asked, *, cases: tuple[Case, ...] = CASES, repeats: int = 5) 
         with checkout(asked.commit) as other, tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "page.md"
             page.write_text("<!-- records: digits -->\n<!-- end -->\n", encoding="utf-8")
-            for case in cases:
+            for number, case in enumerate(cases):
                 words = tuple(str(page) if word == "PAGE" else word for word in case.words)
-                ours, theirs = (_work(case, words, home, Path(folder) / f"{side}-{case.work}") for side, home in (("ours", HOME), ("theirs", other)))
+                ours, theirs = (_work(case, words, home, Path(folder) / f"{side}-{number}") for side, home in (("ours", HOME), ("theirs", other)))
                 costs = in_turns(ours, theirs, repeats=repeats, warm_up=not case.fresh)
                 yield Comparison(
                     work=case.work,

@@ -223,13 +223,12 @@ def test_a_commit_that_is_not_there_is_one_sentence():
 @pytest.mark.slow
 def test_versions_are_compared_command_by_command():
     tiny = ("attack=none", "task=blobs", "learner.epochs=1", "threads=1")
-    cases = (
-        against.Case(work="list", words=("list",), results=False),
-        against.Case(work="again", words=tiny),
-        against.Case(work="new", words=tiny, fresh=True),
-    )
-    told = list(against.measure(Asked(commit="HEAD"), cases=cases, repeats=2))
-    assert [(each.work, len(each.ours_cost), len(each.alternative_cost)) for each in told] == [("list", 2, 2), ("again", 2, 2), ("new", 2, 2)]
+    listed = against.Case(work="list", words=("list",), results=False)
+    again, new = against.Case(work="again, a word, another", words=tiny), against.Case(work="new", words=("-m", *tiny, "seed=0,1"), fresh=True)
+    before = sorted(HOME.iterdir())
+    told = list(against.measure(Asked(commit="HEAD"), cases=(listed, again, new), repeats=2))
+    assert [(each.work, len(each.ours_cost), len(each.alternative_cost)) for each in told] == [(case.work, 2, 2) for case in (listed, again, new)]
+    assert sorted(HOME.iterdir()) == before, "results lie in the folder that was named"
 
 
 def test_a_training_counts_once_in_a_grid():
