@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -36,7 +36,7 @@ LETTERS, DEPTH, DIGITS = 10_000, 20, 300  # of a word, at most: letters, bracket
 OPENED = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 RESOLVER = re.compile(r"\$\{[^${}]*?:")
 REPEATED = re.compile(r"\$\{\s*([^\s${}.:\[]*)")
-OWN_KEYS = frozenset({"seed", "salt", "device", "threads", "results_dir", "publish", "workers", "cell_minutes", "sweep", "trust"})
+OWN_KEYS = frozenset(each.name for each in fields(Keys) if each.type != "Any" and each.default is not MISSING)  # numbers and texts, such as seed
 
 ConfigStore.instance().store(name="keys", node=Keys)
 

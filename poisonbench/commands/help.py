@@ -6,10 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from poisonbench.commands.compose import CONFIGS, written
+from poisonbench.commands.compose import written
 from poisonbench.commands.mistakes import parsed
 from poisonbench.commands.usage import Usage
-from poisonbench.commands.vocabulary import commands, options
+from poisonbench.commands.vocabulary import commands, groups, options
 
 USAGE = Usage(
     call="help [COMMAND | WORD...]",
@@ -47,7 +47,6 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(f"{module.USAGE}\n")
         return 0
     single = [word for word in plain if "=" not in word or not parsed(word).is_sweep_override()]
-    groups = sorted({str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - {"."})
-    listed = "\n".join(f"{group}: {', '.join(options(group))}" for group in groups)
+    listed = "\n".join(f"{group}: {', '.join(options(group))}" for group in groups())
     sys.stdout.write(PAGE.format(options=listed, configuration=written(single), commands=", ".join(commands())))
     return 0
