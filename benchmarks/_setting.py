@@ -13,8 +13,9 @@ from poisonbench.api import own_task
 from poisonbench.config.compose import tree_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.learner import Combine, Learner
+from poisonbench.core.plugins import adopt_own_packages
 from poisonbench.core.rng import Key
-from poisonbench.runner.experiment import adopt_own_packages, assemble
+from poisonbench.runner.experiment import assemble
 from poisonbench.runner.stages import Line
 from poisonbench.storage.store import Store
 

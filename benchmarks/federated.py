@@ -12,9 +12,9 @@ from benchmarks._asked import Asked
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.core.defense import Server
+from poisonbench.core.plugins import adopt_own_packages
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
-from poisonbench.runner.experiment import adopt_own_packages
 
 
 def measure(asked: Asked, *, clients: int = 100, parameters: int = 100_000, repeats: int = 3) -> Iterator[Comparison]:

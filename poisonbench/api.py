@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from poisonbench.config.compose import tree_of
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError
-from poisonbench.runner.experiment import Places, assemble, open_store
 from poisonbench.storage.record import Record
-from poisonbench.trackers.save import publish, tracker_of
+from poisonbench.trackers.save import save, tracker_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,20 +73,20 @@ def run(
         PoisonbenchError: one sentence on what cannot be run.
     """
     _check_words(words, task=task is not None, net=net is not None)
-    tree = tree_of(words) | ({"results_dir": results_dir} if results_dir else {})
-    places = Places.of(tree)
-    store = open_store(tree, places)
     from poisonbench.nets.own import OwnNet
-    from poisonbench.runner.pipeline import run as walk
+    from poisonbench.runner import pipeline
+    from poisonbench.runner.experiment import assemble
+
+    setting = Setting.of(words, results_dir=results_dir)
 
     def own_net(task: Task) -> OwnNet:
         assert net is not None
         return OwnNet(make=net, shape=tuple(task.train.inputs.shape[1:]), num_classes=task.train.num_classes, name=net_name)
 
-    tracker = tracker_of(tree, store.trusted)
-    experiment = assemble(tree, store, task=task, net=None if net is None else own_net)
-    record = dataclasses.replace(walk(experiment, store), command=f"poisonbench.run({', '.join(map(repr, words))})")
-    publish(record, tree, places, tracker)
+    tracker = tracker_of(setting)
+    experiment = assemble(setting.tree, setting.store, task=task, net=None if net is None else own_net)
+    record = dataclasses.replace(pipeline.run(experiment, setting.store), command=f"poisonbench.run({', '.join(map(repr, words))})")
+    save(record, setting, tracker)
     return record
 
 

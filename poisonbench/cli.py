@@ -18,14 +18,15 @@ from rich.console import Console
 from poisonbench import terminal
 from poisonbench.commands import help, usage
 from poisonbench.commands.usage import Usage
-from poisonbench.config.build import build, check_targets, fitted
-from poisonbench.config.compose import CONFIGS, cells_of, check_words, explaining, tree_of
+from poisonbench.config.build import build, fitted
+from poisonbench.config.compose import CONFIGS, cells_of, check_words, explaining
 from poisonbench.config.mistakes import COMPLETION, DRY, HELP, SWEEP, parted, read_words
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
 from poisonbench.storage.record import read
 from poisonbench.sweep.audience import Crowd
-from poisonbench.sweep.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
+from poisonbench.sweep.cell import DONE, INTERRUPTED, REFUSED, Outcome, computed
 from poisonbench.sweep.engine import Engine
 from poisonbench.trackers.save import leads
 
@@ -149,11 +150,11 @@ def _engine(cells: Sequence[Sequence[str]]) -> Engine:
     asked = {tuple(word for word in words if word.partition("=")[0].partition(".")[0] in ENGINE_WORDS) for words in cells}
     if len(asked) != 1:
         raise ConfigError("workers, cell_minutes and engine are one of each for a whole sweep")
-    tree = tree_of(list(*asked))
-    return cast("Engine", fitted(build(tree["engine"], check_targets(tree["engine"], str(tree["trust"])), "engine"), Engine, "engine"))
+    setting = Setting.of(list(*asked))
+    return cast("Engine", fitted(build(setting.tree["engine"], setting.trusted, "engine"), Engine, "engine"))
 
 
-def _shown(cell: Cell, console: Console) -> int:
+def _shown(cell: Outcome, console: Console) -> int:
     """Print what became of a cell, and return its code."""
     if cell.path is None:
         return _refuse(cell.sentence, cell.code)

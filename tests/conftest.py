@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from poisonbench.config.compose import tree_of
-from poisonbench.runner.experiment import adopt_own_packages, assemble
-from poisonbench.runner.pipeline import Experiment
+from poisonbench.core.plugins import adopt_own_packages
+from poisonbench.runner.experiment import Experiment, assemble
 from poisonbench.storage.store import Store
 
 BASE = ("task=blobs", "net.widths=[8,16]", "net.depths=[1,1]", "threads=1")

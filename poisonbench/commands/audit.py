@@ -11,16 +11,16 @@ from rich.table import Table
 
 from poisonbench import terminal
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
-from poisonbench.config.compose import tree_of
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError
+from poisonbench.core.plugins import HOME
 from poisonbench.core.progress import heard
 from poisonbench.report.tables import published
 from poisonbench.report.vetting import Vetted, agreement, statement, too_small, wholly_named, write
-from poisonbench.runner.experiment import HOME, Places, assemble, open_store
 
 if TYPE_CHECKING:
     from poisonbench.core.defense import Verdict
-    from poisonbench.runner.pipeline import Experiment
+    from poisonbench.runner.experiment import Experiment
     from poisonbench.storage.store import Store
 
 USAGE = Usage(
@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> int:
     filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
     told = with_defaults(rest)
     console = Console()
-    folder = Places.of(_tree(told, filters[0])).results / "audit"
+    folder = _setting(told, filters[0]).places.results / "audit"
     with terminal.progress(console) as (listen, handler), heard(listen, handler):
         vetted = judged(told, filters)
     written = write(vetted, folder / vetted.folder)
@@ -88,14 +88,14 @@ def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
     """
     from poisonbench.core.classwise import judges_classes
     from poisonbench.core.keys import key
-    from poisonbench.runner.pipeline import spec
+    from poisonbench.runner.experiment import assemble
+    from poisonbench.runner.spec import spec
 
     verdicts, asked, task = dict[str, "Verdict"](), dict[str, "Experiment"](), None
     for name in filters:
-        tree = _tree(words, name)
-        store = open_store(tree, Places.of(tree))
-        asked[name] = assemble(tree, store, task=task)
-        verdicts[name], task = _verdict(asked[name], store, name), asked[name].task
+        setting = _setting(words, name)
+        asked[name] = assemble(setting.tree, setting.store, task=task)
+        verdicts[name], task = _verdict(asked[name], setting.store, name), asked[name].task
     assert task is not None
     records = published(HOME / "results" / "records")
     return Vetted(
@@ -107,8 +107,8 @@ def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
     )
 
 
-def _tree(words: Sequence[str], name: str) -> dict[str, object]:
-    return tree_of([*words, "attack=none", f"defense={name}"])
+def _setting(words: Sequence[str], name: str) -> Setting:
+    return Setting.of([*words, "attack=none", f"defense={name}"])
 
 
 def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:
@@ -120,7 +120,8 @@ def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:
     """
     from poisonbench.core.classwise import held_to_large
     from poisonbench.core.defense import KeepAll
-    from poisonbench.runner.pipeline import Line, check_training
+    from poisonbench.runner.check import check_training
+    from poisonbench.runner.stages import Line
 
     held = held_to_large(experiment.defense.sanitize, experiment.task.train)
     line = Line(experiment=dataclasses.replace(experiment, defense=dataclasses.replace(experiment.defense, sanitize=held)), store=store)

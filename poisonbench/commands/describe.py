@@ -18,8 +18,8 @@ from poisonbench.config.compose import tree_of
 from poisonbench.config.mistakes import SEARCH
 from poisonbench.config.vocabulary import groups, options
 from poisonbench.core.errors import ConfigError, meant
+from poisonbench.core.plugins import HOME
 from poisonbench.report.tables import published
-from poisonbench.runner.experiment import HOME
 from poisonbench.storage.record import Record
 
 COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from poisonbench.commands.usage import Usage
-from poisonbench.config.compose import tree_of
-from poisonbench.runner.experiment import Places, adopt_own_packages
+from poisonbench.config.setting import Setting
+from poisonbench.core.plugins import adopt_own_packages
 
 USAGE = Usage(call="doctor", does="Check whether this machine can run, and say what it would use; exit code 1 if something is broken.", options={})
 
@@ -76,7 +76,7 @@ def _packages() -> str:
 
 
 def _results() -> str:
-    places = Places.of(tree_of([]))
+    places = Setting.of([]).places
     nearest = next(parent for parent in (places.results.absolute(), *places.results.absolute().parents) if parent.exists())
     return f"{places.results}, {shutil.disk_usage(nearest).free / 1e9:.0f} GB free"
 

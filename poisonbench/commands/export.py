@@ -10,11 +10,10 @@ from rich.console import Console
 
 from poisonbench import terminal
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
-from poisonbench.config.rerun import runtime_of, split, tree_from
+from poisonbench.config.rerun import runtime_of, setting_from, split
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.core.progress import heard
-from poisonbench.runner.experiment import Places, assemble, open_store
 from poisonbench.storage.record import read
 
 FORMAT = 3  # since 2 the trusted and the public rows are in the folder, since 3 what each row is
@@ -40,22 +39,23 @@ def main(words: Sequence[str]) -> int:
     if not 1 <= len(named) <= 2:
         raise ConfigError("export RECORD [FOLDER] [results_dir=PATH] [trust=PREFIX.]: give the path of a record, and the folder to write into")
     from poisonbench.core.defense import Mean
-    from poisonbench.runner.pipeline import Line
+    from poisonbench.runner.experiment import assemble
+    from poisonbench.runner.measure import measure
+    from poisonbench.runner.stages import Line
     from poisonbench.storage.store import write_tensors
 
     source = Path(named[0])
     folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
     record = read(source)
-    tree = tree_from(record, allowed, *local, *runtime_of(record))
-    store = open_store(tree, Places.of(tree))
-    experiment = assemble(tree, store)
-    line = Line(experiment=experiment, store=store)
+    setting = setting_from(record, allowed, *local, *runtime_of(record))
+    experiment = assemble(setting.tree, setting.store)
+    line = Line(experiment=experiment, store=setting.store)
     with terminal.progress(Console()) as (listen, handler), heard(listen, handler):
         poisoned = line.strike()
         if not poisoned.mask.any():
             raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")
         victim = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
-        told, now = record.undefended.get("c_acc"), line.measure(victim, line.probe(poisoned), "undefended")["c_acc"]
+        told, now = record.undefended.get("c_acc"), measure(line, victim, line.probe(poisoned), "undefended")["c_acc"]
     if experiment.threat.trials == 1 and told != now:
         reason = "another processor or another torch rounds differently; export it where it was made, or run its command here and export that record"
         raise ConfigError(f"{source}: its undefended model has a C-Acc of {told}, the one that is trained here {now}: {reason}")

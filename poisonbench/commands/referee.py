@@ -15,14 +15,14 @@ from rich.console import Console
 
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
 from poisonbench.commands.verify import renewed
-from poisonbench.config.rerun import runtime_of, split, tree_from
+from poisonbench.config.rerun import runtime_of, setting_from, split
 from poisonbench.core.errors import ConfigError
 from poisonbench.report.figures import plain
-from poisonbench.runner.experiment import Places, assemble, open_store
 from poisonbench.storage.record import SCHEMA, Record, provenance, read
 
 if TYPE_CHECKING:
-    from poisonbench.runner.pipeline import Experiment, Line
+    from poisonbench.runner.experiment import Experiment
+    from poisonbench.runner.stages import Line
 
 USAGE = Usage(
     call="referee RECORD... [write=true]",
@@ -82,13 +82,14 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
         BudgetError: its attack breaks a rule that was not checked then.
     """
     from poisonbench.core.errors import Incompatible
-    from poisonbench.runner.pipeline import Line, assumed, check, spec
-    from poisonbench.runner.pipeline import record as recorded
+    from poisonbench.runner.check import check
+    from poisonbench.runner.experiment import assemble
+    from poisonbench.runner.spec import assumed, record_of, spec
+    from poisonbench.runner.stages import Line
 
-    tree = tree_from(record, words, *[word for word in words if word.startswith("results_dir=")], *runtime_of(record))
-    store = open_store(tree, Places.of(tree))
-    experiment = assemble(tree, store)
-    line = Line(experiment=experiment, store=store)
+    setting = setting_from(record, words, *[word for word in words if word.startswith("results_dir=")], *runtime_of(record))
+    experiment = assemble(setting.tree, setting.store)
+    line = Line(experiment=experiment, store=setting.store)
     _same_plan(record, spec(experiment))
     kept = dataclasses.replace(renewed(record), schema=SCHEMA, spec=spec(experiment), provenance={**record.provenance, "refereed": _by(record)})
     try:
@@ -96,7 +97,7 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
     except Incompatible as error:
         if record.status != "skipped":
             raise Changed(f"the run is skipped today: {error}") from error
-        return dataclasses.replace(kept, reason=str(error), assumed=recorded(line).assumed)
+        return dataclasses.replace(kept, reason=str(error), assumed=record_of(line).assumed)
     if record.status != "done":
         raise Changed(f"it is recorded as {record.status}, but can be run today")
     counts = {**record.counts, "classes": experiment.task.test.num_classes}

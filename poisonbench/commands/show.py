@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from poisonbench.commands.usage import TRUST, Usage
-from poisonbench.config.rerun import split, tree_from
+from poisonbench.config.rerun import setting_from, split
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically
-from poisonbench.runner.experiment import Places, assemble, open_store
 from poisonbench.storage.record import read
 
 if TYPE_CHECKING:
@@ -39,16 +38,15 @@ def main(words: Sequence[str]) -> int:
     allowed, words = split(words)
     if not 1 <= len(words) <= 2:
         raise ConfigError("show RECORD [PNG] [trust=PREFIX.]: give the path of a record, and where the picture goes")
-    from poisonbench.runner.pipeline import Line
+    from poisonbench.runner.experiment import assemble
+    from poisonbench.runner.stages import Line
 
     source = Path(words[0])
     path = Path(words[1]) if len(words) == 2 else source.with_suffix(".png")
     record = read(source)
-    tree = tree_from(record, allowed)
-    places = Places.of(tree)
-    store = open_store(tree, places)
-    experiment = assemble(tree, store)
-    poisoned = Line(experiment=experiment, store=store).struck()
+    setting = setting_from(record, allowed)
+    experiment = assemble(setting.tree, setting.store)
+    poisoned = Line(experiment=experiment, store=setting.store).struck()
     title = f"{record.spec['attack']['name']} on {experiment.task.name}"  # type: ignore[index]
     write_atomically(path, lambda temporary: draw(experiment.task, poisoned, title, temporary))
     Console().print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from poisonbench.commands.usage import RESULTS_DIR, Usage
-from poisonbench.config.compose import tree_of
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import sealed
-from poisonbench.runner.experiment import Places
 from poisonbench.storage import lease
 
 USAGE = Usage(
@@ -33,7 +32,7 @@ def main(words: Sequence[str]) -> int:
         ConfigError: other words.
     """
     local = [word for word in words if word.startswith("results_dir=")]
-    root = Places.of(tree_of(local)).results / "store"
+    root = Setting.of(local).places.results / "store"
     match [word for word in words if word not in local]:
         case ["list"] | []:
             Console().print(_listed(root))

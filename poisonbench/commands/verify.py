@@ -12,10 +12,9 @@ from typing import get_args
 from rich.console import Console
 
 from poisonbench.commands.usage import TRUST, Usage
-from poisonbench.config.rerun import split, tree_from
+from poisonbench.config.rerun import setting_from, split
 from poisonbench.core.errors import ConfigError
 from poisonbench.report.figures import machine, plain
-from poisonbench.runner.experiment import Places, assemble, open_store
 from poisonbench.storage.record import SCHEMA, Part, Record, read
 
 TOLERANCE = 0.02  # two points of a percentage
@@ -83,6 +82,7 @@ def _runtime(record: Record) -> dict[str, object]:
 def _again(told: Record, allowed: Sequence[str]) -> Record:
     """Run a record's command in an empty store, with its threads and, where this machine has it, on its device."""
     from poisonbench.learn.device import resolve
+    from poisonbench.runner.experiment import assemble
     from poisonbench.runner.pipeline import run
 
     device, threads = str(told.provenance.get("device", "auto")), told.provenance.get("threads", 0)
@@ -91,9 +91,8 @@ def _again(told: Record, allowed: Sequence[str]) -> Record:
     except ConfigError:
         device = "auto"
     with tempfile.TemporaryDirectory() as folder:
-        tree = tree_from(told, allowed, f"threads={threads}", f"device={device}")
-        store = open_store(tree, Places(results=Path(folder), published=Path(folder)))
-        return run(assemble(tree, store), store)
+        setting = setting_from(told, allowed, f"threads={threads}", f"device={device}", results_dir=folder)
+        return run(assemble(setting.tree, setting.store), setting.store)
 
 
 def differences(told: Record, again: Record, tolerance: float) -> Iterator[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from poisonbench.config.compose import tree_of
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError
 from poisonbench.storage.record import Record, words_in
 
@@ -21,22 +22,23 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return allowed, [word for word in words if word not in allowed]
 
 
-def tree_from(record: Record, allowed: Sequence[str], *more: str) -> dict[str, object]:
-    """Return the configuration of a record's command, $DATA expanded.
+def setting_from(record: Record, allowed: Sequence[str], *more: str, results_dir: str | Path | None = None) -> Setting:
+    """Return the setting of a record's command, with $DATA expanded.
 
     Args:
-        record: whose command.
-        allowed: words that the user typed, so that the record may have them.
-        more: words of the user's that come after the record's.
+        record: whose command it is.
+        allowed: words that the user typed, so the record may contain them too.
+        more: words of the user that come after those of the record.
+        results_dir: the folder of results, in place of the one that the words name.
 
     Raises:
-        ConfigError: a record that no command line made, or one that would run code or ask the network without the user's word.
+        ConfigError: a record that no command line made, or one that would run code or use the network without the user's permission.
     """
-    tree = tree_of([*words_of(record, allowed), *more])
-    task = tree["task"]
-    if isinstance(task, Mapping) and task.get("download") and not any(_is(word, DOWNLOAD) for word in allowed):  # in whatever words it was asked for
-        raise ConfigError(f"this record asks the network; if you trust it, say so yourself: {DOWNLOAD}=true")
-    return tree
+    setting = Setting.of([*words_of(record, allowed), *more], results_dir=results_dir)
+    task = setting.tree["task"]
+    if isinstance(task, Mapping) and task.get("download") and not any(_is(word, DOWNLOAD) for word in allowed):  # whichever words set it
+        raise ConfigError(f"this record downloads data; if you trust it, say so yourself: {DOWNLOAD}=true")
+    return setting
 
 
 def runtime_of(record: Record) -> list[str]:

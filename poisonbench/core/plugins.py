@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import is_dataclass
 from importlib import import_module
+from pathlib import Path
 
 from poisonbench.core.errors import ConfigError
 
+HOME = Path(__file__).parent.parent.parent  # the folder of the packages; in a clone, of `results/` too
 OWN = ("poisonbench.", "attacks.", "defenses.")
 
 
@@ -26,3 +30,22 @@ def find_class(path: str, trusted: tuple[str, ...]) -> type:
     if not (isinstance(kind, type) and is_dataclass(kind)):
         raise ConfigError(f"{path} is not a dataclass; plugins are frozen dataclasses")
     return kind
+
+
+def adopt_own_packages() -> None:
+    """Import our `attacks` and `defenses`, whatever lies in the working directory.
+
+    Raises:
+        ConfigError: another package of that name is already imported.
+    """
+    for name in ("attacks", "defenses"):
+        home = (HOME / name).resolve()
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, home / "__init__.py", submodule_search_locations=[str(home)])
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+        elif str(home) not in [str(Path(path).resolve()) for path in sys.modules[name].__path__]:
+            raise ConfigError(f"a package called {name} that is not poisonbench's is already imported; rename it or start from another folder")

@@ -1,56 +1,52 @@
-"""A tree of plain values to an experiment; the last place that knows a configuration."""
+"""An experiment, and how it is built from a configuration of plain values."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from poisonbench.config.build import build, check_targets, fitted
+from poisonbench.config.build import build, fitted
+from poisonbench.core.attack import Attack
+from poisonbench.core.data import Task
+from poisonbench.core.defense import Defense
 from poisonbench.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from poisonbench.core.data import Task
-    from poisonbench.nets.net import Net
-    from poisonbench.runner.pipeline import Experiment
-    from poisonbench.storage.store import Store
-    from poisonbench.tasks.source import Source
-
-HOME = Path(__file__).parent.parent.parent
+from poisonbench.core.learner import Learner
+from poisonbench.core.plugins import adopt_own_packages
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import POISON_RATE, Threat, informed
+from poisonbench.learn.device import resolve, set_threads
+from poisonbench.nets.net import Net
+from poisonbench.storage.store import Store
+from poisonbench.tasks.clients import Owners, dealt
+from poisonbench.tasks.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where a run writes.
+class Experiment:
+    """All that a run depends on.
 
     Args:
-        results: holds `records/*.json` and `store/`.
-        published: the clone's `results/records`, where published records go.
+        task: rows to train and test on.
+        threat: what an attacker knows and may do.
+        attack: what is done.
+        defense: what is done against it.
+        learner: the recipe of the victims.
+        seed: root of every random stream.
+        salt: mixed into the root of the defender's streams: of trainings, filters, repairs, screens and certificates. None: they come from the
+            seed, so a run can be repeated, by the attacker too. "system": from the operating system's random numbers, which are never
+            written; nothing that is trained under them can be repeated, or is shared with another run. torch's and numpy's
+            generators take 63 bits of them for each stream and are no cryptographic ones. Any other text stands in the record and is no secret.
     """
 
-    results: Path
-    published: Path
-
-    @classmethod
-    def of(cls, tree: Mapping[str, object]) -> Places:
-        """Return the places that a configuration names; in a clone the default is `results/local`.
-
-        Raises:
-            ConfigError: a folder that cannot be written.
-        """
-        in_clone = Path.cwd() == HOME.resolve() and (HOME / "pyproject.toml").is_file()
-        asked = tree["results_dir"]
-        default = Path("results/local") if in_clone else Path("results")
-        results = default if asked is None else Path(os.path.expandvars(str(asked))).expanduser()
-        nearest = next(parent for parent in (results.absolute(), *results.absolute().parents) if parent.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise ConfigError(f"results_dir={results}: cannot be written; name a folder that can")
-        return cls(results=results, published=Path("results/records"))
+    task: Task
+    threat: Threat
+    attack: Attack
+    defense: Defense
+    learner: Learner
+    seed: int
+    salt: str | None = None
 
 
 @dataclass(eq=False)
@@ -72,25 +68,6 @@ class Loaded:
         return self.task
 
 
-def adopt_own_packages() -> None:
-    """Import our `attacks` and `defenses`, whatever lies in the working directory.
-
-    Raises:
-        ConfigError: another package of that name is already imported.
-    """
-    for name in ("attacks", "defenses"):
-        home = (HOME / name).resolve()
-        if name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(name, home / "__init__.py", submodule_search_locations=[str(home)])
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
-        elif str(home) not in [str(Path(path).resolve()) for path in sys.modules[name].__path__]:
-            raise ConfigError(f"a package called {name} that is not poisonbench's is already imported; rename it or start from another folder")
-
-
 def assemble(
     tree: Mapping[str, object], store: Store, *, task: Task | None = None, net: Callable[[Task], Net] | None = None, loaded: Loaded | None = None
 ) -> Experiment:
@@ -106,14 +83,6 @@ def assemble(
     Raises:
         PoisonbenchError: a value or a data set that cannot be used.
     """
-    from poisonbench.core.attack import Attack
-    from poisonbench.core.defense import Defense
-    from poisonbench.core.learner import Learner
-    from poisonbench.core.threat import POISON_RATE, Threat, informed
-    from poisonbench.learn.device import resolve, set_threads
-    from poisonbench.runner.pipeline import Experiment
-    from poisonbench.tasks.source import Source
-
     adopt_own_packages()
     resolve(str(tree["device"]))
     set_threads(cast("int", tree["threads"]))
@@ -140,9 +109,6 @@ def assemble(
 
 def _with_clients(task: Task, tree: Mapping[str, object], store: Store) -> Task:
     """Return one's own task with its rows dealt to as many clients as the configuration says, if they have no owners yet."""
-    from poisonbench.core.rng import Key
-    from poisonbench.tasks.clients import Owners, dealt
-
     asked = cast("Mapping[str, object]", tree["task"])
     clients = cast("int", asked.get("clients", 1))
     if clients == 1 or int(task.train.owners.max()) > 0:
@@ -181,15 +147,3 @@ def _with_net(tree: Mapping[str, object], net: Net) -> dict[str, object]:
     if told["learner"] == tree["learner"]:
         raise ConfigError("net: this learner trains no network of yours; choose another one, such as learner=small, or leave net out")
     return {**told, "net": tree["net"]}
-
-
-def open_store(tree: Mapping[str, object], places: Places) -> Store:
-    """Return the store of these places; refuses a configuration that names classes outside the trusted prefixes.
-
-    Raises:
-        ConfigError: such a class.
-    """
-    trusted = check_targets(tree, str(tree["trust"]))
-    from poisonbench.storage.store import Store
-
-    return Store(places.results / "store", trusted, alone="RANK" in os.environ)  # torchrun's processes train one victim together

@@ -5,18 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
+from poisonbench.core.attack import Honest, Poisoned, UpdateAttack
 from poisonbench.core.audit import audit, audit_probe, left_alone
-from poisonbench.core.data import Dataset, Task
-from poisonbench.core.defense import Aggregator, Defense, Fit, Mean, Means, Mended, Tune, Verdict, checked
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Aggregator, Fit, Mean, Means, Mended, Tune, Verdict, checked
 from poisonbench.core.delivery import Delivered, delivered
 from poisonbench.core.delta import Delta
-from poisonbench.core.electorate import Electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.finite import finite, finite_state
 from poisonbench.core.goals import NoGoal, Probe
@@ -24,38 +23,12 @@ from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, Victi
 from poisonbench.core.oversight import Refereed
 from poisonbench.core.proof import needs
 from poisonbench.core.rng import Key
-from poisonbench.core.threat import Known, Threat
-from poisonbench.runner import metrics
+from poisonbench.core.threat import Known
+from poisonbench.runner.experiment import Experiment
 from poisonbench.storage.store import Store
 
 SYSTEM = "system"  # the salt that nobody knows
 OPEN = ("public", "surrogate", "targets", "poison")  # streams that have no secret of the defender's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """All that a run depends on.
-
-    Args:
-        task: rows to train and test on.
-        threat: what an attacker knows and may do.
-        attack: what is done.
-        defense: what is done against it.
-        learner: the recipe of the victims.
-        seed: root of every random stream.
-        salt: mixed into the root of the defender's streams: of trainings, filters, repairs, screens and certificates. None: they come from the
-            seed, so a run can be repeated, by the attacker too. "system": from the operating system's random numbers, which are never
-            written; nothing that is trained under them can be repeated, or is shared with another run. torch's and numpy's
-            generators take 63 bits of them for each stream and are no cryptographic ones. Any other text stands in the record and is no secret.
-    """
-
-    task: Task
-    threat: Threat
-    attack: Attack
-    defense: Defense
-    learner: Learner
-    seed: int
-    salt: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -283,63 +256,6 @@ class Line:
             probe = poisoned.goal.probe(self.experiment.task.test)
         audit_probe(probe, self.experiment.task.test, self.targets[trial : trial + 1])
         return probe
-
-    def measure(self, victim: Victim, probe: Probe, label: str) -> dict[str, float]:
-        """Return C-Acc, ASR and R-Acc."""
-        test, told = self.experiment.task.test, torch.ones(len(self.experiment.task.test), dtype=torch.bool)
-        told[probe.targets] = False
-        scores = self.scores(victim, test.inputs, None, label)
-        figures = {"c_acc": metrics.accuracy(scores[told], test.labels[told])}
-        if len(probe):
-            figures |= metrics.success(self.scores(victim, probe.inputs, probe.answers, f"{label} probe"), probe)
-        return figures
-
-    def history(self, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
-        """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds.
-
-        Where a history is sparse, "round" says after which rounds, counted from 1.
-
-        Raises:
-            Diverged: a kept model whose scores are not finite.
-        """
-        test, curves = self.experiment.task.test, dict[str, list[float]]()
-        every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
-        if every > 1:
-            curves["round"] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
-        for number, state in enumerate(victim.history):
-            then, where = learner.restore(Trained(state=state, facts={}), test), f"scores of the kept model {number + 1} of {len(victim.history)}"
-            curves.setdefault("c_acc", []).append(metrics.accuracy(finite(then.scores(test.inputs), where), test.labels))
-            if len(probe):
-                curves.setdefault("asr", []).append(metrics.success(finite(then.scores(probe.inputs, probe.answers), where), probe)["asr"])
-        return curves
-
-    def screen(self, victim: Victim, poisoned: Delivered, probe: Probe, trial: int = 0) -> dict[str, object]:
-        """Let the screen judge trusted, test and probed inputs."""
-        screen, task = self.experiment.defense.screen, self.experiment.task
-        inputs = {"trusted": task.trusted.inputs, "test": task.test.inputs, "probe": probe.inputs}
-        means, suspicion = self.means(poisoned, screen, trial), dict[str, Tensor]()
-        for name, rows in inputs.items():
-            judge = partial(screen.suspicion, victim, rows, means, self.stream(f"{numbered('screen', trial)}/{name}"))
-            judged = judge() if len(rows) else torch.zeros(0)
-            if judged is None:
-                return {}
-            suspicion[name] = finite(judged, f"suspicion of the {name} inputs")
-        scores = {
-            "test": self.scores(victim, task.test.inputs, None, "screened"),
-            "probe": self.scores(victim, probe.inputs, probe.answers, "screened probe") if len(probe) else torch.zeros(0),
-        }
-        return {"screen": metrics.screening(scores, suspicion, task.test, probe)}
-
-    def certify(self, victim: Victim, poisoned: Delivered) -> dict[str, object]:
-        """Let the certifier prove what it can, and say what the attack changed, so that both can be compared in one unit."""
-        certify, test = self.experiment.defense.certify, self.experiment.task.test
-        radii, together = certify.certify(victim, test), certify.together(victim, test)
-        figures = {} if radii is None else {**metrics.certified(radii), "radius_unit": certify.unit}
-        if figures and (changes := poisoned.changes(self.experiment.task.train)):
-            figures["changed_rows"] = changes
-        if figures and isinstance(victim, Electorate):
-            figures["member_c_acc"] = metrics.member_accuracy(victim.tally(test.inputs).answers_MR, test.labels)
-        return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})
 
 
 def under_attack(experiment: Experiment, learner: Learner) -> Learner:

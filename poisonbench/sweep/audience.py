@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from poisonbench.core.progress import Listen
-from poisonbench.sweep.cell import DONE, Cell
+from poisonbench.sweep.cell import DONE, Outcome
 
 SWEEP = "cells of the sweep"  # what the bar of all cells is called
 
@@ -25,7 +25,7 @@ class Audience(Protocol):
         """Hear how far a piece of work is."""
         ...
 
-    def finished(self, number: int, cell: Cell) -> None:
+    def finished(self, number: int, cell: Outcome) -> None:
         """Hear what became of a cell."""
         ...
 
@@ -44,7 +44,7 @@ class Crowd:
     cells: int
     listen: Listen
     handler: logging.Handler
-    show: Callable[[Cell], object]
+    show: Callable[[Outcome], object]
     done: int = 0
     failed: int = 0
     from_store: int = 0
@@ -61,7 +61,7 @@ class Crowd:
         """Move the bar of a piece of work."""
         self.listen(f"{cell + 1}: {label}", done, total)
 
-    def finished(self, number: int, cell: Cell) -> None:
+    def finished(self, number: int, cell: Outcome) -> None:
         """Show a cell and move the bar of the whole sweep."""
         self.show(cell)
         self.done += 1
@@ -81,7 +81,7 @@ class Plain:
     def progress(self, cell: int, label: str, done: int, total: int) -> None:
         """Say nothing."""
 
-    def finished(self, number: int, cell: Cell) -> None:
+    def finished(self, number: int, cell: Outcome) -> None:
         """Print what became of a cell."""
         sys.stdout.write(f"{' '.join(cell.words)}: {cell.path or cell.sentence}\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""One experiment of the command line: words to a record on the disk, whatever happens on the way."""
+"""One experiment of the command line, from its words to a record on disk."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import dataclasses
 import os
 import shlex
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poisonbench.config.compose import tree_of
 from poisonbench.config.rerun import PREFIX, local
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import PoisonbenchError
-from poisonbench.runner.experiment import Loaded, Places, assemble, open_store
 from poisonbench.storage.record import Record
-from poisonbench.trackers.save import publish, tracker_of
+from poisonbench.trackers.save import save, tracker_of
 
 if TYPE_CHECKING:
-    from poisonbench.runner.pipeline import Experiment
+    from poisonbench.runner.experiment import Experiment, Loaded
     from poisonbench.storage.store import Store
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What became of one experiment.
+class Outcome:
+    """The result of one experiment: a record, or the reason why its words were refused.
 
     Args:
-        words: of its command line.
-        code: exit code of its own.
-        path: of its record; none where the words were refused.
-        sentence: why they were refused.
-        made: values that were computed for it, rather than found.
+        words: the words of its command line.
+        code: its exit code.
+        path: the path of its record; None if the words were refused.
+        sentence: the reason why they were refused.
+        made: number of values that were computed for it, not found in the store.
     """
 
     words: tuple[str, ...]
@@ -44,58 +43,57 @@ class Cell:
     made: int = 0
 
 
-def computed(words: Sequence[str], tree: Mapping[str, object] | None = None, loaded: Loaded | None = None) -> Cell:
-    """Run one experiment and write its record: done, skipped, or failed with the reason.
+def computed(words: Sequence[str], setting: Setting | None = None, loaded: Loaded | None = None) -> Outcome:
+    """Run one experiment and write its record, whose status is done, skipped, or failed with the reason.
 
     Args:
-        words: of its command line.
-        tree: the configuration that they describe, if it is composed already.
+        words: the words of its command line.
+        setting: composed from these words, if it exists already.
         loaded: keeps the task for the next cell of a sweep.
     """
+    from poisonbench.runner.experiment import assemble
+
     try:
-        tree = tree_of(words) if tree is None else tree
-        places = Places.of(tree)
-        store = open_store(tree, places)
-        record, path = _run(tree, places, store, words, assemble(tree, store, loaded=loaded))
+        setting = Setting.of(words) if setting is None else setting
+        tracker = tracker_of(setting)
+        record = _record(assemble(setting.tree, setting.store, loaded=loaded), setting.store, words)
+        path = save(record, setting, tracker)
     except PoisonbenchError as error:
-        return Cell(words=tuple(words), code=error.code, sentence=str(error))
-    made = sum(visit.made for visit in store.visits)
-    code = FAILED if record.status == "failed" else DONE
-    return Cell(words=tuple(words), code=code, path=path, made=made)
+        return Outcome(words=tuple(words), code=error.code, sentence=str(error))
+    made = sum(visit.made for visit in setting.store.visits)
+    return Outcome(words=tuple(words), code=FAILED if record.status == "failed" else DONE, path=path, made=made)
 
 
-def buried(words: Sequence[str], reason: str) -> Cell:
-    """Write the failed record of an experiment whose process did not live to do so."""
+def buried(words: Sequence[str], reason: str) -> Outcome:
+    """Write the failed record of an experiment whose process ended before it could write one."""
+    from poisonbench.runner.experiment import assemble
+
     try:
-        tree = tree_of(words)
-        places = Places.of(tree)
-        store = open_store(tree, places)
-        record = _failed(assemble(tree, store), store, reason, words)
-        path = publish(record, tree, places, tracker_of(tree, store.trusted))
+        setting = Setting.of(words)
+        record = _failed(assemble(setting.tree, setting.store), setting.store, reason, words)
+        path = save(record, setting, tracker_of(setting))
     except PoisonbenchError as error:
-        return Cell(words=tuple(words), code=error.code, sentence=str(error))
-    return Cell(words=tuple(words), code=FAILED, path=path)
+        return Outcome(words=tuple(words), code=error.code, sentence=str(error))
+    return Outcome(words=tuple(words), code=FAILED, path=path)
 
 
-def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequence[str], experiment: Experiment) -> tuple[Record, Path]:
+def _record(experiment: Experiment, store: Store, words: Sequence[str]) -> Record:
     from poisonbench.runner.pipeline import run
 
-    tracker = tracker_of(tree, store.trusted)
     try:
-        record = dataclasses.replace(run(experiment, store), command=portable(words))
+        return dataclasses.replace(run(experiment, store), command=portable(words))
     except PoisonbenchError:
         raise
     except Exception as error:  # noqa: BLE001  # the runner alone turns an exception into a failed record
         traceback.print_exc()
-        record = _failed(experiment, store, f"{type(error).__name__}: {error}", words)
-    return record, publish(record, tree, places, tracker)
+        return _failed(experiment, store, f"{type(error).__name__}: {error}", words)
 
 
 def _failed(experiment: Experiment, store: Store, reason: str, words: Sequence[str]) -> Record:
-    from poisonbench.runner.pipeline import Line
-    from poisonbench.runner.pipeline import record as recorded
+    from poisonbench.runner.spec import record_of
+    from poisonbench.runner.stages import Line
 
-    return dataclasses.replace(recorded(Line(experiment=experiment, store=store)), status="failed", reason=reason, command=portable(words))
+    return dataclasses.replace(record_of(Line(experiment=experiment, store=store)), status="failed", reason=reason, command=portable(words))
 
 
 def portable(words: Sequence[str]) -> str:

@@ -11,11 +11,14 @@ from typing import cast
 
 from rich.console import Console
 
-from poisonbench.config.compose import tree_of
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import Incompatible, PoisonbenchError
 from poisonbench.core.keys import key
 from poisonbench.report.tables import published
-from poisonbench.runner.experiment import Loaded, Places, assemble, open_store
+from poisonbench.runner.check import check
+from poisonbench.runner.experiment import Loaded, assemble
+from poisonbench.runner.spec import record_of
+from poisonbench.runner.stages import Line
 from poisonbench.storage.record import Record
 from poisonbench.storage.store import Store
 
@@ -69,24 +72,21 @@ def foreseen(cells: Iterable[Sequence[str]]) -> Iterator[Foreseen]:
     told, loaded = dict[Path, _Known](), Loaded()
     for words in cells:
         try:
-            tree = tree_of(words)
-            places = Places.of(tree)
+            setting = Setting.of(words)
+            places = setting.places
             if places.results not in told:
                 told[places.results] = _Known.among([*published(places.results / "records"), *published(places.published)])
-            store = open_store(tree, places)
-            yield _looked_at(tuple(words), _asked(tree, store, loaded), told[places.results], store)
+            yield _looked_at(tuple(words), _asked(setting, loaded), told[places.results], setting.store)
         except Incompatible as error:
             yield Foreseen(words=tuple(words), state="skipped", reason=str(error))
         except PoisonbenchError as error:
             yield Foreseen(words=tuple(words), state="refused", reason=str(error))
 
 
-def _asked(tree: Mapping[str, object], store: Store, loaded: Loaded) -> Record:
-    from poisonbench.runner.pipeline import Line, check, record
-
-    line = Line(experiment=assemble(tree, store, loaded=loaded), store=store, since=len(store.visits))
+def _asked(setting: Setting, loaded: Loaded) -> Record:
+    line = Line(experiment=assemble(setting.tree, setting.store, loaded=loaded), store=setting.store)
     check(line)
-    return record(line)
+    return record_of(line)
 
 
 def _looked_at(words: tuple[str, ...], asked: Record, known: _Known, store: Store) -> Foreseen:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from poisonbench.sweep.audience import Audience, Plain
-from poisonbench.sweep.cell import Cell, buried
+from poisonbench.sweep.cell import Outcome, buried
 from poisonbench.sweep.processes import Processes
 
 TRIES = 3  # machines that may be lost under one load
@@ -24,7 +24,7 @@ class Engine(Protocol):
         """CPU threads of a cell, where the engine decides about it."""
         ...
 
-    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Cell]:
+    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Outcome]:
         """Run every cell and return what became of each, in their order."""
         ...
 
@@ -40,7 +40,7 @@ class Ticket(Protocol):
         """Tell whether it has ended, well or not."""
         ...
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Outcome]:
         """Return what became of its cells.
 
         Raises:
@@ -70,7 +70,7 @@ class _Out:
     before: int = 0
 
 
-def work(cells: Sequence[tuple[str, ...]], cell_minutes: float | None, folder: str) -> list[Cell]:
+def work(cells: Sequence[tuple[str, ...]], cell_minutes: float | None, folder: str) -> list[Outcome]:
     """Run a load here, on the machine that took it: a cell that crashes or hangs ends alone.
 
     Args:
@@ -82,7 +82,7 @@ def work(cells: Sequence[tuple[str, ...]], cell_minutes: float | None, folder: s
     return Processes(workers=1, cell_minutes=cell_minutes).swept(cells, Plain())
 
 
-def gathered(cells: Sequence[Sequence[str]], audience: Audience, machines: Machines, *, per_load: int) -> list[Cell]:
+def gathered(cells: Sequence[Sequence[str]], audience: Audience, machines: Machines, *, per_load: int) -> list[Outcome]:
     """Send all cells out and return what became of each, in their order.
 
     A load whose machine is lost goes out again: cells that had ended are found in the store. After `TRIES` machines its cells
@@ -98,7 +98,7 @@ def gathered(cells: Sequence[Sequence[str]], audience: Audience, machines: Machi
     numbers = [range(first, min(first + per_load, len(words))) for first in range(0, len(words), per_load)]
     tickets = machines.send([words[some.start : some.stop] for some in numbers])
     out = [_Out(numbers=some, ticket=ticket) for some, ticket in zip(numbers, tickets, strict=True)]
-    told: dict[int, Cell] = {}
+    told: dict[int, Outcome] = {}
     try:
         while out:
             ready = [load for load in out if load.ticket.ready()]
@@ -116,7 +116,7 @@ def gathered(cells: Sequence[Sequence[str]], audience: Audience, machines: Machi
     return [told[number] for number in range(len(words))]
 
 
-def _ended(load: _Out, words: Sequence[tuple[str, ...]], machines: Machines) -> tuple[list[Cell], list[_Out]]:
+def _ended(load: _Out, words: Sequence[tuple[str, ...]], machines: Machines) -> tuple[list[Outcome], list[_Out]]:
     """Return the cells of a load, or the load sent out again."""
     some = words[load.numbers.start : load.numbers.stop]
     try:

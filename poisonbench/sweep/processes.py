@@ -7,7 +7,6 @@ record behind and is replaced.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 import multiprocessing
 import os
@@ -19,12 +18,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
-from poisonbench.config.compose import tree_of
+from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import heard
-from poisonbench.runner.experiment import Loaded
 from poisonbench.sweep.audience import Audience
-from poisonbench.sweep.cell import FAILED, Cell, buried, computed
+from poisonbench.sweep.cell import FAILED, Outcome, buried, computed
 
 LOOK = 0.5  # seconds between two looks at the clock
 START = 60.0  # seconds a first process may take to import torch, which are none of the cell's
@@ -40,13 +38,13 @@ class Job:
         number: of the cell, from 0.
         words: of its command line.
         reason: why its last worker is gone; "" runs it, else its failed record is written.
-        tree: its configuration, already composed by the parent process; None lets the worker compose it, in 80 ms.
+        setting: composed from the words by the parent process; None lets the worker compose it, which takes 80 ms.
     """
 
     number: int
     words: tuple[str, ...]
     reason: str = ""
-    tree: Mapping[str, object] | None = None
+    setting: Setting | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +69,10 @@ class Processes:
         """A worker's share of the cores; one worker alone has all of them."""
         return max(1, (os.cpu_count() or 1) // self.workers) if self.workers > 1 else None
 
-    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Cell]:
+    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Outcome]:
         """Run every cell and return what became of each, in their order."""
         waiting = deque(Job(number=number, words=tuple(words)) for number, words in enumerate(cells))
-        told: dict[int, Cell] = {}
+        told: dict[int, Outcome] = {}
         crew = [_Worker(audience) for _ in range(min(self.workers, len(cells)))]
         try:
             while len(told) < len(cells):
@@ -90,7 +88,7 @@ class Processes:
         return [told[number] for number in range(len(cells))]
 
 
-def _look(worker: _Worker, told: dict[int, Cell], waiting: deque[Job], minutes: float | None) -> None:
+def _look(worker: _Worker, told: dict[int, Outcome], waiting: deque[Job], minutes: float | None) -> None:
     """Hear a worker's answer, or find out that there will be none."""
     job = worker.job
     if job is None:
@@ -106,7 +104,7 @@ def _look(worker: _Worker, told: dict[int, Cell], waiting: deque[Job], minutes: 
         waiting.appendleft(Job(number=job.number, words=job.words, reason=reason))
         worker.job = None
     elif reason:
-        answer = Cell(words=job.words, code=FAILED, sentence=f"{job.reason}; its failed record could not be written either: {reason}")
+        answer = Outcome(words=job.words, code=FAILED, sentence=f"{job.reason}; its failed record could not be written either: {reason}")
     if answer is not None:
         told[job.number], worker.job = answer, None
         worker.audience.finished(job.number, answer)
@@ -144,15 +142,15 @@ class _Worker:
         if not self.process.is_alive():
             self._start()
         self.job, self.since = job, time.monotonic() + START
-        self.pipe.send(dataclasses.replace(job, tree=_tree(job.words)))
+        self.pipe.send(dataclasses.replace(job, setting=_setting(job.words)))
 
-    def answer(self) -> Cell | None:
+    def answer(self) -> Outcome | None:
         """Pass on what has been said, and return the end of it if it came."""
         assert self.job is not None
         try:
             while self.pipe.poll():
                 match self.pipe.recv():
-                    case Cell() as cell:
+                    case Outcome() as cell:
                         return cell
                     case "begun":
                         self.since = time.monotonic()
@@ -170,10 +168,10 @@ class _Worker:
         self.pipe.close()
 
 
-def _tree(words: Sequence[str]) -> Mapping[str, object] | None:
-    """Return a cell's configuration; None for a mistake, which its worker then finds and ends the cell with."""
+def _setting(words: Sequence[str]) -> Setting | None:
+    """Return the setting of a cell; None for a mistake, which the worker then reports."""
     try:
-        return tree_of(words)
+        return Setting.of(words)
     except ConfigError:
         return None
 
@@ -193,7 +191,8 @@ def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    importlib.import_module("poisonbench.runner.pipeline")
+    from poisonbench.runner.experiment import Loaded
+
     loaded = Loaded()
     while True:
         try:
@@ -202,4 +201,4 @@ def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
             return
         pipe.send("begun")
         with heard(lambda label, done, total: pipe.send((label, done, total)), _Sender(pipe)):
-            pipe.send(buried(job.words, job.reason) if job.reason else computed(job.words, job.tree, loaded))
+            pipe.send(buried(job.words, job.reason) if job.reason else computed(job.words, job.setting, loaded))

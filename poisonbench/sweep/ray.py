@@ -11,7 +11,7 @@ from types import ModuleType
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.sweep.audience import Audience
-from poisonbench.sweep.cell import Cell
+from poisonbench.sweep.cell import Outcome
 from poisonbench.sweep.engine import Lost, Ticket, gathered, work
 
 
@@ -43,7 +43,7 @@ class Ray:
         """The cores of a task."""
         return self.cpus
 
-    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Cell]:
+    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Outcome]:
         """Run every cell and return what became of each, in their order."""
         with _Cluster(self) as cluster:
             return gathered(cells, audience, cluster, per_load=self.cells_per_task)
@@ -81,9 +81,9 @@ class _Task:
     def ready(self) -> bool:
         return bool(self.ray.wait([self.promise], timeout=0)[0])
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Outcome]:
         try:
-            cells: list[Cell] = self.ray.get(self.promise)
+            cells: list[Outcome] = self.ray.get(self.promise)
         except self.ray.exceptions.RayError as error:
             raise Lost(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
         return cells

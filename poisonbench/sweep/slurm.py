@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.sweep.audience import Audience
-from poisonbench.sweep.cell import Cell
+from poisonbench.sweep.cell import Outcome
 from poisonbench.sweep.engine import Lost, Ticket, gathered, work
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Slurm:
         """The cores of a job."""
         return self.cpus
 
-    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Cell]:
+    def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Outcome]:
         """Run every cell and return what became of each, in their order."""
         return gathered(cells, audience, _Queue(self), per_load=self.cells_per_job)
 
@@ -93,17 +93,17 @@ class _Queue:
 
 
 class _Job:
-    def __init__(self, job: submitit.Job[list[Cell]]) -> None:
+    def __init__(self, job: submitit.Job[list[Outcome]]) -> None:
         self.job = job
 
     def ready(self) -> bool:
         return bool(self.job.done())
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Outcome]:
         error = self.job.exception()
         if error is not None:
             raise Lost(f"job {self.job.job_id}: {str(error).strip().splitlines()[-1]}")
-        cells: list[Cell] = self.job.result()
+        cells: list[Outcome] = self.job.result()
         return cells
 
     def cancel(self) -> None:

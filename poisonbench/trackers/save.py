@@ -1,14 +1,13 @@
-"""A finished record goes to the disk, to the published ones if asked, and to a tracker."""
+"""Save a finished record: to the results folder, to the published records if asked, and to a tracker."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from poisonbench.config.build import build, fitted
-from poisonbench.runner.experiment import Places
+from poisonbench.config.setting import Setting
 from poisonbench.trackers.none import Tracker
 
 if TYPE_CHECKING:
@@ -16,21 +15,26 @@ if TYPE_CHECKING:
 
 
 def leads() -> bool:
-    """Tell whether this process speaks for its run: alone, or the first of those that torchrun started."""
+    """Return whether this process reports for its run: the only one, or the first of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def tracker_of(tree: Mapping[str, object], trusted: tuple[str, ...]) -> Tracker:
-    """Build the tracker that a configuration names."""
-    return cast("Tracker", fitted(build(tree["tracker"], trusted, "tracker"), Tracker, "tracker"))
+def tracker_of(setting: Setting) -> Tracker:
+    """Build the tracker that a setting names.
+
+    Raises:
+        ConfigError: a value that it cannot use.
+    """
+    return cast("Tracker", fitted(build(setting.tree["tracker"], setting.trusted, "tracker"), Tracker, "tracker"))
 
 
-def publish(record: Record, tree: Mapping[str, object], places: Places, tracker: Tracker) -> Path:
-    """Write `record`, tell `tracker`, and return where it lies; of several processes of one run, the first does."""
+def save(record: Record, setting: Setting, tracker: Tracker) -> Path:
+    """Write the record, log it to the tracker, and return its path; if several processes share a run, only the first writes."""
+    places = setting.places
     if not leads():
         return places.results / "records" / f"{record.key}.json"
     path = record.write(places.results / "records")
-    if tree["publish"]:
+    if setting.tree["publish"]:
         path = record.write(places.published)
     tracker.log(record, places.results)
     return path

@@ -8,7 +8,8 @@ from poisonbench.core.attack import Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 ATTACKS = [name for name in options("attack") if name != "none"]
 PLANS = {name: tree_of([f"attack={name}"])["attack"] for name in ATTACKS}

@@ -10,7 +10,8 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
 from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 from tests.conftest import CHEAP
 
 DEFENSES = [name for name in options("defense") if name != "none"]

@@ -13,7 +13,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
 from poisonbench.core.keys import canonical, tensor_digest
 from poisonbench.core.rng import Key
-from poisonbench.runner.pipeline import Line
+from poisonbench.runner.stages import Line
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 

@@ -10,8 +10,7 @@ import yaml
 
 from poisonbench.config.build import build, targets
 from poisonbench.config.compose import CONFIGS, options, tree_of
-from poisonbench.core.plugins import OWN, find_class
-from poisonbench.runner.experiment import HOME
+from poisonbench.core.plugins import HOME, OWN, find_class
 
 GROUPS = ("owners", "attack", "defense", "task", "net", "learner", "tracker")
 ENTRIES = [(group, name) for group in GROUPS for name in options(group)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from poisonbench.cli import entry
-from poisonbench.runner.experiment import HOME
+from poisonbench.core.plugins import HOME
 from poisonbench.storage.record import read
 from poisonbench.sweep.cell import portable
 from tests.conftest import TINY, tiny_words

@@ -11,11 +11,10 @@ import pytest
 from poisonbench.config.build import build
 from poisonbench.config.compose import CONFIGS, tree_of
 from poisonbench.core.keys import canonical
-from poisonbench.core.plugins import OWN
+from poisonbench.core.plugins import HOME, OWN
 from poisonbench.core.threat import POISON_RATE, informed
 from poisonbench.report.certified import changed, promises
 from poisonbench.report.figures import radius_unit
-from poisonbench.runner.experiment import HOME
 from poisonbench.storage.record import Record, read
 
 INNER = ("net", "extractor", "head", "client")  # recipes within recipes, with what a run puts into them

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from poisonbench.config.compose import tree_of
-from poisonbench.runner.experiment import HOME
+from poisonbench.core.plugins import HOME
 from tests.conftest import TINY
 from tests.reliability.__main__ import Case, outcome
 from tests.reliability.test_command_line import python, records

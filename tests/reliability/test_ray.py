@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.runner.experiment import HOME
+from poisonbench.core.plugins import HOME
 from poisonbench.storage.record import read
 from tests.conftest import TINY
 

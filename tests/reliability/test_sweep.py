@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.runner.experiment import HOME
+from poisonbench.core.plugins import HOME
 from poisonbench.storage import lease
 from poisonbench.storage.record import Record, read
 from tests.conftest import TINY

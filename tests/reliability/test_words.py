@@ -16,8 +16,10 @@ from poisonbench.config.build import build, check_targets, fitted
 from poisonbench.config.compose import options, tree_of
 from poisonbench.config.vocabulary import groups, keys
 from poisonbench.core.errors import PoisonbenchError
-from poisonbench.runner.experiment import HOME, assemble
-from poisonbench.runner.pipeline import Line, check
+from poisonbench.core.plugins import HOME
+from poisonbench.runner.check import check
+from poisonbench.runner.experiment import assemble
+from poisonbench.runner.stages import Line
 from poisonbench.sweep.engine import Engine
 from poisonbench.trackers.save import tracker_of
 from tests.conftest import tiny_words

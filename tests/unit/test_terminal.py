@@ -7,7 +7,7 @@ from rich.console import Console
 
 from poisonbench.storage.record import Record
 from poisonbench.sweep.audience import Crowd
-from poisonbench.sweep.cell import Cell
+from poisonbench.sweep.cell import Outcome
 from poisonbench.terminal import percent, progress, show_record, show_sweep, span
 
 RECORD = Record(
@@ -97,7 +97,7 @@ def test_a_sweep_is_timed_from_its_first_cell(monkeypatch):
             crowd = Crowd(cells=10, listen=listen, handler=handler, show=lambda cell: 0)
             for number in range(2):
                 monkeypatch.setattr("time.monotonic", lambda number=number: 300 * (number + 1))
-                crowd.finished(number, Cell(words=(), code=0))
+                crowd.finished(number, Outcome(words=(), code=0))
 
     assert "cells of the sweep: 2/10, about 40 min left" in shown(work)
 

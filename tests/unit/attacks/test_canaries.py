@@ -11,7 +11,8 @@ import torch
 from attacks.privacy.canaries import Reveal, chance, least_epsilon
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 
 def test_all_guesses_right_by_hand():

@@ -14,10 +14,10 @@ from poisonbench.config.compose import tree_of
 from poisonbench.config.vocabulary import groups, options
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH
+from poisonbench.core.plugins import HOME
 from poisonbench.report import ledger
 from poisonbench.report.curves import words_of
 from poisonbench.report.tables import filled, published, table
-from poisonbench.runner.experiment import HOME
 from poisonbench.runner.pipeline import run
 from poisonbench.storage.record import read
 from tests.conftest import TINY

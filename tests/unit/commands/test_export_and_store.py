@@ -13,7 +13,7 @@ from poisonbench.cli import entry
 from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.runner.experiment import assemble
-from poisonbench.runner.pipeline import Line
+from poisonbench.runner.stages import Line
 from poisonbench.storage.record import read
 from poisonbench.storage.store import Store
 from tests.conftest import TINY

@@ -18,7 +18,9 @@ from poisonbench.core.defense import AsTrained, Defense, KeepAll, Mended, NoCert
 from poisonbench.core.learner import Around, PlainStep, WithStep
 from poisonbench.core.plugins import OWN
 from poisonbench.core.proof import ALONE, needs, parts
-from poisonbench.runner.pipeline import Line, check, run
+from poisonbench.runner.check import check
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 FEW = ("defense.train.parts=5",)
 ALL, ALONE_TOO, MODEL = "uses all training rows", "may change or remove training rows", "acts on the trained model"

@@ -20,7 +20,8 @@ from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.oversight import Refereed, allowed
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 EVERYWHERE = torch.ones(10, dtype=torch.bool)
 CLEAN_LABEL = Budget(rate=0.5, inject=True, relabel=False)

@@ -15,7 +15,8 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Moment, Plan
 from poisonbench.core.rng import Key
 from poisonbench.runner.experiment import assemble
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 STEP = {"epsilon": 3.0, "delta": 1e-5, "max_grad_norm": 1.0, "accountant": "rdp", "sampling": "poisson"}
 PLAN = Plan(rows=1000, epochs=10, steps=20, shape=(3,))

@@ -13,7 +13,8 @@ from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.rng import Key
 from poisonbench.runner.experiment import assemble
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 WORDS = ("defense=dpa", "defense.train.parts=6")
 

@@ -10,7 +10,8 @@ from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, Plan
 from poisonbench.core.rng import Key
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 POISONED = ("attack=backdoor", "threat.budget.rate=0.2")
 

@@ -12,7 +12,8 @@ from poisonbench.core.defense import Defense, Mean, Server
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.rng import Key
 from poisonbench.nets.small import Linear
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 FEDERATED = ("learner=federated",)
 

@@ -6,7 +6,8 @@ import torch
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Trained
 from poisonbench.core.rng import Key
-from poisonbench.runner.pipeline import Line, run
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 
 
 @pytest.fixture

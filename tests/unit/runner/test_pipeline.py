@@ -19,7 +19,10 @@ from poisonbench.core.proof import Tolerance
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
-from poisonbench.runner.pipeline import Line, filled, folded, name_of, run
+from poisonbench.runner.measure import measure
+from poisonbench.runner.pipeline import folded, run
+from poisonbench.runner.spec import filled, name_of
+from poisonbench.runner.stages import Line
 from poisonbench.stats import clopper_pearson
 from poisonbench.storage.record import read
 from poisonbench.sweep.cell import FAILED, computed
@@ -456,7 +459,7 @@ def test_targets_are_left_out_of_clean_accuracy(tiny, store):
     victim = line.fit(line.learner, poisoned.data, line.honest)
     right = victim.scores(experiment.task.test.inputs).argmax(1) == experiment.task.test.labels
     right[probe.targets] = False
-    assert line.measure(victim, probe, "x")["c_acc"] == int(right.sum()) / 199
+    assert measure(line, victim, probe, "x")["c_acc"] == int(right.sum()) / 199
 
 
 def test_degrade_reports_what_was_lost_and_no_success_rate(tiny, store):

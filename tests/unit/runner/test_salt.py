@@ -11,7 +11,9 @@ from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.runner.experiment import assemble
-from poisonbench.runner.pipeline import Line, run, spec
+from poisonbench.runner.pipeline import run
+from poisonbench.runner.spec import spec
+from poisonbench.runner.stages import Line
 from poisonbench.storage.store import Store
 from tests.conftest import tiny_words
 

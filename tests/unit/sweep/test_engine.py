@@ -7,7 +7,7 @@ import pytest
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.storage.record import read
-from poisonbench.sweep.cell import DONE, FAILED, Cell
+from poisonbench.sweep.cell import DONE, FAILED, Outcome
 from poisonbench.sweep.engine import TRIES, Lost, gathered
 from poisonbench.sweep.processes import Processes
 from poisonbench.sweep.ray import Ray
@@ -54,10 +54,10 @@ class Ticket:
         self.looks += 1
         return self.looks > 1
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Outcome]:
         if self.gone:
             raise Lost("the node went away")
-        return [Cell(words=words, code=DONE, made=1) for words in self.load]
+        return [Outcome(words=words, code=DONE, made=1) for words in self.load]
 
     def cancel(self) -> None:
         self.cancelled = True

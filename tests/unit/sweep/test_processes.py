@@ -3,7 +3,7 @@
 import sys
 from multiprocessing.connection import Connection
 
-from poisonbench.sweep.cell import Cell
+from poisonbench.sweep.cell import Outcome
 from poisonbench.sweep.processes import SERVER, Processes
 
 
@@ -16,7 +16,7 @@ class Quiet:
     def progress(self, cell: int, label: str, done: int, total: int) -> None:
         pass
 
-    def finished(self, number: int, cell: Cell) -> None:
+    def finished(self, number: int, cell: Outcome) -> None:
         pass
 
 

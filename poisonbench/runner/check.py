@@ -1,0 +1,62 @@
+"""Checks before anything is computed: combinations that cannot be run, and what could be run instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poisonbench.core.defense import KeepAll
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import PlainStep, Unchanged
+from poisonbench.core.proof import check_proofs, needs
+from poisonbench.runner.spec import filled
+from poisonbench.runner.stages import Line, under_attack
+
+UPDATES, ROWS = {"attack.update", "defense.aggregate"}, {"attack.train", "defense.sanitize", "defense.train"}  # in federated learning, in one place
+
+
+def check(line: Line) -> None:
+    """Find what cannot be run before anything is computed.
+
+    Raises:
+        Incompatible: a combination that no slot of the learner honours; the run is skipped.
+        PoisonbenchError: one sentence explains it.
+    """
+    line.experiment.task.check_test()
+    check_training(line)
+
+
+def check_training(line: Line) -> None:
+    """Find what cannot be trained or judged before anything is computed; test rows have no part in it.
+
+    Raises:
+        Incompatible: a combination that no slot of the learner honours; the run is skipped.
+        PoisonbenchError: one sentence explains it.
+    """
+    experiment = line.experiment
+    attack, defense = experiment.attack, experiment.defense
+    experiment.task.check()
+    if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
+        raise Incompatible(
+            "the attacker runs the training, so defense.sanitize and defense.train never see it; choose a repair or a screen, such as defense=fine_tune"
+        )
+    learner = defense.train(under_attack(experiment, experiment.learner))
+    asked = filled("attack", attack) | filled("defense", defense)
+    if missing := sorted(asked - learner.stages):
+        raise Incompatible("; ".join(filter(None, (f"{type(learner).__name__} has no place for {', '.join(missing)}", way_out(asked, missing)))))
+    check_proofs(attack.train, defense, learner)
+    if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
+        raise ConfigError("this defense needs clean rows of its own; set task.trusted to a share above 0, such as 0.05")
+    known = learner.with_public(experiment.task.public, None)
+    known.check(experiment.task.train, line.combine(experiment.defense.aggregate))
+
+
+def way_out(asked: set[str], missing: Sequence[str]) -> str:
+    """Return what to ask for instead, if we know it, for slots that a learner does not have, among all that are asked for."""
+    if asked & UPDATES and asked & ROWS:
+        other = "attack=backdoor" if "attack.update" in asked else f"one of {' and '.join(sorted(asked & (UPDATES | ROWS)))}"
+        return f"updates are combined in federated learning, where nobody holds all rows: use {other}"
+    if UPDATES & set(missing):
+        return "updates are combined in federated learning: use learner=federated" + (", or attack=federated" if "attack.update" not in asked else "")
+    if "defense.repair" in missing:
+        return "a repair mends one network: use learner=small, and no ensemble"
+    return "use learner=small" if ROWS & set(missing) else ""

@@ -1,0 +1,77 @@
+"""The figures of a victim: what it answers on test rows and on probed rows, after each round, behind a screen, and with a proof."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.delivery import Delivered
+from poisonbench.core.electorate import Electorate
+from poisonbench.core.finite import finite
+from poisonbench.core.goals import Probe
+from poisonbench.core.learner import Learner, Trained, Victim
+from poisonbench.runner import metrics
+from poisonbench.runner.stages import Line, numbered
+
+
+def measure(line: Line, victim: Victim, probe: Probe, label: str) -> dict[str, float]:
+    """Return C-Acc, ASR and R-Acc."""
+    test, told = line.experiment.task.test, torch.ones(len(line.experiment.task.test), dtype=torch.bool)
+    told[probe.targets] = False
+    scores = line.scores(victim, test.inputs, None, label)
+    figures = {"c_acc": metrics.accuracy(scores[told], test.labels[told])}
+    if len(probe):
+        figures |= metrics.success(line.scores(victim, probe.inputs, probe.answers, f"{label} probe"), probe)
+    return figures
+
+
+def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
+    """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds.
+
+    Where a history is sparse, "round" says after which rounds, counted from 1.
+
+    Raises:
+        Diverged: a kept model whose scores are not finite.
+    """
+    test, curves = line.experiment.task.test, dict[str, list[float]]()
+    every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
+    if every > 1:
+        curves["round"] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
+    for number, state in enumerate(victim.history):
+        then, where = learner.restore(Trained(state=state, facts={}), test), f"scores of the kept model {number + 1} of {len(victim.history)}"
+        curves.setdefault("c_acc", []).append(metrics.accuracy(finite(then.scores(test.inputs), where), test.labels))
+        if len(probe):
+            curves.setdefault("asr", []).append(metrics.success(finite(then.scores(probe.inputs, probe.answers), where), probe)["asr"])
+    return curves
+
+
+def screened(line: Line, victim: Victim, poisoned: Delivered, probe: Probe, trial: int = 0) -> dict[str, object]:
+    """Let the screen judge trusted, test and probed inputs."""
+    screen, task = line.experiment.defense.screen, line.experiment.task
+    inputs = {"trusted": task.trusted.inputs, "test": task.test.inputs, "probe": probe.inputs}
+    means, suspicion = line.means(poisoned, screen, trial), dict[str, Tensor]()
+    for name, rows in inputs.items():
+        judge = partial(screen.suspicion, victim, rows, means, line.stream(f"{numbered('screen', trial)}/{name}"))
+        judged = judge() if len(rows) else torch.zeros(0)
+        if judged is None:
+            return {}
+        suspicion[name] = finite(judged, f"suspicion of the {name} inputs")
+    scores = {
+        "test": line.scores(victim, task.test.inputs, None, "screened"),
+        "probe": line.scores(victim, probe.inputs, probe.answers, "screened probe") if len(probe) else torch.zeros(0),
+    }
+    return {"screen": metrics.screening(scores, suspicion, task.test, probe)}
+
+
+def certified(line: Line, victim: Victim, poisoned: Delivered) -> dict[str, object]:
+    """Let the certifier prove what it can, and say what the attack changed, so that both can be compared in one unit."""
+    certify, test = line.experiment.defense.certify, line.experiment.task.test
+    radii, together = certify.certify(victim, test), certify.together(victim, test)
+    figures = {} if radii is None else {**metrics.certified(radii), "radius_unit": certify.unit}
+    if figures and (changes := poisoned.changes(line.experiment.task.train)):
+        figures["changed_rows"] = changes
+    if figures and isinstance(victim, Electorate):
+        figures["member_c_acc"] = metrics.member_accuracy(victim.tally(test.inputs).answers_MR, test.labels)
+    return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})
