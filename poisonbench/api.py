@@ -1,4 +1,4 @@
-"""The same from Python: the words of the command line, with one's own tensors and network."""
+"""The Python interface: the words of the command line, with your own tensors and network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from poisonbench.tasks.own import Rows
 
 
-def own_task(  # noqa: PLR0913  # all but two have a default
+def own_task(  # noqa: PLR0913  # all but two arguments have a default
     *,
     train: Rows,
     test: Rows | None,
@@ -28,20 +28,20 @@ def own_task(  # noqa: PLR0913  # all but two have a default
     held_out: float = 0.0,
     duplicates: Overlap = "refuse",
 ) -> Task:
-    """Make a task of one's own rows, as tensors, NumPy arrays, lists, or data sets of (picture, label) such as those of torchvision.
+    """Make a task of your own rows: tensors, NumPy arrays, lists, or data sets of (picture, label) such as those of torchvision.
 
     Args:
-        train: inputs and labels, or a data set. Inputs are (N, C, H, W) or (N, H, W) uint8 pixels or floats in 0..1, kept as 256 levels,
-            or (N, D) floats as features; labels are (N,) integers from 0, or text.
-        test: the same for the test rows; None where there are none, as for a task that only filters see.
-        name: what tables and records call it.
+        train: inputs and labels, or a data set. Inputs are (N, C, H, W) or (N, H, W) pixels, as uint8 or as floats in 0..1, which are rounded
+            to 256 levels; or (N, D) floats, which are features. Labels are (N,) integers from 0, or text.
+        test: the same for the test rows; None if there are none, as for a task that is only audited.
+        name: its name in tables and records.
         trusted: share of the training rows that the defender knows to be clean.
-        public: share of the training rows that nobody can poison.
+        public: share of the training rows that the attacker cannot change.
         held_out: share of the training rows to test on, where there are no test rows.
-        duplicates: "refuse" inputs that lie in two splits, or "allow" them; the record then counts them.
+        duplicates: "refuse" inputs that are in two splits, or "allow" them; the record then counts them.
 
     Raises:
-        DataError: tensors that are not what a data set may hold, or rows that lie in two splits.
+        DataError: tensors of a wrong type or shape, or rows that are in two splits.
     """
     from poisonbench.tasks.own import own
     from poisonbench.tasks.source import Split
@@ -60,17 +60,17 @@ def run(
 
     Args:
         words: as on the command line, such as "attack=backdoor", "seed=3".
-        task: one's own task, instead of `task=NAME`. Of the words about the task `task.clients` and `owners` act on it, if it has no
-            clients yet; all others are refused.
-        net: one's own network, or a function that makes one, instead of `net=NAME`.
-        net_name: says which network that is, in place of what its code and its attributes say; change it with the network.
-        results_dir: where the record and the store lie; as on the command line by default.
+        task: your own task, instead of `task=NAME`. The words `task.clients` and `owners` act on it if it has no clients yet; other
+            words about the task are refused.
+        net: your own network, or a function that makes one, instead of `net=NAME`.
+        net_name: identifies the network in the store, in place of its code and attributes; change it when you change the network.
+        results_dir: folder of the record and the store; the default is that of the command line.
 
     Returns:
         The record; `record.metrics["asr"]` is the defended attack success rate.
 
     Raises:
-        PoisonbenchError: one sentence on what cannot be run.
+        PoisonbenchError: the run is not possible, for the reason in one sentence.
     """
     _check_words(words, task=task is not None, net=net is not None)
     from poisonbench.nets.own import OwnNet
@@ -91,7 +91,7 @@ def run(
 
 
 def _check_words(words: Sequence[str], *, task: bool, net: bool) -> None:
-    """Refuse words that say something about what is handed over as an object.
+    """Refuse words about a task or a network that was passed as an object.
 
     Raises:
         ConfigError: the first of them.
@@ -99,6 +99,6 @@ def _check_words(words: Sequence[str], *, task: bool, net: bool) -> None:
     for word in words:
         key = word.lstrip("+~").partition("=")[0].partition("@")[0]
         if task and key.partition(".")[0] == "task" and key.split(".")[:2] not in (["task", "clients"], ["task", "owners"]):
-            raise ConfigError(f"{word}: it has no effect on a task of your own; say it in own_task(...), or leave task=... out of the call")
+            raise ConfigError(f"{word}: it has no effect on a task of your own; use the arguments of own_task(...), or leave task=... out of the call")
         if net and key.partition(".")[0] == "net":
             raise ConfigError(f"{word}: it has no effect on a network of your own; leave the word out, or net=... out of the call")

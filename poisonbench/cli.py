@@ -1,4 +1,4 @@
-"""The command line: words to a configuration, to an experiment, to a record, to a small table."""
+"""The command line: commands, single experiments and sweeps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def entry(words: Sequence[str]) -> int:
     except PoisonbenchError as error:
         return _refuse(str(error), error.code)
     except KeyboardInterrupt:
-        _say("interrupted; what was finished lies in the store, and the same command goes on from there")
+        _say("interrupted; finished parts are in the store, and the same command continues from there")
         return INTERRUPTED
 
 
@@ -94,18 +94,18 @@ def _experiments(words: Sequence[str]) -> int:
 
 
 def _cells(flags: Sequence[str], words: Sequence[str]) -> list[list[str]]:
-    """Return the words of each experiment that a command line asks for; none after a question to Hydra, such as --cfg job.
+    """Return the words of each experiment of a command line; none if a flag asks Hydra for information, such as --cfg job.
 
     Raises:
-        ConfigError: words that Hydra does not take, in a sentence of ours; what it writes itself is for its own authors.
+        ConfigError: words that Hydra refuses, explained in one sentence.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the sentence is ours to say
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises the error, and we explain it
     if set(flags) <= set(SWEEP):
         return cells_of(words, sweep=bool(flags))
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS.resolve()), config_name="config")
     def job(_: DictConfig) -> None:
-        """Do nothing: Hydra has answered."""
+        """Do nothing: Hydra has printed the information."""
 
     with explaining(words), contextlib.redirect_stderr(io.StringIO()):
         sys.argv = [sys.argv[0], *flags, *words]
@@ -114,12 +114,12 @@ def _cells(flags: Sequence[str], words: Sequence[str]) -> list[list[str]]:
 
 
 def _foreseen(cells: Sequence[Sequence[str]], console: Console) -> int:
-    """Say what would be run, what is there, and how long the rest may take; refused cells give exit code 2."""
+    """Print which cells would run, which are in the store, and how long the rest may take; refused cells give exit code 2."""
     from poisonbench.sweep.dry_run import foreseen, show
 
-    told = list(foreseen(cells))
-    show(console, told)
-    return REFUSED if any(cell.state == "refused" for cell in told) else DONE
+    planned = list(foreseen(cells))
+    show(console, planned)
+    return REFUSED if any(cell.state == "refused" for cell in planned) else DONE
 
 
 def _alone(words: Sequence[str], console: Console) -> int:
@@ -129,7 +129,7 @@ def _alone(words: Sequence[str], console: Console) -> int:
 
 
 def _together(cells: Sequence[Sequence[str]], console: Console) -> int:
-    """Run many cells where the engine says; a sweep of none, as after a question to Hydra, is done."""
+    """Run the cells on the engine; without any cell there is nothing to do."""
     if not cells:
         return DONE
     name = time.strftime("%Y%m%d-%H%M%S")
@@ -155,7 +155,7 @@ def _engine(cells: Sequence[Sequence[str]]) -> Engine:
 
 
 def _shown(cell: Outcome, console: Console) -> int:
-    """Print what became of a cell, and return its code."""
+    """Print the outcome of a cell, and return its exit code."""
     if cell.path is None:
         return _refuse(cell.sentence, cell.code)
     if leads():

@@ -1,4 +1,4 @@
-"""A tree of plain values with `_target_`s to plugins, checked against the plugins' own dataclasses."""
+"""Build plugins from a tree of plain values with `_target_`s, checked against the fields of the plugins' dataclasses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_targets(tree: object, trust: str) -> tuple[str, ...]:
     for target in targets(tree):
         if not target.startswith(allowed):
             raise ConfigError(
-                f"_target_: {target} lies outside {', '.join(allowed)}; if you trust its code, say trust={target.split('.')[0]}. on the command line"
+                f"_target_: {target} is outside {', '.join(allowed)}; if you trust its code, add trust={target.split('.')[0]}. on the command line"
             )
     return allowed
 
@@ -125,8 +125,8 @@ def _plain(value: object, hint: object, where: str) -> object:
             raise ConfigError(
                 f"{where}: a {name} is needed, but what was chosen sets {_brief(', '.join(value)) or 'nothing'}; choose one that is a {name} alone"
             )
-        told = _brief(value)
-        raise ConfigError(f"{where}={told}: a {name} is needed, not {_named(type(value))}; choose one of a group, as in +{name.lower()}@{where}={told}")
+        quoted = _brief(value)
+        raise ConfigError(f"{where}={quoted}: a {name} is needed, not {_named(type(value))}; choose one of a group, as in +{name.lower()}@{where}={quoted}")
     elif lacking := [member for member in _members(hint) if not hasattr(value, member)]:
         raise ConfigError(f"{where}: {type(value).__name__} is no {cast('type', hint).__name__}; it has no {', '.join(lacking)}")
     return value
@@ -140,13 +140,13 @@ def _file(path: str, where: str) -> File:
 
 
 def _brief(value: object, most: int = 60) -> str:
-    """Return a value as a message quotes it: its beginning, if it is long."""
+    """Return a value for a message; of a long one its beginning."""
     text = str(value)
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _members(hint: object) -> list[str]:
-    """Return the names that a protocol asks for, sorted; none if `hint` is no protocol."""
+    """Return the names of the attributes of a protocol, sorted; none if `hint` is no protocol."""
     asked = [vars(base) for base in getattr(hint, "__mro__", ()) if vars(base).get("_is_protocol")]
     names = {name for base in asked for name in (*base, *base.get("__annotations__", ()))}
     return sorted(name for name in names if name == "__call__" or not name.startswith("_"))

@@ -1,4 +1,4 @@
-"""The words of a command line to a tree of plain values; every mistake in them to one sentence."""
+"""Compose a configuration of plain values from the words of a command line; each mistake becomes one sentence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from poisonbench.config.vocabulary import groups
 from poisonbench.config.vocabulary import options as options
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 
-LETTERS, DEPTH, DIGITS = 10_000, 20, 300  # of a word, at most: letters, brackets within each other, digits
+LETTERS, DEPTH, DIGITS = 10_000, 20, 300  # the most that a word may have: letters, nested brackets, digits of a number
 OPENED = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 RESOLVER = re.compile(r"\$\{[^${}]*?:")
 REPEATED = re.compile(r"\$\{\s*([^\s${}.:\[]*)")
@@ -41,7 +41,7 @@ OWN_KEYS = frozenset(each.name for each in fields(Keys) if each.type != "Any" an
 ConfigStore.instance().store(name="keys", node=Keys)
 
 
-UNFIT = (HydraException, OmegaConfBaseException, ValueError, AssertionError)  # `attack=5` and `+=x` get one of the last two out of Hydra
+UNFIT = (HydraException, OmegaConfBaseException, ValueError, AssertionError)  # Hydra raises one of the last two for `attack=5` and `+=x`
 
 
 def tree_of(words: Sequence[str]) -> dict[str, object]:
@@ -70,7 +70,7 @@ def tree_of(words: Sequence[str]) -> dict[str, object]:
 
 
 def written(words: Sequence[str]) -> str:
-    """Return the configuration as YAML, with its references such as `${net}` as they stand in the files.
+    """Return the configuration as YAML, with references such as `${net}` as they are in the files.
 
     Raises:
         ConfigError: one sentence on the first mistake.
@@ -85,20 +85,20 @@ def written(words: Sequence[str]) -> str:
 
 
 def check_words(words: Iterable[str]) -> None:
-    """Refuse words that would keep a parser busy, or ask for more than values.
+    """Refuse words that would take a parser long, or that are more than values.
 
     Raises:
         ConfigError: a word or a number that is too long, too many brackets within each other, or a resolver such as `${oc.env:HOME}`.
     """
     for word in words:
-        told = brief(word)
+        quoted = brief(word)
         if len(word) > LETTERS:
-            raise ConfigError(f"{told}: a word of {len(word)} letters; at most {LETTERS}")
+            raise ConfigError(f"{quoted}: a word of {len(word)} letters; at most {LETTERS}")
         depth = max(itertools.accumulate((OPENED.get(letter, 0) for letter in word), lambda depth, step: max(0, depth + step), initial=0))
         if depth > DEPTH or re.search(rf"\d{{{DIGITS + 1},}}", word):
-            raise ConfigError(f"{told}: too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
+            raise ConfigError(f"{quoted}: too deep, or a number too long; at most {DEPTH} nested brackets, and {DIGITS} digits")
         if found := RESOLVER.search(word):
-            raise ConfigError(f"{told}: {found[0]}...}} asks for more than a value of the configuration; write the value itself")
+            raise ConfigError(f"{quoted}: {found[0]}...}} is a resolver of OmegaConf, which is not allowed here; write the value itself")
 
 
 def _plain(node: object) -> None:
@@ -114,7 +114,7 @@ def _is_plan_list(override: Override) -> bool:
 
 
 def _outside(kinds: Iterable[str], overrides: Iterable[Override]) -> list[str]:
-    """Return the words that say nothing of these kinds of plans."""
+    """Return the words that set nothing in these kinds of plans."""
     return [str(override.input_line) for override in overrides if not any(override.key_or_group == kind or _inside(override, kind) for kind in kinds)]
 
 
@@ -123,20 +123,20 @@ def _inside(override: Override, kind: str) -> bool:
 
 
 def cells_of(words: Sequence[str], *, sweep: bool) -> list[list[str]]:
-    """Return the words of each experiment that the words of a command line ask for: one, or every cell of a sweep.
+    """Return the words of each experiment of a command line: one, or every cell of a sweep.
 
-    The cells of a sweep are composed here, so that a mistake in one refuses all; a single experiment is not. Hydra's own `main` composes each
-    cell twice, at 80 ms a time; here cells share what is composed of the options of groups. The sweeper is always Hydra's basic one.
+    The cells of a sweep are composed here, so that a mistake in one of them refuses the whole sweep. Hydra's own `main` composes each cell
+    twice, at 80 ms each; here cells share what was composed for the same options of groups. The sweeper is always Hydra's basic one.
 
     Args:
         words: without flags.
-        sweep: the command line asks for a sweep; an experiment may ask for one as well.
+        sweep: whether the command line asks for a sweep (-m); an experiment file may ask for one as well.
 
     Raises:
         ConfigError: one sentence on the first mistake.
     """
     if not sweep and not any(word.startswith(("+", "~", "hydra.")) for word in words):
-        return [list(words)]  # nothing here can ask for a sweep, and Hydra would compose once to say so
+        return [list(words)]  # no word can ask for a sweep, and asking Hydra would compose once
     searched = [word for word in words if word.startswith(SEARCH)]
     others = [word for word in words if not word.startswith(SEARCH)]
     with explaining(words), initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS.resolve())):
@@ -159,7 +159,7 @@ def _composed(words: Sequence[str]) -> dict[str, object]:
 
 
 class _Trees(NamedTuple):
-    """A configuration as plain values, and the keys whose values it repeats elsewhere: the first name in each `${...}`."""
+    """A configuration as plain values, and the keys whose values are used in other places: the first name in each `${...}`."""
 
     resolved: dict[str, object]
     repeated: frozenset[str]
@@ -179,9 +179,9 @@ def _repeated(node: object) -> Iterator[str]:
 
 
 def _from_kept(words: Sequence[str]) -> dict[str, object] | None:
-    """Compose from what was composed before: Hydra takes 80 ms for the options of groups, and a sweep has the same in most cells.
+    """Compose from kept compositions: Hydra takes 80 ms for the options of groups, and most cells of a sweep have the same options.
 
-    Returns None for a mistake and for words of rarer kinds, whose order may matter; Hydra itself has to look at them.
+    Returns None for a mistake, and for rare kinds of words, whose order may matter; Hydra itself composes these.
     """
     try:
         overrides = [parsed(word) for word in words]
@@ -199,7 +199,7 @@ def _from_kept(words: Sequence[str]) -> dict[str, object] | None:
 
 
 def _is_own(override: Override) -> bool:
-    """Tell whether a word gives a number or a text to a key of every run, which nothing else depends on unless it is repeated elsewhere."""
+    """Return whether a word sets a key of every run to a number or a text; no other key depends on it, unless a `${...}` names it."""
     value = override.value()
     alone = value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "${" not in value)
     return alone and override.key_or_group in OWN_KEYS
@@ -209,7 +209,7 @@ def _lines(overrides: Iterable[Override], *, without: AbstractSet[str]) -> tuple
     return tuple(str(override.input_line) for override in overrides if override.key_or_group not in without)
 
 
-@lru_cache(maxsize=1024)  # of some 20 kB each
+@lru_cache(maxsize=1024)  # about 20 kB each
 def _values_composed(choices: tuple[str, ...], values: tuple[str, ...], changed: int) -> _Trees:
     config = copy.deepcopy(_options_composed(choices, changed))
     for override in map(parsed, values):
@@ -219,7 +219,7 @@ def _values_composed(choices: tuple[str, ...], values: tuple[str, ...], changed:
 
 @lru_cache(maxsize=4096)
 def _typed(word: str) -> object:
-    """Return the value that a word gives a key of every run, as the type of the key."""
+    """Return the value that a word sets, converted to the type of its key."""
     override, keys = parsed(word), OmegaConf.structured(Keys)
     OmegaConf.update(keys, override.key_or_group, override.value(), merge=True)
     return OmegaConf.select(keys, override.key_or_group)
@@ -230,13 +230,13 @@ def _sets_a_value(override: Override) -> bool:
 
 
 def _is_common(override: Override) -> bool:
-    """Tell whether a word chooses an option of one of our groups, or changes a value."""
+    """Return whether a word chooses an option of one of our groups, or changes a value."""
     if override.is_hydra_override() or override.is_sweep_override():
         return False
     return not _sets_a_value(override) or (override.type is OverrideType.CHANGE and override.package is None)
 
 
-@lru_cache(maxsize=512)  # of some 70 kB each
+@lru_cache(maxsize=512)  # about 70 kB each
 def _options_composed(words: tuple[str, ...], changed: int) -> DictConfig:
     return _by_hydra(words)
 
@@ -249,7 +249,7 @@ def _last_change(folder: str | Path) -> int:
 
 
 def _by_hydra(words: Sequence[str]) -> DictConfig:
-    started = GlobalHydra.instance().is_initialized()  # inside hydra.main it is, from Python it is not
+    started = GlobalHydra.instance().is_initialized()  # inside hydra.main it is; from Python it is not
     with contextlib.nullcontext() if started else initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS.resolve())):
         return compose("config", overrides=list(words))
 
@@ -270,13 +270,13 @@ def _joined(kind: str, names: list[str], overrides: list[Override]) -> dict[str,
 
 
 def _is_null(slot: object) -> bool:
-    """Tell whether a slot holds a null object, which gives way to any other."""
+    """Return whether a slot is empty, so that another plan may fill it."""
     return isinstance(slot, Mapping) and str(slot.get("_target_")) == "poisonbench.core.attack.Untouched"
 
 
 @contextlib.contextmanager
 def explaining(words: Sequence[str]) -> Iterator[None]:
-    """Compose in here, and nothing else: what Hydra says of the words becomes one sentence.
+    """Turn Hydra's errors into one sentence; for blocks that only compose.
 
     Raises:
         ConfigError: the sentence.
@@ -290,7 +290,7 @@ def explaining(words: Sequence[str]) -> Iterator[None]:
 
 
 def _composes(word: str) -> bool:
-    """Tell whether a word can be composed without the others."""
+    """Return whether a word can be composed without the others."""
     try:
         _composed([word])
     except UNFIT:
@@ -299,7 +299,7 @@ def _composes(word: str) -> bool:
 
 
 def _plain_tree(words: Iterable[str]) -> dict[str, object]:
-    """Compose with the choices of groups alone, to know which keys there are."""
+    """Compose with the choices of groups alone, to find which keys exist."""
     known = groups()
     chosen = [word for word in words if word.lstrip("+").split("=")[0].split("@")[0] in known and not word.startswith("[")]
     try:

@@ -1,4 +1,4 @@
-"""The words of a record, which a stranger may have written, as they may be run again."""
+"""Run the command of a record again. Strangers write records too, so only safe words are taken from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from poisonbench.storage.record import Record, words_in
 PREFIX = "python -m poisonbench"
 # settings of the user or the machine, not of the experiment
 LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")
-CODE_WORDS, DOWNLOAD = ("trust", "hydra"), "task.download"  # what runs somebody's code, and what asks the network
+CODE_WORDS, DOWNLOAD = ("trust", "hydra"), "task.download"  # words that run other code, and the word that uses the network
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part what somebody types behind a command into words that a record may have only with their leave, and all others."""
+    """Split the user's words: those that give a record permission to run code or to use the network, and all others."""
     allowed = [word for word in words if _is(word, *CODE_WORDS, DOWNLOAD)]
     return allowed, [word for word in words if word not in allowed]
 
@@ -37,7 +37,7 @@ def setting_from(record: Record, allowed: Sequence[str], *more: str, results_dir
     setting = Setting.of([*words_of(record, allowed), *more], results_dir=results_dir)
     task = setting.tree["task"]
     if isinstance(task, Mapping) and task.get("download") and not any(_is(word, DOWNLOAD) for word in allowed):  # whichever words set it
-        raise ConfigError(f"this record downloads data; if you trust it, say so yourself: {DOWNLOAD}=true")
+        raise ConfigError(f"this record downloads data; if you trust it, add: {DOWNLOAD}=true")
     return setting
 
 
@@ -47,31 +47,31 @@ def runtime_of(record: Record) -> list[str]:
 
 
 def words_of(record: Record, allowed: Sequence[str]) -> list[str]:
-    """Return the words of a record's command that are not of the machine it ran on, $DATA expanded.
+    """Return the words of a record's command without settings of its machine, with $DATA expanded.
 
     Raises:
-        ConfigError: a record that no command line made, one whose draws were written nowhere, or one that would run code which the user
-            has not named.
+        ConfigError: a record that no command line made, one whose random draws were not kept, or one that would run code that the user
+            did not allow.
     """
     if record.spec.get("salt") == "system":
-        raise ConfigError(f"record {record.key}: salt=system, so its draws were written nowhere and cannot be repeated; use a run with salt=null")
-    told = words_in(record.command)
-    if told[:3] != PREFIX.split():
+        raise ConfigError(f"record {record.key}: salt=system, so its random draws were not kept and cannot be repeated; use a run with salt=null")
+    words = words_in(record.command)
+    if words[:3] != PREFIX.split():
         raise ConfigError(f"{record.command!r} is no command line; only records of `python -m poisonbench` can be run again")
     if "$DATA" in record.command and "DATA" not in os.environ:
         raise ConfigError("this record reads data from $DATA; set DATA to the folder that holds them")
-    words = [word.replace("$DATA", os.environ.get("DATA", "")) for word in told[3:] if not local(word)]
+    words = [word.replace("$DATA", os.environ.get("DATA", "")) for word in words[3:] if not local(word)]
     if asked := [word for word in words if _is(word, *CODE_WORDS) and word not in allowed]:
-        raise ConfigError(f"this record runs other code than ours; if you trust it, say so yourself: {' '.join(asked)}")
+        raise ConfigError(f"this record runs code from outside poisonbench; if you trust it, add: {' '.join(asked)}")
     return words
 
 
 def local(word: str) -> bool:
-    """Tell whether a word is a setting of the user or the machine, which is left out when a record is run again."""
+    """Return whether a word is a local setting that records leave out."""
     return _is(word, *LOCAL_WORDS)
 
 
 def _is(word: str, *names: str) -> bool:
-    """Tell whether a word sets one of these keys, or one below it."""
+    """Return whether a word sets one of these keys, or a key below one of them."""
     key = word.lstrip("+~").partition("=")[0].partition("@")[0]
     return any(key == name or key.startswith(f"{name}.") for name in names)

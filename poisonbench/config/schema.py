@@ -38,7 +38,7 @@ class ThreatKeys:
 
 @dataclass
 class SplitKeys:
-    """How the rows of a task are shared out; a task's own keys of these names decide. See poisonbench.tasks.source.Split."""
+    """Shares of a task's rows, as the learner needs them; the keys of the same names under `task` win. See poisonbench.tasks.source.Split."""
 
     trusted: float = 0.05
     public: float = 0.0
@@ -47,7 +47,7 @@ class SplitKeys:
 
 @dataclass
 class Keys:
-    """The top of every configuration; the groups are typed by their plugins' own dataclasses."""
+    """The top-level keys of every configuration; the types inside a group are those of its plugin's dataclass."""
 
     seed: int = 0
     salt: str | None = None
@@ -72,7 +72,7 @@ class Keys:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that a record could not hold.
+    """Refuse a seed that a record cannot hold.
 
     Raises:
         ConfigError: a negative one, or one that is too large.

@@ -15,22 +15,22 @@ UPDATES, ROWS = {"attack.update", "defense.aggregate"}, {"attack.train", "defens
 
 
 def check(line: Line) -> None:
-    """Find what cannot be run before anything is computed.
+    """Refuse an experiment that cannot be run, before anything is computed.
 
     Raises:
-        Incompatible: a combination that no slot of the learner honours; the run is skipped.
-        PoisonbenchError: one sentence explains it.
+        Incompatible: the learner has no place for a slot of the attack or the defense; the run is skipped.
+        PoisonbenchError: any other reason, in one sentence.
     """
     line.experiment.task.check_test()
     check_training(line)
 
 
 def check_training(line: Line) -> None:
-    """Find what cannot be trained or judged before anything is computed; test rows have no part in it.
+    """Refuse training rows, a defense or a learner that do not fit together; test rows are not looked at.
 
     Raises:
-        Incompatible: a combination that no slot of the learner honours; the run is skipped.
-        PoisonbenchError: one sentence explains it.
+        Incompatible: the learner has no place for a slot of the attack or the defense; the run is skipped.
+        PoisonbenchError: any other reason, in one sentence.
     """
     experiment = line.experiment
     attack, defense = experiment.attack, experiment.defense
@@ -42,16 +42,21 @@ def check_training(line: Line) -> None:
     learner = defense.train(under_attack(experiment, experiment.learner))
     asked = filled("attack", attack) | filled("defense", defense)
     if missing := sorted(asked - learner.stages):
-        raise Incompatible("; ".join(filter(None, (f"{type(learner).__name__} has no place for {', '.join(missing)}", way_out(asked, missing)))))
+        raise Incompatible("; ".join(filter(None, (f"{type(learner).__name__} has no place for {', '.join(missing)}", alternative(asked, missing)))))
     check_proofs(attack.train, defense, learner)
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
-        raise ConfigError("this defense needs clean rows of its own; set task.trusted to a share above 0, such as 0.05")
+        raise ConfigError("this defense needs trusted clean rows; set task.trusted to a share above 0, such as 0.05")
     known = learner.with_public(experiment.task.public, None)
     known.check(experiment.task.train, line.combine(experiment.defense.aggregate))
 
 
-def way_out(asked: set[str], missing: Sequence[str]) -> str:
-    """Return what to ask for instead, if we know it, for slots that a learner does not have, among all that are asked for."""
+def alternative(asked: set[str], missing: Sequence[str]) -> str:
+    """Return what could be run instead, or an empty text.
+
+    Args:
+        asked: the slots that the attack and the defense fill.
+        missing: those that the learner has no place for.
+    """
     if asked & UPDATES and asked & ROWS:
         other = "attack=backdoor" if "attack.update" in asked else f"one of {' and '.join(sorted(asked & (UPDATES | ROWS)))}"
         return f"updates are combined in federated learning, where nobody holds all rows: use {other}"

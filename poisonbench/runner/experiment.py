@@ -25,19 +25,19 @@ from poisonbench.tasks.source import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All that a run depends on.
+    """Everything that the result of a run depends on.
 
     Args:
         task: rows to train and test on.
         threat: what an attacker knows and may do.
-        attack: what is done.
-        defense: what is done against it.
+        attack: what the attacker does.
+        defense: what the defender does.
         learner: the recipe of the victims.
         seed: root of every random stream.
-        salt: mixed into the root of the defender's streams: of trainings, filters, repairs, screens and certificates. None: they come from the
-            seed, so a run can be repeated, by the attacker too. "system": from the operating system's random numbers, which are never
-            written; nothing that is trained under them can be repeated, or is shared with another run. torch's and numpy's
-            generators take 63 bits of them for each stream and are no cryptographic ones. Any other text stands in the record and is no secret.
+        salt: mixed into the root of the defender's streams: those of trainings, filters, repairs, screens and certificates. None: the streams
+            depend on the seed alone, so anybody can repeat the run, the attacker too. "system": random numbers of the operating system,
+            which are never written, so such a run cannot be repeated and shares no training with another run. torch's and numpy's generators
+            use 63 bits of it for each stream and are not cryptographic. Any other text is written into the record and is not secret.
     """
 
     task: Task
@@ -51,19 +51,19 @@ class Experiment:
 
 @dataclass(eq=False)
 class Loaded:
-    """The task that was loaded last: the cells of a sweep mostly have the same one.
+    """A cache of one task: most cells of a sweep use the same one.
 
-    It is handed out again for an equal source while its rows are what they were. Changes to its files are not noticed, so keep
-    it for one sweep at most.
+    The task is returned again for an equal source, unless its rows were changed. Changed files are not noticed, so use one cache for one
+    sweep at most.
     """
 
     source: Source | None = None
     task: Task | None = None
 
     def of(self, source: Source, store: Store) -> Task:
-        """Return the task of a source."""
+        """Return the task of a source, loaded or from the cache."""
         if self.task is None or source != self.source or not self.task.untouched():
-            self.source = self.task = None  # one task at a time: the next may fill the memory
+            self.source = self.task = None  # only one task at a time: two may not fit into memory
             self.source, self.task = source, source.load(store)
         return self.task
 
@@ -71,14 +71,14 @@ class Loaded:
 def assemble(
     tree: Mapping[str, object], store: Store, *, task: Task | None = None, net: Callable[[Task], Net] | None = None, loaded: Loaded | None = None
 ) -> Experiment:
-    """Build an experiment.
+    """Build an experiment from a configuration.
 
     Args:
         tree: a composed configuration.
-        store: keeps decoded pixels, and knows whose classes may be built.
-        task: one's own task, in place of the configured one.
-        net: makes one's own network for a task, in place of the configured one.
-        loaded: keeps the configured task for the next experiment.
+        store: keeps decoded pixels; its `trusted` prefixes say which classes may be built.
+        task: the caller's task, in place of the configured one.
+        net: makes the caller's network for a task, in place of the configured one.
+        loaded: cache of the configured task.
 
     Raises:
         PoisonbenchError: a value or a data set that cannot be used.
@@ -108,7 +108,7 @@ def assemble(
 
 
 def _with_clients(task: Task, tree: Mapping[str, object], store: Store) -> Task:
-    """Return one's own task with its rows dealt to as many clients as the configuration says, if they have no owners yet."""
+    """Deal the rows of the caller's task to as many clients as the configuration says, unless they have owners already."""
     asked = cast("Mapping[str, object]", tree["task"])
     clients = cast("int", asked.get("clients", 1))
     if clients == 1 or int(task.train.owners.max()) > 0:
@@ -122,7 +122,7 @@ def _salt(asked: object, store: Store) -> str | None:
     """Return the salt of the defender's draws.
 
     Raises:
-        ConfigError: an empty one, or one that every process of a shared training would draw for itself.
+        ConfigError: an empty salt, or one that each process of a shared training would draw differently.
     """
     if asked == "":
         raise ConfigError("salt=: give a text, system, or null")
@@ -132,10 +132,10 @@ def _salt(asked: object, store: Store) -> str | None:
 
 
 def _with_net(tree: Mapping[str, object], net: Net) -> dict[str, object]:
-    """Return the tree with one's own network wherever the configured one stands.
+    """Return the tree with the caller's network in place of the configured one.
 
     Raises:
-        ConfigError: it stands nowhere in the learner, which trains no network.
+        ConfigError: the learner contains no network.
     """
 
     def swapped(node: object) -> object:
@@ -143,7 +143,7 @@ def _with_net(tree: Mapping[str, object], net: Net) -> dict[str, object]:
             return {name: net if name == "net" and item == tree["net"] else swapped(item) for name, item in node.items()}
         return [swapped(item) for item in node] if isinstance(node, list) else node
 
-    told = {name: swapped(item) for name, item in tree.items() if name != "net"}
-    if told["learner"] == tree["learner"]:
+    replaced = {name: swapped(item) for name, item in tree.items() if name != "net"}
+    if replaced["learner"] == tree["learner"]:
         raise ConfigError("net: this learner trains no network of yours; choose another one, such as learner=small, or leave net out")
-    return {**told, "net": tree["net"]}
+    return {**replaced, "net": tree["net"]}

@@ -1,4 +1,4 @@
-"""The figures of a victim: what it answers on test rows and on probed rows, after each round, behind a screen, and with a proof."""
+"""The figures of a victim: on test rows and probed rows, after each round, behind a screen, and with a certificate."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from poisonbench.runner.stages import Line, numbered
 
 
 def measure(line: Line, victim: Victim, probe: Probe, label: str) -> dict[str, float]:
-    """Return C-Acc, ASR and R-Acc."""
-    test, told = line.experiment.task.test, torch.ones(len(line.experiment.task.test), dtype=torch.bool)
-    told[probe.targets] = False
+    """Return C-Acc, ASR and R-Acc; the targets of the attack are left out of C-Acc."""
+    test, counted = line.experiment.task.test, torch.ones(len(line.experiment.task.test), dtype=torch.bool)
+    counted[probe.targets] = False
     scores = line.scores(victim, test.inputs, None, label)
-    figures = {"c_acc": metrics.accuracy(scores[told], test.labels[told])}
+    figures = {"c_acc": metrics.accuracy(scores[counted], test.labels[counted])}
     if len(probe):
         figures |= metrics.success(line.scores(victim, probe.inputs, probe.answers, f"{label} probe"), probe)
     return figures
 
 
 def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
-    """Return C-Acc, and ASR where there is a probe, after each round; empty where a learner has no rounds.
+    """Return C-Acc after each round, and ASR if there is a probe; empty for a learner without rounds.
 
-    Where a history is sparse, "round" says after which rounds, counted from 1.
+    If the learner keeps only some rounds, "round" lists them, counted from 1.
 
     Raises:
-        Diverged: a kept model whose scores are not finite.
+        Diverged: the scores of a kept model are not finite.
     """
     test, curves = line.experiment.task.test, dict[str, list[float]]()
     every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
@@ -48,7 +48,7 @@ def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[
 
 
 def screened(line: Line, victim: Victim, poisoned: Delivered, probe: Probe, trial: int = 0) -> dict[str, object]:
-    """Let the screen judge trusted, test and probed inputs."""
+    """Return the figures of the screen on trusted, test and probed inputs; empty without a screen."""
     screen, task = line.experiment.defense.screen, line.experiment.task
     inputs = {"trusted": task.trusted.inputs, "test": task.test.inputs, "probe": probe.inputs}
     means, suspicion = line.means(poisoned, screen, trial), dict[str, Tensor]()
@@ -66,7 +66,7 @@ def screened(line: Line, victim: Victim, poisoned: Delivered, probe: Probe, tria
 
 
 def certified(line: Line, victim: Victim, poisoned: Delivered) -> dict[str, object]:
-    """Let the certifier prove what it can, and say what the attack changed, so that both can be compared in one unit."""
+    """Return certified accuracy, and what the attack changed in the unit of the radii; empty without a certificate."""
     certify, test = line.experiment.defense.certify, line.experiment.task.test
     radii, together = certify.certify(victim, test), certify.together(victim, test)
     figures = {} if radii is None else {**metrics.certified(radii), "radius_unit": certify.unit}

@@ -1,4 +1,4 @@
-"""One formula each, for every attack and every defense: a victim gives scores, a goal says which answers serve it.
+"""One formula for each figure, whatever the attack and the defense: a victim gives scores, and a goal says which answers are a success.
 
 A figure that does not apply is absent, never 0. Fractions lie in [0, 1].
 Shape letters: M test rows, K classes, N training rows, R members.
@@ -27,22 +27,21 @@ def accuracy(scores_MK: Tensor, labels_M: Tensor) -> float:
 
 
 def success(scores_MK: Tensor, probe: Probe) -> dict[str, float]:
-    """Return ASR, the share of answers that serve the attacker, and R-Acc, the share that is right all the same."""
+    """Return ASR, the share of answers that are a success of the attacker, and R-Acc, the share that is still right."""
     if len(probe) == 0:
         return {}
     return {"asr": _mean(served(scores_MK, probe)), "r_acc": _mean(scores_MK.argmax(1) == probe.truth)}
 
 
 def served(scores_MK: Tensor, probe: Probe) -> Tensor:
-    """Return (M,) bool, the answers that serve the attacker."""
+    """Return (M,) bool, the answers that are a success of the attacker."""
     return probe.hit.gather(1, scores_MK.argmax(1)[:, None])[:, 0]
 
 
 def filtering(verdict: Verdict | None, kinds: Kinds, labels_N: Tensor) -> dict[str, float]:
-    """Judge a filter by what the referee found each row to be.
+    """Return the figures of a filter, by the kind that the referee found for each row.
 
-    Cover rows bear a right label and hide the poison: they are neither poison that has to be found nor clean rows that are lost, and have
-    a figure of their own.
+    Cover rows have a right label and hide the poison: they count neither as poison nor as clean rows, and have a separate figure.
 
     Returns:
         "removed" rows; "fpr", the share of clean rows that were removed; with poison also "tpr", "auroc_all"
@@ -72,9 +71,9 @@ def filtering(verdict: Verdict | None, kinds: Kinds, labels_N: Tensor) -> dict[s
 
 
 def screening(scores: Mapping[str, Tensor], suspicion: Mapping[str, Tensor], test: Dataset, probe: Probe) -> dict[str, float]:
-    """Judge a screen that refuses inputs above the 5 % quantile of the trusted rows.
+    """Return the figures of a screen that refuses the inputs that are more suspicious than 95 % of the trusted rows.
 
-    A refused clean row counts as wrong, a refused probe as no success.
+    A refused clean row counts as wrong; a refused probe is no success of the attack.
 
     Args:
         scores: "test" and "probe" (M, K).
@@ -93,7 +92,7 @@ def screening(scores: Mapping[str, Tensor], suspicion: Mapping[str, Tensor], tes
 
 
 def member_accuracy(answers_MR: Tensor, labels_M: Tensor) -> float:
-    """Return how often a member of an ensemble is right, on average over (M,) rows and (R,) members."""
+    """Return the accuracy of the members of an ensemble, on average over (M,) rows and (R,) members."""
     return float((answers_MR == labels_M[:, None]).double().mean())
 
 

@@ -1,4 +1,4 @@
-"""The straight line: reveal, strike, audit, judge, fit, repair, measure. It never asks what is plugged in."""
+"""One run from start to end: attack, audit, filter, training, repair, figures. The same code runs every attack and every defense."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Figures = dict[str, object]
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Trial:
-    """What one trial came to, before it is measured."""
+    """The rows and the victims of one trial."""
 
     number: int
     poisoned: Delivered
@@ -35,11 +35,11 @@ class Trial:
 
 
 def run(experiment: Experiment, store: Store) -> Record:
-    """Walk the line once and return its record; what the store holds is not computed again.
+    """Run the experiment and return its record; values in the store are not computed again.
 
     Raises:
-        PoisonbenchError: one sentence explains it; nothing was found worth recording.
-        Diverged: a training that went to infinity.
+        PoisonbenchError: the experiment cannot be run, for the reason in one sentence; there is no record.
+        Diverged: a training gave values that are not finite.
     """
     line = Line(experiment=experiment, store=store, since=len(store.visits))
     try:
@@ -50,55 +50,55 @@ def run(experiment: Experiment, store: Store) -> Record:
 
 
 def walked(line: Line) -> Record:
-    """Run an experiment that `check` has accepted, and return its record."""
+    """Run the checked experiment and return its record."""
     experiment = line.experiment
     numbers = range(experiment.threat.trials)
     struck = [line.strike(number) for number in numbers]
-    stages, under_attack = [numbered("fit", number) for number in numbers], line.combine(Mean())
+    stages, attacked = [numbered("fit", number) for number in numbers], line.combine(Mean())
     baseline = line.fit(line.learner, experiment.task.train, line.honest, label="baseline")
-    undefended = line.fit_many(line.attacked, [poisoned.data for poisoned in struck], under_attack, stages=stages, label="undefended")
+    undefended = line.fit_many(line.attacked, [poisoned.data for poisoned in struck], attacked, stages=stages, label="undefended")
     verdicts = [line.judge(poisoned, number) for number, poisoned in enumerate(struck)]
     kept = [poisoned.data if verdict is None else poisoned.data.take(verdict.keep) for poisoned, verdict in zip(struck, verdicts, strict=True)]
     defended = line.fit_many(line.defended, kept, line.combine(experiment.defense.aggregate), stages=stages, label="defended")
     trials = [Trial(number=n, poisoned=struck[n], undefended=undefended[n], verdict=verdicts[n], defended=defended[n]) for n in numbers]
-    told = [measured(line, trial, baseline) for trial in trials]
+    by_trial = [measured(line, trial, baseline) for trial in trials]
     return dataclasses.replace(
         record_of(line),
-        metrics=over_trials("metrics", told),
-        undefended=over_trials("undefended", told),
-        baseline=over_trials("baseline", told),
-        curves=over_trials("curves", told),
-        counts=total([cell["counts"] for cell in told]),
-        facts=told[0]["facts"],
+        metrics=over_trials("metrics", by_trial),
+        undefended=over_trials("undefended", by_trial),
+        baseline=over_trials("baseline", by_trial),
+        curves=over_trials("curves", by_trial),
+        counts=total([each["counts"] for each in by_trial]),
+        facts=by_trial[0]["facts"],
     )
 
 
-def over_trials(part: str, told: Sequence[Mapping[str, Figures]]) -> Figures:
-    """Return one part of the record over all trials; an ASR over several single targets has its Clopper-Pearson interval."""
-    figures = folded([cell[part] for cell in told])
-    if len(told) > 1 and "asr" in figures and all(cell["counts"]["probe"] == 1 for cell in told):
-        hits = sum(cell[part]["asr"] == 1 for cell in told)
-        figures["asr_interval"] = list(clopper_pearson(hits, len(told)))
+def over_trials(part: str, by_trial: Sequence[Mapping[str, Figures]]) -> Figures:
+    """Return one part of the record over all trials; an ASR over single targets gets a Clopper-Pearson interval."""
+    figures = folded([each[part] for each in by_trial])
+    if len(by_trial) > 1 and "asr" in figures and all(each["counts"]["probe"] == 1 for each in by_trial):
+        hits = sum(each[part]["asr"] == 1 for each in by_trial)
+        figures["asr_interval"] = list(clopper_pearson(hits, len(by_trial)))
     return figures
 
 
 def total(counts: Sequence[Figures]) -> dict[str, int]:
-    """Return the counts of one trial, or those of all together where they differ by trial."""
+    """Return the counts of all trials: summed if they differ by trial, else those of the first."""
     summed = ("poisoned", "poisoned_kept", "exposures", "probe", "hits") if len(counts) > 1 else ()
-    both = {name: sum(int(str(cell[name])) for cell in counts) if name in summed else int(str(value)) for name, value in counts[0].items()}
+    both = {name: sum(int(str(each[name])) for each in counts) if name in summed else int(str(value)) for name, value in counts[0].items()}
     return both | ({"trials": len(counts)} if len(counts) > 1 else {})
 
 
 def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
-    """Repair one trial's victim and return every figure of it, by the parts of a record."""
+    """Repair the victim of one trial and return all its figures, by the parts of a record."""
     poisoned, verdict = trial.poisoned, trial.verdict
     probe = line.probe(poisoned, trial.number)
     mended = line.repair(trial.defended, verdict, poisoned, trial.number)
-    told = {"baseline": baseline, "undefended": trial.undefended, "defended": mended.victim}
-    figures = {name: measure(line, victim, probe, name) for name, victim in told.items()}
-    goals = {name: {**poisoned.goal.measure(victim)} for name, victim in told.items()}
+    repaired = {"baseline": baseline, "undefended": trial.undefended, "defended": mended.victim}
+    figures = {name: measure(line, victim, probe, name) for name, victim in repaired.items()}
+    goals = {name: {**poisoned.goal.measure(victim)} for name, victim in repaired.items()}
     for name in ("undefended", "defended"):
-        goals[name] |= poisoned.goal.compare(dict(figures[name]), dict(figures["baseline"]))  # copies: a goal changes no figure
+        goals[name] |= poisoned.goal.compare(dict(figures[name]), dict(figures["baseline"]))  # copies, so that a goal cannot change a figure
     more: Figures = {
         **metrics.filtering(verdict, poisoned.kinds, poisoned.data.labels),
         **({"repair": mended.figures} if mended.figures else {}),
@@ -106,7 +106,7 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
         **certified(line, mended.victim, poisoned),
     }
     learners = {"baseline": line.learner, "undefended": line.attacked, "defended": line.defended}
-    victims = {**told, "defended": trial.defended}  # a repair comes after the last round
+    victims = {**repaired, "defended": trial.defended}  # without the repair, which comes after the last round
     curves: Figures = {name: curve for name, victim in victims.items() if (curve := history(line, learners[name], victim, probe))}
     return {
         "metrics": {**figures["defended"], **more, **apart(goals["defended"])},
@@ -119,25 +119,28 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
 
 
 def facts(trained: Victim, mended: Victim) -> Figures:
-    """Return the facts of a training and of its repair: what a repair does to a private model takes nothing from its epsilon.
+    """Return the facts of a training and of its repair. A repair does not change the epsilon of a private training.
 
-    A repair that trains by the same private recipe, on rows of the defender's own, has an epsilon too; that of the training rows stands.
-    Facts with an underscore in front of their name are for the victim alone.
+    A repair that trains by the same private recipe has an epsilon for the defender's rows; the record keeps that of the training rows.
+    Facts whose name begins with an underscore are internal and left out.
     """
-    told = {**trained.facts, **({} if "epsilon" in mended.facts else mended.facts)}
-    return {name: fact for name, fact in told.items() if not name.startswith("_")}
+    found = {**trained.facts, **({} if "epsilon" in mended.facts else mended.facts)}
+    return {name: fact for name, fact in found.items() if not name.startswith("_")}
 
 
 def apart(goal: Mapping[str, float]) -> Figures:
-    """Return a goal's own figures under one name, so that none of them can take the place of another figure."""
+    """Return the figures of a goal under one name, so that they cannot replace other figures."""
     return {"goal": dict(goal)} if goal else {}
 
 
-def folded(cells: Sequence[Figures]) -> Figures:
-    """Return the mean over trials of every figure that all of them have; curves place by place, short ones ended by zeros; texts joined."""
-    if len(cells) == 1:
-        return cells[0]
-    return {name: _mean([cell[name] for cell in cells]) for name in cells[0] if all(name in cell for cell in cells)}
+def folded(trials: Sequence[Figures]) -> Figures:
+    """Return the mean over trials of every figure that all of them have.
+
+    Curves are averaged at each place, with zeros after the end of short ones; texts are joined.
+    """
+    if len(trials) == 1:
+        return trials[0]
+    return {name: _mean([each[name] for each in trials]) for name in trials[0] if all(name in each for each in trials)}
 
 
 def _mean(values: Sequence[object]) -> object:
@@ -156,15 +159,15 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     """Return the absolute numbers behind the fractions."""
     task, kinds = line.experiment.task, trial.poisoned.kinds
     kept = kinds.poison if trial.verdict is None else kinds.poison & trial.verdict.keep
-    told: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(kinds.poison.sum()), "poisoned_kept": int(kept.sum())}
-    told |= {name: count for name in ("cover", "untouched", "injected") if (count := int(getattr(kinds, name).sum()))}
+    numbers: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(kinds.poison.sum()), "poisoned_kept": int(kept.sum())}
+    numbers |= {name: count for name in ("cover", "untouched", "injected") if (count := int(getattr(kinds, name).sum()))}
     if isinstance(epochs := trial.defended.facts.get("epochs"), int):
-        told["exposures"] = int(kept.sum()) * epochs
+        numbers["exposures"] = int(kept.sum()) * epochs
     if (clients := int(task.train.owners.max()) + 1) > 1:
-        told |= {"clients": clients, "malicious": len(line.malicious)}  # of all clients; facts say more where only some take part in a round
-    told |= {"test": len(task.test), "classes": task.test.num_classes, "probe": len(probe)}
+        numbers |= {"clients": clients, "malicious": len(line.malicious)}  # of all clients; facts count those of each round if only some take part
+    numbers |= {"test": len(task.test), "classes": task.test.num_classes, "probe": len(probe)}
     if task.duplicates:
-        told["duplicates"] = sum(map(len, task.duplicates.values()))  # rows that lie in two splits
+        numbers["duplicates"] = sum(map(len, task.duplicates.values()))  # rows that are in two splits
     if len(probe):
-        told["hits"] = int(metrics.served(line.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
-    return told
+        numbers["hits"] = int(metrics.served(line.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
+    return numbers

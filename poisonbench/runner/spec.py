@@ -1,4 +1,4 @@
-"""What a record says of its run besides figures: the specification, the names of its methods, its cost, and what the defense assumes."""
+"""The parts of a record other than figures: the specification, the names of the methods, the cost, and what the defense assumes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from poisonbench.storage.store import Visit
 
 
 def record_of(line: Line) -> Record:
-    """Return a record of what was asked, where, and what it has cost so far."""
+    """Return a record without figures: the specification, where it runs, and its cost so far."""
     experiment, visits = line.experiment, dict[str, Visit]()
     for visit in line.store.visits[line.since :]:
-        visits.setdefault(visit.stage, visit)  # later visits of a stage only find what the first one made
+        visits.setdefault(visit.stage, visit)  # later visits of a stage find the value that the first one computed
     runtime = experiment.learner.runtime
     kept = ("poison", "fit on public rows", "fit baseline", "fit undefended", "fit defended", "judge", "repair")
     cost = {
@@ -38,7 +38,7 @@ def record_of(line: Line) -> Record:
 
 
 def assumed(experiment: Experiment) -> dict[str, object]:
-    """Return what the defense takes for granted about the attack, by place in the configuration, and where it comes from."""
+    """Return what the defense assumes about the attack, by its key in the configuration, and the source of each value."""
     rate = experiment.threat.budget.share(len(experiment.task.train))
     poisons = bool(filled("attack", experiment.attack))
 
@@ -51,7 +51,7 @@ def assumed(experiment: Experiment) -> dict[str, object]:
 
 
 def spec(experiment: Experiment) -> dict[str, object]:
-    """Write down what was asked; two runs with equal specs are the same experiment."""
+    """Return the specification; two runs with equal specifications are the same experiment."""
     task, learner = experiment.task, canonical(experiment.learner)
     assert isinstance(learner, dict)
     net = learner.pop("net", None)
@@ -71,19 +71,19 @@ def spec(experiment: Experiment) -> dict[str, object]:
 
 
 def filled(kind: str, plan: Attack | Defense) -> set[str]:
-    """Return the slots of a plan that do something, such as "defense.sanitize"."""
+    """Return the slots of a plan that differ from their default, such as "defense.sanitize"."""
     return {f"{kind}.{field.name}" for field in dataclasses.fields(plan) if getattr(plan, field.name) != field.default}
 
 
 def name_of(plan: Attack | Defense) -> str:
-    """Return the methods of a plan by the modules they lie in: "badnets", "spectral+fine_pruning", "none"."""
+    """Return the names of the methods of a plan, which are those of their modules: "badnets", "spectral+fine_pruning", "none"."""
     slots = filled("plan", plan)
     modules = [module for field in dataclasses.fields(plan) if f"plan.{field.name}" in slots for module in _modules(getattr(plan, field.name))]
     return "+".join(dict.fromkeys(module.rpartition(".")[2] for module in modules)) or "none"
 
 
 def _modules(part: object) -> list[str]:
-    """Return the module of a plugin; of what the engine itself offers, those of the plugins inside."""
+    """Return the module of a plugin; for a class of poisonbench itself, the modules of the plugins inside it."""
     if not dataclasses.is_dataclass(part):
         return []
     if not type(part).__module__.startswith("poisonbench."):

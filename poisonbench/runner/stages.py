@@ -1,4 +1,4 @@
-"""The stages of one run: each asks the store first, with a seed that depends on the stage alone."""
+"""The stages of one run. Each looks in the store first, and its random seed depends on the stage alone."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from poisonbench.core.threat import Known
 from poisonbench.runner.experiment import Experiment
 from poisonbench.storage.store import Store
 
-SYSTEM = "system"  # the salt that nobody knows
-OPEN = ("public", "surrogate", "targets", "poison")  # streams that have no secret of the defender's
+SYSTEM = "system"  # this salt is random and never written
+OPEN = ("public", "surrogate", "targets", "poison")  # streams that the salt does not change: they are not the defender's
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Repaired:
-    """A repair as the store keeps it; nothing is kept of a victim that was left as it is."""
+    """A repair as the store keeps it; `trained` is None if the victim was not changed."""
 
     trained: Trained | None
     figures: dict[str, float]
@@ -41,27 +41,27 @@ class Repaired:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One experiment and the store. A trial is one independent (target, poison, victim) triple, numbered from 0."""
+    """The stages of one experiment, with the store. A trial is one independent (target, poison, victim) triple, numbered from 0."""
 
     experiment: Experiment
     store: Store
-    since: int = 0  # visits of the store before this run
+    since: int = 0  # number of visits of the store before this run
 
     @cached_property
     def root(self) -> Key:
-        """The stream of the whole run."""
+        """The root of all random streams of the run."""
         return Key.root(self.experiment.seed)
 
     @cached_property
     def secret(self) -> Key:
-        """The root of the defender's streams; that of the run, unless there is a salt."""
+        """The root of the defender's streams; without a salt, the root of the run."""
         salt = self.experiment.salt
         if salt is None:
             return self.root
         return Key(secrets.token_hex(32)) if salt == SYSTEM else self.root.child(f"salt/{salt}")
 
     def filed(self, stage: str) -> bool:
-        """Tell whether what a stage makes may lie in files: nothing that was drawn from a secret of the system may."""
+        """Return whether a stage may write its values to files; with `salt=system` the stages of the defender may not."""
         return self.experiment.salt != SYSTEM or stage.partition("/")[0] in OPEN
 
     def stream(self, stage: str) -> Key:
@@ -70,12 +70,12 @@ class Line:
 
     @cached_property
     def learner(self) -> Learner:
-        """The recipe, with what it learns from public rows."""
+        """The recipe of the victims, fitted on public rows if it has a part that learns from them."""
         return self._rooted(self.experiment.learner)
 
     @cached_property
     def surrogate(self) -> Learner:
-        """The attacker's recipe; an extractor fitted on public rows is public, so an equal recipe shares it."""
+        """The attacker's recipe; an extractor fitted on public rows is public, so equal recipes share it."""
         return self._rooted(self.experiment.threat.surrogate)
 
     def _rooted(self, learner: Learner) -> Learner:
@@ -83,7 +83,7 @@ class Line:
 
     @cached_property
     def attacked(self) -> Learner:
-        """The learner of the undefended victim; an attacker who runs the training does so under the referee's eye."""
+        """The learner of the undefended victim; the referee checks each step of an attacker who runs the training."""
         return self._rooted(under_attack(self.experiment, self.experiment.learner))
 
     @cached_property
@@ -93,16 +93,16 @@ class Line:
 
     @cached_property
     def malicious(self) -> Tensor:
-        """The contributors under the attacker's hand."""
+        """(malicious,) int64, the clients that the attacker controls."""
         return self.experiment.threat.malicious(self.experiment.task.train, self.root.child("malicious"))
 
     @cached_property
     def honest(self) -> Combine:
-        """Contributions as they come, averaged."""
+        """How contributions are combined without an attack: their mean."""
         return self._combine(Honest(), Mean(), self.malicious[:0])
 
     def combine(self, aggregate: Aggregator) -> Combine:
-        """Contributions under attack, combined by `aggregate`."""
+        """Return how contributions are combined under attack, by the rule `aggregate`."""
         return self._combine(self.experiment.attack.update, aggregate, self.malicious)
 
     def _combine(self, craft: UpdateAttack, aggregate: Aggregator, malicious: Tensor) -> Combine:
@@ -124,11 +124,11 @@ class Line:
         return self.experiment.threat.aims(self.experiment.task.test, self.root.child("targets"))
 
     def fit(self, learner: Learner, data: Dataset, combine: Combine, *, stage: str = "fit", label: str = "") -> Victim:
-        """Train, or find the victim that was trained on the same rows from the same seed."""
+        """Return a victim trained on these rows; the store returns one that was trained on the same rows from the same seed."""
         return self.fit_many(learner, [data], combine, stages=[stage], label=label)[0]
 
     def fit_many(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, *, stages: Sequence[str], label: str) -> list[Victim]:
-        """Train one victim a part, those that the store does not hold together.
+        """Return one victim for each part; those that are not in the store are trained together.
 
         Raises:
             Diverged: a trained state that is not finite; it is not stored, so what the store holds needs no second look.
@@ -143,11 +143,11 @@ class Line:
         return [learner.restore(trained, data) for trained, data in zip(found, parts, strict=True)]
 
     def asked(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, stages: Sequence[str]) -> list[tuple[object, ...]]:
-        """Return all that each victim depends on: its key in the store is a digest of it."""
+        """Return everything that each victim depends on; its key in the store is a digest of this."""
         return [(learner, data, combine, self.stream(stage), learner.runtime) for data, stage in zip(parts, stages, strict=True)]
 
     def tuning(self, learner: Learner, stage: str) -> Tune:
-        """Return a `Tune` that trains on with the same recipe, from the seed of `stage`."""
+        """Return a `Tune` that continues the training with the same recipe, from the seed of `stage`."""
         rng = self.stream(stage).child("tune")
 
         def tune(victim: Victim | None, data: Dataset, *, epochs: int) -> Victim:
@@ -162,7 +162,7 @@ class Line:
         return tune
 
     def fitting(self, learner: Learner, combine: Combine, stage: str, label: str) -> Fit:
-        """Return a `Fit` whose first draw has the seed of `stage`, and every other one its own."""
+        """Return a `Fit` whose first draw has the seed of `stage`, and each later draw another seed."""
 
         def fit(data: Dataset, *, draw: int = 0) -> Victim:
             return self.fit(learner, data, combine, stage=f"{stage}/{draw}" if draw else stage, label=label)
@@ -170,24 +170,24 @@ class Line:
         return fit
 
     def known(self, trial: int = 0) -> Known:
-        """Return the attacker's world; surrogates have a seed stream of their own, never the victim's."""
+        """Return what the attacker knows; surrogates never share the seed of a victim."""
         threat, task = self.experiment.threat, self.experiment.task
         fit = self.fitting(self.surrogate, self.honest, "surrogate", "for the attacker")
         targets, tune = task.test.take(self.targets[trial : trial + 1]), self.tuning(self.surrogate, "surrogate")
         return threat.reveal(task, malicious=self.malicious, targets=targets, fit=fit, tune=tune)
 
     def strike(self, trial: int = 0) -> Delivered:
-        """Let the attacker act, audit what was done, and return it as the defender receives it."""
+        """Run the attack, audit its rows, and return them as the defender receives them."""
         return delivered(self.experiment.task.train, self.struck(trial), self.stream(numbered("delivery", trial)))
 
     def received(self) -> Delivered:
-        """Return the training rows as they are, which an attacker may have reached before anybody here saw them; nobody aims at a test row."""
+        """Return the training rows without an attack of ours, as for an audit of a data set."""
         rows = self.experiment.task.train
         clean = Poisoned(data=rows, mask=torch.zeros(len(rows), dtype=torch.bool), goal=NoGoal())
         return delivered(rows, clean, self.stream("delivery"))
 
     def struck(self, trial: int = 0) -> Poisoned:
-        """Let the attacker act, then audit what was done: the clean rows in their order, injected ones behind them."""
+        """Run the attack and audit its rows: the clean rows in their order, then the injected ones."""
         task, threat, attack = self.experiment.task, self.experiment.threat, self.experiment.attack
         known, rng = self.known(trial), self.root.child(numbered("poison", trial))
         writable = known.writable.clone()
@@ -202,18 +202,18 @@ class Line:
         return self.store.memo("poison", parts, poison).apply(task.train)
 
     def means(self, poisoned: Delivered, plugin: object, trial: int = 0) -> Means:
-        """Return the defender's world; the truth is in it only for a plugin that declares to need it."""
+        """Return what the defender knows; the poison mask is part of it only for a plugin that declares that it needs it."""
         stage = numbered("fit", trial)
         fit = self.fitting(self.attacked, self.combine(Mean()), stage, "for the defender")
         truth = poisoned.kinds.poison if "truth" in needs(plugin) else poisoned.kinds.poison[:0]
         return Means(trusted=self.experiment.task.trusted, fit=fit, tune=self.tuning(self.learner, stage), truth=truth)
 
     def judge(self, poisoned: Delivered, trial: int = 0) -> Verdict | None:
-        """Let the sanitizer judge the rows."""
+        """Return the verdict of the filter on the rows; None without a filter."""
         sanitize, rng = self.experiment.defense.sanitize, self.stream(numbered("sanitize", trial))
         means = self.means(poisoned, sanitize, trial)
-        told = (means.trusted, means.truth, self.combine(Mean()), self.stream(numbered("fit", trial)), rng, self.attacked.runtime)
-        parts = (sanitize, self.attacked, poisoned.data, *told)
+        known = (means.trusted, means.truth, self.combine(Mean()), self.stream(numbered("fit", trial)), rng, self.attacked.runtime)
+        parts = (sanitize, self.attacked, poisoned.data, *known)
 
         def judge() -> Verdict | None:
             with left_alone("the filter", poisoned.data, means.trusted):
@@ -225,7 +225,7 @@ class Line:
         return verdict
 
     def repair(self, victim: Victim, verdict: Verdict | None, poisoned: Delivered, trial: int = 0) -> Mended:
-        """Let the repairer mend the victim."""
+        """Return the repaired victim, with the figures of the repair."""
         repair, rng = self.experiment.defense.repair, self.stream(numbered("repair", trial))
         means = self.means(poisoned, repair, trial)
 
@@ -240,7 +240,7 @@ class Line:
         return Mended(victim=mended, figures=repaired.figures)
 
     def scores(self, victim: Victim, inputs: Tensor, answers: Tensor | None, label: str) -> Tensor:
-        """Ask the victim, once for each set of inputs.
+        """Return the victim's scores; computed once for each set of inputs.
 
         Raises:
             Diverged: a score that is not finite; it is not stored.
@@ -251,7 +251,7 @@ class Line:
         )
 
     def probe(self, poisoned: Delivered, trial: int = 0) -> Probe:
-        """Return what the goal asks victims, checked against the task."""
+        """Return the probe of the attacker's goal, checked against the task."""
         with left_alone("the attack's goal", self.experiment.task.test):
             probe = poisoned.goal.probe(self.experiment.task.test)
         audit_probe(probe, self.experiment.task.test, self.targets[trial : trial + 1])
@@ -259,13 +259,13 @@ class Line:
 
 
 def under_attack(experiment: Experiment, learner: Learner) -> Learner:
-    """Return the recipe with what an attacker who runs the training does in each step, if there is one."""
+    """Return the recipe, with the attacker's step in it if the attacker runs the training."""
     step = experiment.attack.train
     return learner if step == PlainStep() else learner.with_step(Refereed(step=step, budget=experiment.threat.budget))
 
 
 def taken_apart(victim: Victim, name: str) -> Trained:
-    """Return a victim as the store keeps it.
+    """Return a victim in the form that the store keeps.
 
     Raises:
         Diverged: its state is not finite; says of which victim, and in which tensor.
@@ -276,5 +276,5 @@ def taken_apart(victim: Victim, name: str) -> Trained:
 
 
 def numbered(stage: str, trial: int) -> str:
-    """Return the name of a stage in a trial; the first trial has the plain name."""
+    """Return the name of a stage in a trial; for the first trial it is the plain name of the stage."""
     return f"{stage}/trial {trial}" if trial else stage

@@ -97,14 +97,14 @@ def _failed(experiment: Experiment, store: Store, reason: str, words: Sequence[s
 
 
 def portable(words: Sequence[str]) -> str:
-    """Write the command so that it runs elsewhere: a path of this machine becomes $DATA/<its last part>."""
-    told = []
+    """Return the command in a form that runs on other machines: a path becomes $DATA/<its last part>."""
+    kept = []
     for word in words:
         name, mark, value = word.partition("=")
         if local(word):
             continue
         if mark and ("/" in value or value.startswith(("~", "."))) and Path(os.path.expandvars(value)).expanduser().exists():
-            told.append(f"{name}=$DATA/{Path(value).name}")
+            kept.append(f"{name}=$DATA/{Path(value).name}")
         else:
-            told.append(shlex.quote(word) if set(word) & set(" []()*?;&|<>'\"") else word)
-    return " ".join([PREFIX, *told])
+            kept.append(shlex.quote(word) if set(word) & set(" []()*?;&|<>'\"") else word)
+    return " ".join([PREFIX, *kept])

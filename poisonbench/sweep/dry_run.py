@@ -1,4 +1,4 @@
-"""What a command would do, before it does it: which cells are there, what the store holds, how long the rest may take."""
+"""What a command would do: which cells are in the store already, and how long the others may take."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from poisonbench.runner.stages import Line
 from poisonbench.storage.record import Record
 from poisonbench.storage.store import Store
 
-# what a stage depends on, from the fewest parts of a spec to the most; a stage that is not named here depends on all of them
+# the parts of a specification that a stage depends on; a stage that is not named here depends on all of them
 RECIPE = ("task", "net", "learner", "seed")
 SHARED = {"fit baseline": RECIPE, "fit on public rows": RECIPE, "poison": (*RECIPE, "attack", "threat"), "fit undefended": (*RECIPE, "attack", "threat")}
-# records that tell how long a cell takes, from the nearest kin to the farthest
+# a record is similar to a cell if these parts are equal, from the most similar to the least; its times are those of the cell
 KIN = (("task", "net", "learner", "attack", "threat", "defense"), ("task", "net", "learner", "attack", "defense"), ("task", "net", "learner"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Foreseen:
-    """One cell, before it runs.
+    """The plan of one cell.
 
     Args:
-        words: of its command line.
+        words: the words of its command line.
         state: "in the store" (a repeat computes nothing), "to run", "skipped" or "refused".
         reason: why it is skipped or refused, or why its time is not known.
-        stages: seconds of each thing to be computed, by what would be shared with other cells.
+        stages: seconds of each stage to compute, by a key that cells share if they share the stage.
     """
 
     words: tuple[str, ...]
@@ -51,8 +51,8 @@ class _Known:
     """Finished records, by key and by recipe.
 
     Args:
-        same: those of each key.
-        kin: the last one of each recipe, by the parts of the spec that make the recipe.
+        same: the records of each key.
+        kin: the last record of each recipe, by the parts of the specification that make the recipe.
     """
 
     same: Mapping[str, Sequence[Record]]
@@ -60,7 +60,7 @@ class _Known:
 
     @classmethod
     def among(cls, records: Iterable[Record]) -> _Known:
-        """Sort records; of one recipe the last stands for all."""
+        """Sort records; the last one of a recipe represents it."""
         done, same = [record for record in records if record.status == "done"], dict[str, list[Record]]()
         for record in done:
             same.setdefault(record.key, []).append(record)
@@ -68,15 +68,15 @@ class _Known:
 
 
 def foreseen(cells: Iterable[Sequence[str]]) -> Iterator[Foreseen]:
-    """Look at each cell as far as one can without computing anything but its data set."""
-    told, loaded = dict[Path, _Known](), Loaded()
+    """Check each cell without training; only its data set is loaded."""
+    known, loaded = dict[Path, _Known](), Loaded()
     for words in cells:
         try:
             setting = Setting.of(words)
             places = setting.places
-            if places.results not in told:
-                told[places.results] = _Known.among([*published(places.results / "records"), *published(places.published)])
-            yield _looked_at(tuple(words), _asked(setting, loaded), told[places.results], setting.store)
+            if places.results not in known:
+                known[places.results] = _Known.among([*published(places.results / "records"), *published(places.published)])
+            yield _looked_at(tuple(words), _asked(setting, loaded), known[places.results], setting.store)
         except Incompatible as error:
             yield Foreseen(words=tuple(words), state="skipped", reason=str(error))
         except PoisonbenchError as error:
@@ -94,7 +94,7 @@ def _looked_at(words: tuple[str, ...], asked: Record, known: _Known, store: Stor
         return Foreseen(words=words, state="in the store")
     kin = next((found for parts in KIN if (found := known.kin[parts].get(_recipe(asked, parts)))), None)
     if kin is None:
-        return Foreseen(words=words, state="to run", reason="no record of its recipe tells how long it takes")
+        return Foreseen(words=words, state="to run", reason="there is no record of its recipe to estimate the time from")
     return Foreseen(words=words, state="to run", stages=dict(_stages(asked, kin)))
 
 
@@ -113,7 +113,7 @@ def _plain(part: object) -> str:
 
 
 def seconds(cells: Iterable[Foreseen]) -> float:
-    """Return how long the cells that are to run may take one after the other, what they share counted once."""
+    """Return how many seconds the cells may take one after the other; a stage that several cells share counts once."""
     stages: dict[str, float] = {}
     for cell in cells:
         stages |= cell.stages
@@ -121,12 +121,12 @@ def seconds(cells: Iterable[Foreseen]) -> float:
 
 
 def show(console: Console, cells: Sequence[Foreseen]) -> None:
-    """Print one line a cell, and what all of them together would take."""
+    """Print one line for each cell, and the time of all of them together."""
     for cell in cells:
         reason = f" ({cell.reason})" if cell.reason else ""
         console.print(f"{cell.state}: {' '.join(cell.words)}{reason}", markup=False, highlight=False, soft_wrap=True)
     count = Counter(cell.state for cell in cells)
     console.print(f"{len(cells)} cells: {', '.join(f'{number} {state}' for state, number in sorted(count.items()))}", markup=False, highlight=False)
     blind = sum(cell.state == "to run" and not cell.stages for cell in cells)
-    told = f"about {seconds(cells) / 60:.1f} minutes one after the other, as long as records of the same recipe took"
-    console.print(told + (f"; {blind} cells of which no record tells" if blind else ""), markup=False, highlight=False, soft_wrap=True)
+    estimate = f"about {seconds(cells) / 60:.1f} minutes one after the other, estimated from records of the same recipe"
+    console.print(estimate + (f"; {blind} cells without such a record" if blind else ""), markup=False, highlight=False, soft_wrap=True)

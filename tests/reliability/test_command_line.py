@@ -111,7 +111,7 @@ MISTAKES = {
     "task=cifar10": "name their folder with task.root=PATH",
     "task=image_folder": "name their folder with task.root=PATH",
     "net=preact_resnet18": "made for images of 32x32",
-    "attack.data._target_=collections.OrderedDict": "collections.OrderedDict lies outside",
+    "attack.data._target_=collections.OrderedDict": "collections.OrderedDict is outside",
     "attack=[badnets,backdoor]": "two of them fill the slot data",
     "seed=": "seed",
     "attack": "attack",
@@ -336,7 +336,7 @@ def test_a_plugin_outside_the_repository_runs_when_it_is_trusted(lab):
     words = ("-m", "poisonbench", *TINY, "hydra.searchpath=[pkg://my_lab.configs]", "attack=silence")
     refused = python(*words, cwd=lab)
     assert refused.returncode == 2
-    assert "my_lab.silence.Silence lies outside" in refused.stderr
+    assert "my_lab.silence.Silence is outside" in refused.stderr
     done = python(*words, "trust=my_lab.", "attack.data.share=0.5", cwd=lab)
     assert done.returncode == 0, done.stderr
     assert read(records(lab)[0]).spec["attack"]["name"] == "silence"

@@ -50,13 +50,13 @@ def test_a_wrong_field_is_refused_in_words(field, says):
 
 @pytest.mark.parametrize("target", ["builtins.dict", "datetime.date", "pathlib.PurePath", "collections.OrderedDict", "attacksx.Mine", "poisonbench"])
 def test_targets_outside_our_packages_are_refused_before_they_are_imported(target):
-    with pytest.raises(ConfigError, match="lies outside"):
+    with pytest.raises(ConfigError, match="is outside"):
         check_targets({"attack": {"data": [{"_target_": target}]}}, "")
 
 
 def test_a_trusted_prefix_is_a_whole_package_name():
     assert "my_lab." in check_targets({"_target_": "my_lab.plugins.Mine"}, "my_lab")
-    with pytest.raises(ConfigError, match="lies outside"):
+    with pytest.raises(ConfigError, match="is outside"):
         check_targets({"_target_": "my_lab_too.Mine"}, "my_lab")
 
 

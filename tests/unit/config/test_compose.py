@@ -27,13 +27,13 @@ def test_a_word_at_the_limit_passes(word):
     ("word", "says"),
     [
         ("x" * (LETTERS + 1), rf"x\.\.\.: a word of {LETTERS + 1} letters; at most {LETTERS}$"),
-        (f"a=[{NEST}]", f"at most {DEPTH} brackets within each other"),
-        (f"a={{b: ({NEST[1:-1]})}}", f"at most {DEPTH} brackets within each other"),
-        (f"a=]{'(' * (DEPTH + 1)}", f"at most {DEPTH} brackets within each other"),
+        (f"a=[{NEST}]", f"at most {DEPTH} nested brackets"),
+        (f"a={{b: ({NEST[1:-1]})}}", f"at most {DEPTH} nested brackets"),
+        (f"a=]{'(' * (DEPTH + 1)}", f"at most {DEPTH} nested brackets"),
         (f"a={'9' * (DIGITS + 1)}", f"and {DIGITS} digits"),
-        ("a=${now:x}", r"\$\{now:\.\.\.} asks for more than a value"),
-        ("a=${ now :x}", "asks for more than a value"),
-        ("a=${b${now:x}}", "asks for more than a value"),
+        ("a=${now:x}", r"\$\{now:\.\.\.} is a resolver"),
+        ("a=${ now :x}", "is a resolver"),
+        ("a=${b${now:x}}", "is a resolver"),
     ],
 )
 def test_a_word_beyond_it_is_refused(word, says):

@@ -38,7 +38,7 @@ def test_a_record_runs_no_code_of_its_own_and_asks_no_network(tmp_path, monkeypa
     path = of(f"python -m poisonbench {words}").write(tmp_path / "records")
     assert entry([command, str(path)]) == 2
     err = capsys.readouterr().err
-    assert "if you trust it, say so yourself" in err
+    assert "if you trust it, add" in err
     assert len(err.splitlines()) == 1
     assert "foreign" not in sys.modules
     assert not (tmp_path / "imported").exists()

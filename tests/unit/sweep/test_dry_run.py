@@ -53,7 +53,7 @@ def test_a_dry_run_computes_nothing_and_tells_the_sum(here, capsys):
     assert entry(["--dry-run", "-m", *words("seed=100,101")]) == 0
     out = capsys.readouterr().out
     assert "2 cells: 2 to run" in out
-    assert "2 cells of which no record tells" in out
+    assert "2 cells without such a record" in out
     assert not list(here.glob("results/records/*"))
     assert entry(["--dry-run", *words("threat.budget.rate=7")]) == 2
 
@@ -88,4 +88,4 @@ def test_a_record_without_all_parts_of_a_recipe_is_no_kin_of_any_cell(here):
     path.unlink()
     dataclasses.replace(record, spec={name: part for name, part in record.spec.items() if name != "net"}).write(path.parent)
     (told,) = foreseen([words("seed=102", "defense=random_drop")])
-    assert (told.state, told.reason) == ("to run", "no record of its recipe tells how long it takes")
+    assert (told.state, told.reason) == ("to run", "there is no record of its recipe to estimate the time from")
