@@ -14,6 +14,7 @@ import pytest
 from poisonbench.cli import entry
 from poisonbench.config.build import build, check_targets, fitted
 from poisonbench.config.compose import options, tree_of
+from poisonbench.config.setting import Places, Setting
 from poisonbench.config.vocabulary import groups, keys
 from poisonbench.core.errors import PoisonbenchError
 from poisonbench.core.plugins import HOME
@@ -121,7 +122,7 @@ def refusal(store, tree: dict[str, object]) -> str:
     try:
         allowed = check_targets(tree, "")
         fitted(build(tree["engine"], allowed, "engine"), Engine, "engine")
-        tracker_of(tree, allowed)
+        tracker_of(Setting(words=(), tree=tree, places=Places.of(store.root), trusted=allowed))
         assemble(tree, store)
     except PoisonbenchError as error:
         return str(error)

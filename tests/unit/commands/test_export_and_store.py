@@ -66,7 +66,7 @@ def again(*words):
 
 def test_an_export_is_trained_with_the_threads_of_its_record(record, monkeypatch):
     asked: list[int] = []
-    monkeypatch.setattr("poisonbench.learn.device.set_threads", asked.append)
+    monkeypatch.setattr("poisonbench.runner.experiment.set_threads", asked.append)
     assert entry(["export", str(record), "out"]) == 0
     assert asked == [read(record).provenance["threads"]] == [1]
 
