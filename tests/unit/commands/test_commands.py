@@ -279,6 +279,16 @@ def test_a_block_selects_by_attack_defense_and_learner_and_leaves_empty_columns_
     assert all(words in text for words in ("median radius", "screened", "AUROC", "anomaly index"))
 
 
+def test_a_selection_prints_its_cells_in_the_order_given_and_refuses_one_without_a_record(tiny, store):
+    records = [dataclasses.replace(run(tiny(*words), store), command=f"python -m poisonbench {' '.join(words)}") for words in SELECTED[:2]]
+    text = filled("<!-- selected:\nblobs | none | | none |\nblobs | badnets | 20 % | none |\n-->\nold\n<!-- end -->", records)
+    clean, poisoned = text.splitlines()[6:-1]
+    assert clean.startswith("| blobs | none |  | none |  | 1 |")
+    assert poisoned.startswith("| blobs | badnets | 20 % | none |  | 1 |")
+    with pytest.raises(DataError, match="no record of the cell"):
+        filled("<!-- selected:\nblobs | sig | 5 % | none |\n-->\n<!-- end -->", records)
+
+
 def test_published_records_name_no_place_of_a_machine():
     for path in (HOME / "results" / "records").glob("*.json"):
         text = path.read_text()
