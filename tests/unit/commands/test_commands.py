@@ -238,7 +238,7 @@ def test_a_table_folds_seeds_into_a_mean_and_a_range(tmp_path, monkeypatch):
     assert text.endswith("after\n")
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/performance.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/performance.md", "docs/ledger.md"])
 def test_the_pages_show_what_the_records_say(name):
     text = (HOME / name).read_text()
     assert page(text, published(HOME / "results" / "records"), HOME / "results") == text
