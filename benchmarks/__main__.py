@@ -18,8 +18,8 @@ from benchmarks import trend
 from benchmarks._asked import Asked
 from poisonbench.core.errors import ConfigError
 from poisonbench.learn import device
-from poisonbench.record import provenance
 from poisonbench.report.benchmarks import Benchmark, Comparison, table
+from poisonbench.storage.record import provenance
 
 HERE = Path(__file__).parent
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from poisonbench.cell import DONE, REFUSED
+from poisonbench.sweep.cell import DONE, REFUSED
 
 HOME = Path(__file__).parent.parent
 

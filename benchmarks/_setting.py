@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from poisonbench.api import own_task
-from poisonbench.assemble import adopt_own_packages, assemble
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.learner import Combine, Learner
 from poisonbench.core.rng import Key
-from poisonbench.line import Line
-from poisonbench.store import Store
+from poisonbench.runner.experiment import adopt_own_packages, assemble
+from poisonbench.runner.stages import Line
+from poisonbench.storage.store import Store
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -16,7 +16,7 @@ from poisonbench.core.rng import Key, seeded
 from poisonbench.learn.device import resolve
 from poisonbench.nets.resnet import PreActResNet18
 from poisonbench.report.benchmarks import Comparison
-from poisonbench.store import Store
+from poisonbench.storage.store import Store
 from poisonbench.tasks.images import TorchvisionSet
 from poisonbench.tasks.source import stratified
 

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks._asked import Asked
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
-from poisonbench.assemble import adopt_own_packages
 from poisonbench.core.defense import Server
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
+from poisonbench.runner.experiment import adopt_own_packages
 
 SIDE = 1024  # of the matrices that are multiplied
 BLOCK = 1 << 26  # bytes that are copied at a time: more than a cache holds

@@ -11,10 +11,10 @@ from torch import Tensor
 from benchmarks._asked import Asked
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
-from poisonbench.assemble import adopt_own_packages
 from poisonbench.core.defense import Server
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
+from poisonbench.runner.experiment import adopt_own_packages
 
 
 def measure(asked: Asked, *, clients: int = 100, parameters: int = 100_000, repeats: int = 3) -> Iterator[Comparison]:

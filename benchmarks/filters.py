@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmarks._asked import Asked
 from benchmarks._timing import in_turns
-from poisonbench.assemble import adopt_own_packages
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
+from poisonbench.runner.experiment import adopt_own_packages
 
 CLASSES = 10
 

@@ -10,9 +10,9 @@ from typing import cast
 from benchmarks._asked import Asked
 from benchmarks._commands import poisonbench
 from benchmarks._timing import timed
-from poisonbench.record import Record
 from poisonbench.report.benchmarks import Comparison
 from poisonbench.report.tables import published
+from poisonbench.storage.record import Record
 
 GRID = (
     "attack=none,badnets,blended,sig,wanet,label_flip,random_label",

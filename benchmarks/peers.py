@@ -17,11 +17,11 @@ from torch import Tensor
 
 from benchmarks._asked import Asked
 from benchmarks._timing import in_turns
-from poisonbench.assemble import adopt_own_packages
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
+from poisonbench.runner.experiment import adopt_own_packages
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Work = Callable[[], object]

@@ -17,7 +17,7 @@ SWEEP = ("attack=none,backdoor", "defense=none,random_drop", "seed=range(100,110
 VALUES = """
 import sys, torch
 from pathlib import Path
-from poisonbench.store import Store
+from poisonbench.storage.store import Store
 folder, count, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = Store(folder)
 for number in range(count)[::step]:

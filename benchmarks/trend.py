@@ -11,9 +11,9 @@ from rich.console import Console
 
 from benchmarks._commands import HOME
 from poisonbench.core.files import write_text
-from poisonbench.record import provenance
 from poisonbench.report.benchmarks import Benchmark
 from poisonbench.report.benchmarks import read as read_benchmark
+from poisonbench.storage.record import provenance
 
 SLOWER = 0.9  # a ratio below this share of the one before is named
 

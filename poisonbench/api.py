@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
-from poisonbench.publish import publish, tracker_of
-from poisonbench.record import Record
+from poisonbench.runner.experiment import Places, assemble, open_store
+from poisonbench.storage.record import Record
+from poisonbench.trackers.save import publish, tracker_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,7 @@ def run(
     places = Places.of(tree)
     store = open_store(tree, places)
     from poisonbench.nets.own import OwnNet
-    from poisonbench.pipeline import run as walk
+    from poisonbench.runner.pipeline import run as walk
 
     def own_net(task: Task) -> OwnNet:
         assert net is not None

@@ -15,19 +15,19 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from poisonbench import screen
-from poisonbench.build import build, check_targets, fitted
-from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
+from poisonbench import terminal
 from poisonbench.commands import help, usage
-from poisonbench.commands.compose import CONFIGS, cells_of, check_words, explaining, tree_of
-from poisonbench.commands.mistakes import COMPLETION, DRY, HELP, SWEEP, parted, read_words
 from poisonbench.commands.usage import Usage
+from poisonbench.config.build import build, check_targets, fitted
+from poisonbench.config.compose import CONFIGS, cells_of, check_words, explaining, tree_of
+from poisonbench.config.mistakes import COMPLETION, DRY, HELP, SWEEP, parted, read_words
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
-from poisonbench.publish import leads
-from poisonbench.record import read
+from poisonbench.storage.record import read
 from poisonbench.sweep.audience import Crowd
+from poisonbench.sweep.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
 from poisonbench.sweep.engine import Engine
+from poisonbench.trackers.save import leads
 
 ENGINE_WORDS = ("engine", "workers", "cell_minutes", "trust", "hydra")
 
@@ -114,7 +114,7 @@ def _cells(flags: Sequence[str], words: Sequence[str]) -> list[list[str]]:
 
 def _foreseen(cells: Sequence[Sequence[str]], console: Console) -> int:
     """Say what would be run, what is there, and how long the rest may take; refused cells give exit code 2."""
-    from poisonbench.forecast import foreseen, show
+    from poisonbench.sweep.dry_run import foreseen, show
 
     told = list(foreseen(cells))
     show(console, told)
@@ -122,7 +122,7 @@ def _foreseen(cells: Sequence[Sequence[str]], console: Console) -> int:
 
 
 def _alone(words: Sequence[str], console: Console) -> int:
-    with screen.progress(console) as (listen, handler), heard(listen, handler):
+    with terminal.progress(console) as (listen, handler), heard(listen, handler):
         cell = computed(words)
     return _shown(cell, console)
 
@@ -137,10 +137,10 @@ def _together(cells: Sequence[Sequence[str]], console: Console) -> int:
     if engine.threads and not any(word.startswith("threads=") for words in cells for word in words):
         console.print(f"each cell has its share of the cores: threads={engine.threads}", highlight=False)
         cells = [[*words, f"threads={engine.threads}"] for words in cells]
-    with screen.progress(console) as (listen, handler):
+    with terminal.progress(console) as (listen, handler):
         crowd = Crowd(cells=len(cells), listen=listen, handler=handler, show=lambda cell: _shown(cell, console))
         done = engine.swept(cells, crowd)
-    screen.show_sweep(console, [(read(cell.path), cell.path) for cell in done if cell.path])
+    terminal.show_sweep(console, [(read(cell.path), cell.path) for cell in done if cell.path])
     return max((cell.code for cell in done), default=DONE)
 
 
@@ -158,7 +158,7 @@ def _shown(cell: Cell, console: Console) -> int:
     if cell.path is None:
         return _refuse(cell.sentence, cell.code)
     if leads():
-        screen.show_record(console, read(cell.path), cell.path)
+        terminal.show_record(console, read(cell.path), cell.path)
     return cell.code
 
 

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from poisonbench.assemble import adopt_own_packages, assemble
-from poisonbench.commands.compose import tree_of
-from poisonbench.pipeline import Experiment
-from poisonbench.store import Store
+from poisonbench.config.compose import tree_of
+from poisonbench.runner.experiment import adopt_own_packages, assemble
+from poisonbench.runner.pipeline import Experiment
+from poisonbench.storage.store import Store
 
 BASE = ("task=blobs", "net.widths=[8,16]", "net.depths=[1,1]", "threads=1")
 SHORT = {

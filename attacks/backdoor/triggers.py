@@ -14,7 +14,7 @@ from torch import Tensor
 
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import File
-from poisonbench.decode import picture
+from poisonbench.decoders import picture
 
 Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "center"]
 

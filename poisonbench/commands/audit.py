@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from poisonbench import screen
-from poisonbench.assemble import HOME, Places, assemble, open_store
-from poisonbench.commands.compose import tree_of
+from poisonbench import terminal
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import heard
 from poisonbench.report.tables import published
 from poisonbench.report.vetting import Vetted, agreement, statement, too_small, wholly_named, write
+from poisonbench.runner.experiment import HOME, Places, assemble, open_store
 
 if TYPE_CHECKING:
     from poisonbench.core.defense import Verdict
-    from poisonbench.pipeline import Experiment
-    from poisonbench.store import Store
+    from poisonbench.runner.pipeline import Experiment
+    from poisonbench.storage.store import Store
 
 USAGE = Usage(
     call='audit task=NAME [task.KEY=VALUE...] defense=FILTER, or "defense=[FILTER,FILTER]"',
@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> int:
     told = with_defaults(rest)
     console = Console()
     folder = Places.of(_tree(told, filters[0])).results / "audit"
-    with screen.progress(console) as (listen, handler), heard(listen, handler):
+    with terminal.progress(console) as (listen, handler), heard(listen, handler):
         vetted = judged(told, filters)
     written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
@@ -88,7 +88,7 @@ def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
     """
     from poisonbench.core.classwise import judges_classes
     from poisonbench.core.keys import key
-    from poisonbench.pipeline import spec
+    from poisonbench.runner.pipeline import spec
 
     verdicts, asked, task = dict[str, "Verdict"](), dict[str, "Experiment"](), None
     for name in filters:
@@ -120,7 +120,7 @@ def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:
     """
     from poisonbench.core.classwise import held_to_large
     from poisonbench.core.defense import KeepAll
-    from poisonbench.pipeline import Line, check_training
+    from poisonbench.runner.pipeline import Line, check_training
 
     held = held_to_large(experiment.defense.sanitize, experiment.task.train)
     line = Line(experiment=dataclasses.replace(experiment, defense=dataclasses.replace(experiment.defense, sanitize=held)), store=store)

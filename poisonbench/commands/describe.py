@@ -13,14 +13,14 @@ from typing import cast
 
 from rich.console import Console
 
-from poisonbench.assemble import HOME
-from poisonbench.commands.compose import tree_of
-from poisonbench.commands.mistakes import SEARCH
 from poisonbench.commands.usage import Usage
-from poisonbench.commands.vocabulary import groups, options
+from poisonbench.config.compose import tree_of
+from poisonbench.config.mistakes import SEARCH
+from poisonbench.config.vocabulary import groups, options
 from poisonbench.core.errors import ConfigError, meant
-from poisonbench.record import Record
 from poisonbench.report.tables import published
+from poisonbench.runner.experiment import HOME
+from poisonbench.storage.record import Record
 
 COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from poisonbench.assemble import Places, adopt_own_packages
-from poisonbench.commands.compose import tree_of
 from poisonbench.commands.usage import Usage
+from poisonbench.config.compose import tree_of
+from poisonbench.runner.experiment import Places, adopt_own_packages
 
 USAGE = Usage(call="doctor", does="Check whether this machine can run, and say what it would use; exit code 1 if something is broken.", options={})
 

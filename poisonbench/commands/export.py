@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from poisonbench import screen
-from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.retrace import runtime_of, split, tree_from
+from poisonbench import terminal
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
+from poisonbench.config.rerun import runtime_of, split, tree_from
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest, write_text
 from poisonbench.core.progress import heard
-from poisonbench.record import read
+from poisonbench.runner.experiment import Places, assemble, open_store
+from poisonbench.storage.record import read
 
 FORMAT = 3  # since 2 the trusted and the public rows are in the folder, since 3 what each row is
 
@@ -40,8 +40,8 @@ def main(words: Sequence[str]) -> int:
     if not 1 <= len(named) <= 2:
         raise ConfigError("export RECORD [FOLDER] [results_dir=PATH] [trust=PREFIX.]: give the path of a record, and the folder to write into")
     from poisonbench.core.defense import Mean
-    from poisonbench.pipeline import Line
-    from poisonbench.store import write_tensors
+    from poisonbench.runner.pipeline import Line
+    from poisonbench.storage.store import write_tensors
 
     source = Path(named[0])
     folder = Path(named[1]) if len(named) == 2 else Path(source.stem)
@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
     store = open_store(tree, Places.of(tree))
     experiment = assemble(tree, store)
     line = Line(experiment=experiment, store=store)
-    with screen.progress(Console()) as (listen, handler), heard(listen, handler):
+    with terminal.progress(Console()) as (listen, handler), heard(listen, handler):
         poisoned = line.strike()
         if not poisoned.mask.any():
             raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")

@@ -6,10 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from poisonbench.commands.compose import written
-from poisonbench.commands.mistakes import parsed
 from poisonbench.commands.usage import Usage
-from poisonbench.commands.vocabulary import commands, groups, options
+from poisonbench.config.compose import written
+from poisonbench.config.mistakes import parsed
+from poisonbench.config.vocabulary import commands, groups, options
 
 USAGE = Usage(
     call="help [COMMAND | WORD...]",

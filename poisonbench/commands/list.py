@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from poisonbench.commands.usage import Usage
-from poisonbench.commands.vocabulary import groups, options
+from poisonbench.config.vocabulary import groups, options
 from poisonbench.core.errors import ConfigError, meant
 
 JSON = "--json"

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.retrace import runtime_of, split, tree_from
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
 from poisonbench.commands.verify import renewed
+from poisonbench.config.rerun import runtime_of, split, tree_from
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import SCHEMA, Record, provenance, read
 from poisonbench.report.figures import plain
+from poisonbench.runner.experiment import Places, assemble, open_store
+from poisonbench.storage.record import SCHEMA, Record, provenance, read
 
 if TYPE_CHECKING:
-    from poisonbench.pipeline import Experiment, Line
+    from poisonbench.runner.pipeline import Experiment, Line
 
 USAGE = Usage(
     call="referee RECORD... [write=true]",
@@ -82,8 +82,8 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
         BudgetError: its attack breaks a rule that was not checked then.
     """
     from poisonbench.core.errors import Incompatible
-    from poisonbench.pipeline import Line, assumed, check, spec
-    from poisonbench.pipeline import record as recorded
+    from poisonbench.runner.pipeline import Line, assumed, check, spec
+    from poisonbench.runner.pipeline import record as recorded
 
     tree = tree_from(record, words, *[word for word in words if word.startswith("results_dir=")], *runtime_of(record))
     store = open_store(tree, Places.of(tree))
@@ -118,7 +118,7 @@ def _same_plan(record: Record, now: dict[str, object]) -> None:
 def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, object]:
     """Return the metrics that the record lacks, after everything was checked that needs no victim."""
     from poisonbench.core.defense import Mean
-    from poisonbench.pipeline import folded
+    from poisonbench.runner.pipeline import folded
 
     trials = [(line.strike(number), number) for number in range(experiment.threat.trials)]
     for received, number in trials:

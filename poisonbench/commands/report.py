@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from poisonbench.commands.compose import options
 from poisonbench.commands.usage import Usage
+from poisonbench.config.compose import options
 from poisonbench.core.errors import ConfigError, meant
 from poisonbench.core.files import write_atomically, write_text
-from poisonbench.record import Record
 from poisonbench.report import ablation, benchmarks, certified, ledger
 from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
+from poisonbench.storage.record import Record
 
 ROUNDS = "federated_rounds"
 

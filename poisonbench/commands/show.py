@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.retrace import split, tree_from
 from poisonbench.commands.usage import TRUST, Usage
+from poisonbench.config.rerun import split, tree_from
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically
-from poisonbench.record import read
+from poisonbench.runner.experiment import Places, assemble, open_store
+from poisonbench.storage.record import read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     allowed, words = split(words)
     if not 1 <= len(words) <= 2:
         raise ConfigError("show RECORD [PNG] [trust=PREFIX.]: give the path of a record, and where the picture goes")
-    from poisonbench.pipeline import Line
+    from poisonbench.runner.pipeline import Line
 
     source = Path(words[0])
     path = Path(words[1]) if len(words) == 2 else source.with_suffix(".png")

@@ -11,12 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from poisonbench import lease
-from poisonbench.assemble import Places
-from poisonbench.commands.compose import tree_of
 from poisonbench.commands.usage import RESULTS_DIR, Usage
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import sealed
+from poisonbench.runner.experiment import Places
+from poisonbench.storage import lease
 
 USAGE = Usage(
     call="store list, or store prune days=30",

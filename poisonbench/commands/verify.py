@@ -11,12 +11,12 @@ from typing import get_args
 
 from rich.console import Console
 
-from poisonbench.assemble import Places, assemble, open_store
-from poisonbench.commands.retrace import split, tree_from
 from poisonbench.commands.usage import TRUST, Usage
+from poisonbench.config.rerun import split, tree_from
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import SCHEMA, Part, Record, read
 from poisonbench.report.figures import machine, plain
+from poisonbench.runner.experiment import Places, assemble, open_store
+from poisonbench.storage.record import SCHEMA, Part, Record, read
 
 TOLERANCE = 0.02  # two points of a percentage
 NEW = "nothing"  # stands for what a record does not hold; told apart by identity
@@ -83,7 +83,7 @@ def _runtime(record: Record) -> dict[str, object]:
 def _again(told: Record, allowed: Sequence[str]) -> Record:
     """Run a record's command in an empty store, with its threads and, where this machine has it, on its device."""
     from poisonbench.learn.device import resolve
-    from poisonbench.pipeline import run
+    from poisonbench.runner.pipeline import run
 
     device, threads = str(told.provenance.get("device", "auto")), told.provenance.get("threads", 0)
     try:

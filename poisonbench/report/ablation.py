@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record
 from poisonbench.report.experiments import belonging, experiment_of, number_of, swept
 from poisonbench.report.figures import Failures, failed_seeds, number, radii
 from poisonbench.stats import over_seeds
+from poisonbench.storage.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

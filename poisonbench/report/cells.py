@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from poisonbench.record import Part, Record
 from poisonbench.report.figures import Failures, defended, name_of, net_asr, number, plain, radii, relation
 from poisonbench.report.tables import cells_of
 from poisonbench.stats import intervals, over_seeds, ranks
+from poisonbench.storage.record import Part, Record
 
 PROPORTIONS: dict[str, Callable[[Record], float | None]] = {
     "c_acc": lambda record: defended(record, "c_acc"),

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from poisonbench.record import Record
 from poisonbench.report.curves import band, words_of
 from poisonbench.report.experiments import belonging, swept, value_of
 from poisonbench.report.figures import failed_seeds, name_of, radii, radius_unit
 from poisonbench.stats import over_seeds
+from poisonbench.storage.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record, words_in
 from poisonbench.report.figures import failed_seeds
+from poisonbench.storage.record import Record, words_in
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-from poisonbench.record import Record
 from poisonbench.report.curves import words_of
+from poisonbench.storage.record import Record
 
 FIXED = ("seed", "attack", "defense")
 

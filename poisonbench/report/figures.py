@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from poisonbench.record import Part, Record
 from poisonbench.stats import Spread, clopper_pearson, over_seeds
+from poisonbench.storage.record import Part, Record
 
 CHANGED_ROWS = "changed training rows (kind of change not recorded)"  # of records that were made before the unit was written down
 NEIGHBOURS = "neighbours not recorded"

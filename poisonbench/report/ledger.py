@@ -13,8 +13,8 @@ from typing import cast, get_args
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded
-from poisonbench.record import Part, Record
 from poisonbench.stats import over_seeds
+from poisonbench.storage.record import Part, Record
 
 FIELDS = {"claim", "source", "published", "unit", "certainty", "command", "figure", "records", "ours", "verdict", "why"}
 VERDICTS = ("reproduced", "partial", "not reproduced", "not run")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import cast
 
 from poisonbench.core.errors import DataError
-from poisonbench.record import Part, Record, read, words_in
 from poisonbench.report.experiments import belonging
 from poisonbench.report.figures import Failures, goal, machine, malicious, name_of, number, over_targets, radii, relation, told
 from poisonbench.stats import worst
+from poisonbench.storage.record import Part, Record, read, words_in
 
 COLUMNS = (
     "task",

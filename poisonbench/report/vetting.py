@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from poisonbench.core.data import Task
     from poisonbench.core.defense import Verdict
-    from poisonbench.record import Record
+    from poisonbench.storage.record import Record
 
 SHOWN = 24
 NAMED = 10  # classes that a sentence names

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from poisonbench.cell import DONE, Cell
 from poisonbench.core.progress import Listen
+from poisonbench.sweep.cell import DONE, Cell
 
 SWEEP = "cells of the sweep"  # what the bar of all cells is called
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from poisonbench.cell import Cell, buried
 from poisonbench.sweep.audience import Audience, Plain
+from poisonbench.sweep.cell import Cell, buried
 from poisonbench.sweep.processes import Processes
 
 TRIES = 3  # machines that may be lost under one load

@@ -19,17 +19,17 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
-from poisonbench.assemble import Loaded
-from poisonbench.cell import FAILED, Cell, buried, computed
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import heard
+from poisonbench.runner.experiment import Loaded
 from poisonbench.sweep.audience import Audience
+from poisonbench.sweep.cell import FAILED, Cell, buried, computed
 
 LOOK = 0.5  # seconds between two looks at the clock
 START = 60.0  # seconds a first process may take to import torch, which are none of the cell's
 SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork
-SERVER.set_forkserver_preload(["poisonbench.pipeline", "poisonbench.learn.central"])  # torch is imported once, however many workers start or die
+SERVER.set_forkserver_preload(["poisonbench.runner.pipeline", "poisonbench.learn.central"])  # torch is imported once, however many workers start or die
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    importlib.import_module("poisonbench.pipeline")
+    importlib.import_module("poisonbench.runner.pipeline")
     loaded = Loaded()
     while True:
         try:

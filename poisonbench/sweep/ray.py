@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from poisonbench.cell import Cell
 from poisonbench.core.errors import ConfigError
 from poisonbench.sweep.audience import Audience
+from poisonbench.sweep.cell import Cell
 from poisonbench.sweep.engine import Lost, Ticket, gathered, work
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from poisonbench.cell import Cell
 from poisonbench.core.errors import ConfigError
 from poisonbench.sweep.audience import Audience
+from poisonbench.sweep.cell import Cell
 from poisonbench.sweep.engine import Lost, Ticket, gathered, work
 
 if TYPE_CHECKING:

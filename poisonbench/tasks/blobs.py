@@ -13,7 +13,7 @@ from torch import Tensor
 from poisonbench.core.data import Task
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.store import Store
+from poisonbench.storage.store import Store
 from poisonbench.tasks.source import Raw, Split
 
 

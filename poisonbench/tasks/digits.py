@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.rng import Key
-from poisonbench.store import Store
+from poisonbench.storage.store import Store
 from poisonbench.tasks.source import Raw, Split, stratified
 
 TEST_ROWS = 360

@@ -18,8 +18,8 @@ from poisonbench.core.data import Task
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest
 from poisonbench.core.keys import key
-from poisonbench.decode import reading
-from poisonbench.store import Store
+from poisonbench.decoders import reading
+from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import Entry, Listing, by_folders, by_table, tables
 from poisonbench.tasks.parquet import Parquet
 from poisonbench.tasks.pictures import Encoded, Pictures, as_pixels, folder

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded
-from poisonbench.decode import reading
+from poisonbench.decoders import reading
 from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, ignored, in_order, is_hidden
 
 SUFFIXES = frozenset(f".{name}" for name in ["png", "jpg", "jpeg", "jpe", "jfif", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Task
 from poisonbench.core.errors import DataError
-from poisonbench.decode import NOTES, eight_bits, reading
+from poisonbench.decoders import NOTES, eight_bits, reading
 from poisonbench.tasks.pictures import in_order, noted
 from poisonbench.tasks.source import Raw, Split, numbered
 

@@ -16,8 +16,8 @@ from poisonbench.core.data import Task
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded, file_digest
 from poisonbench.core.keys import key
-from poisonbench.decode import reading
-from poisonbench.store import Store
+from poisonbench.decoders import reading
+from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import SPLIT
 from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, Encoded, Pictures, folder, ignored, in_order
 from poisonbench.tasks.source import Raw

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from poisonbench.core.errors import DataError
-from poisonbench.decode import NOTES, picture
+from poisonbench.decoders import NOTES, picture
 from poisonbench.tasks.source import Raw, Split
 
 log = logging.getLogger("poisonbench")

@@ -17,7 +17,7 @@ from torch import Tensor
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.errors import ConfigError, DataError, PoisonbenchError
 from poisonbench.core.files import bounded, file_digest
-from poisonbench.store import Store
+from poisonbench.storage.store import Store
 from poisonbench.tasks.pictures import folder
 from poisonbench.tasks.source import Raw, Split
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from poisonbench.core.data import Dataset, Overlap, Task
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.rng import Key
-from poisonbench.store import Store
+from poisonbench.storage.store import Store
 from poisonbench.tasks.clients import Iid, Owners, dealt
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import cast
 
-from poisonbench.record import Record
+from poisonbench.storage.record import Record
 
 FIGURES = ("c_acc", "asr", "r_acc")
 PARTS = {"baseline": "baseline", "undefended": "undefended", "defended": "metrics"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from poisonbench.record import Record
+from poisonbench.storage.record import Record
 
 
 class Tracker(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record
+from poisonbench.storage.record import Record
 from poisonbench.trackers.figures import curve_points, numbers
 
 

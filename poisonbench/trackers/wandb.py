@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from poisonbench.record import Record
+from poisonbench.storage.record import Record
 from poisonbench.trackers.figures import FIGURES, curve_points, figures, numbers
 
 

@@ -17,14 +17,14 @@ from benchmarks._commands import checkout, poisonbench, python
 from benchmarks._setting import made_up
 from benchmarks._timing import in_turns, timed
 from defenses.train.dp_sgd import noise_for, spent_epsilon
-from poisonbench.assemble import HOME
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import DataError, PoisonbenchError
 from poisonbench.core.files import DEPTH
 from poisonbench.core.learner import Plan
 from poisonbench.core.rng import Key
-from poisonbench.record import Record
 from poisonbench.report.benchmarks import Benchmark, Comparison, read, table
+from poisonbench.runner.experiment import HOME
+from poisonbench.storage.record import Record
 
 ONE = Comparison(work="ten rows", ours="a", alternative="b", unit="s", ours_cost=(1.0, 3.0, 2.0), alternative_cost=(9.0, 8.0, 7.0))
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from poisonbench.commands.compose import options, tree_of
+from poisonbench.config.compose import options, tree_of
 from poisonbench.core.attack import Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 ATTACKS = [name for name in options("attack") if name != "none"]
 PLANS = {name: tree_of([f"attack={name}"])["attack"] for name in ATTACKS}

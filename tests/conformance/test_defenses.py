@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from poisonbench.commands.compose import options, tree_of
+from poisonbench.config.compose import options, tree_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
 from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 from tests.conftest import CHEAP
 
 DEFENSES = [name for name in options("defense") if name != "none"]

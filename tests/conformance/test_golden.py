@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from poisonbench.commands.compose import options, tree_of
+from poisonbench.config.compose import options, tree_of
 from poisonbench.core.attack import Round
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
 from poisonbench.core.keys import canonical, tensor_digest
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line
+from poisonbench.runner.pipeline import Line
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
@@ -99,7 +99,7 @@ def test_filters_give_the_output_of_their_version(tiny, name):
 
 @pytest.mark.parametrize("name", ["digits"])
 def test_tasks_give_the_output_of_their_version(store, name):
-    from poisonbench.build import build
+    from poisonbench.config.build import build
     from poisonbench.core.plugins import OWN
 
     source = build(tree_of([f"task={name}"])["task"], OWN, "task")

@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 import yaml
 
-from poisonbench.assemble import HOME
-from poisonbench.build import build, targets
-from poisonbench.commands.compose import CONFIGS, options, tree_of
+from poisonbench.config.build import build, targets
+from poisonbench.config.compose import CONFIGS, options, tree_of
 from poisonbench.core.plugins import OWN, find_class
+from poisonbench.runner.experiment import HOME
 
 GROUPS = ("owners", "attack", "defense", "task", "net", "learner", "tracker")
 ENTRIES = [(group, name) for group in GROUPS for name in options(group)]
@@ -72,8 +72,8 @@ def test_every_experiment_composes():
 
 
 def test_the_schema_and_the_configuration_hold_the_same_keys():
+    from poisonbench.config.schema import BudgetKeys, Keys
     from poisonbench.core.threat import Budget
-    from poisonbench.schema import BudgetKeys, Keys
 
     top = yaml.safe_load((CONFIGS / "config.yaml").read_text())
     groups = {next(iter(entry)) for entry in top["defaults"] if isinstance(entry, dict) and not next(iter(entry)).startswith("override")}

@@ -22,7 +22,7 @@ PAGE = HOME / "docs" / "reliability.md"
 BEGIN, END = "<!-- outcome -->\n", "<!-- end -->"
 SWEEP, DISK, HOSTILE, FUZZ, ORACLES, WORDS = (f"tests/reliability/test_{name}.py" for name in ("sweep", "disk", "hostile", "fuzz", "oracles", "command_line"))
 PROOFS = "tests/reliability/test_proofs.py"
-LEASE, PAGE_TESTS = "tests/unit/test_lease.py", "tests/unit/report/test_leaderboard.py"
+LEASE, PAGE_TESTS = "tests/unit/storage/test_lease.py", "tests/unit/report/test_leaderboard.py"
 CERTIFY, RULES, FILTERS = (f"tests/unit/defenses/{name}.py" for name in ("test_certificates", "test_aggregate", "test_filters"))
 
 PARALLEL = ("-n", "auto", "--dist", "worksteal")  # whoever is done takes tests from the others
@@ -113,10 +113,10 @@ ROWS = (
         "one error sentence, exit code 2, nothing written, no code run, no network connection",
         (
             HOSTILE,
-            "tests/unit/test_decode.py",
-            "tests/unit/commands/test_compose.py",
+            "tests/unit/test_decoders.py",
+            "tests/unit/config/test_compose.py",
             f"{WORDS}::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
-            "tests/unit/commands/test_retrace.py::test_a_record_runs_no_code_of_its_own_and_asks_no_network",
+            "tests/unit/config/test_rerun.py::test_a_record_runs_no_code_of_its_own_and_asks_no_network",
         ),
     ),
     Row(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.assemble import HOME
-from poisonbench.cell import portable
 from poisonbench.cli import entry
-from poisonbench.record import read
+from poisonbench.runner.experiment import HOME
+from poisonbench.storage.record import read
+from poisonbench.sweep.cell import portable
 from tests.conftest import TINY, tiny_words
 from tests.unit.tasks.test_images import parquets as parquets
 from tests.unit.tasks.test_images import write_parquet
@@ -187,7 +187,7 @@ def test_damaged_data_is_one_sentence_and_leaves_nothing_behind(parquets, here, 
 
 
 def test_the_filter_that_is_matched_at_random_can_be_named():
-    from poisonbench.commands.compose import tree_of
+    from poisonbench.config.compose import tree_of
 
     tree = tree_of(["defense=random_drop", "defense@defense.sanitize.like=spectral", "defense.sanitize.like.sanitize.margin=3.0"])
     assert tree["defense"]["sanitize"]["like"]["sanitize"]["margin"] == 3.0
@@ -214,7 +214,7 @@ def test_a_slot_that_cannot_be_honoured_is_a_skipped_record(here, capsys, monkey
 
 
 def test_two_defenses_are_joined_slot_by_slot():
-    from poisonbench.commands.compose import tree_of
+    from poisonbench.config.compose import tree_of
 
     tree = tree_of(["defense=[none,spectral]", "defense.sanitize.margin=2.0"])
     assert tree["defense"]["sanitize"]["margin"] == 2.0
@@ -409,7 +409,7 @@ def test_a_round_in_which_every_training_diverged_is_a_failed_record_that_names_
 
 
 def test_a_slot_held_by_a_null_object_gives_way():
-    from poisonbench.commands.compose import tree_of
+    from poisonbench.config.compose import tree_of
 
     for names in ("[badnets,alie]", "[alie,badnets]"):
         plan = tree_of([f"attack={names}"])["attack"]

@@ -8,15 +8,15 @@ from functools import cache
 
 import pytest
 
-from poisonbench.assemble import HOME
-from poisonbench.build import build
-from poisonbench.commands.compose import CONFIGS, tree_of
+from poisonbench.config.build import build
+from poisonbench.config.compose import CONFIGS, tree_of
 from poisonbench.core.keys import canonical
 from poisonbench.core.plugins import OWN
 from poisonbench.core.threat import POISON_RATE, informed
-from poisonbench.record import Record, read
 from poisonbench.report.certified import changed, promises
 from poisonbench.report.figures import radius_unit
+from poisonbench.runner.experiment import HOME
+from poisonbench.storage.record import Record, read
 
 INNER = ("net", "extractor", "head", "client")  # recipes within recipes, with what a run puts into them
 

@@ -7,7 +7,7 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-from poisonbench.assemble import HOME
+from poisonbench.runner.experiment import HOME
 from tests.conftest import TINY
 
 WORDS = ("poisonbench", *TINY, "attack=none", "net.norm=group", "net.pool=average", "seed=100")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.assemble import HOME
 from poisonbench.commands.audit import with_defaults
-from poisonbench.commands.compose import options, tree_of
 from poisonbench.commands.report import ROUNDS
+from poisonbench.config.compose import options, tree_of
+from poisonbench.runner.experiment import HOME
 from tests.conftest import TINY
 from tests.reliability.__main__ import PAGE, ROWS, Case, outcome
 from tests.reliability.test_command_line import python, records

@@ -19,15 +19,15 @@ import torch
 from PIL import Image
 
 from attacks.backdoor.triggers import from_file
-from poisonbench import lease
 from poisonbench.core.errors import PoisonbenchError
 from poisonbench.core.files import File, file_digest
 from poisonbench.core.learner import Trained
-from poisonbench.record import Record, read
 from poisonbench.report import benchmarks, leaderboard, ledger, tables
 from poisonbench.report.cells import folded
 from poisonbench.report.tables import published
-from poisonbench.store import Store
+from poisonbench.storage import lease
+from poisonbench.storage.record import Record, read
+from poisonbench.storage.store import Store
 from poisonbench.tasks.images import ImageFolder, TorchvisionSet
 from poisonbench.tasks.parquet import Parquet
 from poisonbench.tasks.poisoned import Poisoned
@@ -251,7 +251,7 @@ def fuzz_shared(folder: Path, times: int) -> None:
 
 def fuzz_words(times: int) -> None:
     """Throw characters at the parser of the command line: a configuration, or one sentence."""
-    from poisonbench.commands.compose import tree_of
+    from poisonbench.config.compose import tree_of
 
     parts = ["attack", "backdoor", "${", "oc.env:HOME", "++", "seed", "é", "\n", *string.punctuation, " ", "1"]
     for time in range(times):

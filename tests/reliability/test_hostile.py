@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from poisonbench import decode
+from poisonbench import decoders
 from poisonbench.cli import entry
-from poisonbench.commands import compose
+from poisonbench.config import compose
 from poisonbench.core import files
 from poisonbench.core.errors import DataError
-from poisonbench.record import Record, read
+from poisonbench.storage.record import Record, read
 from tests.conftest import SPEC, TINY
 
 DEEP = "[" * (compose.DEPTH + 1) + "]" * (compose.DEPTH + 1)
@@ -34,7 +34,7 @@ CONFIGS = [
     *[f"defense.sanitize._target_={target}" for target in ("datetime.time", "collections.Counter", "uuid.UUID", "torch.Size", "defenses")],
     *[
         f"learner._target_={target}"
-        for target in ("poisonbench.store.Store", "poisonbench.core.files.write_text", "attacks.__init__", "defenses.nothing.Nothing")
+        for target in ("poisonbench.storage.store.Store", "poisonbench.core.files.write_text", "attacks.__init__", "defenses.nothing.Nothing")
     ],
     "learner._target_=poisonbench.core.rng.Key",
     "task._target_=datetime.timedelta",
@@ -94,7 +94,7 @@ def picture(side: int = 16) -> bytes:
 def large() -> bytes:
     """A picture of one column more than is decoded, black throughout."""
     stream = io.BytesIO()
-    Image.new("1", (decode.PIXELS // 2**13 + 1, 2**13)).save(stream, "PNG")
+    Image.new("1", (decoders.PIXELS // 2**13 + 1, 2**13)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -225,7 +225,7 @@ def test_a_value_of_the_store_with_any_bit_flipped_is_made_again(tmp_path):
     import torch
 
     from poisonbench.core.learner import Trained
-    from poisonbench.store import Store
+    from poisonbench.storage.store import Store
 
     made = []
 

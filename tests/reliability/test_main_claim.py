@@ -1,8 +1,8 @@
 """The README's first example, on a seed that no record uses."""
 
-from poisonbench.assemble import assemble
-from poisonbench.commands.compose import tree_of
-from poisonbench.pipeline import run
+from poisonbench.config.compose import tree_of
+from poisonbench.runner.experiment import assemble
+from poisonbench.runner.pipeline import run
 
 
 def test_spectral_signatures_undo_a_backdoor_on_digits(store):

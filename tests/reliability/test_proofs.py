@@ -29,8 +29,8 @@ from defenses.sanitize.spectral import SpectralSignatures
 from defenses.sanitize.trusted_outlier import TrustedOutlier
 from defenses.train.dpa import Ensemble
 from defenses.train.hash_bagging import Groups
-from poisonbench.build import build
-from poisonbench.commands.compose import CONFIGS, options, tree_of
+from poisonbench.config.build import build
+from poisonbench.config.compose import CONFIGS, options, tree_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Defense, Means
 from poisonbench.core.electorate import Change

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.assemble import HOME
-from poisonbench.record import read
+from poisonbench.runner.experiment import HOME
+from poisonbench.storage.record import read
 from tests.conftest import TINY
 
 PORT = 6399

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.commands.compose import options
+from poisonbench.config.compose import options
 from tests.conftest import CHEAP, tiny_words
 from tests.reliability.test_command_line import python
 
 RUN = """
 import json, sys
 from pathlib import Path
-from poisonbench.cell import computed
-from poisonbench.record import read
+from poisonbench.sweep.cell import computed
+from poisonbench.storage.record import read
 told = {}
 for name, words in json.loads(Path(sys.argv[1]).read_text()):
     cell = computed([*words, f"results_dir={sys.argv[2]}"])

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench import lease
-from poisonbench.assemble import HOME
-from poisonbench.record import Record, read
+from poisonbench.runner.experiment import HOME
+from poisonbench.storage import lease
+from poisonbench.storage.record import Record, read
 from tests.conftest import TINY
 from tests.reliability import warm
 from tests.reliability.test_command_line import python

@@ -11,15 +11,15 @@ import sys
 
 import pytest
 
-from poisonbench.assemble import HOME, assemble
-from poisonbench.build import build, check_targets, fitted
 from poisonbench.cli import entry
-from poisonbench.commands.compose import options, tree_of
-from poisonbench.commands.vocabulary import groups, keys
+from poisonbench.config.build import build, check_targets, fitted
+from poisonbench.config.compose import options, tree_of
+from poisonbench.config.vocabulary import groups, keys
 from poisonbench.core.errors import PoisonbenchError
-from poisonbench.pipeline import Line, check
-from poisonbench.publish import tracker_of
+from poisonbench.runner.experiment import HOME, assemble
+from poisonbench.runner.pipeline import Line, check
 from poisonbench.sweep.engine import Engine
+from poisonbench.trackers.save import tracker_of
 from tests.conftest import tiny_words
 
 FOREIGN = ("omegaconf", "hydra", "traceback", "configattributeerror", "full_key", "struct")

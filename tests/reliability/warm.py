@@ -18,7 +18,7 @@ from poisonbench.cli import entry
 from poisonbench.sweep import processes
 
 SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork
-SERVER.set_forkserver_preload(["poisonbench.cli", "poisonbench.cell", "poisonbench.pipeline", "poisonbench.learn.central", "torch._dynamo"])
+SERVER.set_forkserver_preload(["poisonbench.cli", "poisonbench.sweep.cell", "poisonbench.runner.pipeline", "poisonbench.learn.central", "torch._dynamo"])
 
 
 def command(*words: str, cwd: Path, largest: int | None = None) -> subprocess.CompletedProcess[str]:

@@ -54,7 +54,7 @@ def own_rows():
 
 def keys_of(group: str) -> list[str]:
     """Every key of a group that some option of it has, such as task.limit."""
-    from poisonbench.commands.compose import options, tree_of
+    from poisonbench.config.compose import options, tree_of
 
     trees = [tree_of([f"{group}={name}"])[group] for name in options(group)]
     return sorted({f"{group}.{key}" for tree in trees for key in tree if key != "_target_"} | {group})

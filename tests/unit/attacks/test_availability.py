@@ -7,7 +7,7 @@ from attacks.availability.random_label import RandomLabel
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Degrade
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line
+from poisonbench.runner.pipeline import Line
 from tests.unit.attacks.worlds import images, world
 
 

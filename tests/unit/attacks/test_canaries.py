@@ -11,7 +11,7 @@ import torch
 from attacks.privacy.canaries import Reveal, chance, least_epsilon
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 
 def test_all_guesses_right_by_hand():

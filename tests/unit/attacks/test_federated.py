@@ -6,7 +6,7 @@ from attacks.federated.ipm import Ipm
 from attacks.federated.min_max import MinMax, largest_gamma
 from attacks.federated.model_replacement import ModelReplacement
 from attacks.federated.sign_flip import SignFlip
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.attack import Round
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key

@@ -7,7 +7,7 @@ from attacks.targeted.aims import bases, wished
 from attacks.targeted.bullseye_polytope import BullseyePolytope, off_centre
 from attacks.targeted.gradient_matching import augmented, mismatch, parameter_gradient, within
 from attacks.targeted.label_flip_targeted import LabelFlipTargeted
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from tests.unit.attacks.worlds import images, world

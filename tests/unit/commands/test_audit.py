@@ -15,7 +15,7 @@ from poisonbench.commands.audit import with_defaults
 from poisonbench.core.classwise import REASON
 from poisonbench.core.files import file_digest
 from poisonbench.core.progress import listening
-from poisonbench.store import write_tensors
+from poisonbench.storage.store import write_tensors
 
 FAST = (
     "net=small",

@@ -8,18 +8,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from poisonbench.assemble import HOME
 from poisonbench.cli import entry
-from poisonbench.commands.compose import tree_of
 from poisonbench.commands.report import page
-from poisonbench.commands.vocabulary import groups, options
+from poisonbench.config.compose import tree_of
+from poisonbench.config.vocabulary import groups, options
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH
-from poisonbench.pipeline import run
-from poisonbench.record import read
 from poisonbench.report import ledger
 from poisonbench.report.curves import words_of
 from poisonbench.report.tables import filled, published, table
+from poisonbench.runner.experiment import HOME
+from poisonbench.runner.pipeline import run
+from poisonbench.storage.record import read
 from tests.conftest import TINY
 
 
@@ -40,7 +40,7 @@ def test_a_record_is_verified_from_nothing(record, capsys):
 def test_a_record_that_claims_too_much_is_found_out(record, capsys, monkeypatch):
     import dataclasses
 
-    from poisonbench.record import read
+    from poisonbench.storage.record import read
 
     better = dataclasses.replace(read(record), metrics={**read(record).metrics, "asr": 0.0001})
     path = better.write(record.parent.parent)
@@ -320,8 +320,8 @@ def test_the_readmes_first_table_is_that_of_its_record():
 
     from rich.console import Console
 
-    from poisonbench.record import read
-    from poisonbench.screen import show_record
+    from poisonbench.storage.record import read
+    from poisonbench.terminal import show_record
 
     text = (HOME / "README.md").read_text()
     (key,) = re.findall(r"record: results/local/records/(\w+)\.json", text)

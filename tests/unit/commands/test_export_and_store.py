@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from poisonbench.assemble import assemble
 from poisonbench.cli import entry
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.pipeline import Line
-from poisonbench.record import read
-from poisonbench.store import Store
+from poisonbench.runner.experiment import assemble
+from poisonbench.runner.pipeline import Line
+from poisonbench.storage.record import read
+from poisonbench.storage.store import Store
 from tests.conftest import TINY
 
 WORDS = [*TINY, "attack=backdoor", "threat.budget.rate=0.2", "task.trusted=0"]
@@ -46,7 +46,7 @@ def test_what_was_exported_is_what_was_trained_on(record, tmp_path, capsys):
 
 
 def test_an_export_says_how_far_it_is(record, monkeypatch, capsys):
-    monkeypatch.setattr("poisonbench.screen.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("poisonbench.terminal.PLAIN_SECONDS", 0.0)
     assert entry(["export", str(record), "out", "results_dir=empty"]) == 0
     assert re.search(r"undefended.*: 4/4", capsys.readouterr().out)
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from poisonbench.cli import entry
-from poisonbench.record import LATER, Record, read
+from poisonbench.storage.record import LATER, Record, read
 from tests.conftest import tiny_words
 
 

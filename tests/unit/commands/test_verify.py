@@ -6,7 +6,7 @@ import pytest
 
 from poisonbench.cli import entry
 from poisonbench.commands.verify import differences
-from poisonbench.record import Record
+from poisonbench.storage.record import Record
 
 TOLD = Record(spec={"seed": 0}, metrics={"c_acc": 0.90, "certified": [0.9, 0.5], "removed": 100}, counts={"hits": 50}, keys={"fit": "fit-1"})
 

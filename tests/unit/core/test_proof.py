@@ -12,13 +12,13 @@ from defenses.certify.dpa import DpaCertificate
 from defenses.train.dp_ensemble import DpEnsemble
 from defenses.train.dp_sgd import PrivateStep
 from defenses.train.dpa import Dpa, Ensemble
-from poisonbench.build import build
-from poisonbench.commands.compose import CONFIGS, options, tree_of
+from poisonbench.config.build import build
+from poisonbench.config.compose import CONFIGS, options, tree_of
 from poisonbench.core.defense import AsTrained, Defense, KeepAll, Mended, NoCertificate, Verdict
 from poisonbench.core.learner import Around, PlainStep, WithStep
 from poisonbench.core.plugins import OWN
 from poisonbench.core.proof import ALONE, needs, parts
-from poisonbench.pipeline import Line, check, run
+from poisonbench.runner.pipeline import Line, check, run
 
 FEW = ("defense.train.parts=5",)
 ALL, ALONE_TOO, MODEL = "uses all training rows", "may change or remove training rows", "acts on the trained model"

@@ -20,7 +20,7 @@ from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.oversight import Refereed, allowed
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 EVERYWHERE = torch.ones(10, dtype=torch.bool)
 CLEAN_LABEL = Budget(rate=0.5, inject=True, relabel=False)

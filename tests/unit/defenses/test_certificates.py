@@ -13,7 +13,7 @@ from defenses.train.committee import finalists
 from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import Tally, electorate
 from poisonbench.core.errors import ConfigError
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 from tests.unit.defenses.brute import Told, opinions, plurality, reach_of, run_off, said, tally, true_radius, true_run_off_radius
 
 

@@ -13,7 +13,7 @@ from defenses.certify.dp_ensemble import MOVES, ORDERS, Mechanism, divergences, 
 from defenses.train.dp_sgd import composed, spent_epsilon
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 from tests.unit.defenses.brute import Told
 
 WORDS = ("defense=dp_ensemble", "defense.train.members=3", "defense.train.step.epsilon=0.5", "defense.certify.alpha=0.2", "learner.epochs=1")

@@ -9,13 +9,13 @@ from torch import nn
 from defenses.train.dp_sgd import HOOKS, PrivateStep, clipped_sum, noise_for, spent_epsilon
 from defenses.train.per_example import RowGradients
 from poisonbench import own_task
-from poisonbench.assemble import assemble
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Moment, Plan
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.experiment import assemble
+from poisonbench.runner.pipeline import Line, run
 
 STEP = {"epsilon": 3.0, "delta": 1e-5, "max_grad_norm": 1.0, "accountant": "rdp", "sampling": "poisson"}
 PLAN = Plan(rows=1000, epochs=10, steps=20, shape=(3,))

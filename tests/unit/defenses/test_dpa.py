@@ -9,11 +9,11 @@ import torch
 from defenses.certify.dpa import radius
 from defenses.train.dpa import divided
 from poisonbench import own_task
-from poisonbench.assemble import assemble
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.experiment import assemble
+from poisonbench.runner.pipeline import Line, run
 
 WORDS = ("defense=dpa", "defense.train.parts=6")
 

@@ -10,7 +10,7 @@ from defenses.certify.label_smoothing import error, radius
 from defenses.train.label_smoothing import LabelSmoothing, SmoothedVictim
 from poisonbench.core.errors import ConfigError
 from poisonbench.nets.fixed import Pixels
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 
 def victim(rows: int, kinds: int, flip: float, seed: int, *, agreed: bool = False) -> tuple[SmoothedVictim, torch.Tensor]:

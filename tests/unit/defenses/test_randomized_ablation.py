@@ -13,7 +13,7 @@ from defenses.certify import randomized_ablation as certificate
 from defenses.train.randomized_ablation import AblateStep, ablated, doubled
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 WORDS = ("defense=randomized_ablation", "defense.train.kept=6", "defense.certify.draws=400", "defense.certify.alpha=0.1")
 

@@ -10,7 +10,7 @@ from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, Plan
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 POISONED = ("attack=backdoor", "threat.budget.rate=0.2")
 

@@ -4,7 +4,7 @@ import torch
 from defenses.train.shortcut_squeezing import SqueezeStep, greyscale, jpeg, shallow
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import run
+from poisonbench.runner.pipeline import run
 
 
 def test_grey_is_the_luma_in_every_channel():

@@ -10,7 +10,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Defense, Means
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.metrics import auroc
+from poisonbench.runner.metrics import auroc
 
 PLAIN = SpectralSignatures(expected_rate=0.05, score="paper", classes="suspected", margin=1.5, keep_at_least=0.0)
 

@@ -8,7 +8,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import run
+from poisonbench.runner.pipeline import run
 
 
 def line(*places: float, labels: list[int]) -> Dataset:

@@ -7,7 +7,7 @@ from torch import nn
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.learn.averaging import Lookahead
-from poisonbench.pipeline import Line
+from poisonbench.runner.pipeline import Line
 
 
 def walk(every: int, share: float = 0.5, steps: int = 5) -> list[float]:

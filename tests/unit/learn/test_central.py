@@ -11,7 +11,7 @@ from poisonbench.core.learner import Moment, PlainStep, Trained
 from poisonbench.core.rng import Key
 from poisonbench.learn.device import resolve, set_threads
 from poisonbench.nets.small import Linear
-from poisonbench.pipeline import Line
+from poisonbench.runner.pipeline import Line
 
 
 @pytest.fixture

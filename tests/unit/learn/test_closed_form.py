@@ -10,7 +10,7 @@ from poisonbench.core.learner import PlainStep, Trained
 from poisonbench.core.rng import Key
 from poisonbench.learn.closed_form import KernelRidge, LinearRidge
 from poisonbench.nets.fixed import Pixels
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 KERNEL = KernelRidge(features=Pixels(), gamma=3.0, ridge=0.05, mirror=False, device="cpu")
 LINEAR = LinearRidge(features=Pixels(), ridge=0.5, mirror=False, device="cpu")

@@ -12,7 +12,7 @@ from poisonbench.core.defense import Defense, Mean, Server
 from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.rng import Key
 from poisonbench.nets.small import Linear
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 FEDERATED = ("learner=federated",)
 

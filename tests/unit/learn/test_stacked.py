@@ -11,7 +11,7 @@ from poisonbench.learn.stacked import cut, members_at_once
 from poisonbench.nets.fast import FastCNN
 from poisonbench.nets.resnet import PreActResNet18
 from poisonbench.nets.small import MLP, Linear, SmallCNN
-from poisonbench.pipeline import Line
+from poisonbench.runner.pipeline import Line
 
 BATCH = SmallCNN(widths=(8, 16), depths=(1, 1), pool="max", norm="batch")
 GROUP = SmallCNN(widths=(8, 16), depths=(2, 1), pool="average", norm="group")

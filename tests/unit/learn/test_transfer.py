@@ -6,7 +6,7 @@ import torch
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Trained
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run
+from poisonbench.runner.pipeline import Line, run
 
 
 @pytest.fixture

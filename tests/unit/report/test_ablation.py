@@ -2,14 +2,14 @@ import dataclasses
 
 import pytest
 
-from poisonbench.commands.compose import options, tree_of
 from poisonbench.commands.report import main
+from poisonbench.config.compose import options, tree_of
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record
 from poisonbench.report import ablation, curves
 from poisonbench.report.experiments import belonging, number_of, swept
 from poisonbench.report.figures import Failures
 from poisonbench.report.tables import filled
+from poisonbench.storage.record import Record
 from tests.unit.report.test_leaderboard import made
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from poisonbench.commands.compose import tree_of
-from poisonbench.pipeline import run
-from poisonbench.record import Record
+from poisonbench.config.compose import tree_of
 from poisonbench.report import certified
+from poisonbench.runner.pipeline import run
+from poisonbench.storage.record import Record
 from tests.unit.report.test_leaderboard import made as made_up
 
 WORDS = ("defense=dpa", "defense.train.parts=5", "defense.certify.change=flip")

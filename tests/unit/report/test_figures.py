@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from poisonbench.record import Record
 from poisonbench.report import certified
 from poisonbench.report.curves import band
 from poisonbench.report.figures import goal, malicious, net_asr, over_targets, radii, radius_unit, relation, text
 from poisonbench.report.ledger import measured
 from poisonbench.report.ledger import table as ledger_table
 from poisonbench.report.tables import filled, table
-from poisonbench.screen import show_record
 from poisonbench.stats import Spread, clopper_pearson
+from poisonbench.storage.record import Record
+from poisonbench.terminal import show_record
 from tests.unit.report.test_leaderboard import failed, made
 
 OLD = "changed training rows (kind of change not recorded)"

@@ -15,13 +15,13 @@ from html.parser import HTMLParser
 import pyarrow.parquet
 import pytest
 
-from poisonbench.assemble import HOME
-from poisonbench.record import Record
 from poisonbench.report.__main__ import main
 from poisonbench.report.cells import folded
 from poisonbench.report.leaderboard import as_csv, as_markdown, gaps, page, rows
 from poisonbench.report.tables import published
+from poisonbench.runner.experiment import HOME
 from poisonbench.stats import intervals
+from poisonbench.storage.record import Record
 from tests.unit.report.payloads import EVIL
 
 CLOSING, LOUD = "</script><mark>marked</mark>", "<mark title=mark(1)>"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.cell import DONE, FAILED, Cell
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import read
+from poisonbench.storage.record import read
+from poisonbench.sweep.cell import DONE, FAILED, Cell
 from poisonbench.sweep.engine import TRIES, Lost, gathered
 from poisonbench.sweep.processes import Processes
 from poisonbench.sweep.ray import Ray

@@ -3,7 +3,7 @@
 import sys
 from multiprocessing.connection import Connection
 
-from poisonbench.cell import Cell
+from poisonbench.sweep.cell import Cell
 from poisonbench.sweep.processes import SERVER, Processes
 
 
@@ -21,7 +21,7 @@ class Quiet:
 
 
 def tell(pipe: Connection) -> None:
-    pipe.send("poisonbench.pipeline" in sys.modules)
+    pipe.send("poisonbench.runner.pipeline" in sys.modules)
 
 
 def test_a_worker_has_its_imports_behind_it_when_it_starts():

@@ -12,7 +12,7 @@ from poisonbench.core.duplicates import duplicates
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.keys import canonical
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import run
+from poisonbench.runner.pipeline import run
 from poisonbench.tasks.digits import Digits, bundled
 from poisonbench.tasks.own import own
 from poisonbench.tasks.source import Raw, Split, stratified

@@ -1,6 +1,6 @@
 import pytest
 
-from poisonbench.record import Record
+from poisonbench.storage.record import Record
 from poisonbench.trackers.figures import curve_points, figures, numbers
 
 RECORD = Record(

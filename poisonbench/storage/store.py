@@ -19,13 +19,13 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from poisonbench import lease
-from poisonbench.core.codec import freeze, thaw
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import bounded, file_digest, seal, sealed, write_atomically, write_sealed
 from poisonbench.core.keys import Canonical, key
 from poisonbench.core.plugins import OWN
 from poisonbench.core.progress import labelled
+from poisonbench.storage import lease
+from poisonbench.storage.freeze import freeze, thaw
 
 log = logging.getLogger("poisonbench")
 T = TypeVar("T")

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from poisonbench.assemble import assemble
-from poisonbench.commands.compose import tree_of
 from poisonbench.commands.export import main as export
 from poisonbench.commands.show import main as show
 from poisonbench.commands.verify import main as verify
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.pipeline import Line, run, spec
-from poisonbench.store import Store
+from poisonbench.runner.experiment import assemble
+from poisonbench.runner.pipeline import Line, run, spec
+from poisonbench.storage.store import Store
 from tests.conftest import tiny_words
 
 DEFENDED = ("attack=backdoor", "defense=dpa", "defense.train.parts=5", "learner.epochs=1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from poisonbench import metrics
 from poisonbench.core.attack import Attack
 from poisonbench.core.defense import Defense, KeepAll, Mean, Verdict
 from poisonbench.core.delivery import Delivered
@@ -16,10 +15,11 @@ from poisonbench.core.learner import PlainStep, Unchanged, Victim
 from poisonbench.core.proof import check_proofs, needs
 from poisonbench.core.threat import assumptions
 from poisonbench.learn.device import peak_bytes
-from poisonbench.line import Experiment, Line, numbered, under_attack
-from poisonbench.record import Record, provenance
+from poisonbench.runner import metrics
+from poisonbench.runner.stages import Experiment, Line, numbered, under_attack
 from poisonbench.stats import clopper_pearson
-from poisonbench.store import Store, Visit
+from poisonbench.storage.record import Record, provenance
+from poisonbench.storage.store import Store, Visit
 
 __all__ = ["Experiment", "Line", "run"]
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.decode import DEEP, FRAMES, NOTES, PALETTE, PIXELS, picture, reading
+from poisonbench.decoders import DEEP, FRAMES, NOTES, PALETTE, PIXELS, picture, reading
 
 
 def encoded(image: Image.Image) -> bytes:

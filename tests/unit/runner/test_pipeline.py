@@ -9,7 +9,6 @@ from typing import ClassVar
 import pytest
 import torch
 
-from poisonbench.cell import FAILED, computed
 from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.defense import Defense, Mean, Mended, NoCertificate, Server, Verdict
@@ -20,9 +19,10 @@ from poisonbench.core.proof import Tolerance
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
-from poisonbench.pipeline import Line, filled, folded, name_of, run
-from poisonbench.record import read
+from poisonbench.runner.pipeline import Line, filled, folded, name_of, run
 from poisonbench.stats import clopper_pearson
+from poisonbench.storage.record import read
+from poisonbench.sweep.cell import FAILED, computed
 from tests.conftest import tiny_words
 
 
@@ -78,7 +78,7 @@ def test_a_second_run_computes_nothing_and_gives_the_same_digest(tiny, store):
 
 
 def test_a_fresh_store_gives_the_same_digest(tiny, store, tmp_path):
-    from poisonbench.store import Store
+    from poisonbench.storage.store import Store
 
     experiment = tiny("attack=backdoor", "defense=spectral")
     assert run(experiment, store).result_digest == run(experiment, Store(tmp_path / "another")).result_digest

@@ -25,12 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from poisonbench.commands.mistakes import PLANS, SEARCH, brief, explained, parsed, read_words, unknown_key
-from poisonbench.commands.vocabulary import CONFIGS as CONFIGS
-from poisonbench.commands.vocabulary import groups
-from poisonbench.commands.vocabulary import options as options
+from poisonbench.config.mistakes import PLANS, SEARCH, brief, explained, parsed, read_words, unknown_key
+from poisonbench.config.schema import Keys, check_seed
+from poisonbench.config.vocabulary import CONFIGS as CONFIGS
+from poisonbench.config.vocabulary import groups
+from poisonbench.config.vocabulary import options as options
 from poisonbench.core.errors import ConfigError, PoisonbenchError
-from poisonbench.schema import Keys, check_seed
 
 LETTERS, DEPTH, DIGITS = 10_000, 20, 300  # of a word, at most: letters, brackets within each other, digits
 OPENED = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from poisonbench.core.progress import Listen
-from poisonbench.record import Record
 from poisonbench.report.figures import goal, malicious, over_targets, radii, relation
+from poisonbench.storage.record import Record
 
 PLAIN_SECONDS, SLOW_SECONDS = 10.0, 600.0
 UNITS = ("epochs", "rounds")  # of trainings

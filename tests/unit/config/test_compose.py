@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from poisonbench.commands import compose
-from poisonbench.commands.compose import DEPTH, DIGITS, LETTERS, cells_of, check_words, tree_of
+from poisonbench.config import compose
+from poisonbench.config.compose import DEPTH, DIGITS, LETTERS, cells_of, check_words, tree_of
 from poisonbench.core.errors import ConfigError
 
 NEST = "[" * DEPTH + "]" * DEPTH
@@ -153,7 +153,7 @@ def sweeper_of_hydra(words: list[str], folder: Path) -> list[list[str]]:
     script = f"""
 import hydra, json, sys
 from hydra.core.hydra_config import HydraConfig
-import poisonbench.commands.compose
+import poisonbench.config.compose
 @hydra.main(version_base="1.3", config_path={str(compose.CONFIGS)!r}, config_name="config")
 def job(_):
     print(json.dumps(list(HydraConfig.get().overrides.task)))

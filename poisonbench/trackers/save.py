@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from poisonbench.assemble import Places
-from poisonbench.build import build, fitted
+from poisonbench.config.build import build, fitted
+from poisonbench.runner.experiment import Places
 from poisonbench.trackers.none import Tracker
 
 if TYPE_CHECKING:
-    from poisonbench.record import Record
+    from poisonbench.storage.record import Record
 
 
 def leads() -> bool:

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from poisonbench.assemble import Loaded, assemble
 from poisonbench.cli import entry
-from poisonbench.commands.compose import tree_of
-from poisonbench.forecast import foreseen, seconds
-from poisonbench.record import read
-from poisonbench.store import Store
+from poisonbench.config.compose import tree_of
+from poisonbench.runner.experiment import Loaded, assemble
+from poisonbench.storage.record import read
+from poisonbench.storage.store import Store
+from poisonbench.sweep.dry_run import foreseen, seconds
 from tests.conftest import TINY
 
 

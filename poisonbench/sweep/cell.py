@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poisonbench.assemble import Loaded, Places, assemble, open_store
-from poisonbench.commands.compose import tree_of
-from poisonbench.commands.retrace import PREFIX, local
+from poisonbench.config.compose import tree_of
+from poisonbench.config.rerun import PREFIX, local
 from poisonbench.core.errors import PoisonbenchError
-from poisonbench.publish import publish, tracker_of
-from poisonbench.record import Record
+from poisonbench.runner.experiment import Loaded, Places, assemble, open_store
+from poisonbench.storage.record import Record
+from poisonbench.trackers.save import publish, tracker_of
 
 if TYPE_CHECKING:
-    from poisonbench.pipeline import Experiment
-    from poisonbench.store import Store
+    from poisonbench.runner.pipeline import Experiment
+    from poisonbench.storage.store import Store
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -78,7 +78,7 @@ def buried(words: Sequence[str], reason: str) -> Cell:
 
 
 def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequence[str], experiment: Experiment) -> tuple[Record, Path]:
-    from poisonbench.pipeline import run
+    from poisonbench.runner.pipeline import run
 
     tracker = tracker_of(tree, store.trusted)
     try:
@@ -92,8 +92,8 @@ def _run(tree: Mapping[str, object], places: Places, store: Store, words: Sequen
 
 
 def _failed(experiment: Experiment, store: Store, reason: str, words: Sequence[str]) -> Record:
-    from poisonbench.pipeline import Line
-    from poisonbench.pipeline import record as recorded
+    from poisonbench.runner.pipeline import Line
+    from poisonbench.runner.pipeline import record as recorded
 
     return dataclasses.replace(recorded(Line(experiment=experiment, store=store)), status="failed", reason=reason, command=portable(words))
 

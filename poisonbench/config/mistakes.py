@@ -13,10 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 
-from poisonbench.build import fitted
-from poisonbench.commands.vocabulary import commands, groups, key_meant, option_meant, options
+from poisonbench.config.build import fitted
+from poisonbench.config.schema import Keys
+from poisonbench.config.vocabulary import commands, groups, key_meant, option_meant, options
 from poisonbench.core.errors import ConfigError, PoisonbenchError, meant
-from poisonbench.schema import Keys
 
 SHOWN = 100  # letters of a word that a message repeats
 PLANS = ("attack", "defense")

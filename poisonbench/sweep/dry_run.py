@@ -11,13 +11,13 @@ from typing import cast
 
 from rich.console import Console
 
-from poisonbench.assemble import Loaded, Places, assemble, open_store
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import Incompatible, PoisonbenchError
 from poisonbench.core.keys import key
-from poisonbench.record import Record
 from poisonbench.report.tables import published
-from poisonbench.store import Store
+from poisonbench.runner.experiment import Loaded, Places, assemble, open_store
+from poisonbench.storage.record import Record
+from poisonbench.storage.store import Store
 
 # what a stage depends on, from the fewest parts of a spec to the most; a stage that is not named here depends on all of them
 RECIPE = ("task", "net", "learner", "seed")
@@ -82,7 +82,7 @@ def foreseen(cells: Iterable[Sequence[str]]) -> Iterator[Foreseen]:
 
 
 def _asked(tree: Mapping[str, object], store: Store, loaded: Loaded) -> Record:
-    from poisonbench.pipeline import Line, check, record
+    from poisonbench.runner.pipeline import Line, check, record
 
     line = Line(experiment=assemble(tree, store, loaded=loaded), store=store, since=len(store.visits))
     check(line)

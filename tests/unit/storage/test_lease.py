@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from poisonbench import lease
 from poisonbench.core.files import DEPTH
 from poisonbench.core.plugins import OWN
-from poisonbench.store import Store
+from poisonbench.storage import lease
+from poisonbench.storage.store import Store
 from poisonbench.sweep.processes import SERVER
 
 TOO_DEEP = f'{{"pid": {2**22 + 1}, "host": "{socket.gethostname()}", "started": "1", "more": {"[" * DEPTH}{"]" * DEPTH}}}'.encode()  # of a dead process

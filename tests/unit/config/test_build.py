@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Protocol
 
 import pytest
 
-from poisonbench.build import build, check_targets, fitted
+from poisonbench.config.build import build, check_targets, fitted
 from poisonbench.core.errors import ConfigError
 
 

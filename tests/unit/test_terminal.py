@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from poisonbench.cell import Cell
-from poisonbench.record import Record
-from poisonbench.screen import percent, progress, show_record, show_sweep, span
+from poisonbench.storage.record import Record
 from poisonbench.sweep.audience import Crowd
+from poisonbench.sweep.cell import Cell
+from poisonbench.terminal import percent, progress, show_record, show_sweep, span
 
 RECORD = Record(
     spec={"attack": {"name": "badnets"}, "defense": {"name": "random_drop"}, "task": {"name": "digits"}, "threat": {"budget": {"rate": 0.05}}, "seed": 100},

@@ -10,7 +10,6 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from poisonbench import metrics
 from poisonbench.core.attack import Attack, Honest, Poisoned, UpdateAttack
 from poisonbench.core.audit import audit, audit_probe, left_alone
 from poisonbench.core.data import Dataset, Task
@@ -26,7 +25,8 @@ from poisonbench.core.oversight import Refereed
 from poisonbench.core.proof import needs
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known, Threat
-from poisonbench.store import Store
+from poisonbench.runner import metrics
+from poisonbench.storage.store import Store
 
 SYSTEM = "system"  # the salt that nobody knows
 OPEN = ("public", "surrogate", "targets", "poison")  # streams that have no secret of the defender's

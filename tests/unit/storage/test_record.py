@@ -4,7 +4,7 @@ import json
 import pytest
 
 from poisonbench.core.errors import DataError
-from poisonbench.record import Record, provenance, read
+from poisonbench.storage.record import Record, provenance, read
 from tests.conftest import SPEC
 
 RECORD = Record(spec=SPEC, metrics={"c_acc": 0.5, "certified": [1.0]}, cost={"seconds": {"fit": 1.0}}, provenance={"device": "cpu"})

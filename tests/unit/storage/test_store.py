@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from poisonbench import lease
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import DEPTH, file_digest, seal, sealed
 from poisonbench.core.plugins import OWN
-from poisonbench.store import SMALL, Store, write_tensors
+from poisonbench.storage import lease
+from poisonbench.storage.store import SMALL, Store, write_tensors
 from poisonbench.sweep.processes import SERVER
 
 
@@ -205,7 +205,7 @@ KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int6
 
 @pytest.mark.parametrize("small", [0, SMALL])  # in pieces, in one piece
 def test_the_first_run_sees_what_every_later_one_reads_to_the_bit(tmp_path, monkeypatch, small):
-    monkeypatch.setattr("poisonbench.store.SMALL", small)
+    monkeypatch.setattr("poisonbench.storage.store.SMALL", small)
     made = {
         **{str(kind): (torch.arange(24) % 7).to(kind).reshape(2, 3, 4).transpose(0, 2) for kind in KINDS},
         "none": torch.zeros(0, 3),
@@ -237,14 +237,14 @@ def test_a_value_is_not_the_tensors_it_was_made_of(tmp_path):
 def test_a_value_in_one_piece_and_one_in_pieces_are_the_same_files(tmp_path, monkeypatch):
     files = []
     for small in (0, SMALL):  # with 0 each is written as it was before there were small ones
-        monkeypatch.setattr("poisonbench.store.SMALL", small)
+        monkeypatch.setattr("poisonbench.storage.store.SMALL", small)
         mine(tmp_path / str(small)).memo("fit", (1,), counting([]))
         (path,) = (tmp_path / str(small)).glob("*.safetensors")
         assert sealed(path)[0] == file_digest(path)
         files.append((path.name, path.read_bytes()))
     assert files[0] == files[1]
     for small, folder in ((0, str(SMALL)), (SMALL, "0")):  # each reads what the other has written
-        monkeypatch.setattr("poisonbench.store.SMALL", small)
+        monkeypatch.setattr("poisonbench.storage.store.SMALL", small)
         assert mine(tmp_path / folder).memo("fit", (1,), lambda: pytest.fail("made twice")).note == "made"
 
 

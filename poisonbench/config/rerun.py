@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from poisonbench.commands.compose import tree_of
+from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record, words_in
+from poisonbench.storage.record import Record, words_in
 
 PREFIX = "python -m poisonbench"
 # settings of the user or the machine, not of the experiment

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from poisonbench.cli import entry
-from poisonbench.commands.retrace import split, words_of
+from poisonbench.config.rerun import split, words_of
 from poisonbench.core.errors import ConfigError
-from poisonbench.record import Record
+from poisonbench.storage.record import Record
 from tests.conftest import SPEC
 
 RECORD = Record(spec=SPEC)

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from attacks.backdoor.triggers import Patch
-from poisonbench.core.codec import freeze, thaw
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.plugins import OWN, find_class
+from poisonbench.storage.freeze import freeze, thaw
 
 
 def test_a_goal_survives_the_round_trip():

@@ -282,7 +282,7 @@ def processor() -> str:
 
 
 def _git(*words: str) -> str:
-    home = Path(__file__).parent.parent
+    home = Path(__file__).parent.parent.parent
     if not (home / "pyproject.toml").is_file():
         return ""  # an installed copy may lie inside somebody else's repository
     try:

@@ -28,8 +28,8 @@ def groups() -> list[str]:
 
 
 def commands() -> list[str]:
-    """Return the commands, sorted: the modules here that have a `main`."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8"))
+    """Return the commands, sorted: the modules of `poisonbench.commands` that have a `main`."""
+    return sorted(path.stem for path in (CONFIGS.parent / "poisonbench" / "commands").glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8"))
 
 
 def option_meant(word: str) -> str:

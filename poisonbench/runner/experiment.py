@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from poisonbench.build import build, check_targets, fitted
+from poisonbench.config.build import build, check_targets, fitted
 from poisonbench.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from poisonbench.core.data import Task
     from poisonbench.nets.net import Net
-    from poisonbench.pipeline import Experiment
-    from poisonbench.store import Store
+    from poisonbench.runner.pipeline import Experiment
+    from poisonbench.storage.store import Store
     from poisonbench.tasks.source import Source
 
-HOME = Path(__file__).parent.parent
+HOME = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def assemble(
     from poisonbench.core.learner import Learner
     from poisonbench.core.threat import POISON_RATE, Threat, informed
     from poisonbench.learn.device import resolve, set_threads
-    from poisonbench.pipeline import Experiment
+    from poisonbench.runner.pipeline import Experiment
     from poisonbench.tasks.source import Source
 
     adopt_own_packages()
@@ -190,6 +190,6 @@ def open_store(tree: Mapping[str, object], places: Places) -> Store:
         ConfigError: such a class.
     """
     trusted = check_targets(tree, str(tree["trust"]))
-    from poisonbench.store import Store
+    from poisonbench.storage.store import Store
 
     return Store(places.results / "store", trusted, alone="RANK" in os.environ)  # torchrun's processes train one victim together

@@ -2,12 +2,12 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from poisonbench import metrics
 from poisonbench.core.audit import Kinds
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Verdict
 from poisonbench.core.goals import Probe
 from poisonbench.core.rng import Key
+from poisonbench.runner import metrics
 
 ANSWERS = torch.eye(3)[[0, 0, 1, 2]]  # four rows answered 0, 0, 1, 2
 

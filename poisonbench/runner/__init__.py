@@ -1,0 +1,1 @@
+"""One run: the experiment, its stages, and the figures that they give."""

@@ -1,0 +1,1 @@
+"""What is kept on disk: stored values and records."""
