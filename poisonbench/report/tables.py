@@ -173,15 +173,17 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
     yield from (f"C-Acc lost {told([100 * value for value in values], 1)}" for values in lost[:1] if values)
     if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
-        yield f"undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f} over {records[0].counts.get('trials', 0)} targets"
+        yield f"95 % interval of the undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f}, from {records[0].counts.get('trials', 0)} targets"
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
     if screened[0]:
-        yield f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")
-    yield from (f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0)))
+        names = "C-Acc / ASR" if screened[1] else "C-Acc"
+        yield f"screened {names} {' / '.join(filter(None, screened[:2]))}" + (f", AUROC of the screen {screened[2]}" if screened[2] else "")
+    repairs = {"anomaly_index": "anomaly index", "pruned": "pruned channels"}
+    yield from (f"{meaning} {figure}" for name, meaning in repairs.items() if (figure := _inside(records, "repair", name, 1.0)))
     yield from _proved(records)
-    yield from (f"members {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
+    yield from (f"mean C-Acc of a member {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
     yield from _spent(records)
-    yield from (f"{whose}canaries show at least {told(values, 2)}" for whose, values in zip(("undefended ", ""), least, strict=True) if values)
+    yield from (f"{whose}canaries prove an epsilon of at least {told(values, 2)}" for whose, values in zip(("undefended: ", ""), least, strict=True) if values)
     yield from sorted({clients for record in records if (clients := malicious(record))})
 
 
@@ -211,16 +213,16 @@ def _proved(records: Sequence[Record]) -> Iterator[str]:
     """Yield the median radius, certified accuracy and what one attack leaves, with what their numbers count."""
     units = " or ".join(sorted({radii(record, seed=len(records) == 1) for record in records if "certified" in record.metrics}))
     found = [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
-    found += [f"certified {', '.join(shares)}" for shares in [list(_certified(records))] if shares]
+    found += [f"certified accuracy {', '.join(shares)}" for shares in [list(_certified(records))] if shares]
     together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective") or {})})
     shares = [f"{_inside(records, 'collective', str(count), 100.0)} at {count}" for count in together]
-    found += [f"under one attack {', '.join(shares)}"] if shares else []
+    found += [f"accuracy under one attack on all test rows {', '.join(shares)}"] if shares else []
     if found and units:
         yield f"in {units}: {'; '.join(found)}"
 
 
 def _certified(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the certified accuracy at radii that all tables have in common, as far as it is worth the name."""
+    """Yield the certified accuracy at radii that all tables have in common, where at least one seed reaches 1 %."""
     curves = [cast("Sequence[float]", curve) for record in records if isinstance(curve := record.metrics.get("certified"), list | tuple)]
     for radius in RADII if curves else ():
         shares = [100 * curve[radius] if radius < len(curve) else 0.0 for curve in curves]
