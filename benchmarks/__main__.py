@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="a folder with cifar10 and mnist in it, for `accuracy`")
     parser.add_argument("--commit", default="HEAD^", help="the older version that `against` compares with")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is one a core")
-    parser.add_argument("--publish", action="store_true", help="write into results/benchmarks, which the README's table is made of")
+    parser.add_argument("--publish", action="store_true", help="write into results/benchmarks, from which the table of docs/performance.md is made")
     asked = parser.parse_args(words)
     device.set_threads(asked.threads)
     if asked.threads:  # what numpy and scipy compute with would take all cores, and its idle threads would slow both sides

@@ -23,7 +23,7 @@ USAGE = Usage(
     call="report FILE...",
     does="Fill documents and figures from the records in results/records.",
     options={
-        "FILE.md": "a page with <!-- records: TASK --> ... <!-- end --> blocks, such as README.md",
+        "FILE.md": "a page with <!-- records: TASK --> ... <!-- end --> blocks, such as docs/results.md",
         "FILE.json": "a ledger, whose own figures are measured again",
         "FILE.svg, FILE.pdf": f"a figure, named for its experiment or {ROUNDS}",
     },
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
         ConfigError: no file given, or none there.
     """
     if not words:
-        raise ConfigError("report FILE...: give Markdown files with <!-- records: TASK --> ... <!-- end --> blocks, such as README.md")
+        raise ConfigError("report FILE...: give Markdown files with <!-- records: TASK --> ... <!-- end --> blocks, such as docs/results.md")
     records = published(Path("results/records"))
     for word in words:
         if word.endswith((".svg", ".pdf")):

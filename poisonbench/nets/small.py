@@ -19,7 +19,7 @@ class SmallCNN:
     """Blocks of 3x3 convolutions, each block at half the resolution of the one before; global pooling; linear head.
 
     The maximum over positions keeps a small trigger as one large feature, the average dilutes it; how much that
-    decides for a filter is measured in the README, "What decides".
+    decides for a filter is measured in docs/findings.md.
 
     Args:
         widths: channels of each block.

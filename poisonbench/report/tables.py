@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from poisonbench.core.errors import DataError
 from poisonbench.report.experiments import belonging
 from poisonbench.report.figures import Failures, goal, machine, malicious, name_of, number, over_targets, radii, relation, told
 from poisonbench.stats import worst
@@ -29,6 +30,8 @@ COLUMNS = (
 )
 NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "threat.budget.count", "+experiment")
 OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTALL)
+SELECTION = re.compile(r"(<!-- selected:\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
+SELECTED = (*COLUMNS[:2], "poison rate", *COLUMNS[3:9], "more")
 RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -90,19 +93,43 @@ def matrix(records: Iterable[Record], failures: Failures | None = None) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def selected(cells: Iterable[str], records: Iterable[Record], failures: Failures | None = None) -> str:
+    """Return one short Markdown table of the cells that are named, in the order given.
+
+    Args:
+        cells: a line each, "task | attack | rate | defense | setting", as `table` prints them; the setting without backquotes.
+        records: done or failed.
+        failures: what a failed seed counts as; by default what these records say.
+
+    Raises:
+        DataError: a cell without a record, so that no line of a page stays empty.
+    """
+    records, shown, lines = list(records), [], [SELECTED, tuple("---" for _ in SELECTED)]
+    found = dict(cells_of(records))
+    for line in cells:
+        cell = tuple(part.strip() for part in line.split("|"))
+        if cell not in found:
+            raise DataError(f"no record of the cell {line.strip()!r}; give task | attack | rate | defense | setting as in the tables of docs/results.md")
+        done = [record for record in found[cell] if record.status == "done"]
+        lines.append((*_line(cell, found[cell], failures or Failures.among(records))[:9], "; ".join(_briefly(done))))
+        shown += found[cell]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + mixed(shown)
+
+
 def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: str = "") -> str:
     """Return `text` with every block filled from the records that it names.
 
     `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` holds their table, `<!-- worst: ... -->` the matrix of their C-Acc,
-    `<!-- ledger -->` and `<!-- benchmarks -->` the tables given. Keys are attack, defense (names), learner (class of the recipe, such as
+    `<!-- ledger -->` and `<!-- benchmarks -->` the tables given. A comment that begins with `<!-- selected:` and names one cell a line is
+    followed by a short table of these cells. Keys are attack, defense (names), learner (class of the recipe, such as
     Federated) and experiment (one name). A failed seed counts as a success of the attack and as C-Acc of chance.
     """
-    failures = Failures.among(records)
+    failures, usable = Failures.among(records), [record for record in records if record.status != "skipped"]
 
     def block(found: re.Match[str]) -> str:
         task, *asked = found[2].split()
         wanted = {"task": [task], **{name: values.split(",") for name, _, values in (word.partition("=") for word in asked)}}
-        mine = [record for record in records if record.status != "skipped"]
+        mine = usable
         for experiment in wanted.pop("experiment", []):
             mine = belonging(mine, experiment)
         chosen = [record for record in mine if all(_part(record, name) in wanted[name] for name in wanted)]
@@ -110,6 +137,7 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
 
     others = {"ledger": ledger, "benchmarks": benchmarks}
     text = OTHER.sub(lambda found: f"{found[1]}{others[found[2]]}{found[3]}", text)
+    text = SELECTION.sub(lambda found: f"{found[1]}{selected(found[2].splitlines(), usable, failures)}{found[3]}", text)
     return BLOCK.sub(block, text)
 
 
@@ -145,17 +173,33 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
     yield from (f"C-Acc lost {told([100 * value for value in values], 1)}" for values in lost[:1] if values)
     if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
-        yield f"undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f} over {records[0].counts.get('trials', 0)} targets"
+        yield f"95 % interval of the undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f}, from {records[0].counts.get('trials', 0)} targets"
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
     if screened[0]:
-        yield f"screened {' / '.join(filter(None, screened[:2]))}" + (f", AUROC {screened[2]}" if screened[2] else "")
-    yield from (f"{name.replace('_', ' ')} {figure}" for name in ("anomaly_index", "pruned") if (figure := _inside(records, "repair", name, 1.0)))
+        names = "C-Acc / ASR" if screened[1] else "C-Acc"
+        yield f"screened {names} {' / '.join(filter(None, screened[:2]))}" + (f", AUROC of the screen {screened[2]}" if screened[2] else "")
+    repairs = {"anomaly_index": "anomaly index", "pruned": "pruned channels"}
+    yield from (f"{meaning} {figure}" for name, meaning in repairs.items() if (figure := _inside(records, "repair", name, 1.0)))
     yield from _proved(records)
-    yield from (f"members {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
+    yield from (f"mean C-Acc of a member {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
+    yield from _spent(records)
+    yield from (f"{whose}canaries prove an epsilon of at least {told(values, 2)}" for whose, values in zip(("undefended: ", ""), least, strict=True) if values)
+    yield from sorted({clients for record in records if (clients := malicious(record))})
+
+
+def _briefly(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the figure that matters most for a filter, a certificate and a private training, in words."""
+    removed = [_over(records, "metrics", name) for name in ("tpr", "fpr")]
+    yield from (f"the filter removes {poison} % of the poison and {clean} % of the clean rows" for poison, clean in [removed] if poison and clean)
+    units = " or ".join(sorted({radii(record, seed=len(records) == 1) for record in records if "certified" in record.metrics}))
+    yield from (f"median certified radius {radius}, in {units}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius)
+    yield from _spent(records)
+
+
+def _spent(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the epsilon of a private training, with its neighbours and whose draws it holds over."""
     relations = " or ".join(sorted({relation(record, seed=len(records) == 1) for record in records if "epsilon" in record.facts}))
     yield from (f"epsilon {spent} ({relations})" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent)
-    yield from (f"{whose}canaries show at least {told(values, 2)}" for whose, values in zip(("undefended ", ""), least, strict=True) if values)
-    yield from sorted({clients for record in records if (clients := malicious(record))})
 
 
 def _cover(records: Sequence[Record]) -> Iterator[str]:
@@ -169,16 +213,16 @@ def _proved(records: Sequence[Record]) -> Iterator[str]:
     """Yield the median radius, certified accuracy and what one attack leaves, with what their numbers count."""
     units = " or ".join(sorted({radii(record, seed=len(records) == 1) for record in records if "certified" in record.metrics}))
     found = [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
-    found += [f"certified {', '.join(shares)}" for shares in [list(_certified(records))] if shares]
+    found += [f"certified accuracy {', '.join(shares)}" for shares in [list(_certified(records))] if shares]
     together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective") or {})})
     shares = [f"{_inside(records, 'collective', str(count), 100.0)} at {count}" for count in together]
-    found += [f"under one attack {', '.join(shares)}"] if shares else []
+    found += [f"accuracy under one attack on all test rows {', '.join(shares)}"] if shares else []
     if found and units:
         yield f"in {units}: {'; '.join(found)}"
 
 
 def _certified(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the certified accuracy at radii that all tables have in common, as far as it is worth the name."""
+    """Yield the certified accuracy at radii that all tables have in common, where at least one seed reaches 1 %."""
     curves = [cast("Sequence[float]", curve) for record in records if isinstance(curve := record.metrics.get("certified"), list | tuple)]
     for radius in RADII if curves else ():
         shares = [100 * curve[radius] if radius < len(curve) else 0.0 for curve in curves]

@@ -66,49 +66,51 @@ class Row:
 
 
 STATS = "tests/unit/test_stats.py"
-INTERVALS = "intervals and ranks against simulation at 3, 5, 10 seeds, and boards of 8, 15, 30 equal cells"
-MUTATION = "deliberate mistakes (mutants) in metrics, stats, store, audit, certificates and aggregation rules; needs `pip install -e .[dev,mutation]`"
+INTERVALS = "intervals and ranks compared with simulation at 3, 5 and 10 seeds, and leaderboards of 8, 15 and 30 equal cells"
+MUTATION = (
+    "deliberate mistakes in the code (mutants) of metrics, stats, store, audit, certificates and aggregation rules; needs `pip install -e .[dev,mutation]`"
+)
 
 ROWS = (
     Row(
-        "SIGKILL in the middle of a sweep of 12 cells, then the same command: 6 kills; 1,000 on demand",
-        "no torn file, no lost or doubled record; the store byte for byte that of an undisturbed sweep",
+        "a sweep of 12 cells is killed by SIGKILL, then the same command runs again: 6 kills; 1,000 on demand",
+        "no damaged file, no lost or duplicated record; the store is byte for byte that of a sweep without kills",
         (f"{SWEEP}::test_a_sweep_killed_six_times_goes_on_as_if_nothing_had_happened",),
         (f"{SWEEP}::test_a_sweep_killed_a_thousand_times_goes_on_as_if_nothing_had_happened",),
     ),
     Row(
-        "4 processes ask one store for the same 20 values; on demand 16 for 500, four of them killed",
-        "each value is made once and found by all; no lease is left",
+        "4 processes request the same 20 values from one store; on demand 16 request 500, four of them killed",
+        "each value is computed once and found by all; no lease remains",
         (f"{LEASE}::test_four_processes_make_every_value_once", f"{LEASE}::test_a_killed_process_keeps_nobody_waiting"),
         (f"{LEASE}::test_sixteen_processes_four_of_which_are_killed_lose_no_value",),
     ),
     Row(
-        "a sweep with a memory limit, an out-of-memory kill, a segmentation fault, an exit, a hang and a loss that is not finite; 20 orders on demand",
-        "every cell ends as a record, the failed ones with their reason; the others are done",
+        "cells that exceed a memory limit, are killed for memory, segfault, exit, hang, or have a loss that is not finite; 20 orders on demand",
+        "every cell ends as a record, the failed ones with their reason; the other cells are done",
         (f"{SWEEP}::test_six_casualties_end_none_of_the_others",),
         (f"{SWEEP}::test_casualties_in_any_order_end_none_of_the_others",),
     ),
     Row(
-        "a Ray cluster of two nodes on loopback, one killed in the middle of a sweep",
+        "a Ray cluster of two nodes on one machine, one of them killed during a sweep",
         "every cell is done",
         ("tests/unit/sweep/test_engine.py",),
         ("tests/reliability/test_ray.py",),
     ),
     Row(
-        "a disk that is full at 6 points of a run, and under two commands; 40 points on demand",
-        "one sentence, the old file is whole, the same command goes on later",
+        "a disk that becomes full at 6 points of a run, and during two commands; 40 points on demand",
+        "one error sentence, the old file is undamaged, the same command continues later",
         (DISK,),
         (f"{DISK}::test_a_disk_that_is_full_anywhere_on_the_way_loses_nothing",),
     ),
     Row(
-        "20 random attack x defense pairs in two processes: other order, PYTHONHASHSEED, locale, time zone; every pair and 5 seeds on demand",
+        "20 random pairs of attack and defense in two processes with another order, PYTHONHASHSEED, locale and time zone; every pair and 5 seeds on demand",
         "equal result digests",
         ("tests/reliability/test_repeat.py::test_twenty_pairs_give_the_same_digest_in_two_fresh_processes",),
         ("tests/reliability/test_repeat.py::test_every_pair_gives_the_same_digest_in_two_fresh_processes",),
     ),
     Row(
-        "hostile words, pictures and records, flipped bits of the store",
-        "one sentence, exit code 2, nothing written, no code run, no socket",
+        "hostile command lines, pictures and records; flipped bits in the store",
+        "one error sentence, exit code 2, nothing written, no code run, no network connection",
         (
             HOSTILE,
             "tests/unit/test_decoders.py",
@@ -118,22 +120,22 @@ ROWS = (
         ),
     ),
     Row(
-        "17 readers of files and the parser of words, on 50 damaged inputs each; on 100,000 each on demand",
-        "a value, or one sentence; never another error",
+        "17 file readers and the command line parser, on 50 damaged inputs each; on 100,000 each on demand",
+        "a value, or one error sentence; never another error",
         tuple(f"{FUZZ}::test_any_{name}" for name in ("bytes_are_a_value_or_one_sentence", "words_are_a_configuration_or_one_sentence")),
         tuple(
             f"{FUZZ}::test_any_{name}_a_hundred_thousand_times" for name in ("bytes_are_a_value_or_one_sentence", "words_are_a_configuration_or_one_sentence")
         ),
     ),
     Row(
-        "junk anywhere in 300 records whose digests are right; in 100,000 on demand",
-        "a leaderboard, or one sentence; never another error",
+        "random values anywhere in 300 records whose digests are correct; in 100,000 on demand",
+        "a leaderboard, or one error sentence; never another error",
         (f"{FUZZ}::test_any_records_are_a_leaderboard_or_one_sentence",),
         (f"{FUZZ}::test_any_records_are_a_leaderboard_or_one_sentence_a_hundred_thousand_times",),
     ),
     Row(
-        "text of records and names of files in pages: HTML, CSV formulas, terminal escapes",
-        "text stays text; the page asks nobody for anything",
+        "HTML, CSV formulas and terminal escapes in the text of records and in file names",
+        "they stay plain text; the page needs no network",
         (
             *(f"{PAGE_TESTS}::test_{name}" for name in ("no_text_of_a_record_is_more_than_text", "the_page_asks_nobody_for_anything")),
             *(f"{PAGE_TESTS}::test_a_browser_{name}" for name in ("shows_every_cell_without_a_complaint", "shows_why_a_cell_failed")),
@@ -141,32 +143,32 @@ ROWS = (
         ),
     ),
     Row(
-        "certificates against brute force, 500 instances each, ties included; 20,000 on demand",
-        "never above the true radius; equal to it where the theorem is tight",
+        "certificates compared with brute force, 500 instances each, ties included; 20,000 on demand",
+        "the radius is never above the true radius; equal to it where the theorem is tight",
         BRUTE,
         (f"{CERTIFY}::test_no_attack_within_the_radius_changes_an_answer_in_many_instances",),
     ),
     Row(
-        "rows put in, taken out, relabelled and edited before a filter that looks at each row alone, then a certificate: 300 instances a pair; 5,000 on demand",
-        "no radius falls; behind a filter that looks at all rows, each does",
+        "changed rows before a filter that looks at each row separately, then a certificate: 300 instances of each pair; 5,000 on demand",
+        "no certificate is violated; behind a filter that looks at all rows, each one is",
         (PROOFS,),
         (f"{PROOFS}::test_no_change_of_rows_before_a_filter_beats_a_certificate_in_five_thousand_instances",),
     ),
     Row(
-        "aggregation rules against ByzFL, filters against numpy and scikit-learn, epsilon against Google's accountant, 50 cases each; 5,000 on demand",
+        "aggregation rules compared with ByzFL, filters with numpy and scikit-learn, epsilon with Google's accountant, 50 cases each; 5,000 on demand",
         "equal",
         (ORACLES, RULES, FILTERS, "tests/unit/defenses/test_dp_sgd.py"),
         (f"{ORACLES}::test_an_oracle_agrees_in_five_thousand_cases",),
     ),
     Row(
         INTERVALS,
-        "coverage of at least 93 %; at most 5 % of boards show any separation",
+        "coverage of at least 93 %; at most 5 % of the leaderboards separate any two cells",
         (STATS,),
         tuple(
             f"{STATS}::test_{name}" for name in ("the_interval_covers_at_least_93_per_cent_in_many_samples", "equal_cells_are_seldom_separated_in_many_boards")
         ),
     ),
-    Row(MUTATION, "a test fails for at least 85 % of them", ()),
+    Row(MUTATION, "a test fails for at least 85 % of the mutants", ()),
 )
 
 
@@ -216,12 +218,12 @@ def outcome(ran: list[Case]) -> str:
 
 
 def mutation() -> str:
-    """Run the tests against deliberate mistakes, and tell how many they noticed; what no test reaches counts as unnoticed."""
+    """Run the tests against deliberate mistakes, and say how many they detected; what no test reaches counts as undetected."""
     subprocess.run(["mutmut", "run", "--max-children", "1"], cwd=HOME, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
     subprocess.run(["mutmut", "export-cicd-stats"], cwd=HOME, check=True)
     found = json.loads((HOME / "mutants" / "mutmut-cicd-stats.json").read_text(encoding="utf-8"))
     noticed, all_of_them = found["killed"] + found["timeout"] + found["suspicious"] + found["segfault"], found["total"] - found["skipped"]
-    return f"{noticed} of {all_of_them} noticed, {100 * noticed / all_of_them:.1f} %"
+    return f"{noticed} of {all_of_them} detected, {100 * noticed / all_of_them:.1f} %"
 
 
 def main() -> int:
@@ -245,7 +247,7 @@ def main() -> int:
             demand = f"{mutation() if row.what == MUTATION else outcome(cases(row.demand, 'slow'))} (at {commit})"
         lines.append(f"| {row.what} | {row.passes} | {push} | {demand} |")
     machine = f"Python {platform.python_version()} on {os.cpu_count()} cores, commit {commit}"
-    where = f"{machine}; what runs with every change took {took:.0f} s, as many tests at a time as cores" if word is None else told_where()
+    where = f"{machine}; the tests of every change took {took:.0f} s, with one process for each core" if word is None else told_where()
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)

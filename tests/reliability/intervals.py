@@ -113,7 +113,8 @@ def separated(judge: Callable[[Floats], NDArray[np.bool_]], effect: float | None
 def block(count: int, boards: int) -> str:
     """Return the tables as Markdown."""
     lines = [
-        f"Coverage in per cent of what says 95 %, {count:,} samples each, {PROBES} shared probes: ours, and in brackets Student's t.",
+        f"How often a 95 % interval contains the true mean, in per cent; {count:,} samples each, {PROBES} shared test rows."
+        " Our interval, and in brackets Student's t.",
         "",
         f"| effect of the seed | seeds | {' | '.join(f'mean {mean:g}' for mean in MEANS)} | median width at .5 |",
         f"|{' --- |' * (3 + len(MEANS))}",
@@ -124,8 +125,8 @@ def block(count: int, boards: int) -> str:
         lines.append(f"| {name} | {seeds} | {told} | {width(effect, seeds, 1000):.2f} |")
     lines += [
         "",
-        f"Boards of equal cells, in per cent, on which any two are separated, {boards:,} boards each, at the worst of the five means: ours, and in brackets the"
-        " paired t differences used before. 5 % are promised.",
+        f"How often a leaderboard of equal cells separates any two of them, in per cent; {boards:,} leaderboards each, at the worst of the five means. Our"
+        " ranks, and in brackets the paired t differences that were used before. The ranks promise at most 5 %.",
         "",
         f"| effect of the seed | seeds | {' | '.join(f'{cells} cells' for cells in CELLS)} |",
         f"|{' --- |' * (2 + len(CELLS))}",
@@ -135,7 +136,7 @@ def block(count: int, boards: int) -> str:
         lines.append(f"| {name} | {seeds} | {' | '.join(f'{100 * ours:.1f} ({100 * theirs:.1f})' for ours, theirs in shares)} |")
     lines += [
         "",
-        "The smallest gap between two means, in points, that ranks can separate, if all seeds of a cell agree:",
+        "The smallest gap between two means, in points, that ranks can separate if all seeds of a cell give the same value:",
         "",
         f"| cells | {' | '.join(f'{seeds} seeds' for seeds in (*SEEDS, 20, 50))} |",
         f"|{' --- |' * (3 + len(SEEDS))}",

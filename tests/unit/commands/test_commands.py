@@ -238,7 +238,7 @@ def test_a_table_folds_seeds_into_a_mean_and_a_range(tmp_path, monkeypatch):
     assert text.endswith("after\n")
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/performance.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/performance.md", "docs/ledger.md"])
 def test_the_pages_show_what_the_records_say(name):
     text = (HOME / name).read_text()
     assert page(text, published(HOME / "results" / "records"), HOME / "results") == text
@@ -277,6 +277,16 @@ def test_a_block_selects_by_attack_defense_and_learner_and_leaves_empty_columns_
     assert words_of(records[2].command) == {"attack": "sign_flip"}
     text = filled("<!-- records: blobs defense=dpa,strip,neural_cleanse -->\n<!-- end -->", records)
     assert all(words in text for words in ("median radius", "screened", "AUROC", "anomaly index"))
+
+
+def test_a_selection_prints_its_cells_in_the_order_given_and_refuses_one_without_a_record(tiny, store):
+    records = [dataclasses.replace(run(tiny(*words), store), command=f"python -m poisonbench {' '.join(words)}") for words in SELECTED[:2]]
+    text = filled("<!-- selected:\nblobs | none | | none |\nblobs | badnets | 20 % | none |\n-->\nold\n<!-- end -->", records)
+    clean, poisoned = text.splitlines()[6:-1]
+    assert clean.startswith("| blobs | none |  | none |  | 1 |")
+    assert poisoned.startswith("| blobs | badnets | 20 % | none |  | 1 |")
+    with pytest.raises(DataError, match="no record of the cell"):
+        filled("<!-- selected:\nblobs | sig | 5 % | none |\n-->\n<!-- end -->", records)
 
 
 def test_published_records_name_no_place_of_a_machine():

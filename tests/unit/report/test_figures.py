@@ -77,7 +77,7 @@ def test_figures_of_a_goal_are_read_where_either_schema_has_them(schema, laid):
 def test_canaries_of_either_schema_are_shown(schema, laid):
     part = {"c_acc": 0.9, **laid({"epsilon_lower": 2.5})}
     record = made(undefended=part, metrics=part, schema=schema)
-    assert "undefended canaries show at least 2.50; canaries show at least 2.50" in table([record])
+    assert "undefended: canaries prove an epsilon of at least 2.50; canaries prove an epsilon of at least 2.50" in table([record])
     assert "epsilon of at least: undefended 2.500, defended 2.500" in shown(record)
 
 
@@ -88,10 +88,10 @@ def test_what_a_defense_assumes_is_shown_with_where_it_comes_from():
 
 def test_radii_stand_beside_what_they_count_in_the_table_and_on_the_screen():
     assert radius_unit(proved()) == OLD
-    assert f"in {OLD}: median radius 1.0; certified 60.0 at 1" in table([proved()])
+    assert f"in {OLD}: median radius 1.0; certified accuracy 60.0 at 1" in table([proved()])
     assert f"certified against {OLD}" in shown(proved())
     flips = proved(radius_unit="labels flipped", collective={"3": 0.5})
-    assert "in labels flipped: median radius 1.0; certified 60.0 at 1; under one attack 50.0 at 3" in table([flips])
+    assert "in labels flipped: median radius 1.0; certified accuracy 60.0 at 1; accuracy under one attack on all test rows 50.0 at 3" in table([flips])
     assert "certified against labels flipped" in shown(flips)
     assert "by number of labels flipped: 50.0 % at 3" in shown(flips)
     assert f"in {OLD} or labels flipped: " in table([proved(), proved(seed=1, radius_unit="labels flipped")])
@@ -168,7 +168,7 @@ def test_what_is_said_of_malicious_clients_is_shown():
 def test_the_interval_over_targets_is_computed_from_their_number_whatever_a_record_holds():
     record = made(undefended={"c_acc": 0.9, "asr": 0.95, "asr_interval": [0.76, 0.99]}, counts={"trials": 20})
     assert over_targets(record, record.undefended) == clopper_pearson(19, 20)
-    assert "undefended ASR 75.1 to 99.9 over 20 targets" in table([record])
+    assert "95 % interval of the undefended ASR 75.1 to 99.9, from 20 targets" in table([record])
     assert "undefended ASR over 20 targets: 75.1 % to 99.9 % (Clopper-Pearson, 95 %)" in shown(record)
     assert over_targets(made(), made().undefended) is None
 

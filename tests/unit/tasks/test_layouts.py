@@ -1,4 +1,4 @@
-"""Layouts that people have: each with its files made here, and one row in the README's table."""
+"""Layouts that people have: each with its files made here, and one row in the table of docs/guide/vet.md."""
 
 import io
 import json
