@@ -20,12 +20,12 @@ from poisonbench.build import build, check_targets, fitted
 from poisonbench.cell import DONE, INTERRUPTED, REFUSED, Cell, computed
 from poisonbench.commands import help, usage
 from poisonbench.commands.compose import CONFIGS, cells_of, check_words, explaining, tree_of
-from poisonbench.commands.mistakes import COMPLETION, DRY, HELP, SWEEP, parted, read_words
+from poisonbench.commands.mistakes import COMPLETION, DRY, HELP, SWEEP, VERSION, parted, read_words
 from poisonbench.commands.usage import Usage
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
 from poisonbench.publish import leads
-from poisonbench.record import read
+from poisonbench.record import read, version
 from poisonbench.sweep.audience import Crowd
 from poisonbench.sweep.engine import Engine
 
@@ -82,6 +82,9 @@ def _experiments(words: Sequence[str]) -> int:
     flags, plain = parted(words)
     if set(flags) & set(HELP):
         return help.main(plain)
+    if set(flags) & set(VERSION):
+        sys.stdout.write(f"poisonbench {version()}\n")
+        return DONE
     if not set(flags) & set(COMPLETION):
         read_words(plain, sweep=bool(set(flags) & set(SWEEP)))
     cells = _cells([flag for flag in flags if flag != DRY], plain)  # Hydra's parser wants flags before any override
