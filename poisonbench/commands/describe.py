@@ -20,7 +20,7 @@ from poisonbench.commands.usage import Usage
 from poisonbench.commands.vocabulary import groups, options
 from poisonbench.core.errors import ConfigError, meant
 from poisonbench.record import Record
-from poisonbench.report.tables import published
+from poisonbench.report.tables import ABSENT, published
 
 COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
 
@@ -147,6 +147,8 @@ def _threat(threat: Mapping[str, object]) -> str:
 
 def _cost(records: Sequence[Record], group: str, plan: object) -> str:
     """Return the median seconds that the method's own stages took, a task each, over published records of it alone, whatever it was called."""
+    if not records:
+        return f"unknown here; {ABSENT}"
     seconds, wanted = dict[str, list[float]](), set(_methods(plan))
     for record in records:
         if record.status == "done" and wanted and set(_methods(record.spec[group])) == wanted:
