@@ -1,6 +1,7 @@
 """What is handed out beside the code: the wheel, the lock files, the version, and the files that name it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import poisonbench
 from poisonbench.assemble import HOME
@@ -132,3 +134,28 @@ def test_make_installs_the_kind_of_torch_that_is_asked_for_and_keeps_it(tmp_path
     assert "pip install" not in makes("demo", place)
     assert f"-m venv --clear {tmp_path}" in makes("demo", place, "TORCH=cuda")
     assert not makes("setup", place, "TORCH=gpu")
+
+
+def test_citation_and_changelog_name_the_version_of_the_project():
+    cited = yaml.safe_load((HOME / "CITATION.cff").read_text())
+    (newest, date), *_ = re.findall(r"^## \[(\S+)\] - (\S+)$", (HOME / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited["version"] == newest == PROJECT["version"]
+    assert str(cited["date-released"]) == date
+    assert (cited["license"], cited["authors"]) == (PROJECT["license"], [{"name": "The poisonbench authors"}])
+
+
+def test_the_image_gets_what_the_package_and_its_lock_files_need():
+    sent = {line[1:] for line in (HOME / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    needed = {*PACKAGES, *PROJECT["license-files"], PROJECT["readme"], "pyproject.toml", "constraints.txt", "constraints-cpu.txt"}
+    assert sent == needed
+    assert all((HOME / name).exists() for name in sent)
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense"])
+def test_the_page_on_licences_has_a_row_for_every_method(kind):
+    page = (HOME / "docs" / "ethics.md").read_text()
+    table = page.partition(f"\n| {kind} | paper |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| (paper|facts|library|-) \|$", table, re.MULTILINE)
+    assert sorted(name for name, *_ in rows) == options(kind)
+    aliases = {name for name, paper, *_ in rows if paper.startswith("alias of")}
+    assert {name for name, *_, used in rows if used == "-"} == {"none", "oracle", "random_drop", *aliases} & set(options(kind))
