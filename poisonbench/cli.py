@@ -20,11 +20,11 @@ from poisonbench.commands import help, usage
 from poisonbench.commands.usage import Usage
 from poisonbench.config.build import build, fitted
 from poisonbench.config.compose import CONFIGS, cells_of, check_words, explaining
-from poisonbench.config.mistakes import COMPLETION, DRY, HELP, SWEEP, parted, read_words
+from poisonbench.config.mistakes import COMPLETION, DRY, HELP, SWEEP, VERSION, parted, read_words
 from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
-from poisonbench.storage.record import read
+from poisonbench.storage.record import read, version
 from poisonbench.sweep.audience import Crowd
 from poisonbench.sweep.cell import DONE, INTERRUPTED, REFUSED, Outcome, computed
 from poisonbench.sweep.engine import Engine
@@ -83,6 +83,9 @@ def _experiments(words: Sequence[str]) -> int:
     flags, plain = parted(words)
     if set(flags) & set(HELP):
         return help.main(plain)
+    if set(flags) & set(VERSION):
+        sys.stdout.write(f"poisonbench {version()}\n")
+        return DONE
     if not set(flags) & set(COMPLETION):
         read_words(plain, sweep=bool(set(flags) & set(SWEEP)))
     cells = _cells([flag for flag in flags if flag != DRY], plain)  # Hydra's parser wants flags before any override

@@ -19,7 +19,7 @@ from poisonbench.config.mistakes import SEARCH
 from poisonbench.config.vocabulary import groups, options
 from poisonbench.core.errors import ConfigError, meant
 from poisonbench.core.plugins import HOME
-from poisonbench.report.tables import published
+from poisonbench.report.tables import ABSENT, published
 from poisonbench.storage.record import Record
 
 COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
@@ -147,6 +147,8 @@ def _threat(threat: Mapping[str, object]) -> str:
 
 def _cost(records: Sequence[Record], group: str, plan: object) -> str:
     """Return the median seconds that the method's own stages took, a task each, over published records of it alone, whatever it was called."""
+    if not records:
+        return f"unknown here; {ABSENT}"
     seconds, wanted = dict[str, list[float]](), set(_methods(plan))
     for record in records:
         if record.status == "done" and wanted and set(_methods(record.spec[group])) == wanted:

@@ -31,6 +31,7 @@ Commands: python -m poisonbench COMMAND, one of: {commands}
 Words of a command: python -m poisonbench COMMAND --help
 Sweeps:   python -m poisonbench -m attack=none,backdoor defense=none,spectral seed=0,1,2
 Keys of one plugin: python -m poisonbench describe spectral
+Version:  python -m poisonbench --version
 Exit codes: 0 done or skipped, 1 failed while computing, 2 bad configuration or input, 130 interrupted
 """
 

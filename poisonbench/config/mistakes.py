@@ -22,15 +22,15 @@ SHOWN = 100  # letters of a word that a message repeats
 PLANS = ("attack", "defense")
 SEARCH = "hydra.searchpath"
 SWEEP, DRY, HELP, CFG, RESOLVE = ("-m", "--multirun"), "--dry-run", ("-h", "--help"), ("-c", "--cfg"), "--resolve"
+VERSION = ("-V", "--version")
 COMPLETION = ("-sc", "--shell-completion")  # its words are install=bash and the like
-FLAGS = (*SWEEP, DRY, *HELP, *CFG, RESOLVE, *COMPLETION)
+FLAGS = (*SWEEP, DRY, *HELP, *CFG, RESOLVE, *VERSION, *COMPLETION)
 INSTEAD = {  # what other programs, Hydra's own among them, call it
     "--sweep": "-m",
     **dict.fromkeys(("--config-name", "-cn"), "+experiment=NAME"),
     **dict.fromkeys(("--config-path", "-cp", "--config-dir", "-cd"), f"{SEARCH}=[pkg://PACKAGE.configs]"),
     **dict.fromkeys(("--info", "-i"), "--cfg job"),
     "--hydra-help": "--help",
-    "--version": "the command doctor",
 }
 FORM = "a word is KEY=VALUE, such as seed=0"
 
@@ -72,7 +72,8 @@ def _no_flag(word: str, words: Sequence[str]) -> str:
     else:
         near = difflib.get_close_matches(name, FLAGS, n=1, cutoff=0.75)
         told = f"did you mean {near[0]}?" if near else ""
-    return f"{brief(word)}: no such flag; {told}{' ' if told.endswith('?') else '; ' if told else ''}known: -m for a sweep, --dry-run, --cfg job, --help"
+    between = " " if told.endswith("?") else "; " if told else ""
+    return f"{brief(word)}: no such flag; {told}{between}known: -m for a sweep, --dry-run, --cfg job, --help, --version"
 
 
 def brief(word: str) -> str:

@@ -36,6 +36,9 @@ RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+ABSENT = "the published records are in a clone of poisonbench, not in the installed package"
+
+
 def published(folder: Path) -> list[Record]:
     """Read every record of a folder, in the order of their commands.
 

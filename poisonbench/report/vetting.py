@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.report.figures import plain
 from poisonbench.report.leaderboard import harmless
+from poisonbench.report.tables import ABSENT
 from poisonbench.stats import over_seeds
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def ranked_in_class(suspicion_N: Tensor, labels_N: Tensor) -> Tensor:
 
 def statement(name: str, records: Sequence[Record]) -> str:
     """Return what a filter removes where nobody attacked, by the published records of clean tasks."""
+    if not records:
+        return f"what it removes from clean rows is unknown here; {ABSENT}"
     clean: dict[str, list[float]] = {}
     for record in records:
         defense, attack, task = (part["name"] if isinstance(part := record.spec.get(kind), Mapping) else "" for kind in ("defense", "attack", "task"))

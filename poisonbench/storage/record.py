@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Literal, cast, get_args
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded, write_text
+from poisonbench.core.plugins import HOME
 
 SCHEMA = 2
 LATER = ("schema", "assumed")  # fields that records of schema 1 do not have
@@ -259,8 +261,18 @@ def _versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
     for package in ("poisonbench", *PACKAGES):
         with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+            versions[package] = version() if package == "poisonbench" else metadata.version(package)
     return versions
+
+
+@cache
+def version() -> str:
+    """Return the version of poisonbench: that of the clone it runs from, or else that of the installed package."""
+    with suppress(OSError):
+        project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        if project.get("name") == "poisonbench":
+            return str(project["version"])  # what pip noted when it installed the clone may be older
+    return metadata.version("poisonbench")
 
 
 @lru_cache(maxsize=1)
@@ -282,11 +294,10 @@ def processor() -> str:
 
 
 def _git(*words: str) -> str:
-    home = Path(__file__).parent.parent.parent
-    if not (home / "pyproject.toml").is_file():
+    if not (HOME / "pyproject.toml").is_file():
         return ""  # an installed copy may lie inside somebody else's repository
     try:
-        done = subprocess.run(["git", "-C", str(home), *words], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", "-C", str(HOME), *words], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

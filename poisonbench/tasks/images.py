@@ -138,5 +138,7 @@ def torchvision_sets() -> dict[str, Callable[..., Any]]:
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
-        raise ConfigError(f"torchvision does not fit this torch ({error}); install the pair that constraints.txt names") from error
+        raise ConfigError(
+            f"torchvision does not fit this torch ({error}); install the pair that constraints.txt names (constraints-cpu.txt for a CPU build)"
+        ) from error
     return {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}

@@ -225,12 +225,14 @@ def test_a_sweep_goes_on_after_a_bad_cell_and_reports_the_worst_code(here, capsy
     assert len(records(here)) == 1
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "defense"]])
-def test_help_and_lists_do_not_import_torch(tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "says"), [(["--help"], "spectral"), (["list"], "spectral"), (["list", "defense"], "spectral"), (["--version"], "poisonbench ")]
+)
+def test_help_lists_and_the_version_do_not_import_torch(tmp_path, words, says):
     code = f"import sys; sys.argv[1:] = {words!r}\nfrom poisonbench.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
     done = python("-c", code, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "spectral" in done.stdout
+    assert says in done.stdout
 
 
 def test_what_a_run_says_reaches_a_pipe_at_once(tmp_path):
