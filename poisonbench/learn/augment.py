@@ -1,4 +1,4 @@
-"""Augmentation as functions of a batch and of one row of uniform draws per image.
+"""Augmentation as functions of a batch and one row of uniform draws per image.
 
 Shape letters: B rows, C channels, H height, W width.
 """
@@ -14,7 +14,7 @@ DRAWS = 5
 
 
 def crop(inputs: Tensor, draws_B2: Tensor, pad: int) -> Tensor:
-    """Shift each image by up to `pad` pixels both ways, zeros coming in from the border.
+    """Shift each image by up to `pad` pixels in both axes; fill with zeros.
 
     Args:
         inputs: (B, C, H, W), any dtype.

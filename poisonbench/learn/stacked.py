@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from poisonbench.learn.central import Central, NetVictim
 
 How = Literal["loop", "grouped", "unfold", "vmap"]
-ORDER = "order"  # the stream that shuffles
-TOGETHER = 2_000_000  # weights of a stack
+ORDER = "order"  # the random stream that shuffles rows
+TOGETHER = 2_000_000  # most weights in a stack
 PLAIN = (nn.ReLU, nn.GELU, nn.MaxPool2d, nn.Identity)  # act on each number or each map alone
 
 
 class Stack:
-    """G networks as one module: each of its tensors is those of the members, joined along the first axis.
+    """G networks as one module: each of its tensors joins those of the members along the first axis.
 
     No arithmetic crosses from one member to another: convolutions are grouped or batched, linear layers batched,
-    normalisation has statistics of its own for every member, with padding rows left out. What a member ends as depends on
-    its own rows, on G and on B; not on the other members' rows.
+    normalisation has separate statistics for every member and leaves padding rows out. A member's result depends on its own
+    rows, on G and on B, not on the other members' rows.
 
     Args:
         module: the architecture.
@@ -66,8 +66,8 @@ class Stack:
         if self.how == "vmap":
             stacks = {name: value.unflatten(0, (self.members, -1)) if value.ndim else value for name, value in (self.weights | self.rest).items()}
             axes = {name: 0 if value.ndim else None for name, value in (self.weights | self.rest).items()}
-            asked = torch.func.vmap(lambda state, rows: torch.func.functional_call(self.one, state, (rows,)), in_dims=(axes, 0))
-            return cast("Tensor", asked(stacks, inputs))
+            each = torch.func.vmap(lambda state, rows: torch.func.functional_call(self.one, state, (rows,)), in_dims=(axes, 0))
+            return cast("Tensor", each(stacks, inputs))
         for layer in self.norms:
             layer.mask = mask
         side_by_side = inputs.transpose(0, 1).flatten(1, 2)
@@ -83,16 +83,16 @@ class Stack:
 
 
 def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], start: Victim | None) -> list[NetVictim]:
-    """Train one victim a part, some at a time, always as many; the last stack is filled up with members without rows.
+    """Train one victim per part, in stacks of equal size; the last stack is filled with members without rows.
 
     Args:
-        learner: the recipe; equal to its loop up to rounding, in batches, draws and schedule.
+        learner: the recipe; batches, draws and schedule are those of its loop, so results are equal up to rounding.
         parts: rows of each victim.
-        rngs: stream of each victim.
-        start: where every victim starts; none is from scratch.
+        rngs: key of each victim.
+        start: the victim that all of them continue; None is from scratch.
 
     Raises:
-        Diverged: a loss that is not finite; `member` is its place in `parts`.
+        Diverged: a loss that is not finite; `member` is its position in `parts`.
     """
     victims: list[NetVictim] = []
     first_one = learner.begin(parts[0], rngs[0]) if start is None else learner.restore(Trained.of(start), parts[0])
@@ -107,9 +107,9 @@ def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key],
 
 
 def members_at_once(parts: int, parameters: int) -> int:
-    """Return G: at most 256, at most 2 million weights, spread evenly over the passes that `parts` need.
+    """Return G: at most 256 members and 2 million weights, spread evenly over the passes that `parts` need.
 
-    More than that, and weights, gradients and speeds together leave a cache of 32 MiB.
+    With more, weights, gradients and speeds together do not fit into a cache of 32 MiB.
     """
     passes = math.ceil(parts / max(1, min(256, TOGETHER // parameters)))
     return math.ceil(parts / passes)
@@ -132,7 +132,7 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
             with learner.autocast():
                 scores = stack.scores(batch.inputs, mask).float()
             each = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none", label_smoothing=learner.label_smoothing)
-            loss = torch.where(mask, each.view(mask.shape), 0.0).sum(1) / mask.sum(1).clamp_min(1)  # what padding gives is no figure
+            loss = torch.where(mask, each.view(mask.shape), 0.0).sum(1) / mask.sum(1).clamp_min(1)  # losses of padding rows do not count
             gradients = torch.autograd.grad(loss.sum(), list(stack.weights.values()))
             optimizer.step(gradients, lr, mask.any(1))
             losses.append(loss.detach())
@@ -145,7 +145,7 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
 
 
 def check_finite(losses_SG: Tensor, epoch: int) -> None:
-    """Refuse to go on from a loss that is not finite.
+    """Stop the training at a loss that is not finite.
 
     Raises:
         Diverged: the first epoch, step and member with one.
@@ -157,9 +157,9 @@ def check_finite(losses_SG: Tensor, epoch: int) -> None:
 
 
 class _Shelf:
-    """The rows of all members, side by side.
+    """The rows of all members, joined.
 
-    Each member's rows are shuffled and cut into its own number of steps of nearly equal size, as a training alone would do it.
+    Each member's rows are shuffled and cut into its own number of steps of nearly equal size, as in a training of that member alone.
     """
 
     def __init__(self, learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], members: int) -> None:
@@ -173,7 +173,7 @@ class _Shelf:
         first = sizes.cumsum(0) - sizes
         self.at = (*cut(torch.arange(len(self.labels)) - first[self.member], sizes[self.member], steps[self.member]), self.member)
         self.rows = torch.zeros(int(steps.max()), learner.batch_size, members, dtype=torch.int64)
-        self.rows[:, :, : len(parts)] = first  # a row of padding is row 0 of its member, or of the first
+        self.rows[:, :, : len(parts)] = first  # a padding row is row 0 of its member, or of the first member
         mask = torch.zeros(self.rows.shape, dtype=torch.bool)
         mask[self.at] = True
         self.masks = mask.transpose(1, 2).contiguous().to(self.place)
@@ -194,7 +194,7 @@ class _Shelf:
 
 
 def cut(places_N: Tensor, sizes_N: Tensor, steps_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the step and the slot in it of each place of a sequence, cut as `Tensor.tensor_split` does: longer steps first.
+    """Return the step of each place of a sequence, and its position in that step; cut as `Tensor.tensor_split` does: longer steps first.
 
     Args:
         places_N: (N,) places, from 0.
@@ -212,9 +212,9 @@ class StackedSGD:
     """SGD with Nesterov momentum, a learning rate for each member, and weight decay on tensors of two axes or more.
 
     Args:
-        stack: whose weights to move.
+        stack: the networks to train.
         momentum: in [0, 1).
-        weight_decay: of weights.
+        weight_decay: of tensors of two axes or more.
         bias_lr: factor on the learning rate of biases and shifts.
     """
 
@@ -223,17 +223,17 @@ class StackedSGD:
         self.speeds = {name: torch.zeros_like(weight).view(stack.members, -1) for name, weight in stack.weights.items()}
 
     def step(self, gradients: Sequence[Tensor], lr: Tensor, active: Tensor) -> None:
-        """Move members by their (joined) gradients.
+        """Move the weights of all members by their (joined) gradients.
 
         Args:
-            gradients: one a weight of the stack.
+            gradients: one per weight of the stack.
             lr: (G,) learning rate of each member.
-            active: (G,) bool; the others have no rows left in this epoch and stay as they are.
+            active: (G,) bool; the others have no rows left in this epoch and do not change.
         """
         everyone, active = bool(active.all()), active[:, None]
         rates, kept = torch.where(active, -lr[:, None], 0.0), torch.where(active, self.momentum, 1.0)
         with torch.no_grad():
-            # in place: a stack's weights fill the cache, and fresh memory of their size costs more than the arithmetic
+            # in place: a stack's weights fill the cache, and new memory of their size costs more time than the arithmetic
             for (name, weight), gradient in zip(self.stack.weights.items(), gradients, strict=True):
                 own, slope = weight.view(self.stack.members, -1), gradient.reshape(self.stack.members, -1)
                 decayed, speed = weight.ndim > 1, self.speeds[name]
@@ -276,9 +276,9 @@ FORMS: dict[type[nn.Module], Callable[[nn.Module, int, How], nn.Module]] = {
 
 
 def _members_first(answers: Tensor) -> Tensor:
-    """Return (G, B, ...) as it is, whose gradient will lie in memory as it does.
+    """Return (G, B, ...) unchanged; its gradient gets the same memory layout.
 
-    Otherwise a sum over rows depends on where in a vector register its channel lies, and so on the member's place.
+    Otherwise a sum over rows depends on the channel's position in a vector register, and so on the member's position.
     """
     if answers.requires_grad:
         answers.register_hook(Tensor.contiguous)
@@ -296,7 +296,7 @@ class _BatchedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         own = inputs.unflatten(1, (self.members, -1)).transpose(0, 1).contiguous()
-        # weights on the left, so that their gradient comes out in their own layout: transposing it took half of a step
+        # weights on the left, so that their gradient has their own layout: transposing it took half of a step's time
         answers = torch.bmm(self.weight.unflatten(0, (self.members, -1)), own.transpose(1, 2)).transpose(1, 2).contiguous()
         answers = answers if self.bias is None else answers + self.bias.view(self.members, 1, -1)
         return _members_first(answers).transpose(0, 1).flatten(1)
@@ -325,7 +325,7 @@ class _UnfoldedConv(nn.Module):
 
 
 class _OwnGroups(nn.Module):
-    """Group normalisation, each member's rows as rows of their own."""
+    """Group normalisation, separately for each member's rows."""
 
     weight: Tensor
     bias: Tensor
@@ -357,7 +357,7 @@ class _MaskedNorm(nn.Module):
             self.register_buffer(name, buffer)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # channels first in memory: otherwise a sum over positions depends on where in a vector register its channel lies
+        # channels first in memory: otherwise a sum over positions depends on the channel's position in a vector register
         maps: Tensor = inputs.float().contiguous().unflatten(1, (self.members, -1))  # (B, G, C, H, W)
         real = self.mask.T[:, :, None, None, None].to(maps.dtype)
         count = (real.sum(0).squeeze(-1).squeeze(-1) * maps.shape[3] * maps.shape[4]).clamp_min(1)  # (G, 1)

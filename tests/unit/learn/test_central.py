@@ -229,7 +229,7 @@ def test_a_mirrored_evaluation_averages_a_picture_and_its_mirror_image(parts):
 
 @dataclass(frozen=True, kw_only=True)
 class Mark(PlainStep):
-    """Paint the left column of stored pixels white; what augmentation makes of it is seen in `batch`."""
+    """Paint the left column of stored pixels white; `batch` sees it after augmentation."""
 
     VERSION: ClassVar[int] = 1
 
@@ -241,7 +241,7 @@ class Mark(PlainStep):
 
 
 def test_a_step_changes_rows_before_they_are_mirrored(parts):
-    """As WaNet's authors warp first: a mark on the left of the stored rows is on the right of the mirrored ones."""
+    """As in WaNet's code, where warping comes first: a mark on the left of the stored rows is on the right of the mirrored ones."""
     learner, data, _ = parts
     dark = data.edit(torch.arange(len(data)), inputs=torch.zeros_like(data.inputs))
     learner = dataclasses.replace(learner, flip=True, crop=0, steps=(Mark(),))
