@@ -1,6 +1,6 @@
-"""The one training loop: data on the device as one tensor, augmentation as a function of a batch.
+"""The recipe of a training in one place, and the network that it trains; the loop is in `loop.py`.
 
-Shape letters: N rows, M test rows, B rows of a batch, K classes, D features.
+Shape letters: N rows, M test rows, K classes, D features.
 """
 
 from __future__ import annotations
@@ -8,26 +8,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Combine, Differentiable, Fitted, Moment, Plan, State, Step, Trained, Victim, fit_each, score_each
-from poisonbench.core.progress import track
+from poisonbench.core.learner import Combine, Differentiable, Fitted, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key, seeded
-from poisonbench.learn import augment, device, distributed
-from poisonbench.learn.averaging import Lookahead
-from poisonbench.learn.descent import Descent, Group
+from poisonbench.learn import device, distributed
+from poisonbench.learn.augment import Augmentation
 from poisonbench.learn.distributed import Crew, crew
-from poisonbench.learn.stacked import ORDER, How, check_finite, fit_stacked
+from poisonbench.learn.loop import Training
+from poisonbench.learn.stacked import How, fit_stacked
 from poisonbench.nets.net import FeatureNet, Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
@@ -122,6 +120,11 @@ class Central:
         """Device type, threads, versions, and processes if there are several."""
         return {**device.runtime(self.device), **({"processes": self._crew().size} if self.ddp else {})}
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """The random changes of image rows."""
+        return Augmentation(crop=self.crop, flip=self.flip, cutout=self.cutout, alternate=self.alternate)
+
     def _crew(self) -> Crew:
         return crew(self.device) if self.ddp else Crew()
 
@@ -171,7 +174,10 @@ class Central:
         for step in self.steps:
             step.check(module, plan)
             step.begin(module)
-        self._train(module, data, plan, rng)
+        _fits(module.net, plan)
+        place = device.resolve(self.device)
+        data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
+        Training(recipe=self, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
         return NetVictim(built=module.eval(), facts=facts, learner=self)
@@ -225,85 +231,6 @@ class Central:
         for step in self.steps:
             data = step.measured(data)
         return data
-
-    def _train(self, module: NormalizedNet, data: Dataset, plan: Plan, rng: Key) -> None:
-        _fits(module.net, plan)
-        place = device.resolve(self.device)
-        data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
-        descent, steps = self._descent(module), plan.epochs * plan.steps
-        slow = Lookahead(module, self.lookahead)
-        module.train()
-        workers = self._crew()
-        called = workers.around(module)
-        for epoch in track(self.epochs, "epochs"):
-            losses = []
-            with seeded(rng.child(f"epoch/{epoch}")):
-                for number, rows in enumerate(self._batches(data, plan, epoch, rng)):
-                    step = epoch * plan.steps + number
-                    moment = Moment(module=module, plan=plan, epoch=epoch, step=step, rng=rng.child(f"step/{epoch}/{number}"))
-                    loss = self._loss(called, self._batch(data, workers.share(rows), moment, rng), moment)
-                    losses.append(self._step(workers.loss(loss, len(rows)), moment, descent, self.factor(step, steps)))
-                    slow.follow(step + 1, last=step + 1 == steps)
-            check_finite(workers.over_all(torch.stack(losses))[:, None], epoch)  # the only wait for the device in an epoch
-
-    def _order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
-        """Return the positions of all rows in the order of this epoch."""
-        return rng.child(ORDER).per_row(data.ids, epoch)[:, 0].argsort(stable=True)
-
-    def _batches(self, data: Dataset, plan: Plan, epoch: int, rng: Key) -> Iterable[Tensor]:
-        batches: Iterable[Tensor] = self._order(data, epoch, rng).tensor_split(plan.steps)
-        for step in self.steps:
-            batches = step.sample(batches, plan, rng.child(f"sample/{epoch}"))
-        return batches
-
-    def _batch(self, data: Dataset, rows: Tensor, moment: Moment, rng: Key) -> Batch:
-        batch = Batch(inputs=data.inputs[rows], labels=data.labels[rows], ids=data.ids[rows])
-        for step in self.steps:
-            batch = step.rows(batch, moment)
-        inputs = self.augmented(batch.inputs, self.draws(batch.ids, moment.epoch, rng)) if self.augments(batch.inputs) else batch.inputs
-        batch = dataclasses.replace(batch, inputs=device.as_floats(inputs))
-        for step in self.steps:
-            batch = step.batch(batch, moment)
-        return batch
-
-    def augments(self, inputs: Tensor) -> bool:
-        """Return whether rows change from epoch to epoch."""
-        return inputs.ndim == 4 and bool(self.crop or self.flip or self.cutout)
-
-    def draws(self, ids: Tensor, epoch: int, rng: Key) -> Tensor:
-        """Return the (B, R) draws that decide how each row is augmented in this epoch."""
-        draws = rng.child("augment").per_row(ids, epoch, augment.DRAWS)
-        if self.alternate:
-            draws[:, augment.FLIP] = (rng.child("flip").per_row(ids) + epoch / 2) % 1
-        return draws
-
-    def augmented(self, inputs: Tensor, draws: Tensor) -> Tensor:
-        """Return augmented (B, C, H, W) images of the same dtype."""
-        inputs = augment.crop(inputs, draws[:, augment.CROP], self.crop) if self.crop else inputs
-        inputs = augment.flip(inputs, draws[:, augment.FLIP]) if self.flip else inputs
-        return augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
-
-    def _loss(self, module: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        with self.autocast():
-            scores = module(batch.inputs)
-        losses = F.cross_entropy(scores.float(), batch.labels, reduction="none", label_smoothing=self.label_smoothing)
-        for step in self.steps:
-            losses = step.loss(losses, batch, moment)
-        return losses
-
-    def _step(self, loss: Tensor, moment: Moment, descent: Descent, factor: float) -> Tensor:
-        descent.clear()
-        loss.backward()
-        for step in self.steps:
-            step.update(moment)
-        descent.step(factor)
-        return loss.detach()
-
-    def _descent(self, module: nn.Module) -> Descent:
-        learned = [weight for weight in module.parameters() if weight.requires_grad]
-        decayed = Group(weights=[weight for weight in learned if weight.ndim > 1], lr=self.lr, weight_decay=self.weight_decay)
-        spared = Group(weights=[weight for weight in learned if weight.ndim <= 1], lr=self.lr * self.bias_lr, weight_decay=0.0)
-        return Descent([group for group in (decayed, spared) if group.weights], self.momentum)
 
     def factor(self, step: int, steps: int) -> float:
         """Return the learning rate of a step, divided by the largest."""

@@ -25,6 +25,11 @@ class Group:
     weight_decay: float
 
 
+def decays(weight: Tensor) -> bool:
+    """Return whether weight decay acts on a weight: on matrices and filters, not on biases and normalisation."""
+    return weight.ndim > 1
+
+
 class Descent:
     """SGD with Nesterov momentum, by torch's function `sgd`.
 

@@ -1,5 +1,9 @@
 """Many networks of one architecture, trained in one pass.
 
+The loop over epochs, the row losses, the learning rates and the augmentation are shared with the training of a single model (`loop.py`).
+The step is separate: it moves G members with padding rows and a learning rate each, which torch's layers and SGD cannot do, and its
+rounding differs from theirs, so a single model that used it would get other bits than its stored results.
+
 Shape letters: G members of a stack, B rows of a member's batch, C channels, H height, W width, K classes, S steps.
 """
 
@@ -16,17 +20,17 @@ from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Batch, State, Trained, Victim
-from poisonbench.core.progress import track
+from poisonbench.core.learner import Batch, Plan, State, Trained, Victim
 from poisonbench.core.rng import Key, per_row_of_each
 from poisonbench.learn import device
+from poisonbench.learn.descent import decays
+from poisonbench.learn.loop import ORDER, row_losses, run_epochs
 from poisonbench.nets.net import Normalized, NormalizedNet
 
 if TYPE_CHECKING:
     from poisonbench.learn.central import Central, NetVictim
 
 How = Literal["loop", "grouped", "unfold", "vmap"]
-ORDER = "order"  # the random stream that shuffles rows
 TOGETHER = 2_000_000  # most weights in a stack
 PLAIN = (nn.ReLU, nn.GELU, nn.MaxPool2d, nn.Identity)  # act on each number or each map alone
 
@@ -123,20 +127,17 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
     plans = [learner.planned(part) for part in parts]
     optimizer = StackedSGD(stack, learner.momentum, learner.weight_decay, learner.bias_lr)
     shelf = _Shelf(learner, parts, rngs, stack.members)
-    for epoch in track(learner.epochs, "epochs"):
+
+    def run_epoch(epoch: int) -> Tensor:
         losses = list[Tensor]()
         for number, (batch, mask) in enumerate(shelf.batches(epoch)):
-            steps = [epoch * plan.steps + min(number, plan.steps - 1) for plan in plans]
-            rates = [learner.lr * learner.factor(step, plan.epochs * plan.steps) for step, plan in zip(steps, plans, strict=True)]
-            lr = torch.tensor([*rates, *[0.0] * (stack.members - len(rates))], device=mask.device)
-            with learner.autocast():
-                scores = stack.scores(batch.inputs, mask).float()
-            each = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none", label_smoothing=learner.label_smoothing)
-            loss = torch.where(mask, each.view(mask.shape), 0.0).sum(1) / mask.sum(1).clamp_min(1)  # losses of padding rows do not count
-            gradients = torch.autograd.grad(loss.sum(), list(stack.weights.values()))
-            optimizer.step(gradients, lr, mask.any(1))
-            losses.append(loss.detach())
-        check_finite(torch.stack(losses), epoch)
+            loss_G = _member_losses(learner, stack, batch, mask)
+            gradients = torch.autograd.grad(loss_G.sum(), list(stack.weights.values()))
+            optimizer.step(gradients, _rates(learner, plans, epoch, number, like=loss_G), mask.any(1))
+            losses.append(loss_G.detach())
+        return torch.stack(losses)
+
+    run_epochs(learner.epochs, run_epoch)
     ended = stack.states()
     facts = [{"epochs": plan.epochs, "steps": plan.epochs * plan.steps} for plan in plans]
     for state, plan in zip(ended, plans, strict=False):
@@ -144,16 +145,19 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
     return [begun[0].become(Trained(state=state, facts=fact)) for state, fact in zip(ended, facts, strict=False)]
 
 
-def check_finite(losses_SG: Tensor, epoch: int) -> None:
-    """Stop the training at a loss that is not finite.
+def _member_losses(learner: Central, stack: Stack, batch: Batch, mask: Tensor) -> Tensor:
+    """Return each member's mean loss (G,) over the rows of its batch; `mask` (G, B) is false for padding rows."""
+    with learner.autocast():
+        scores = stack.scores(batch.inputs, mask)
+    each = row_losses(scores.flatten(0, 1), batch.labels.flatten(), learner.label_smoothing)
+    return torch.where(mask, each.view(mask.shape), 0.0).sum(1) / mask.sum(1).clamp_min(1)  # losses of padding rows do not count
 
-    Raises:
-        Diverged: the first epoch, step and member with one.
-    """
-    wrong = (~losses_SG.isfinite()).nonzero()
-    if len(wrong):
-        step, member = wrong[0].tolist()
-        raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {len(losses_SG)}; lower learner.lr", member=member)
+
+def _rates(learner: Central, plans: Sequence[Plan], epoch: int, number: int, *, like: Tensor) -> Tensor:
+    """Return each member's learning rate in a step of an epoch, in the shape (G,) and on the device of `like`; 0 for members without rows."""
+    steps = [epoch * plan.steps + min(number, plan.steps - 1) for plan in plans]
+    rates = [learner.lr * learner.factor(step, plan.epochs * plan.steps) for step, plan in zip(steps, plans, strict=True)]
+    return torch.tensor([*rates, *[0.0] * (len(like) - len(rates))], device=like.device)
 
 
 class _Shelf:
@@ -183,13 +187,14 @@ class _Shelf:
         draws = per_row_of_each([rng.child(ORDER) for rng in self.rngs], [part.ids for part in self.parts], epoch)[:, 0]
         order = draws.argsort(stable=True)
         order = order[self.member[order].argsort(stable=True)]
-        augmenting = [self.learner.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True) if self.learner.augments(self.inputs)]
-        drawn = torch.cat(augmenting).to(self.place) if augmenting else None
+        augmentation, drawn = self.learner.augmentation, None
+        if augmentation.changes(self.inputs):
+            drawn = torch.cat([augmentation.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True)]).to(self.place)
         plan = self.rows.clone()
         plan[self.at] = order
         for rows, mask in zip(plan.transpose(1, 2).to(self.place), self.masks, strict=True):
             flat = rows.flatten()
-            inputs = self.inputs[flat] if drawn is None else self.learner.augmented(self.inputs[flat], drawn[flat])
+            inputs = self.inputs[flat] if drawn is None else augmentation(self.inputs[flat], drawn[flat])
             yield Batch(inputs=inputs.float().unflatten(0, rows.shape), labels=self.labels[rows], ids=rows), mask
 
 
@@ -236,7 +241,7 @@ class StackedSGD:
             # in place: a stack's weights fill the cache, and new memory of their size costs more time than the arithmetic
             for (name, weight), gradient in zip(self.stack.weights.items(), gradients, strict=True):
                 own, slope = weight.view(self.stack.members, -1), gradient.reshape(self.stack.members, -1)
-                decayed, speed = weight.ndim > 1, self.speeds[name]
+                decayed, speed = decays(weight), self.speeds[name]
                 if decayed and self.weight_decay:
                     slope.add_(own, alpha=self.weight_decay)
                 slope = slope if everyone else torch.where(active, slope, 0.0)
