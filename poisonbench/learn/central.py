@@ -25,7 +25,8 @@ from poisonbench.learn import device, distributed
 from poisonbench.learn.augment import Augmentation
 from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.loop import Training
-from poisonbench.learn.stacked import How, fit_stacked
+from poisonbench.learn.stacked import fit_stacked
+from poisonbench.learn.stacked_layers import How
 from poisonbench.nets.net import FeatureNet, Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
