@@ -14,7 +14,7 @@ from benchmarks._timing import seconds
 from poisonbench.core.data import Dataset
 from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central
-from poisonbench.learn.stacked import How
+from poisonbench.learn.stacked_layers import How
 from poisonbench.report.benchmarks import Comparison
 
 NETS = {

@@ -1,1 +1,1 @@
-"""Values and protocols: what every other room agrees on."""
+"""Values and protocols: what all other packages share."""

@@ -1,4 +1,4 @@
-"""What an attacker can plug in, and where.
+"""The slots of an attack: what each receives and returns.
 
 Shape letters: N' rows after poisoning, C clients, P parameters.
 """
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Poisoned:
-    """A poisoned training set: the clean rows in their order, some of them edited, injected rows behind them.
+    """A poisoned training set: the clean rows in their order, some of them edited, then injected rows.
 
     Args:
         data: the rows after the attack.
         mask: (N',) bool, the rows that the attacker edited or injected. All of them count against the budget; the audit checks them.
         goal: what the attacker wants.
-        cover: (N',) bool, those of them that only hide the poison, such as the noise-warped rows of WaNet; None for none. They keep
-            their label.
+        cover: (N',) bool, the rows of the mask that only hide the poison, such as the noise-warped rows of WaNet; None for none. They
+            keep their label.
         origins: (I,) int64, for each injected row the position of the clean row that it was made from. Needed where the threat limits
             changes or forbids new labels: an injected row is then measured against its origin.
     """
@@ -56,7 +56,7 @@ class Round:
     """What an attacker on updates sees.
 
     Args:
-        updates: (C, P) float32, what every client would send if it were honest; 0 in the rows that the attacker does not see.
+        updates: (C, P) float32, what each client would send if it were honest; 0 in the rows that the attacker does not see.
         visible: (C,) bool, the clients whose updates the attacker sees.
         malicious: (C,) bool, the clients whose updates the attacker replaces.
         state: (P,) the global model that the round started from.
@@ -111,7 +111,7 @@ class Honest:
     VERSION: ClassVar[int] = 1
 
     def craft(self, round: Round, rng: Key) -> Crafted:
-        """Return the updates as they came."""
+        """Return the updates unchanged."""
         return Crafted(updates=round.updates)
 
 
@@ -122,7 +122,7 @@ class Attack:
     Args:
         data: poisons training rows.
         update: poisons federated updates.
-        train: what an attacker who runs the training does in each step; the referee counts the rows that it changes.
+        train: what an attacker who runs the training does in each step; the referee counts and measures the rows that it changes.
     """
 
     data: DataAttack = Untouched()

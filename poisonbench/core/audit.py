@@ -1,4 +1,4 @@
-"""The referee: what an attack did is compared with what its threat allows. No attack can flatter itself.
+"""The referee: compare what an attack did with what its threat allows. What the attack says about itself does not count.
 
 Shape letters: N clean rows, N' rows after poisoning, I injected rows, M probed rows, K classes, T targets.
 """
@@ -19,19 +19,19 @@ from poisonbench.core.goals import Probe
 from poisonbench.core.keys import tensor_digest
 from poisonbench.core.threat import Budget
 
-NAMES = ("ids", "owners")  # columns that say which row it is and whose
+NAMES = ("ids", "owners")  # columns that identify a row and its owner
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Kinds:
-    """What each row of a poisoned training set is, as the referee finds it by comparison with the clean rows; the rest is clean.
+    """The kind of each row of a poisoned training set, found by comparison with the clean rows. All other rows are clean.
 
     Args:
         poison: (N',) bool, edited or injected rows that carry the attack.
         cover: (N',) bool, edited or injected rows that only hide it.
-        untouched: (N',) bool, rows that the attacker named and left as they were, or injected copies of a clean row with its label. They
-            count against the budget and are clean rows.
-        injected: (N',) bool, rows that were put in.
+        untouched: (N',) bool, rows of the mask that did not change, and injected copies of a clean row with its label. They count against
+            the budget, but are clean rows.
+        injected: (N',) bool, rows that the attacker added.
     """
 
     poison: Tensor
@@ -45,7 +45,7 @@ class Kinds:
 
 
 def kinds(clean: Dataset, poisoned: Poisoned) -> Kinds:
-    """Return what each row of an audited training set is."""
+    """Return the kind of each row of an audited training set."""
     injected = torch.arange(len(poisoned.data)) >= len(clean)
     differs = injected.clone()
     differs[: len(clean)] = changed_rows(clean, poisoned.data)
@@ -57,13 +57,13 @@ def kinds(clean: Dataset, poisoned: Poisoned) -> Kinds:
 def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor, targets: Dataset | None = None) -> None:
     """Check a poisoned training set against the clean one.
 
-    Where no label may change, a poisoned row may not bear an input of a target under another label than the target's. Under a
-    clean-label threat without a norm nothing else limits the inputs, so that a picture of another class cannot be told from a fair edit.
+    Where no label may change, a poisoned row may not have a target's inputs with a label other than the target's. A clean-label
+    threat without a norm limits inputs in no other way: the audit cannot distinguish a picture of another class from an allowed edit.
 
     Args:
         clean: N rows as the task gave them.
         poisoned: what the attack returned; N' >= N rows.
-        budget: what the threat allows.
+        budget: how much the threat allows.
         writable: (N,) bool, the rows that the attacker may change.
         targets: T test rows that the attacker aims at.
 
@@ -83,13 +83,13 @@ def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor, 
 
 
 def changed_rows(clean: Dataset, data: Dataset) -> Tensor:
-    """Return (N,) bool, the clean rows that differ in any column of `data`, whose first N rows they are."""
+    """Return (N,) bool, whether each clean row differs in some column from the row at its position in `data`."""
     pairs = [(column, data.columns[name][: len(clean)]) for name, column in clean.columns.items()]
     return torch.stack([(one != other).reshape(len(clean), -1).any(1) for one, other in pairs]).any(0)
 
 
 def copies(clean: Dataset, rows: Dataset) -> Tensor:
-    """Return (I,) bool, the rows that are copies of a clean row in every column but those that name it."""
+    """Return (I,) bool, whether each row equals some clean row in every column except id and owner."""
     found = torch.zeros(len(rows), dtype=torch.bool)
     for place in range(len(rows)):
         twins = (clean.labels == rows.labels[place]).nonzero()[:, 0]
@@ -99,16 +99,16 @@ def copies(clean: Dataset, rows: Dataset) -> Tensor:
 
 
 @contextmanager
-def left_alone(who: str, *handed: Dataset) -> Iterator[None]:
-    """Check that whoever is handed these rows changes nothing in place.
+def left_alone(who: str, *given: Dataset) -> Iterator[None]:
+    """Check that the block changes none of these rows in place.
 
     Raises:
-        BudgetError: a column that is another one afterwards.
+        BudgetError: a column has changed.
     """
-    before = [_bits(data) for data in handed]
+    before = [_bits(data) for data in given]
     yield
-    if [_bits(data) for data in handed] != before:
-        raise BudgetError(f"{who} changed the rows in place that it was handed; return changed copies instead")
+    if [_bits(data) for data in given] != before:
+        raise BudgetError(f"{who} changed rows in place that it received; return changed copies instead")
 
 
 def _bits(data: Dataset) -> list[str]:
@@ -120,7 +120,7 @@ def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
     if data.num_classes != clean.num_classes:
         raise BudgetError(f"{data.num_classes} classes after poisoning, {clean.num_classes} before")
     if len(data) < len(clean) or not torch.equal(data.ids[: len(clean)], clean.ids):
-        raise BudgetError("clean rows vanished or moved; edit rows in place and append what is injected")
+        raise BudgetError("clean rows are missing or moved; keep them at their positions and append injected rows")
     _check_columns(clean, data)
     if data.inputs.dtype.is_floating_point and not data.inputs.isfinite().all():
         raise BudgetError("poisoned inputs hold values that are not finite")
@@ -137,11 +137,11 @@ def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
 
 def _check_columns(clean: Dataset, data: Dataset) -> None:
     if new := sorted(data.columns.keys() - clean.columns.keys()):
-        raise BudgetError(f"the column {new[0]} is new after poisoning; rows keep the columns that they have")
+        raise BudgetError(f"the column {new[0]} is new after poisoning; keep the columns of the clean rows")
     for name, column in clean.columns.items():
         mine = data.columns.get(name)
         if mine is None or mine.dtype != column.dtype or mine.shape[1:] != column.shape[1:] or len(mine) != len(data):
-            raise BudgetError(f"column {name} has another type or shape after poisoning; poisons are quantised like clean rows")
+            raise BudgetError(f"column {name} has another type or shape after poisoning; keep those of the clean rows")
 
 
 def _check_rows(changed: Tensor, poisoned: Poisoned, budget: Budget, writable: Tensor) -> None:
@@ -149,17 +149,17 @@ def _check_rows(changed: Tensor, poisoned: Poisoned, budget: Budget, writable: T
     if (changed & ~poisoned.mask[:old]).any():
         raise BudgetError(f"{int((changed & ~poisoned.mask[:old]).sum())} rows changed outside the mask")
     if (poisoned.mask[:old] & ~writable).any():
-        raise BudgetError(f"{int((poisoned.mask[:old] & ~writable).sum())} rows poisoned that the attacker does not own")
+        raise BudgetError(f"{int((poisoned.mask[:old] & ~writable).sum())} poisoned rows do not belong to the attacker")
     if not poisoned.mask[old:].all():
         raise BudgetError("injected rows must be marked in the mask")
     if len(poisoned.data) > old and not budget.inject:
         raise BudgetError(f"{len(poisoned.data) - old} rows injected, but threat.budget.inject=false")
     if not torch.isin(poisoned.data.owners[old:], poisoned.data.owners[:old][writable]).all():
-        raise BudgetError("an injected row belongs to a client that the attacker does not own")
-    asked = int(poisoned.mask.sum())
-    if asked and asked > (allowed := budget.rows(old)):
+        raise BudgetError("an injected row belongs to a client that is not the attacker's")
+    count = int(poisoned.mask.sum())
+    if count and count > (allowed := budget.rows(old)):
         limit = f"rate={budget.rate} of {old}" if budget.count is None else f"count={budget.count}"
-        raise BudgetError(f"{asked} poisoned rows; threat.budget.{limit} allows {allowed}; lower what the attack asks for")
+        raise BudgetError(f"{count} poisoned rows; threat.budget.{limit} allows {allowed}; make the attack poison fewer rows")
 
 
 def _check_cover(clean: Dataset, poisoned: Poisoned, budget: Budget) -> None:
@@ -172,13 +172,13 @@ def _check_cover(clean: Dataset, poisoned: Poisoned, budget: Budget) -> None:
         raise BudgetError(f"cover rows are some of the rows in the mask; give one bool a row, {len(poisoned.mask)} in all")
     old = len(clean)
     if cover[old:].any():
-        raise BudgetError(f"{int(cover[old:].sum())} injected rows are called cover; a row that was put in is poison")
+        raise BudgetError(f"{int(cover[old:].sum())} injected rows are marked as cover; an injected row counts as poison")
     relabelled = cover[:old] & (poisoned.data.labels[:old] != clean.labels)
     if relabelled.any():
-        raise BudgetError(f"{int(relabelled.sum())} cover rows have another label than before; a row with a new label is poison")
+        raise BudgetError(f"{int(relabelled.sum())} cover rows have a new label; a row with a new label counts as poison")
     changed = changed_rows(clean, poisoned.data)
     if cover.any() and not (changed & ~cover[:old]).any() and len(poisoned.data) == old:
-        raise BudgetError("every changed row is called cover; cover hides poison, so some of them have to be poison")
+        raise BudgetError("every changed row is marked as cover; cover hides poison, so at least one has to be poison")
 
 
 def _origins(clean: Dataset, poisoned: Poisoned) -> Tensor:
@@ -192,13 +192,13 @@ def _origins(clean: Dataset, poisoned: Poisoned) -> Tensor:
 
 
 def _check_moves(rows: Dataset, before: Dataset, budget: Budget) -> None:
-    """Compare rows with what they were made from, one to one."""
+    """Compare each row with the clean row that it was made from."""
     relabelled = int((rows.labels != before.labels).sum())
     if not budget.relabel and relabelled:
         raise BudgetError(f"{relabelled} labels changed, but threat.budget.relabel=false is a clean-label threat")
     for name, column in before.extra.items():
         if not budget.relabel and not torch.equal(rows.extra[name], column):
-            raise BudgetError(f"column {name} changed, but threat.budget.relabel=false lets inputs alone change")
+            raise BudgetError(f"column {name} changed, but threat.budget.relabel=false allows only inputs to change")
     if budget.norm is None or budget.limit is None:
         return
     sizes = change(rows.inputs, before.inputs, budget.norm)
@@ -214,7 +214,7 @@ def _check_targets(rows: Dataset, targets: Dataset) -> None:
 
 
 def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:
-    """Check what a goal asks a victim against the task.
+    """Compare a goal's probe with the task.
 
     Args:
         probe: of the goal.
@@ -222,14 +222,14 @@ def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:
         aims: (T,) int64, positions of the test rows that the threat lets the attacker aim at in this trial.
 
     Raises:
-        BudgetError: rows that are no test rows or stand twice, a right answer that is not the label of its row, a hit that is the right
-            answer, a target that the threat does not name, or inputs of another form.
+        BudgetError: a row that is not a test row or appears twice, a right answer that is not the label of its row, a hit that is the
+            right answer, a target that the threat did not draw, or inputs of a wrong form.
     """
     count, kinds_ = len(probe.rows), test.num_classes
     if probe.rows.dtype != torch.int64 or not torch.isin(probe.rows, torch.arange(len(test))).all() or len(probe.rows.unique()) != count:
         raise BudgetError(f"a goal probes test rows, each at most once; the task has {len(test)}")
     if probe.inputs.shape != (count, *test.inputs.shape[1:]) or probe.inputs.dtype != test.inputs.dtype:
-        raise BudgetError(f"probed inputs are {probe.inputs.dtype} of shape {tuple(probe.inputs.shape)}, not like the {count} test rows they stand for")
+        raise BudgetError(f"probed inputs are {probe.inputs.dtype} of shape {tuple(probe.inputs.shape)}, unlike those of the {count} test rows")
     if probe.hit.shape != (count, kinds_) or probe.hit.dtype != torch.bool:
         raise BudgetError(f"hits are {probe.hit.dtype} of shape {tuple(probe.hit.shape)}; give one bool for each of {count} rows and {kinds_} answers")
     if probe.inputs.dtype.is_floating_point and not probe.inputs.isfinite().all():
@@ -237,14 +237,14 @@ def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:
     if not torch.equal(probe.truth, test.labels[probe.rows]):
         raise BudgetError("the right answers of a probe are the labels of its test rows")
     if probe.hit.gather(1, probe.truth[:, None]).any():
-        raise BudgetError("the right answer serves the attacker in a probe; a hit is another answer than the truth")
+        raise BudgetError("a probe counts a right answer as a hit; a hit has to be a wrong answer")
     if not torch.isin(probe.targets, aims).all():
         stray = int((~torch.isin(probe.targets, aims)).sum())
-        raise BudgetError(f"{stray} of the rows that a goal names as targets are none of the {len(aims)} targets that the threat drew")
+        raise BudgetError(f"{stray} of the rows that a goal names as targets are not among the {len(aims)} targets that the threat drew")
 
 
 def change(edited: Tensor, clean: Tensor, norm: str) -> Tensor:
-    """Return (N,) float64, how far each row moved: the norms of `Budget`."""
+    """Return (N,) float64, the size of each row's change in a norm of `Budget`."""
     delta = (edited.to(torch.float64) - clean.to(torch.float64)).flatten(1)
     measures = {
         "linf": lambda: delta.abs().amax(1),
@@ -255,10 +255,10 @@ def change(edited: Tensor, clean: Tensor, norm: str) -> Tensor:
 
 
 def audit_round(before: Round, after: Crafted) -> None:
-    """Check that an attack on updates left the honest rows alone.
+    """Check that an attack on updates did not change the honest rows.
 
     Raises:
-        BudgetError: honest rows differ, or the shape does.
+        BudgetError: an honest row changed, or the shape did.
     """
     if after.updates.shape != before.updates.shape:
         raise BudgetError(f"crafted updates have shape {tuple(after.updates.shape)}, not {tuple(before.updates.shape)}")

@@ -1,4 +1,4 @@
-"""Filters that compare the rows of a class with each other: the walk over the classes, and which classes are too small to judge.
+"""Filters that compare rows within each class: the loop over the classes, and which classes are too small to judge.
 
 Shape letters: N rows, K classes.
 """
@@ -23,11 +23,11 @@ from poisonbench.core.rng import Key
 
 CHANCE = 0.05
 LEAST = math.ceil(1 / CHANCE)
-REASON = f"one row of every class is the most suspicious, and of fewer than {LEAST} clean rows each is that one with a chance of more than {100 * CHANCE:.0f} %"
+REASON = f"in a class of fewer than {LEAST} clean rows each row is the most suspicious one with a probability of more than {100 * CHANCE:.0f} %"
 
 
 def by_class(data: Dataset) -> Iterator[tuple[int, Tensor]]:
-    """Yield each label that has rows, and their ascending positions; whoever listens hears how many classes are done."""
+    """Yield each label that has rows, and their ascending positions; report progress after each class."""
     counts = data.labels.bincount()
     rows = data.labels.argsort(stable=True).split(counts[counts > 0].tolist())
     labels = counts.nonzero()[:, 0].tolist()
@@ -36,7 +36,7 @@ def by_class(data: Dataset) -> Iterator[tuple[int, Tensor]]:
 
 
 def judges_classes(sanitizer: Sanitizer) -> bool:
-    """Tell whether a filter, or one nested in it, declares with BY_CLASS that it compares the rows of a class with each other alone."""
+    """Return whether a filter, or one nested in it, declares with BY_CLASS that it compares rows only within their class."""
     return any(getattr(part, "BY_CLASS", False) for part in parts(sanitizer))
 
 
@@ -47,13 +47,13 @@ def judgeable(data: Dataset) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class LargeClasses:
-    """A filter that judges class by class, held to the classes that it can judge: the rows of all others stay.
+    """A filter that judges class by class, limited to the classes that are large enough: it keeps the rows of all others.
 
-    The rule is that of a test by ranks: among n rows that are all clean, each is the most suspicious with a chance of 1/n, so a class of
-    n < 20 rows holds no row that stands out at 5 %. The features bear it out: two rows have all their variance in one direction,
-    so that spectral signatures, given every class, suspect the smallest. Small classes are therefore judged apart, for the order of
-    their rows and no more, and no large class is compared with them. A model that the filter trains learns from the small classes
-    as well; it is the one that any other filter gets.
+    The limit is that of a rank test: among n clean rows each is the most suspicious with probability 1/n, so a class of n < 20 rows
+    has no significant row at 5 %. Features show the same: two rows have all their variance in one direction, so spectral
+    signatures would suspect the smallest class. Small classes are therefore judged separately, only to order their rows, and no
+    large class is compared with them. Models that the filter trains still learn from the small classes; they are the same models
+    that every other filter receives.
 
     Args:
         filter: judges each class by itself.
@@ -76,7 +76,7 @@ class LargeClasses:
 
 
 def beside(others: Dataset, part: Tensor, means: Means) -> Means:
-    """Return the means of a filter that is handed a part (N,) of the rows: what it trains on has the `others` beside it, in the order of their ids."""
+    """Return the means of a filter that judges only `part` (N,) of the rows: its models also learn from the `others`, in the order of ids."""
 
     def fit(data: Dataset, *, draw: int = 0) -> Victim:
         whole = data.append(others)
@@ -86,5 +86,5 @@ def beside(others: Dataset, part: Tensor, means: Means) -> Means:
 
 
 def held_to_large(sanitizer: Sanitizer, data: Dataset) -> Sanitizer:
-    """Return the filter as it is where it can judge every class, or judges no class by itself; else held to the large ones."""
+    """Return the filter unchanged where every class is large enough or it does not judge by class; else limit it to the large classes."""
     return LargeClasses(filter=sanitizer) if judges_classes(sanitizer) and not judgeable(data).all() else sanitizer

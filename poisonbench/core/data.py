@@ -32,7 +32,7 @@ class Dataset:
     Args:
         inputs: (N, C, H, W) uint8 pixels, (N, L) int64 token ids with 0 as padding, or (N, D) float32.
         labels: (N,) int64 in [0, num_classes).
-        ids: (N,) int64 row number in the clean set; injected rows are -1, -2, ... Draws are keyed by it.
+        ids: (N,) int64 row number in the clean set; injected rows are -1, -2, ... Random draws depend on it.
         owners: (N,) int64 contributing client; 0 when central.
         num_classes: number of answers.
         extra: further columns, (N, ...) each; every operation treats them alike.
@@ -47,7 +47,7 @@ class Dataset:
 
     @classmethod
     def of(cls, inputs: Tensor, labels: Tensor, *, num_classes: int, name: str = "data", empty: bool = False) -> Dataset:
-        """Check somebody's tensors and number their rows from 0; no rows are enough only where a split may be `empty`.
+        """Check tensors and number their rows from 0. Only a split that may be `empty` may have no rows.
 
         Raises:
             DataError: wrong shapes or types, labels out of range, values that are not finite, no rows.
@@ -99,7 +99,7 @@ class Dataset:
 
     @property
     def content(self) -> str:
-        """A data set contributes its content to a key."""
+        """What a data set contributes to a key."""
         return self.digest
 
 
@@ -125,7 +125,7 @@ def _check(inputs: Tensor, labels: Tensor, num_classes: int, name: str) -> None:
         )
     if inputs.dtype.is_floating_point and not inputs.isfinite().all():
         row = int((~inputs.isfinite()).any(1).nonzero()[0])
-        raise DataError(f"{name}: row {row} holds a value that is not finite; drop or mend it")
+        raise DataError(f"{name}: row {row} holds a value that is not finite; remove or correct it")
 
 
 class Codec(Protocol):
@@ -145,11 +145,11 @@ class Task:
     """Where an experiment starts: four splits, which share no row unless the task's recipe says `duplicates: allow`.
 
     Args:
-        name: what tables and records call it.
+        name: its name in tables and records.
         train: the rows an attacker may reach.
-        test: rows for measuring, never for choosing anything; may be empty for whoever measures nothing, as `audit`.
+        test: rows for measuring, never for choosing anything; may be empty where nothing is measured, as in `audit`.
         trusted: the defender's clean rows, split off the training rows; may be empty.
-        public: rows that nobody can poison, for extractors; may be empty.
+        public: rows that cannot be poisoned, for extractors; may be empty.
         class_names: one name a class, or empty.
         row_names: one name a training row of the source, by its id; or empty.
         codec: for token inputs.
@@ -167,27 +167,27 @@ class Task:
     overlap: Overlap = "refuse"
 
     def check(self) -> None:
-        """Refuse rows that lie in two splits, unless that is allowed.
+        """Refuse rows that are in two splits, unless that is allowed.
 
         Raises:
             DataError: how many there are, and the first of them.
         """
         if self.overlap == "refuse" and self.duplicates:
-            told = "; ".join(self._shared(pair) for pair in self.duplicates)
-            raise DataError(f"{self.name}: {told}; remove them, or accept and count them with task.duplicates=allow")
+            shared = "; ".join(self._shared(pair) for pair in self.duplicates)
+            raise DataError(f"{self.name}: {shared}; remove them, or accept and count them with task.duplicates=allow")
 
     def check_test(self) -> None:
-        """Refuse a task without test rows, for whoever measures on them or aims at one.
+        """Refuse a task without test rows; for runs that measure on them or aim at one.
 
         Raises:
             DataError: what to add.
         """
         if len(self.test) == 0:
-            told = f"{self.name} has no test rows, on which C-Acc and ASR are measured"
-            raise DataError(f"{told}; add some (for pictures in files task.test=0.2 holds some out), or run `audit`, which needs none")
+            missing = f"{self.name} has no test rows, on which C-Acc and ASR are measured"
+            raise DataError(f"{missing}; add some (for pictures in files task.test=0.2 holds some out), or run `audit`, which needs none")
 
     def _shared(self, pair: str) -> str:
-        """Return how many rows two splits share, and which the first of them are."""
+        """Return how many rows two splits share, and name the first of them."""
         one, other = pair.split("/")
         places = self.duplicates[pair].tolist()
         named = [f"{self._row(other, second)} is {self._row(one, first)}" for first, second in places[:NAMED]]
@@ -205,12 +205,12 @@ class Task:
         return key(self.train, self.test, self.trusted, self.public)
 
     def untouched(self) -> bool:
-        """Whether the rows still match `digest`; a plugin that wrote into them would otherwise go unnoticed."""
+        """Return whether the rows still match `digest`, so that no plugin has written into them."""
         train, test, trusted, public = (dataclasses.replace(split) for split in (self.train, self.test, self.trusted, self.public))  # without their digests
         return dataclasses.replace(self, train=train, test=test, trusted=trusted, public=public).digest == self.digest
 
     @cached_property
     def duplicates(self) -> Mapping[str, Tensor]:
-        """Where two splits share rows, by their names; see `poisonbench.core.duplicates`."""
+        """The rows that two splits share, by the splits' names; see `poisonbench.core.duplicates`."""
         splits = {"train": self.train, "test": self.test, "trusted": self.trusted, "public": self.public}
         return duplicates({name: split.inputs for name, split in splits.items()})

@@ -1,4 +1,4 @@
-"""What a defender can plug in, and where.
+"""The slots of a defense: what each receives and returns.
 
 Shape letters: N rows, M test rows, K classes, R contributions, P parameters.
 """
@@ -23,7 +23,7 @@ CHANGED_ROWS = "changed training rows"
 
 
 class Fit(Protocol):
-    """Train on rows; another `draw` is another, independent initialisation."""
+    """Train on rows; each `draw` is an independent initialisation."""
 
     def __call__(self, data: Dataset, *, draw: int = 0) -> Victim:
         """Return the trained victim."""
@@ -31,7 +31,7 @@ class Fit(Protocol):
 
 
 class Tune(Protocol):
-    """Train on from a victim, or for so many epochs from scratch if there is none."""
+    """Continue a victim's training for so many epochs, or train from scratch if there is none."""
 
     def __call__(self, victim: Victim | None, data: Dataset, *, epochs: int) -> Victim:
         """Return the tuned victim; the one given stays as it is."""
@@ -40,12 +40,12 @@ class Tune(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Means:
-    """The defender's whole world, the twin of the attacker's `Known`.
+    """Everything that the defender may use; the counterpart of the attacker's `Known`.
 
     Args:
         trusted: clean rows; may be empty.
         fit: the undefended recipe.
-        tune: the same recipe, on from a victim.
+        tune: the same recipe, continued from a victim.
         truth: (N,) bool, the poison mask, for plugins that declare NEEDS = {"truth"}; empty for all others.
     """
 
@@ -69,10 +69,10 @@ class Verdict:
 
 
 def checked(verdict: Verdict | None, data: Dataset, sanitizer: object) -> Verdict | None:
-    """Return the verdict if it speaks of every row in the form that `Verdict` states; None stays None.
+    """Return the verdict if it has the form that `Verdict` states, with a value for every row; None stays None.
 
     Raises:
-        ConfigError: another type, another shape, or a suspicion that is not finite.
+        ConfigError: a wrong type, a wrong shape, or a suspicion that is not finite.
     """
     if verdict is None:
         return None
@@ -88,10 +88,9 @@ def checked(verdict: Verdict | None, data: Dataset, sanitizer: object) -> Verdic
 class Sanitizer(Protocol):
     """Judges training rows before the victim is trained, as a frozen dataclass.
 
-    LOOKS_AT, a class attribute, says what the verdict on a row depends on: "each row alone", where no other training row has a part in
-    it, or "all rows", which is the default. Certificates and epsilon tolerate the first kind alone (`poisonbench.core.proof`).
-    BY_CLASS, a class attribute, says True where the rows of a class are compared with each other alone: `audit` then lets no class be judged that
-    is too small for it (`poisonbench.core.classwise`).
+    The class attribute LOOKS_AT states what the verdict on a row depends on: "each row alone" (on no other training row) or "all rows",
+    the default. Certificates and epsilon tolerate only the first (`poisonbench.core.proof`). The class attribute BY_CLASS is True where
+    rows are compared only within their class: `audit` then keeps all rows of classes that are too small to judge (`poisonbench.core.classwise`).
     """
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
@@ -101,13 +100,13 @@ class Sanitizer(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Server:
-    """What an aggregator knows beside the contributions.
+    """What an aggregator knows besides the contributions.
 
     Args:
         round: number of the round, from 0.
         state: (P,) the model that the contributions start from.
         malicious: f, the number of malicious contributors to assume among those given.
-        reference: returns (P,), the update on trusted rows; computed only if asked for.
+        reference: returns (P,), the update on trusted rows; computed only when called.
     """
 
     round: int
@@ -117,10 +116,10 @@ class Server:
 
 
 class Aggregator(Protocol):
-    """Makes one of many contributions, as a frozen dataclass."""
+    """Combines many contributions into one, as a frozen dataclass."""
 
     def check(self, contributors: int, malicious: int) -> None:
-        """Refuse numbers of contributors that the rule was not made for.
+        """Refuse numbers of contributors that break the rule's precondition.
 
         Raises:
             ConfigError: the rule's precondition, in words.
@@ -128,16 +127,16 @@ class Aggregator(Protocol):
         ...
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
-        """Return (P,) from (R, P), finite rows in an order that is drawn anew each round."""
+        """Return (P,) from (R, P), finite rows in a new random order each round."""
         ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mended:
-    """A victim after repair, and what the repairer found out; the one given stays as it is.
+    """A victim after repair, and figures about the repair; the victim that was given stays unchanged.
 
     Args:
-        victim: the mended victim, or the one given.
+        victim: the repaired victim, or the one that was given.
         figures: for the record, such as an anomaly index.
     """
 
@@ -146,10 +145,10 @@ class Mended:
 
 
 class Repairer(Protocol):
-    """Mends a trained victim, as a frozen dataclass."""
+    """Repairs a trained victim, as a frozen dataclass."""
 
     def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
-        """Return the mended victim."""
+        """Return the repaired victim."""
         ...
 
 
@@ -164,9 +163,9 @@ class Screen(Protocol):
 class Certifier(Protocol):
     """Proves how much poison an answer withstands, as a frozen dataclass.
 
-    TOLERATES, a class attribute, says what may stand around the proof, slot by slot (`poisonbench.core.proof`); by default nothing.
-    A proof that holds with a confidence over its own draws has the field `alpha`, the chance that it is wrong: the specification then
-    holds it, and reports say beside the radius whose draws these are.
+    The class attribute TOLERATES states, slot by slot, which plugins the proof stays valid with (`poisonbench.core.proof`); by default
+    training steps only. A proof that holds with a confidence over its own random draws has the field `alpha`, the probability that it is
+    wrong. The specification of the record then contains it, and reports name these draws beside the radius.
     """
 
     @property
@@ -179,7 +178,7 @@ class Certifier(Protocol):
         ...
 
     def together(self, victim: Victim, test: Dataset) -> Mapping[int, float]:
-        """Return, for some radii, the share of all test rows that one and the same attack leaves right; empty for no such proof."""
+        """Return, for some radii, the share of test rows that stay right under any single attack on all of them; empty for no such proof."""
         ...
 
 
@@ -197,7 +196,7 @@ class KeepAll:
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """The aggregator that averages, every contributor alike; the base of the rules that have no precondition."""
+    """The aggregator that averages all contributions equally; base class of rules without a precondition."""
 
     VERSION: ClassVar[int] = 1
 
@@ -235,7 +234,7 @@ class PassAll:
 
 @dataclass(frozen=True, kw_only=True)
 class NoCertificate:
-    """The certifier that proves nothing; the base of those that prove answers one by one."""
+    """The certifier that proves nothing; base class of certifiers that prove each answer separately."""
 
     VERSION: ClassVar[int] = 1
     TOLERATES: ClassVar[Tolerance] = ALONE
@@ -262,7 +261,7 @@ class Defense:
         sanitize: removes training rows.
         train: changes the training.
         aggregate: combines contributions.
-        repair: mends the trained victim.
+        repair: repairs the trained victim.
         screen: refuses inputs at test time.
         certify: proves robustness.
     """
@@ -279,7 +278,7 @@ def stated(rate: float | None, where: str) -> float:
     """Return a rate that a plugin assumes.
 
     Raises:
-        ConfigError: none was given, and the engine has not put the threat's own in its place.
+        ConfigError: it is None, and the engine did not insert the threat's rate.
     """
     if rate is None:
         raise ConfigError(f"{where}: no poison rate to assume; give a number, such as 0.05")

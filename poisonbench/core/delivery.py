@@ -1,4 +1,4 @@
-"""What leaves the attacker's hands and reaches the defender's: rows whose names and order tell nothing.
+"""The training set as the defender receives it: ids and order do not reveal which rows are poisoned.
 
 Shape letters: N' rows after poisoning.
 """
@@ -24,7 +24,7 @@ class Delivered:
 
     Args:
         data: N' rows.
-        kinds: what each of them is; for measuring, and for plugins that declare to need the truth.
+        kinds: the kind of each row; for measuring, and for plugins that declare NEEDS = {"truth"}.
         goal: what the attacker wants.
     """
 
@@ -34,34 +34,34 @@ class Delivered:
 
     @property
     def mask(self) -> Tensor:
-        """(N',) bool, the rows that the attacker changed or put in."""
+        """(N',) bool, the rows that the attacker changed or added."""
         return self.kinds.poison | self.kinds.cover
 
     def changes(self, clean: Dataset) -> dict[str, int]:
-        """Return how many rows the attacker put in, relabelled or edited, in the words of certificates.
+        """Return how many rows the attacker inserted, relabelled or edited, by the units of certificates.
 
-        A row whose label alone differs is a flip, but beside rows that were put in, where all are in another order, it counts as an edit.
+        A row that differs only in its label is a flip. Where rows were inserted, all rows are in a new order, and it counts as an edit.
         """
-        put_in = self.kinds.injected
-        if put_in.any():
-            told = {UNITS["insert"]: int(put_in.sum()), UNITS["edit"]: int((self.mask & ~put_in).sum())}
-        else:  # in place, so that rows can be compared
+        inserted = self.kinds.injected
+        if inserted.any():
+            counts = {UNITS["insert"]: int(inserted.sum()), UNITS["edit"]: int((self.mask & ~inserted).sum())}
+        else:  # rows are at their old positions, so they can be compared
             changed = changed_rows(clean, self.data)
             flips = changed & ~changed_rows(clean, self.data.with_columns(self.data.columns | {"labels": clean.labels}))
-            told = {UNITS["flip"]: int(flips.sum()), UNITS["edit"]: int((changed & ~flips).sum())}
-        return {unit: count for unit, count in told.items() if count}
+            counts = {UNITS["flip"]: int(flips.sum()), UNITS["edit"]: int((changed & ~flips).sum())}
+        return {unit: count for unit, count in counts.items() if count}
 
 
 def delivered(clean: Dataset, poisoned: Poisoned, rng: Key) -> Delivered:
-    """Return the rows under names and in an order that tell nothing.
+    """Return the rows with ids and an order that do not reveal which are poisoned.
 
-    Edited rows keep the place and the id of the clean row that they were, which says nothing about them. As soon as rows were injected,
-    negative ids at the end would name every one of them: then all rows are put into an order drawn from `rng` and numbered anew.
+    Edited rows keep the position and the id of their clean row. Injected rows have negative ids at the end, which would reveal them:
+    where there are any, all rows are put into a random order and numbered again.
 
     Args:
         clean: N rows as the task gave them.
-        poisoned: audited; injected rows stand behind the clean ones.
-        rng: for the order.
+        poisoned: audited; injected rows come after the clean ones.
+        rng: draws the order.
     """
     found = kinds(clean, poisoned)
     if not found.injected.any():

@@ -1,4 +1,4 @@
-"""A poisoned data set as what differs from the clean one: small to store, exact to apply.
+"""A poisoned data set as its difference from the clean one: small to store, and exact.
 
 Shape letters: R edited rows, I injected rows, N' rows after poisoning.
 """
@@ -24,10 +24,10 @@ class Delta:
         base: digest of the clean data set.
         rows: (R,) int64, positions of the edited rows.
         edited: every column's new values for those rows.
-        injected: every column of the (I,) rows behind the clean ones.
+        injected: every column of the (I,) rows after the clean ones.
         mask: (N',) bool, the rows that the attacker edited or injected.
         goal: what the attacker wants.
-        cover: (N',) bool, those of them that only hide the poison; None for none.
+        cover: (N',) bool, the rows of the mask that only hide the poison; None for none.
     """
 
     base: str
@@ -40,7 +40,7 @@ class Delta:
 
     @classmethod
     def between(cls, clean: Dataset, poisoned: Poisoned) -> Delta:
-        """Subtract; `poisoned` must have passed the audit, which proves that clean rows kept their order."""
+        """Return the difference; `poisoned` must have passed the audit, which checks that clean rows kept their order."""
         old, after = len(clean), poisoned.data.columns
         rows = changed_rows(clean, poisoned.data).nonzero()[:, 0]
         edited = {name: column[rows] for name, column in after.items()}
@@ -48,7 +48,7 @@ class Delta:
         return cls(base=clean.digest, rows=rows, edited=edited, injected=injected, mask=poisoned.mask, goal=poisoned.goal, cover=poisoned.cover)
 
     def apply(self, clean: Dataset) -> Poisoned:
-        """Add the difference to the data set that it was taken from."""
+        """Return the poisoned data set; `clean` is the data set that the difference was taken from."""
         assert clean.digest == self.base, "a delta applies to its own base alone"
         data = clean.edit(self.rows, **self.edited)
         if len(self.mask) > len(clean):

@@ -1,6 +1,6 @@
-"""Rows that lie in two splits at once, found by their bytes.
+"""Find rows that are in two splits, by their bytes.
 
-Shape letters: N rows of a split, R rows of one split that lie in another.
+Shape letters: N rows of a split, R rows that two splits share.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 def duplicates(splits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Compare whole input rows, whatever their labels.
+    """Return the input rows that two splits share, whatever their labels.
 
     Args:
         splits: (N, ...) inputs by the name of their split.
 
     Returns:
-        For each pair of splits that share rows, such as "train/test": (R, 2) int64, the place of the first such row in the one
-        split and the place of its duplicate in the other. A row that comes twice in one split alone is none.
+        For each pair of splits that share rows, such as "train/test": (R, 2) int64, the position of the first such row in
+        one split and of its duplicate in the other. A row that appears twice in only one split does not count.
     """
     marks = {name: _marks(inputs) for name, inputs in splits.items()}
     first = {name: {mark: place for place, mark in reversed(list(enumerate(own)))} for name, own in marks.items()}
@@ -38,5 +38,5 @@ def _marks(inputs: Tensor) -> list[bytes]:
     if len(inputs) == 0:
         return []
     rows = inputs.contiguous().flatten(1)
-    rows = rows + 0.0 if rows.is_floating_point() else rows  # -0.0 equals 0.0 and has other bytes
+    rows = rows + 0.0 if rows.is_floating_point() else rows  # -0.0 equals 0.0 but has other bytes
     return [hashlib.blake2b(row, digest_size=16).digest() for row in rows.numpy()]

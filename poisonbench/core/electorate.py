@@ -1,6 +1,6 @@
-"""Ensembles whose answer is elected, as certificates see them.
+"""Ensembles that answer by vote, as certificates use them.
 
-Shape letters: M test rows, R members, K classes, H partitions of the training rows, d members that one partition reaches.
+Shape letters: M test rows, R members, K classes, H partitions of the training rows, d members trained on one partition.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from poisonbench.core.learner import Victim
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tally:
-    """What all members said.
+    """The votes of all members.
 
     Args:
         answers_MR: (M, R) int32, the answer of each member.
@@ -43,13 +43,13 @@ def votes(answers_MR: Tensor, kinds: int) -> Tensor:
 
 
 Rule: TypeAlias = Literal["plurality", "run_off"]
-Change: TypeAlias = Literal["insert", "delete", "flip", "edit"]  # of one training row: put in, taken out, its label, its inputs
+Change: TypeAlias = Literal["insert", "delete", "flip", "edit"]  # of one training row: added, removed, its label, its inputs
 UNITS: Mapping[Change, str] = MappingProxyType({"insert": "inserted rows", "delete": "deleted rows", "flip": "flipped labels", "edit": "edited rows"})
 
 
 @runtime_checkable
 class Electorate(Victim, Protocol):
-    """A victim made of members, each trained on some partitions of the rows."""
+    """An ensemble; each member is trained on some partitions of the rows."""
 
     @property
     def rule(self) -> Rule:
@@ -57,7 +57,7 @@ class Electorate(Victim, Protocol):
         ...
 
     def tally(self, inputs: Tensor) -> Tally:
-        """Ask every member."""
+        """Return the votes of all members."""
         ...
 
     def reach(self) -> Tensor:  # shape letters
@@ -68,7 +68,7 @@ class Electorate(Victim, Protocol):
         """Return how many partitions one change touches.
 
         Raises:
-            ConfigError: a change that nothing is known about.
+            ConfigError: a kind of change that this ensemble does not cover.
         """
         ...
 
@@ -77,7 +77,7 @@ def electorate(victim: Victim) -> Electorate:
     """Return the victim as an ensemble.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an ensemble.
     """
     if not isinstance(victim, Electorate):
         raise ConfigError(f"defense.certify counts votes, and {type(victim).__name__} has none; choose a defense.train that makes an ensemble, such as dpa")

@@ -1,4 +1,4 @@
-"""Errors a user can act on: what was asked, what holds, what to do. Imports nothing heavy."""
+"""Errors that a user can act on: what was requested, what is allowed, what to do. Imports nothing heavy."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,12 +6,12 @@ from typing import ClassVar
 
 
 class PoisonbenchError(ValueError):
-    """Base of every error that one sentence explains; the command line prints it and exits with `code`."""
+    """Base class of errors that one sentence explains; the command line prints it and exits with `code`."""
 
     code: ClassVar[int] = 2
 
     def __init__(self, sentence: str) -> None:
-        # one line that a terminal may show, whatever names and foreign errors it quotes
+        # one printable line, whatever names and errors of other libraries it quotes
         super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(sentence.split())))
 
 
@@ -23,8 +23,8 @@ class DataError(PoisonbenchError):
     """A data set that is missing, damaged or not what its task expects."""
 
 
-class CannotWrite(PoisonbenchError):  # what happened, in the words of its sentence
-    """A file that the disk does not take, in the middle of a run; what lay there before still does."""
+class CannotWrite(PoisonbenchError):  # named after what happened
+    """A file that cannot be written during a run; an older file of this name stays."""
 
     code: ClassVar[int] = 1
 
@@ -34,7 +34,7 @@ class BudgetError(PoisonbenchError):
 
 
 class Incompatible(PoisonbenchError):
-    """A slot that the learner cannot honour; the run ends as a *skipped* record with this reason."""
+    """Parts that do not work together, such as a slot that the learner does not have; the run ends as a *skipped* record with this reason."""
 
 
 class Diverged(ArithmeticError):
@@ -42,7 +42,7 @@ class Diverged(ArithmeticError):
 
     Args:
         sentence: what happened.
-        member: where several models were trained, the place of the one that diverged.
+        member: where several models were trained, the position of the one that diverged.
     """
 
     def __init__(self, sentence: str, member: int | None = None) -> None:
@@ -51,7 +51,7 @@ class Diverged(ArithmeticError):
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """Return "did you mean ...?" for a word that is not known, with what is known."""
+    """Return "did you mean ...?" for an unknown word, with the known words."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     listed = ", ".join(known) or "nothing"

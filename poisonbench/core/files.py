@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, digests, and a file as a value. Imports nothing heavy."""
+"""Atomic writes, digests of files, and a file as a plugin's value. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from poisonbench.core.errors import CannotWrite, DataError
 
-DEPTH, DIGITS = 100, 300  # of JSON: brackets within each other, digits of a number
+DEPTH, DIGITS = 100, 300  # limits of JSON: nested brackets, digits of a number
 STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 LONG = re.compile(rf"\d{{{DIGITS + 1}}}")
 STEP = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         CannotWrite: the disk is full, or the folder must not be written.
     """
-    with _said(path):
+    with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _temporary(path)
         os.close(handle)
@@ -48,9 +48,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files of one folder, each atomically; they come into place in the order given, once all are on the disk.
+    """Write files of one folder, each atomically; once all are on the disk, rename them in the order given.
 
-    The folder is flushed once for all of them, where a write of each by itself would flush it every time.
+    The folder is flushed once, instead of once for each file.
 
     Raises:
         CannotWrite: the disk is full, or the folder must not be written.
@@ -58,7 +58,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     folder = next(iter(contents)).parent
     assert all(path.parent == folder for path in contents), "one flush is for one folder"
     temporaries: dict[Path, Path] = {}
-    with _said(next(iter(contents))):
+    with _explained(next(iter(contents))):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             for path, content in contents.items():
@@ -77,8 +77,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one sentence."""
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into `CannotWrite`."""
     try:
         yield
     except OSError as error:
@@ -109,17 +109,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def bounded(text: str) -> str:
-    """Return `text`, to be read as JSON; limits of our own, so that no parser's limit is ever met.
+    """Return JSON `text` that is within our limits, so that it stays below those of any parser.
 
     Raises:
-        ValueError: more than DEPTH brackets within each other, or a number of more than DIGITS digits.
+        ValueError: more than DEPTH nested brackets, or a number of more than DIGITS digits.
     """
-    outside = STRING.sub('"', text) if "\\" in text else '"'.join(text.split('"')[::2])  # what stands in a string counts for nothing
+    outside = STRING.sub('"', text) if "\\" in text else '"'.join(text.split('"')[::2])  # strings do not count
     brackets = outside.encode(errors="replace").translate(None, delete=NO_BRACKET)
     deepest = max(itertools.accumulate(map(STEP.__getitem__, brackets), initial=0))
     long = outside.encode().translate(NINES).find(b"9" * (DIGITS + 1)) >= 0 if outside.isascii() else LONG.search(outside)
     if deepest > DEPTH or long:
-        raise ValueError(f"too deep, or a number too long; at most {DEPTH} brackets within each other, and {DIGITS} digits")
+        raise ValueError(f"too deep, or a number too long; at most {DEPTH} nested brackets and {DIGITS} digits are allowed")
     return text
 
 
@@ -130,7 +130,7 @@ def file_digest(path: Path) -> str:
 
 
 def seal(path: Path, seconds: float) -> None:
-    """Write beside `path` the SHA-256 of its bytes and the seconds it took to make."""
+    """Write the SHA-256 of a file's bytes and the seconds that computing it took into a file beside it."""
     write_text(path.with_suffix(".sha256"), _seal(file_digest(path), seconds))
 
 
@@ -147,23 +147,23 @@ def sealed(path: Path) -> tuple[str, float]:
     """Return what `seal` wrote beside `path`: the SHA-256 and the seconds.
 
     Raises:
-        ValueError: another form.
+        ValueError: a wrong form.
     """
-    digest, _, told = path.with_suffix(".sha256").read_bytes().decode().strip().partition(" ")
-    seconds = float(told)
+    digest, _, words = path.with_suffix(".sha256").read_bytes().decode().strip().partition(" ")
+    seconds = float(words)
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"it took {told} seconds")
+        raise ValueError(f"it took {words} seconds")
     return digest, seconds
 
 
 @dataclass(frozen=True)
 class File:
-    """A file named in a plugin's field: keyed by its content, never by where it lies."""
+    """A file named in a plugin's field: its key depends on its content, not on its path."""
 
     path: str
 
     def __post_init__(self) -> None:
-        """Refuse a file that is not there, before any compute."""
+        """Refuse a missing file before anything is computed."""
         if not Path(self.path).expanduser().is_file():
             raise DataError(f"no file at {self.path}; give the path of an existing file")
 

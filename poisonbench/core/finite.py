@@ -1,4 +1,4 @@
-"""Values that have to be finite. A largest score among NaNs is class 0, so such a score must never become an answer."""
+"""Checks for values that have to be finite. Among NaN scores the largest is class 0, so NaN scores must never become an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def finite(values: Tensor, where: str) -> Tensor:
         where: what they are, for the error.
 
     Raises:
-        Diverged: infinite values or NaN: how many, and the place of the first.
+        Diverged: infinite values or NaN; says how many, and the position of the first.
     """
     wrong = ~values.isfinite()
     if wrong.any():

@@ -1,4 +1,4 @@
-"""What counts as success for an attacker: which of the K answers serve them, and on which inputs.
+"""What counts as an attacker's success: which of the K answers, on which inputs.
 
 Shape letters: M probed rows, K classes (answers).
 """
@@ -28,7 +28,7 @@ class Probe:
         rows: (M,) int64, positions of the test rows that are probed, each at most once.
         inputs: (M, ...) in the form of the task's inputs.
         truth: (M,) int64, the right answers: the labels of those test rows.
-        hit: (M, K) bool, the answers that serve the attacker; never the right one.
+        hit: (M, K) bool, the answers that count as success; never the right one.
         answers: candidate answers for victims that do not have classes.
         targets: positions of the test rows that are targets themselves, all of them targets of the threat; C-Acc leaves them out.
     """
@@ -46,24 +46,24 @@ class Probe:
 
 
 class Goal(Protocol):
-    """The attacker's criterion, apart from the attack, as a frozen dataclass of tensors and numbers."""
+    """The attacker's criterion of success, separate from the attack, as a frozen dataclass of tensors and numbers."""
 
     def probe(self, test: Dataset) -> Probe:
         """Build the inputs to be judged from test rows."""
         ...
 
     def measure(self, victim: Victim) -> Mapping[str, float]:
-        """Return figures that are not an argmax; empty where there are none. The record keeps them under "goal", apart from all others."""
+        """Return figures that do not follow from the answers; empty where there are none. The record stores them under "goal"."""
         ...
 
     def compare(self, figures: Mapping[str, float], baseline: Mapping[str, float]) -> Mapping[str, float]:
-        """Return figures that say how far a victim fell behind the one trained on clean rows; empty where ASR says it all."""
+        """Return figures that compare a victim with the one trained on clean rows; empty where ASR is enough."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoGoal:
-    """Nothing is wanted: an empty probe, so that every attack metric is absent. The base of the other goals."""
+    """No goal: the probe is empty, so every attack metric is absent. Base class of the other goals."""
 
     VERSION: ClassVar[int] = 1
 
@@ -73,17 +73,17 @@ class NoGoal:
         return Probe(rows=none, inputs=test.inputs[:0], truth=test.labels[:0], hit=torch.zeros(0, test.num_classes, dtype=torch.bool))
 
     def measure(self, victim: Victim) -> Mapping[str, float]:
-        """Return nothing: an argmax says it all."""
+        """Return nothing: the answers are enough."""
         return {}
 
     def compare(self, figures: Mapping[str, float], baseline: Mapping[str, float]) -> Mapping[str, float]:
-        """Return nothing: ASR says it all."""
+        """Return nothing: ASR is enough."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Degrade(NoGoal):
-    """The model is to be worse on every row: C-Acc lost against the baseline. There is no ASR."""
+    """Make the model worse on all rows: measured as the C-Acc lost against the baseline. There is no ASR."""
 
     VERSION: ClassVar[int] = 1
 
@@ -94,7 +94,7 @@ class Degrade(NoGoal):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Flip(NoGoal):
-    """Chosen test rows, unchanged, are to be answered with a wished label.
+    """Make the model answer chosen, unchanged test rows with a wished label.
 
     Args:
         ids: (T,) int64 ids of the targets among the test rows.
@@ -123,13 +123,13 @@ class Trigger(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Backdoor(NoGoal):
-    """Triggered rows are to be answered with the label that the attacker wishes for their true label.
+    """Make the model answer triggered rows with the label that the attacker wishes for their true label.
 
     Only rows whose true label is not the wished one are probed: a clean model answers the others "with
     the target" without any attack, which some published code counts as success.
 
     Args:
-        trigger: what is stamped on test rows.
+        trigger: the change made to test rows.
         wish: (K,) int64, the wished answer for each true label.
     """
 
@@ -138,7 +138,7 @@ class Backdoor(NoGoal):
     wish: Tensor
 
     def probe(self, test: Dataset) -> Probe:
-        """Stamp every test row whose label is not already the wished one."""
+        """Put the trigger on every test row whose label is not the wished one."""
         wished = self.wish[test.labels]
         rows = (wished != test.labels).nonzero()[:, 0]
         hit = torch.nn.functional.one_hot(wished[rows], test.num_classes).bool()

@@ -1,4 +1,4 @@
-"""What code outside this project is, as a digest: two values with one digest do the same."""
+"""Digests of code outside this project: two values with the same digest behave the same."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ import torch
 from poisonbench.core.keys import tensor_digest
 from poisonbench.core.plugins import OWN
 
-MADE_IN_PYTHON = 1 << 9  # the flag of heap types: the attributes of others may hide what decides
-MOST = 200_000  # values that are looked at before the rest is called unknown
-TOLD = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dtype, torch.dtype, torch.device, torch.memory_format, torch.layout, PurePath)
-NOT_TOLD = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate__", "__firstlineno__", "__static_attributes__"}
-NOT_TOLD |= {"__dataclass_fields__", "__dataclass_params__", "__match_args__", "_abc_impl", "__abstractmethods__", "__parameters__", "__orig_bases__"}
+MADE_IN_PYTHON = 1 << 9  # the flag of heap types; attributes of other types may not show their whole state
+MOST = 200_000  # values that are visited; the rest is unknown
+PLAIN = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dtype, torch.dtype, torch.device, torch.memory_format, torch.layout, PurePath)
+SKIPPED = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate__", "__firstlineno__", "__static_attributes__"}
+SKIPPED |= {"__dataclass_fields__", "__dataclass_params__", "__match_args__", "_abc_impl", "__abstractmethods__", "__parameters__", "__orig_bases__"}
 
 
 class Identity(NamedTuple):
-    """A SHA-256, and the types of values inside that it cannot speak of."""
+    """A SHA-256, and the types of the values inside that it does not cover."""
 
     digest: str
     unknown: tuple[str, ...]
 
 
 def identity(value: object) -> Identity:
-    """Return what decides the behaviour of a value: classes, code, closures, globals that the code names, attributes and tensors.
+    """Return a digest of what decides the behaviour of a value: classes, code, closures, globals that the code names, attributes and tensors.
 
-    Of code in the standard library and in installed packages the name alone counts. Of an `nn.Module` everything counts but whether
-    it is in training. What has no attributes to look at, such as a handle of a file, is unknown.
+    For code in the standard library and in installed packages only the name counts. For an `nn.Module` everything counts except
+    whether it is in training mode. A value without attributes to inspect, such as a file handle, is unknown.
     """
     walk = _Walk()
-    walk.tell(value)
+    walk.add(value)
     return Identity(walk.hash.hexdigest(), tuple(sorted(walk.unknown)))
 
 
 class _Walk:
     def __init__(self) -> None:
-        self.hash, self.unknown, self.seen = hashlib.sha256(), set[str](), dict[int, tuple[int, object]]()  # values are held, so no id comes twice
+        self.hash, self.unknown, self.seen = hashlib.sha256(), set[str](), dict[int, tuple[int, object]]()  # values are kept alive, so no id is used twice
 
-    def say(self, *words: object) -> None:
+    def write(self, *words: object) -> None:
         for word in words:
             text = word if isinstance(word, bytes) else str(word).encode()
             self.hash.update(len(text).to_bytes(8, "little") + text)
 
-    def tell(self, value: object) -> None:
-        """Add a value; one that was told before is named by its number."""
-        if value is None or value is ... or value is NotImplemented or isinstance(value, TOLD):
-            self.say(type(value).__name__, value if isinstance(value, bytes) else repr(value))
+    def add(self, value: object) -> None:
+        """Add a value; a value that was added before is written as its number."""
+        if value is None or value is ... or value is NotImplemented or isinstance(value, PLAIN):
+            self.write(type(value).__name__, value if isinstance(value, bytes) else repr(value))
             return
         if id(value) in self.seen:
-            self.say("again", self.seen[id(value)][0])
+            self.write("again", self.seen[id(value)][0])
             return
         self.seen[id(value)] = (len(self.seen), value)
         if len(self.seen) > MOST:
-            self.unknown.add("more values than are looked at")
+            self.unknown.add("more values than are visited")
             return
         for kinds, form in FORMS:
             if isinstance(value, kinds):
-                self.say(form.__name__)
+                self.write(form.__name__)
                 form(self, value)
                 return
         self._object(value)
@@ -82,34 +82,34 @@ class _Walk:
 
 
 def _several(walk: _Walk, value: Iterable[object]) -> None:
-    walk.say(type(value).__name__)
+    walk.write(type(value).__name__)
     for item in value:
-        walk.tell(item)
+        walk.add(item)
 
 
 def _unordered(walk: _Walk, value: Iterable[object]) -> None:
     found = [identity(item) for item in value]
-    walk.say(*sorted(digest for digest, _ in found))
+    walk.write(*sorted(digest for digest, _ in found))
     walk.unknown.update(kind for _, unknown in found for kind in unknown)
 
 
 def _mapping(walk: _Walk, value: Mapping[object, object]) -> None:
     for name, item in value.items():
-        walk.tell(name)
-        walk.tell(item)
+        walk.add(name)
+        walk.add(item)
 
 
 def _tensor(walk: _Walk, value: torch.Tensor) -> None:
     if torch.nn.parameter.is_lazy(value):
-        walk.say("not initialised yet", value.requires_grad)
+        walk.write("not initialised yet", value.requires_grad)
     else:
-        walk.say(tensor_digest(value), value.requires_grad)
+        walk.write(tensor_digest(value), value.requires_grad)
 
 
 def _array(walk: _Walk, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
     if value.dtype.hasobject:
         _several(walk, value.ravel().tolist())
-    walk.say(value.dtype, value.shape, b"" if value.dtype.hasobject else value.tobytes())
+    walk.write(value.dtype, value.shape, b"" if value.dtype.hasobject else value.tobytes())
 
 
 def _module(walk: _Walk, value: torch.nn.Module) -> None:
@@ -117,11 +117,11 @@ def _module(walk: _Walk, value: torch.nn.Module) -> None:
 
 
 def _attributes(walk: _Walk, value: object, but: tuple[str, ...] = ()) -> None:
-    walk.tell(type(value))
+    walk.add(type(value))
     for name, item in sorted(vars(value).items()):
         if name not in but:
-            walk.say(name)
-            walk.tell(tuple(item.values()) if "_hooks" in name and isinstance(item, Mapping) else item)  # hooks are numbered through the process
+            walk.write(name)
+            walk.add(tuple(item.values()) if "_hooks" in name and isinstance(item, Mapping) else item)  # a hook's number depends on other hooks of the process
 
 
 def _partial(walk: _Walk, value: functools.partial[object]) -> None:
@@ -133,7 +133,7 @@ def _method(walk: _Walk, value: types.MethodType) -> None:
 
 
 def _function(walk: _Walk, value: types.FunctionType) -> None:
-    walk.say(value.__module__, value.__qualname__)
+    walk.write(value.__module__, value.__qualname__)
     if _installed(value.__module__):
         return
     _code(walk, value.__code__)
@@ -143,18 +143,18 @@ def _function(walk: _Walk, value: types.FunctionType) -> None:
 
 
 def _code(walk: _Walk, value: types.CodeType) -> None:
-    walk.say(value.co_code, value.co_names, value.co_varnames, value.co_argcount, value.co_kwonlyargcount, value.co_flags)
+    walk.write(value.co_code, value.co_names, value.co_varnames, value.co_argcount, value.co_kwonlyargcount, value.co_flags)
     _several(walk, value.co_consts)
 
 
 def _class(walk: _Walk, value: type) -> None:
-    walk.say(value.__module__, value.__qualname__)
+    walk.write(value.__module__, value.__qualname__)
     if not _installed(value.__module__):
         _several(walk, value.__bases__)
         for name, item in sorted(vars(value).items()):
-            if name not in NOT_TOLD:
-                walk.say(name)
-                walk.tell(item)
+            if name not in SKIPPED:
+                walk.write(name)
+                walk.add(item)
 
 
 def _wrapped(walk: _Walk, value: property | staticmethod[..., object] | classmethod[object, ..., object] | functools.cached_property[object]) -> None:
@@ -164,17 +164,17 @@ def _wrapped(walk: _Walk, value: property | staticmethod[..., object] | classmet
 
 def _named(walk: _Walk, value: types.BuiltinFunctionType | types.ModuleType) -> None:
     owner = getattr(value, "__self__", None)
-    walk.say(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
+    walk.write(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
     if owner is not None and not isinstance(owner, types.ModuleType | type):
-        walk.tell(owner)
+        walk.add(owner)
 
 
 def _pattern(walk: _Walk, value: re.Pattern[str]) -> None:
-    walk.say(value.pattern, value.flags)
+    walk.write(value.pattern, value.flags)
 
 
 def _member(walk: _Walk, value: Enum) -> None:
-    walk.say(type(value).__module__, type(value).__qualname__, value.name)
+    walk.write(type(value).__module__, type(value).__qualname__, value.name)
 
 
 DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType)
@@ -205,13 +205,13 @@ def _names(code: types.CodeType) -> set[str]:
 def _inside(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
-    except ValueError:  # empty, as the name of a function that is being defined
+    except ValueError:  # empty, such as the name of a function while it is being defined
         return None
 
 
 @functools.cache
 def _installed(name: str | None) -> bool:
-    """Tell whether a module is of this project, of the standard library or of an installed package."""
+    """Return whether a module is part of this project, the standard library or an installed package."""
     if name is None or f"{name}.".startswith(OWN) or name.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
         return name is not None
     file = getattr(sys.modules.get(name), "__file__", None)

@@ -1,7 +1,7 @@
-"""What a value is, as text: the canonical form behind every store key and every record.
+"""The canonical form of values as JSON, from which store keys and records are made.
 
-A plugin contributes its class path, its VERSION and its fields, in keys one from outside this project also its code; a data set
-contributes its content, not its recipe, so that two recipes that give equal bytes share work.
+A plugin contributes its class path, its VERSION and its fields; in keys, a plugin from outside this project also contributes its code.
+A data set contributes its content, not its recipe, so two recipes that give equal bytes share stored results.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def tensor_digest(tensor: torch.Tensor) -> str:
 
 
 def canonical(value: object, *, code: bool = False) -> Canonical:
-    """Write a value as JSON with one spelling.
+    """Return the one JSON form of a value.
 
-    A value with a `content` attribute (a file, somebody's own module) is that content. A field with
-    `metadata={"spec": False}` says where work is done, not what is done, and is left out; one with
-    `metadata={"spec": "changed"}` came later and is written only where it differs from its default, which is
-    what was done before, so that older results keep their keys.
+    A value with a `content` attribute (a file, a user's own network) is written as that content. A field with
+    `metadata={"spec": False}` says where work is done, not what is done, and is left out. A field with
+    `metadata={"spec": "changed"}` was added later; its default is the earlier behaviour. It is written only where it
+    differs from the default, so that older results keep their keys.
 
     Args:
         value: numbers, text, tensors, mappings, lists or dataclasses of them.
-        code: also write what the code of classes outside this project is, which differs between versions of Python.
+        code: also write a digest of the code of classes outside this project; it differs between versions of Python.
 
     Raises:
         TypeError: a value whose identity cannot be written down, such as a lambda.
@@ -72,7 +72,7 @@ def _plugin(value: object, *, code: bool) -> dict[str, Canonical]:
 
 @functools.cache
 def _code(kind: Hashable) -> str:
-    """Return what the code of a class is; whoever edits a plugin outside this project need not think of VERSION."""
+    """Return a digest of a class's code, so that an edited plugin outside this project has new keys without a new VERSION."""
     from poisonbench.core.identity import identity
 
     return identity(kind).digest

@@ -1,4 +1,4 @@
-"""How a model comes out of data: the protocols of learners, victims and training steps.
+"""The protocols of learners, victims and training steps.
 
 Shape letters: N rows, M test rows, B rows of a batch, K classes, D features, R contributions, P parameters.
 """
@@ -25,9 +25,9 @@ State: TypeAlias = Mapping[str, Tensor]
 
 
 class Differentiable(Protocol):
-    """A model from pixels 0..255 to scores, normalisation inside, so that gradients are those of the pixels.
+    """A model from pixels 0..255 to scores; it normalises inside, so gradients are those of the pixels.
 
-    Tensors come in and go out on the CPU, wherever the model lies; gradients flow through.
+    Inputs and outputs are on the CPU, whatever the model's device; gradients pass through.
     """
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Differentiable(Protocol):
         ...
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return (M, D), what the head sees."""
+        """Return (M, D), the inputs of the head."""
         ...
 
     def head(self, features: Tensor) -> Tensor:
@@ -43,21 +43,21 @@ class Differentiable(Protocol):
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what is trained."""
+        """Yield the parameters that are trained."""
         ...
 
 
 class Victim(Protocol):
-    """A trained model that answers. Tensors come in and go out on the CPU."""
+    """A trained model. Inputs and outputs are on the CPU."""
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """What the training found out about itself (epochs, epsilon, ...), as JSON values."""
+        """Facts about the training (epochs, epsilon, ...), as JSON values."""
         ...
 
     @property
     def history(self) -> Sequence[State]:
-        """States on the way, one a round; empty where only the last one counts."""
+        """States during the training, one per round; empty where only the last state counts."""
         ...
 
     @property
@@ -81,14 +81,14 @@ class Victim(Protocol):
         """Return a victim whose features are zero where (D,) bool holds, now and in later training; this one stays as it is.
 
         Raises:
-            Incompatible: a victim whose features cannot be told apart.
+            Incompatible: a victim whose features cannot be switched off one by one.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trained:
-    """A victim as the store keeps it. Facts with an underscore in front of their name are for the victim and stay out of the record."""
+    """A victim as the store keeps it. Facts whose name starts with an underscore are for the victim and are left out of the record."""
 
     state: State
     facts: Mapping[str, object]
@@ -96,21 +96,21 @@ class Trained:
 
     @classmethod
     def of(cls, victim: Victim) -> Trained:
-        """Take a victim apart."""
+        """Return the parts of a victim."""
         return cls(state=dict(victim.state()), facts=dict(victim.facts), history=tuple(victim.history))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Combine:
-    """How the contributions of many become one; the learners that have only one contributor ignore it.
+    """How many contributions become one; learners with a single contributor use only `clean`.
 
     Args:
         craft: what malicious contributors send.
-        aggregate: what the server makes of all contributions.
-        malicious: (M,) int64 contributors under the attacker's hand.
+        aggregate: how the server combines all contributions.
+        malicious: (M,) int64, the contributors that the attacker controls.
         rounds: first round of the attack and the one after its last; None is every round.
-        omniscient: the attacker sees every update, not those of its own clients alone.
-        clean: the rows before poisoning: what malicious contributors train on outside those rounds.
+        omniscient: the attacker sees every update, not only those of its own clients.
+        clean: the rows before poisoning; malicious contributors train on them outside those rounds.
         trusted: the server's own clean rows; may be empty.
     """
 
@@ -140,7 +140,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long a training is.
+    """The length of a training.
 
     Args:
         rows: N.
@@ -157,7 +157,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Moment:
-    """Where in a training a step stands.
+    """The position of a step in a training.
 
     Args:
         module: the model in training.
@@ -178,10 +178,10 @@ class Moment:
 
 @runtime_checkable
 class Step(Protocol):
-    """One turn of the training loop, in the places where an attack or a defense may act. Steps chain."""
+    """The places in the training loop where an attack or a defense may act. Several steps form a chain."""
 
     def with_public(self, public: Dataset) -> Step:
-        """Return this step with the rows that nobody can poison; there may be none."""
+        """Return this step with the rows that cannot be poisoned; there may be none."""
         ...
 
     def measured(self, data: Dataset) -> Dataset:
@@ -197,7 +197,7 @@ class Step(Protocol):
         ...
 
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Refuse a model or a plan that this step cannot honour; cheap, and asked before any compute.
+        """Refuse a model or a plan that does not fit this step; cheap, and called before anything is computed.
 
         Raises:
             ConfigError: what to change.
@@ -230,13 +230,13 @@ class Step(Protocol):
         ...
 
     def finish(self, module: nn.Module, plan: Plan) -> Mapping[str, object]:
-        """Take from the model what `begin` put there, and return facts for the record."""
+        """Remove from the model what `begin` added, and return facts for the record."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainStep:
-    """The step that changes nothing; the base of those that change one place."""
+    """The step that changes nothing; base class of steps that act in one place."""
 
     VERSION: ClassVar[int] = 1
 
@@ -245,11 +245,11 @@ class PlainStep:
         return self
 
     def measured(self, data: Dataset) -> Dataset:
-        """Measure what is trained on."""
+        """Measure on the training rows."""
         return data
 
     def planned(self, own: Plan, clean: Plan) -> Plan:
-        """Follow the plan of what is trained on."""
+        """Follow the plan of the training rows."""
         return own
 
     def check(self, module: nn.Module, plan: Plan) -> None:
@@ -285,12 +285,12 @@ class PlainStep:
 class Learner(Protocol):
     """A training recipe, as a frozen dataclass: the same data, combine and rng give the same victim.
 
-    LOOKS_AT and MECHANISM, class attributes of its own, say what a certificate or an epsilon may take for granted (`poisonbench.core.proof`).
+    The class attributes LOOKS_AT and MECHANISM, which are not inherited, state what a certificate or an epsilon may assume (`poisonbench.core.proof`).
     """
 
     @property
     def stages(self) -> frozenset[str]:
-        """The slots that this learner honours, such as "attack.train" or "defense.aggregate"."""
+        """The slots that this learner supports, such as "attack.train" or "defense.aggregate"."""
         ...
 
     @property
@@ -299,32 +299,32 @@ class Learner(Protocol):
         ...
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Raise ConfigError for what this recipe cannot train on; cheap, and asked before any compute."""
+        """Raise ConfigError for data that this recipe cannot train on; cheap, and called before anything is computed."""
         ...
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Learner:
-        """Return this recipe with what it learns from rows that nobody can poison, such as an extractor.
+        """Return this recipe with what it learns from rows that cannot be poisoned, such as an extractor.
 
         Args:
             public: those rows; may be empty.
-            fit: trains another recipe on rows, or finds it in the store; None where nothing may be trained yet, for `check` alone.
+            fit: trains another recipe on rows, or loads the victim from the store; None before `check`, where nothing may be trained yet.
         """
         ...
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
-        """Train from scratch, or on from `start`."""
+        """Train from scratch, or continue from `start`."""
         ...
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim a part, all from scratch or all on from `start`; no part sees another's rows.
+        """Train one victim per part, all from scratch or all from `start`; no victim sees the rows of another part.
 
         Raises:
-            Diverged: with the place of the part whose training diverged.
+            Diverged: with the position of the part whose training diverged.
         """
         ...
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Yield (m, R, K) float32, what each of R victims scores, for one slice of inputs after the other."""
+        """Yield (m, R, K) float32, the scores of R victims, for each slice of m inputs."""
         ...
 
     def with_step(self, step: Step) -> Learner:
@@ -332,7 +332,7 @@ class Learner(Protocol):
         ...
 
     def with_epochs(self, epochs: int) -> Learner:
-        """Return the recipe that trains a victim on, with this many passes over the data."""
+        """Return the recipe that continues a victim's training, with this many passes over the data."""
         ...
 
     def restore(self, trained: Trained, like: Dataset) -> Victim:
@@ -346,10 +346,10 @@ Fitted: TypeAlias = Callable[[Learner, Dataset], Victim]
 
 @dataclass(frozen=True, kw_only=True)
 class WithStep:
-    """The wrap that adds one step to every training: all that most attacks and defenses on trainings need.
+    """The wrap that adds one step to every training; most attacks and defenses on trainings need no other.
 
     Args:
-        step: what happens in each step.
+        step: the step that is added.
     """
 
     VERSION: ClassVar[int] = 1
@@ -373,10 +373,10 @@ class Unchanged:
 
 @dataclass(frozen=True, kw_only=True)
 class Around:
-    """The base of learners that train members by another recipe and answer otherwise than these would.
+    """Base class of learners that wrap another learner, such as ensembles.
 
     Args:
-        member: recipe of what is trained.
+        member: recipe of the models that are trained.
     """
 
     VERSION: ClassVar[int] = 1
@@ -384,7 +384,7 @@ class Around:
 
     @property
     def stages(self) -> frozenset[str]:
-        """The member's slots, less those that need one model, and certificates."""
+        """The member's slots without those that need a single model, and certificates."""
         return (self.member.stages - {"attack.update", "defense.aggregate", "defense.repair"}) | {"defense.certify"}
 
     @property
@@ -397,7 +397,7 @@ class Around:
         self.member.check(data, combine)
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
-        """Return the recipe whose member knows the public rows."""
+        """Return the recipe whose member has the public rows."""
         return dataclasses.replace(self, member=self.member.with_public(public, fit))
 
     def with_step(self, step: Step) -> Self:
@@ -417,22 +417,22 @@ class Around:
         raise NotImplementedError
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim a part, one after the other."""
+        """Train one victim per part, one after the other."""
         return fit_each(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Ask one victim after the other."""
+        """Score with one victim after the other."""
         return score_each(victims, inputs)
 
 
 def score_each(victims: Sequence[Victim], inputs: Tensor, rows: int = 500) -> Iterator[Tensor]:
-    """Ask one victim after the other, some rows at a time: the default of `Learner.scores_many`."""
+    """Score with one victim after the other, some rows at a time: the default of `Learner.scores_many`."""
     for some in inputs.split(rows):
         yield torch.stack([victim.scores(some) for victim in victims], 1)
 
 
 def fit_each(learner: Learner, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> list[Victim]:
-    """Train one victim a part, one after the other: the default of `Learner.fit_many`."""
+    """Train one victim per part, one after the other: the default of `Learner.fit_many`."""
     victims = list[Victim]()
     for place, (part, rng) in enumerate(zip(parts, rngs, strict=True)):
         try:

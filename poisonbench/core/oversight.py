@@ -1,4 +1,4 @@
-"""The referee inside a training that the attacker runs: the rows that its step changes are counted and measured.
+"""The referee inside a training that the attacker runs: it counts and measures the rows that each step changes.
 
 Shape letters: B rows of a batch.
 """
@@ -25,13 +25,13 @@ from poisonbench.core.threat import Budget
 class Refereed(PlainStep):
     """An attacker's step, with the threat's budget enforced in every step of the training.
 
-    An attacker who runs the training may change other rows in every epoch, so the budget counts changed rows of batches: over the
+    An attacker who runs the training may change different rows in every epoch, so the budget counts changed rows of batches: over the
     first t steps no more than budget.rate times the rows of t steps, rounded down (`allowed`). Rows are changed before augmentation
     (`Step.rows`), where they can be compared with the clean ones; `Step.batch` has to leave them as they are.
 
     Args:
-        step: the attacker's.
-        budget: of the threat.
+        step: the attacker's step.
+        budget: the threat's budget.
     """
 
     VERSION: ClassVar[int] = 1
@@ -47,20 +47,20 @@ class Refereed(PlainStep):
         self.step.begin(module)
 
     def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
-        """Yield the rows of each step that the attacker chooses, as many as there are without it.
+        """Yield the rows that the attacker chooses for each step, in the planned number.
 
         Raises:
-            BudgetError: more or fewer steps, or rows of a step.
+            BudgetError: another number of steps, or of rows in a step.
         """
-        own = list(batches)
-        chosen = iter(self.step.sample([batch.clone() for batch in own], plan, rng))
-        for batch in own:
-            mine = next(chosen, batch[:0])
-            if mine.shape != batch.shape:
-                raise BudgetError(f"an attacker who runs the training chooses which rows a step sees, not how many: {len(mine)} instead of {len(batch)}")
-            yield mine
+        planned = list(batches)
+        chosen = iter(self.step.sample([batch.clone() for batch in planned], plan, rng))
+        for batch in planned:
+            rows = next(chosen, batch[:0])
+            if rows.shape != batch.shape:
+                raise BudgetError(f"an attacker who runs the training chooses which rows a step sees, not how many: {len(rows)} instead of {len(batch)}")
+            yield rows
         if next(chosen, None) is not None:
-            raise BudgetError(f"an attacker who runs the training chooses which rows a step sees, not how many steps there are: more than {len(own)}")
+            raise BudgetError(f"an attacker who runs the training chooses which rows a step sees, not how many steps there are: more than {len(planned)}")
 
     def rows(self, batch: Batch, moment: Moment) -> Batch:
         """Return the rows as the attacker changes them.
@@ -114,7 +114,7 @@ def allowed(budget: Budget, moment: Moment) -> int:
 
 
 def _copy(batch: Batch) -> Batch:
-    """Return the batch in tensors of its own, so that nothing written into them reaches what it is compared with."""
+    """Return a copy of the batch, so that writing into it does not change the original that it is compared with."""
     return Batch(inputs=batch.inputs.clone(), labels=batch.labels.clone(), ids=batch.ids.clone())
 
 

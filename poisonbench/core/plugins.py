@@ -15,10 +15,10 @@ OWN = ("poisonbench.", "attacks.", "defenses.")
 
 
 def find_class(path: str, trusted: tuple[str, ...]) -> type:
-    """Import a dataclass by its path, which must lie below a trusted prefix.
+    """Import a dataclass by its path, which must start with a trusted prefix.
 
     Raises:
-        ConfigError: another place, or something that is not a dataclass.
+        ConfigError: a path without a trusted prefix, or something that is not a dataclass.
     """
     if not path.startswith(trusted):
         raise ConfigError(f"{path} is outside {', '.join(trusted)}; name its package on the command line with trust=PREFIX. to allow it")

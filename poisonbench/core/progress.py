@@ -1,4 +1,4 @@
-"""How long work says how far it is, without knowing who listens. Imports nothing heavy."""
+"""Progress reports of long work, independent of what displays them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import TypeAlias
 Listen: TypeAlias = Callable[[str, int, int], None]
 
 
-def _nobody(label: str, done: int, total: int) -> None:
-    """Listen to nothing."""
+def _ignore(label: str, done: int, total: int) -> None:
+    """Drop a report."""
 
 
-_listener: ContextVar[Listen] = ContextVar("listener", default=_nobody)
+_listener: ContextVar[Listen] = ContextVar("listener", default=_ignore)
 _label: ContextVar[str] = ContextVar("label", default="")
 
 
 def track(total: int, unit: str) -> Iterator[int]:
-    """Count from 0 to `total` - 1 and tell the listener before the first step and after each one."""
-    tell, label = _listener.get(), f"{_label.get()} {unit}".strip()
-    tell(label, 0, total)
+    """Count from 0 to `total` - 1; report to the listener before the first step and after each one."""
+    report, label = _listener.get(), f"{_label.get()} {unit}".strip()
+    report(label, 0, total)
     for done in range(total):
         yield done
-        tell(label, done + 1, total)
+        report(label, done + 1, total)
 
 
 @contextmanager
 def listening(listener: Listen) -> Iterator[None]:
-    """Let `listener(label, done, total)` hear all that is tracked inside the block."""
+    """Send all progress inside the block to `listener(label, done, total)`."""
     token = _listener.set(listener)
     try:
         yield
@@ -40,7 +40,7 @@ def listening(listener: Listen) -> Iterator[None]:
 
 @contextmanager
 def labelled(label: str) -> Iterator[None]:
-    """Name the work inside the block."""
+    """Put `label` before the units that are reported inside the block."""
     token = _label.set(label)
     try:
         yield
@@ -54,7 +54,7 @@ def heard(listen: Listen, handler: logging.Handler) -> Iterator[None]:
     log = logging.getLogger("poisonbench")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    log.propagate = False  # some libraries give the root logger a handler of its own when they are imported
+    log.propagate = False  # some libraries add a handler to the root logger when they are imported
     try:
         with listening(listen):
             yield

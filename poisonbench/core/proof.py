@@ -1,14 +1,14 @@
-"""What may stand around a proof: one rule for every certificate and for every epsilon.
+"""Which plugins a proof stays valid with: one rule for every certificate and for every epsilon.
 
-A certificate proves something about one mechanism, from training rows to answers; so does an epsilon. A filter before it, a learner
-around it, a repair behind it or a screen in front of its answers makes another mechanism. Whether the proof survives depends on class
-attributes. LOOKS_AT of whatever stands there says what its output depends on; TOLERATES of whatever holds the proof says what may stand
-there; MECHANISM of a learner says that certificates are about it and whatever it has inside. LOOKS_AT and MECHANISM are not inherited: a
-derived class may do something else with the rows, so it has to say it again.
+A certificate proves a statement about one mechanism, from training rows to answers; so does an epsilon. A filter before it, a learner
+around it, a repair after it or a screen in front of its answers makes another mechanism. Class attributes decide whether the proof
+still holds. LOOKS_AT of a plugin around the proof states what its output depends on. TOLERATES of the plugin that holds the proof states
+what the plugins around it may look at. MECHANISM of a learner states that certificates are about it and everything inside it. LOOKS_AT
+and MECHANISM are not inherited: a derived class may use the rows in another way, so it has to declare them again.
 
-A learner that stands around another one says with LOOKS_AT what the rows that it hands on depend on: "nothing" if it hands on all of them
-as they are, "each row alone" if it changes each by itself. It answers from what was trained inside. A wrap (`defense.train`) is handed a recipe
-and no rows, so what counts is the learner that it returns.
+A learner around another one states with LOOKS_AT what the rows that it passes on depend on: "nothing" if it passes on all of them
+unchanged, "each row alone" if it changes each by itself. Its answers come from the model that was trained inside. A wrap (`defense.train`)
+receives a recipe and no rows, so the learner that it returns counts.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from poisonbench.core.defense import Defense
 
 Looks: TypeAlias = Literal["nothing", "each row alone", "the model", "all rows"]
-Tolerance: TypeAlias = Mapping[str, tuple[Looks, ...]]  # by slot, what may stand there beside what looks at nothing
+Tolerance: TypeAlias = Mapping[str, tuple[Looks, ...]]  # by slot, what a plugin there may look at besides nothing
 
 ANYTHING: tuple[Looks, ...] = ("each row alone", "the model", "all rows")
-# What a certificate proves is about a training, whatever its steps are.
+# A certificate is about a training, whatever its steps are.
 ALONE: Tolerance = MappingProxyType({"step": ANYTHING})
 # A filter that looks at each row alone turns an insertion, a deletion or an edit into at most one of these.
 ROWS: Tolerance = MappingProxyType({"step": ANYTHING, "sanitize": ("each row alone",)})
 # Whatever happens to the training rows, the proof is about the test input.
 INPUTS: Tolerance = MappingProxyType({"step": ANYTHING, "sanitize": ANYTHING, "repair": ANYTHING})
-# What looks at a private model and at no private row is post-processing.
+# A plugin that looks at a private model and at no private row is post-processing.
 PRIVATE: Tolerance = MappingProxyType(
     {slot: ("each row alone",) for slot in ("sanitize", "step", "learner")} | {slot: ("the model",) for slot in ("repair", "screen")}
 )
@@ -48,7 +48,7 @@ USES: Mapping[Looks, str] = {
 
 
 class Proof(NamedTuple):
-    """What holds a proof, where it stands, what it tolerates, and its path through the learner, the outermost first; empty if it is no part of it."""
+    """A plugin that holds a proof: its place, the plugin, what it tolerates, and the path to it in the learner, outermost first; empty outside it."""
 
     place: str
     holder: object
@@ -58,7 +58,7 @@ class Proof(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What stands around a proof: its slot, itself, and what it looks at."""
+    """A plugin around a proof: its slot, the plugin, and what it looks at."""
 
     slot: str
     plugin: object
@@ -66,7 +66,7 @@ class Found(NamedTuple):
 
 
 def paths(plugin: object, above: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
-    """Yield, for a plugin and everything inside it, the way there: the outermost first, itself last."""
+    """Yield the path to a plugin and to everything inside it: the outermost first, the part itself last."""
     here = (*above, plugin)
     yield here
     if isinstance(plugin, tuple | list):
@@ -87,17 +87,17 @@ def parts(plugin: object) -> Iterator[object]:
 def needs(plugin: object) -> frozenset[str]:
     """Return what a plugin, or one nested in it, declares with NEEDS.
 
-    "truth": the poison mask, which no real defender has. "trusted": clean rows of the defender's own.
+    "truth": the poison mask, which no real defender has. "trusted": the defender's clean rows.
     """
     return frozenset[str]().union(*(getattr(part, "NEEDS", ()) for part in parts(plugin)))
 
 
 def check_proofs(train: Step, defense: Defense, learner: Learner) -> None:
-    """Refuse a run in which something stands around a proof that the proof does not tolerate.
+    """Refuse a run with a plugin around a proof that the proof does not tolerate.
 
     Args:
         train: what the attacker does in the training.
-        defense: what stands where.
+        defense: the plugins of the defense.
         learner: the recipe of the defended victim.
 
     Raises:
@@ -112,10 +112,10 @@ def check_proofs(train: Step, defense: Defense, learner: Learner) -> None:
 
 
 def proofs(defense: Defense, learner: Learner) -> Iterator[Proof]:
-    """Yield every proof of a run: the certificate, and what holds one inside the training.
+    """Yield every proof of a run: the certificate, and proofs inside the training.
 
     Raises:
-        Incompatible: a certificate, and no training that it could be about.
+        Incompatible: a certificate without a training that it could be about.
     """
     if _filled(defense, "certify"):
         proof = Proof("defense.certify", defense.certify, getattr(defense.certify, "TOLERATES", ALONE))
@@ -134,16 +134,16 @@ def proofs(defense: Defense, learner: Learner) -> Iterator[Proof]:
 
 
 def around(proof: Proof, defense: Defense, learner: Learner) -> Iterator[Found]:
-    """Yield what stands around a proof."""
+    """Yield the plugins around a proof."""
     filter_looks = _looks(defense.sanitize)
     yield Found("sanitize", defense.sanitize, filter_looks)
     yield from (Found("learner", part, _looks(part)) for part in proof.path[:-1] if is_dataclass(part) and not isinstance(part, Step))
     for number, path in enumerate(paths(learner)):
         if isinstance(path[-1], Step) and number != proof.number:
             yield Found("step", path[-1], _looks(path[-1]))
-    # neither of these is handed training rows; but a verdict and the poison mask speak of them
-    yield Found("repair", defense.repair, _handed(defense.repair, told=filter_looks != "nothing"))
-    yield Found("screen", defense.screen, _handed(defense.screen, told=False))
+    # neither receives training rows, but a verdict and the poison mask depend on them
+    yield Found("repair", defense.repair, _looks_later(defense.repair, verdict=filter_looks != "nothing"))
+    yield Found("screen", defense.screen, _looks_later(defense.screen, verdict=False))
 
 
 def _certified(plugin: object) -> bool:
@@ -155,10 +155,11 @@ def _looks(plugin: object) -> Looks:
     return looks
 
 
-def _handed(plugin: object, *, told: bool) -> Looks:
+def _looks_later(plugin: object, *, verdict: bool) -> Looks:
+    """Return what a repair or a screen looks at; `verdict` says whether it receives one."""
     if _looks(plugin) == "nothing":
         return "nothing"
-    return "all rows" if told or "truth" in needs(plugin) else "the model"
+    return "all rows" if verdict or "truth" in needs(plugin) else "the model"
 
 
 def _filled(defense: Defense, slot: str) -> bool:

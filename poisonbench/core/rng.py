@@ -1,4 +1,4 @@
-"""Random numbers as a value: a key goes in, the same numbers come out, whoever else draws.
+"""Random numbers as a value: the same key gives the same numbers, whatever else is drawn.
 
 Shape letters: N rows, R draws per row.
 """
@@ -53,12 +53,12 @@ class Key:
         return cls(hashlib.sha256(f"poisonbench/{seed}".encode()).hexdigest())
 
     def child(self, name: str) -> Key:
-        """Return the stream called `name`; siblings never move each other."""
+        """Return the stream called `name`; streams of other names do not change it."""
         return Key(hashlib.sha256(f"{self.digest}/{name}".encode()).hexdigest())
 
     @property
     def seed(self) -> int:
-        """A non-negative 63-bit seed for other people's generators."""
+        """A non-negative 63-bit seed for the generators of other libraries."""
         return int(self.digest[:16], 16) >> 1
 
     def torch(self, device: str = "cpu") -> torch.Generator:
@@ -70,7 +70,7 @@ class Key:
         return np.random.default_rng(self.seed)
 
     def per_row(self, ids_N: Tensor, epoch: int = 0, draws: int = 1) -> Tensor:
-        """Draw uniform numbers that depend on (key, row id, epoch) and on nothing else.
+        """Draw uniform numbers that depend only on (key, row id, epoch).
 
         Batch size, order, device and the other rows change nothing: a row keeps its draws when another
         row is inserted or deleted.
@@ -88,8 +88,8 @@ class Key:
     def pick(self, ids_N: Tensor, count: int) -> Tensor:
         """Choose `count` of the rows, uniformly, without replacement.
 
-        Choices are nested: the rows of a smaller count are among those of a larger one, so that a curve
-        over poison rates adds rows instead of exchanging them.
+        Choices are nested: the rows of a smaller count are among those of a larger one, so a curve over
+        poison rates adds rows and replaces none.
 
         Returns:
             (count,) int64 positions in `ids_N`, ascending.
@@ -103,7 +103,7 @@ def per_row_of_each(keys: Sequence[Key], parts: Sequence[Tensor], epoch: int = 0
     """Return what `key.per_row(ids, epoch, draws)` gives for each key and its part, one part after the other, in one pass.
 
     Args:
-        keys: one a part.
+        keys: one per part.
         parts: int64 row ids of each part, N in all.
         epoch: pass over the data.
         draws: R, numbers per row.
@@ -124,11 +124,11 @@ def _uniform(seeds: int | Tensor, ids_N: Tensor, epoch: int, draws: int) -> Tens
 
 @contextmanager
 def seeded(key: Key) -> Iterator[None]:
-    """Run a block with torch's global generators seeded from `key`, and put them back afterwards.
+    """Run a block with torch's global generators seeded from `key`, and restore them afterwards.
 
     For initialisers and dropout, which take no generator.
     """
-    # torch.manual_seed would keep a stack trace for a GPU that may never be asked: 0.5 ms a call, and they pile up
+    # torch.manual_seed would store a stack trace for a GPU that may never be used: 0.5 ms a call, and the traces add up
     started = torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if started else ()):
         torch.default_generator.manual_seed(key.seed)

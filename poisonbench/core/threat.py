@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Plan = TypeVar("Plan", bound=DataclassInstance)
 
-POISON_RATE = "poison_rate"  # `field(metadata={"told": POISON_RATE})`: where the field is None it takes the threat's own rate
+POISON_RATE = "poison_rate"  # a field with `metadata={"told": POISON_RATE}` that is None gets the threat's poison rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Budget:
     Args:
         rate: poisoned rows / clean training rows, in [0, 1]; also for clean-label attacks.
         count: poisoned rows, instead of `rate`.
-        norm: how a change of one row is measured: "linf" or "l2" over 0..255, "tokens" changed; None is free.
+        norm: how a change of one row is measured: "linf" or "l2" over 0..255, "tokens" changed; None is any change.
         limit: the largest change of one row in that norm.
         relabel: labels may change; False is a clean-label threat.
         inject: rows may be added.
@@ -49,7 +49,7 @@ class Budget:
     clients: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Refuse invalid values."""
         if not 0 <= self.rate <= 1:
             raise ConfigError(f"threat.budget.rate={self.rate}: a poison rate lies in [0, 1]; 0.05 is 5 %")
         if not 0 <= self.clients <= 1:
@@ -81,16 +81,16 @@ class Budget:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Known:
-    """The attacker's whole world.
+    """Everything that the attacker knows and may use.
 
     Args:
         rows: the clean training rows.
         writable: (N,) bool, the rows that the attacker may change.
         budget: how much may change.
-        targets: test rows, with their true labels, that the attacker may aim at; one a trial.
-        public: rows that nobody can poison.
+        targets: test rows, with their true labels, that the attacker may aim at; one per trial.
+        public: rows that cannot be poisoned.
         fit: trains the attacker's surrogate; its seeds are never the victim's.
-        tune: trains on from a surrogate.
+        tune: continues the training of a surrogate.
     """
 
     rows: Dataset
@@ -117,7 +117,7 @@ class Known:
         return rows
 
     def choose(self, wanted_N: Tensor, rng: Key) -> Tensor:
-        """Return as many of those rows as the budget allows, drawn at random; nested over budgets.
+        """Return as many rows as the budget allows, drawn at random from `pool`; nested over budgets.
 
         Raises:
             ConfigError: fewer rows than that.
@@ -142,8 +142,8 @@ class Threat:
         surrogate: the attacker's guess of the victim's learner.
         trials: independent (target, poison, victim) triples, each with the whole budget.
         rounds: first federated round of the attack and the one after its last, such as [15, 20]; None is every round.
-            Malicious clients behave, on their clean rows, in all others.
-        omniscient: an attacker on updates sees all of them; otherwise those of its own clients alone.
+            In all other rounds malicious clients train honestly on their clean rows.
+        omniscient: an attacker on updates sees all of them; otherwise only those of its own clients.
     """
 
     VERSION: ClassVar[int] = 2
@@ -154,14 +154,14 @@ class Threat:
     omniscient: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Refuse invalid values."""
         if self.trials < 1:
             raise ConfigError(f"threat.trials={self.trials}: give 1 or more")
         if self.rounds is not None and not (len(self.rounds) == 2 and 0 <= self.rounds[0] < self.rounds[1]):
             raise ConfigError(f"threat.rounds={list(self.rounds)}: give the first round and the one after the last, such as [15,20]")
 
     def malicious(self, data: Dataset, rng: Key) -> Tensor:
-        """Return the (M,) malicious clients, as many as the budget says, drawn at random: a client's number tells nothing.
+        """Return the (M,) malicious clients, as many as the budget says, drawn at random, so a client's number reveals nothing.
 
         Those of a smaller share are among those of a larger one.
 
@@ -178,7 +178,7 @@ class Threat:
         return rng.pick(torch.arange(clients), count)
 
     def aims(self, test: Dataset, rng: Key) -> Tensor:
-        """Return (trials,) int64, the test rows that the attacker aims at, one a trial, drawn without replacement.
+        """Return (trials,) int64, the test rows that the attacker aims at, one per trial, drawn without replacement.
 
         Raises:
             ConfigError: more trials than test rows.
@@ -188,7 +188,7 @@ class Threat:
         return rng.per_row(test.ids)[:, 0].argsort(stable=True)[: self.trials]
 
     def reveal(self, task: Task, *, malicious: Tensor, targets: Dataset, fit: Fit, tune: Tune) -> Known:
-        """Show the task to the attacker, who owns these clients, as far as this threat goes."""
+        """Return what the attacker, who owns these clients, knows of the task under this threat."""
         owned = torch.isin(task.train.owners, malicious)
         everywhere = torch.ones(len(task.train), dtype=torch.bool)
         writable = owned if self.budget.clients else everywhere
@@ -196,7 +196,7 @@ class Threat:
 
 
 def informed(plan: Plan, facts: Mapping[str, float]) -> Plan:
-    """Return a plan in which every field that asks for a fact of the threat, and is None, holds that fact.
+    """Return the plan with the threat's facts in all fields that need one and are None.
 
     Args:
         plan: a frozen dataclass of plugins; those nested in it are informed as well.
@@ -210,7 +210,7 @@ def informed(plan: Plan, facts: Mapping[str, float]) -> Plan:
 
 
 def assumptions(plan: DataclassInstance, where: str) -> Iterator[tuple[str, float]]:
-    """Yield the place and the value of every field that asks for a fact of the threat, such as "defense.sanitize.expected_rate"."""
+    """Yield the place and the value of every filled field for a fact of the threat, such as "defense.sanitize.expected_rate"."""
     for field in dataclasses.fields(plan):
         value, place = getattr(plan, field.name), f"{where}.{field.name}"
         if "told" in field.metadata and value is not None:

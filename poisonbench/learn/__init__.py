@@ -1,1 +1,1 @@
-"""Learners: the one training loop, and the only room that knows devices."""
+"""Learners, the training loop, and devices."""

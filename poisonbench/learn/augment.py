@@ -1,20 +1,58 @@
-"""Augmentation as functions of a batch and of one row of uniform draws per image.
+"""Augmentation as functions of a batch and one row of uniform draws per image.
 
-Shape letters: B rows, C channels, H height, W width.
+Shape letters: B rows, C channels, H height, W width, R draws per row.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poisonbench.core.rng import Key
+
 CROP, FLIP, CUTOUT = slice(0, 2), slice(2, 3), slice(3, 5)
 DRAWS = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of image rows, drawn again in each epoch.
+
+    Args:
+        crop: largest random shift, in pixels; 0 is off.
+        flip: mirror left to right at random.
+        cutout: side of the erased square, in pixels; 0 is off.
+        alternate: with `flip`, mirror each row in every second epoch instead of at random.
+    """
+
+    crop: int
+    flip: bool
+    cutout: int
+    alternate: bool
+
+    def changes(self, inputs: Tensor) -> bool:
+        """Return whether these inputs change from epoch to epoch."""
+        return inputs.ndim == 4 and bool(self.crop or self.flip or self.cutout)
+
+    def draws(self, ids: Tensor, epoch: int, rng: Key) -> Tensor:
+        """Return the (B, R) draws that decide how each row is augmented in this epoch."""
+        draws = rng.child("augment").per_row(ids, epoch, DRAWS)
+        if self.alternate:
+            draws[:, FLIP] = (rng.child("flip").per_row(ids) + epoch / 2) % 1
+        return draws
+
+    def __call__(self, inputs: Tensor, draws: Tensor) -> Tensor:
+        """Return augmented (B, C, H, W) images of the same dtype."""
+        inputs = crop(inputs, draws[:, CROP], self.crop) if self.crop else inputs
+        inputs = flip(inputs, draws[:, FLIP]) if self.flip else inputs
+        return cutout(inputs, draws[:, CUTOUT], self.cutout) if self.cutout else inputs
+
+
 def crop(inputs: Tensor, draws_B2: Tensor, pad: int) -> Tensor:
-    """Shift each image by up to `pad` pixels both ways, zeros coming in from the border.
+    """Shift each image by up to `pad` pixels in both axes; fill with zeros.
 
     Args:
         inputs: (B, C, H, W), any dtype.

@@ -7,14 +7,14 @@ from torch import nn
 
 
 class Lookahead:
-    """Slow weights that follow the trained ones half of the way, and to which those come back.
+    """Slow weights: every few steps they move half of the way to the trained weights, then the trained weights are set to them.
 
     Source: Zhang, Lucas, Hinton, Ba, "Lookahead Optimizer: k steps forward, 1 step back", NeurIPS 2019, Algorithm 1, with
-    their share of one half. What a training ends with is the slow weights; buffers, as running statistics, stay as they are.
+    their share of one half. A training ends with the slow weights; buffers, such as running statistics, are not averaged.
 
     Args:
-        module: whose weights to average, those that are learned.
-        every: steps between two averages; 0 is never.
+        module: the module whose learned weights are averaged.
+        every: steps between two averages; 0 is off.
         share: how far the slow weights go towards the trained ones, in (0, 1].
     """
 
@@ -24,7 +24,7 @@ class Lookahead:
         self.slow = [weight.detach().clone() for weight in self.weights]
 
     def follow(self, done: int, last: bool) -> None:
-        """Take note of a step.
+        """Average if it is time to.
 
         Args:
             done: steps taken so far.

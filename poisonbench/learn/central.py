@@ -1,6 +1,6 @@
-"""The one training loop: data on the device as one tensor, augmentation as a function of a batch.
+"""The recipe of a training in one place, and the network that it trains; the loop is in `loop.py`.
 
-Shape letters: N rows, M test rows, B rows of a batch, K classes, D features.
+Shape letters: N rows, M test rows, K classes, D features.
 """
 
 from __future__ import annotations
@@ -8,26 +8,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Combine, Differentiable, Fitted, Moment, Plan, State, Step, Trained, Victim, fit_each, score_each
-from poisonbench.core.progress import track
+from poisonbench.core.learner import Combine, Differentiable, Fitted, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key, seeded
-from poisonbench.learn import augment, device, distributed
-from poisonbench.learn.averaging import Lookahead
-from poisonbench.learn.descent import Descent, Group
+from poisonbench.learn import device, distributed
+from poisonbench.learn.augment import Augmentation
 from poisonbench.learn.distributed import Crew, crew
-from poisonbench.learn.stacked import ORDER, How, check_finite, fit_stacked
+from poisonbench.learn.loop import Training
+from poisonbench.learn.stacked import fit_stacked
+from poisonbench.learn.stacked_layers import How
 from poisonbench.nets.net import FeatureNet, Net, Normalized, NormalizedNet
 
 EVAL_BATCH = 500
@@ -37,38 +36,38 @@ EVAL_BATCH = 500
 class Central:
     """One model, trained on all rows with SGD and Nesterov momentum; the last epoch counts.
 
-    The learning rate anneals to zero over the epochs asked for, unless it is constant: a schedule cut short is
-    a common reason why published figures do not come back. Weight decay spares biases and normalisation.
+    The learning rate falls to zero over all epochs, unless it is constant: a schedule that is cut short is a common
+    reason why published figures cannot be reproduced. Weight decay does not act on biases and normalisation.
 
     Args:
         net: the network's recipe.
         epochs: passes over the data.
-        batch_size: rows of a step; the last steps of an epoch share what is left evenly.
+        batch_size: largest number of rows of a step; the steps of an epoch are of nearly equal size.
         lr: largest learning rate.
         momentum: of SGD, with Nesterov's correction.
-        weight_decay: on weights of convolutions and linear layers.
+        weight_decay: of the weights of convolutions and linear layers.
         schedule: "one_cycle" (warm-up over the first `warmup` of the steps, then cosine), "cosine", or "constant".
         warmup: share of the steps, for "one_cycle".
         label_smoothing: in [0, 1).
         crop: largest random shift, in pixels; 0 is off.
         flip: mirror left to right at random.
         cutout: side of the erased square, in pixels; 0 is off.
-        precision: "bf16" autocasts where the processor has it natively, "fp32" never.
-        steps: what attacks and defenses add to the loop.
-        bias_lr: learning rate of biases and of the shift of a normalisation, over `lr`.
+        precision: "bf16" autocasts where the processor has native bfloat16, "fp32" never.
+        steps: the steps that attacks and defenses add to the loop.
+        bias_lr: learning rate of biases and of the shift of a normalisation, divided by `lr`.
         alternate: with `flip`, mirror each row in every second epoch instead of at random: half of the rows in the
             first epoch, the others in the next.
-        mirror: score a picture and its mirror image and average, in evaluation (test-time augmentation).
+        mirror: in evaluation, average the scores of a picture and its mirror image (test-time augmentation).
         stack: how `fit_many` trains: "loop" (one after the other), or in one pass by "grouped", "unfold" or "vmap"
             (`learn/stacked.py`); equal up to rounding.
-        stack_members: how many in one pass; None is as many as fit into a processor's cache.
+        stack_members: how many members train in one pass; None is as many as fit into a processor's cache.
         lookahead: steps between two averages of the weights (`learn/averaging.py`); 0 is off.
-        ddp: share every batch among the processes that torchrun started; equal to one process up to rounding.
+        ddp: split every batch among the processes that torchrun started; equal to one process up to rounding.
         device: "auto", "cpu" or "cuda".
     """
 
     VERSION: ClassVar[int] = 1
-    LOOKS_AT: ClassVar[Looks] = "nothing"  # which rows are measured, sampled and learned is for its steps to say
+    LOOKS_AT: ClassVar[Looks] = "nothing"  # its steps declare separately what they look at
     net: Net
     epochs: int
     batch_size: int
@@ -105,7 +104,7 @@ class Central:
             raise ConfigError("learner.ddp=true: attacks and defenses that act on single training steps need one process; leave learner.ddp=false")
 
     def _ranges(self) -> Iterator[tuple[str, str, bool]]:
-        """Yield fields, what they may be, and whether they are."""
+        """Yield each field, its allowed values, and whether its value is allowed."""
         yield from ((name, "a whole number of 1 or more", getattr(self, name) >= 1) for name in ("epochs", "batch_size"))
         yield "lr", "a finite number above 0", 0 < self.lr < math.inf
         yield from ((name, "a number in [0, 1)", 0 <= getattr(self, name) < 1) for name in ("momentum", "label_smoothing"))
@@ -114,13 +113,18 @@ class Central:
 
     @property
     def stages(self) -> frozenset[str]:
-        """All slots but those of federated rounds and of certificates."""
+        """All slots except those of federated rounds and of certificates."""
         return frozenset({"attack.data", "attack.train", "defense.sanitize", "defense.train", "defense.repair", "defense.screen"})
 
     @property
     def runtime(self) -> Mapping[str, str | int]:
         """Device type, threads, versions, and processes if there are several."""
         return {**device.runtime(self.device), **({"processes": self._crew().size} if self.ddp else {})}
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The random changes of image rows."""
+        return Augmentation(crop=self.crop, flip=self.flip, cutout=self.cutout, alternate=self.alternate)
 
     def _crew(self) -> Crew:
         return crew(self.device) if self.ddp else Crew()
@@ -134,16 +138,16 @@ class Central:
         return dataclasses.replace(self, epochs=epochs)
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Central:
-        """Return this recipe, whose steps know the public rows; it learns nothing else from them."""
+        """Return this recipe; its steps have the public rows, and it learns nothing else from them."""
         return dataclasses.replace(self, steps=tuple(step.with_public(public) for step in self.steps))
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Build the network once and let it refuse inputs that do not fit; then let each step refuse."""
+        """Build the network once, so that it can refuse the inputs; then let each step refuse."""
         with seeded(Key.root(0)):
             module = self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
         plan = self._agreed(data, combine)
         if self.stack in ("grouped", "unfold") and not module.stackable:
-            raise ConfigError(f"learner.stack={self.stack}: nobody knows how your own network treats members side by side; use loop or vmap")
+            raise ConfigError(f"learner.stack={self.stack}: your own network may mix the members of a stack; use loop or vmap")
         _fits(module, plan)
         if self.ddp:
             distributed.check(module, self.device, plan.rows // plan.steps)
@@ -152,7 +156,7 @@ class Central:
         self._measured(data)
 
     def begin(self, data: Dataset, rng: Key) -> NetVictim:
-        """Return a victim with initial weights and input statistics, those of `data` unless a step says otherwise."""
+        """Return a victim with initial weights and input statistics; these are of `data` unless a step measures other rows."""
         measured = self._measured(data)
         with seeded(rng.child("init")):
             module = Normalized.over(measured.inputs).before(self.net.build(tuple(data.inputs.shape[1:]), data.num_classes))
@@ -160,7 +164,7 @@ class Central:
         return NetVictim(built=self._placed(module).eval(), facts={}, learner=self)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
-        """Train on `data`; there is one contributor, and `combine` only says which rows there were before poisoning.
+        """Train on `data`; there is one contributor, and only the clean rows of `combine` are used.
 
         Raises:
             Diverged: a loss that is not finite; names the epoch and the step.
@@ -171,27 +175,30 @@ class Central:
         for step in self.steps:
             step.check(module, plan)
             step.begin(module)
-        self._train(module, data, plan, rng)
+        _fits(module.net, plan)
+        place = device.resolve(self.device)
+        data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
+        Training(recipe=self, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
         return NetVictim(built=module.eval(), facts=facts, learner=self)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim a part; one part alone, and steps of attacks and defenses, have no use of a stack."""
+        """Train one victim per part; in a stack if the recipe says so, there are several parts, and no steps of attacks or defenses."""
         if self.stack == "loop" or self.steps or len(parts) == 1:
             return fit_each(self, parts, combine, rngs, start)
         return fit_stacked(self, parts, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Ask one victim after the other."""
+        """Score with one victim after the other."""
         return score_each(victims, inputs)
 
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
-        """Rebuild a victim; its network only when it is asked, which it is not if its scores lie in the store."""
+        """Rebuild a victim; its network is built on first use, and never if its scores are in the store."""
         return NetVictim(like=(tuple(like.inputs.shape[1:]), like.num_classes), weights=trained.state, facts=trained.facts, learner=self)
 
     def untrained(self, shape: tuple[int, ...], num_classes: int) -> NormalizedNet:
-        """Return a network whose weights are to be replaced."""
+        """Return a network whose weights will be replaced."""
         with seeded(Key.root(0)):
             module = Normalized(torch.zeros(shape[0]), torch.ones(shape[0])).before(self.net.build(shape, num_classes))
         return self._placed(module).eval()
@@ -213,7 +220,7 @@ class Central:
         return Plan(rows=rows, epochs=self.epochs, steps=math.ceil(rows / self.batch_size), shape=shape)
 
     def _agreed(self, data: Dataset, combine: Combine) -> Plan:
-        """Return the plan that all steps follow."""
+        """Return the plan, as the steps change it."""
         plan = self.planned(data)
         clean = self._plan(len(combine.clean), plan.shape)
         for step in self.steps:
@@ -226,87 +233,8 @@ class Central:
             data = step.measured(data)
         return data
 
-    def _train(self, module: NormalizedNet, data: Dataset, plan: Plan, rng: Key) -> None:
-        _fits(module.net, plan)
-        place = device.resolve(self.device)
-        data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
-        descent, steps = self._descent(module), plan.epochs * plan.steps
-        slow = Lookahead(module, self.lookahead)
-        module.train()
-        workers = self._crew()
-        asked = workers.around(module)
-        for epoch in track(self.epochs, "epochs"):
-            losses = []
-            with seeded(rng.child(f"epoch/{epoch}")):
-                for number, rows in enumerate(self._batches(data, plan, epoch, rng)):
-                    step = epoch * plan.steps + number
-                    moment = Moment(module=module, plan=plan, epoch=epoch, step=step, rng=rng.child(f"step/{epoch}/{number}"))
-                    loss = self._loss(asked, self._batch(data, workers.share(rows), moment, rng), moment)
-                    losses.append(self._step(workers.loss(loss, len(rows)), moment, descent, self.factor(step, steps)))
-                    slow.follow(step + 1, last=step + 1 == steps)
-            check_finite(workers.over_all(torch.stack(losses))[:, None], epoch)  # the one look at the device in an epoch
-
-    def _order(self, data: Dataset, epoch: int, rng: Key) -> Tensor:
-        """Return the positions of all rows in the order of this epoch."""
-        return rng.child(ORDER).per_row(data.ids, epoch)[:, 0].argsort(stable=True)
-
-    def _batches(self, data: Dataset, plan: Plan, epoch: int, rng: Key) -> Iterable[Tensor]:
-        batches: Iterable[Tensor] = self._order(data, epoch, rng).tensor_split(plan.steps)
-        for step in self.steps:
-            batches = step.sample(batches, plan, rng.child(f"sample/{epoch}"))
-        return batches
-
-    def _batch(self, data: Dataset, rows: Tensor, moment: Moment, rng: Key) -> Batch:
-        batch = Batch(inputs=data.inputs[rows], labels=data.labels[rows], ids=data.ids[rows])
-        for step in self.steps:
-            batch = step.rows(batch, moment)
-        inputs = self.augmented(batch.inputs, self.draws(batch.ids, moment.epoch, rng)) if self.augments(batch.inputs) else batch.inputs
-        batch = dataclasses.replace(batch, inputs=device.as_floats(inputs))
-        for step in self.steps:
-            batch = step.batch(batch, moment)
-        return batch
-
-    def augments(self, inputs: Tensor) -> bool:
-        """Tell whether rows change from epoch to epoch."""
-        return inputs.ndim == 4 and bool(self.crop or self.flip or self.cutout)
-
-    def draws(self, ids: Tensor, epoch: int, rng: Key) -> Tensor:
-        """Return (B, R) what decides how each row is augmented in this epoch."""
-        draws = rng.child("augment").per_row(ids, epoch, augment.DRAWS)
-        if self.alternate:
-            draws[:, augment.FLIP] = (rng.child("flip").per_row(ids) + epoch / 2) % 1
-        return draws
-
-    def augmented(self, inputs: Tensor, draws: Tensor) -> Tensor:
-        """Return (B, C, H, W) images of the dtype that they have."""
-        inputs = augment.crop(inputs, draws[:, augment.CROP], self.crop) if self.crop else inputs
-        inputs = augment.flip(inputs, draws[:, augment.FLIP]) if self.flip else inputs
-        return augment.cutout(inputs, draws[:, augment.CUTOUT], self.cutout) if self.cutout else inputs
-
-    def _loss(self, module: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        with self.autocast():
-            scores = module(batch.inputs)
-        losses = F.cross_entropy(scores.float(), batch.labels, reduction="none", label_smoothing=self.label_smoothing)
-        for step in self.steps:
-            losses = step.loss(losses, batch, moment)
-        return losses
-
-    def _step(self, loss: Tensor, moment: Moment, descent: Descent, factor: float) -> Tensor:
-        descent.clear()
-        loss.backward()
-        for step in self.steps:
-            step.update(moment)
-        descent.step(factor)
-        return loss.detach()
-
-    def _descent(self, module: nn.Module) -> Descent:
-        learned = [weight for weight in module.parameters() if weight.requires_grad]
-        decayed = Group(weights=[weight for weight in learned if weight.ndim > 1], lr=self.lr, weight_decay=self.weight_decay)
-        spared = Group(weights=[weight for weight in learned if weight.ndim <= 1], lr=self.lr * self.bias_lr, weight_decay=0.0)
-        return Descent([group for group in (decayed, spared) if group.weights], self.momentum)
-
     def factor(self, step: int, steps: int) -> float:
-        """Return the learning rate of a step over the largest."""
+        """Return the learning rate of a step, divided by the largest."""
         warm = self.warmup * steps if self.schedule == "one_cycle" else 0.0
         if self.schedule == "constant":
             return 1.0
@@ -320,13 +248,13 @@ class NetVictim:
     """A trained network.
 
     Args:
-        built: from pixels 0..255 to scores, in evaluation mode, on the learner's device; None builds one when it is first asked.
+        built: from pixels 0..255 to scores, in evaluation mode, on the learner's device; None builds one on first use.
         like: shape of an input and number of classes, to build a network for.
-        facts: what the training found out about itself.
+        facts: facts about the training.
         learner: the recipe, for its device and precision.
-        history: states on the way.
-        weights: in place of those of `built`, on the CPU; a network with them is made when one is first asked, so that
-            a thousand victims of one architecture cost no more than their weights.
+        history: states during the training.
+        weights: replace those of `built`, on the CPU; a network with them is built on first use, so that a thousand victims
+            of one architecture need memory only for their weights.
     """
 
     built: NormalizedNet | None = None
@@ -342,7 +270,7 @@ class NetVictim:
         if self.weights is None:
             assert self.built is not None
             return self.built
-        with torch.inference_mode(False):  # whoever asks first may be in it, and the next one may want gradients
+        with torch.inference_mode(False):  # the first caller may be in inference mode, a later one may need gradients
             if self.like is not None:
                 net = self.learner.untrained(*self.like)
             else:
@@ -353,7 +281,7 @@ class NetVictim:
 
     @property
     def module(self) -> Differentiable:
-        """The network, asked with CPU tensors, in the precision of its recipe."""
+        """The network for CPU tensors, in the precision of its recipe."""
         return _Portable(self.net, self.learner)
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
@@ -365,13 +293,13 @@ class NetVictim:
         return (scores + self.net(batch.flip(-1))) / 2 if self.learner.mirror else scores
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
-        """Return (M, D) float32, what the last linear layer sees.
+        """Return (M, D) float32, the inputs of the last linear layer.
 
         Raises:
             ConfigError: another layer.
         """
         if layer != "penultimate":
-            raise ConfigError(f"layer={layer}: this network offers its penultimate features alone")
+            raise ConfigError(f"layer={layer}: this network has penultimate features only")
         return torch.cat([self.net.features(batch).float().cpu() for batch in self._batches(inputs)])
 
     def state(self) -> State:

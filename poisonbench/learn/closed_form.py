@@ -1,4 +1,4 @@
-"""Models that are solved rather than trained: ridge regression on features that depend on no training row.
+"""Models solved in closed form: ridge regression on features that do not depend on the training data.
 
 Shape letters: N rows, M test rows, R members, K classes, D features.
 """
@@ -24,20 +24,20 @@ from poisonbench.core.rng import Key
 from poisonbench.learn import device
 from poisonbench.nets.fixed import FixedMap
 
-SHELF = 2 << 30  # bytes of features that are kept on the shelf, the oldest go first
-_shelf: dict[str, Tensor] = {}
+CACHE = 2 << 30  # bytes of features that are kept in memory; the oldest are dropped first
+_cache: dict[str, Tensor] = {}
 ROWS = 500  # rows whose features are computed at a time
-ASKED = 1000  # test rows at a time: (rows, R, K) scores are held, 120 MB for 3,000 members and 10 classes
+SLICE = 1000  # test rows at a time: (rows, R, K) scores are held, 120 MB for 3,000 members and 10 classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
-    """What both learners have in common.
+    """Base class of the learners here.
 
     Args:
         features: the feature map.
-        ridge: added to the diagonal; features have length 1, so 1 is as much as a row's own weight.
-        mirror: train on each picture's mirror image too.
+        ridge: added to the diagonal; features have length 1, so 1 is as large as a row's product with itself.
+        mirror: also train on each picture's mirror image.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -63,7 +63,7 @@ class Solved:
         return device.runtime(self.device)
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Let the map refuse inputs."""
+        """Refuse inputs that the feature map refuses."""
         self.features.check(tuple(data.inputs.shape[1:]))
 
     def featured(self, inputs: Tensor) -> Tensor:
@@ -104,12 +104,12 @@ class Solved:
         raise NotImplementedError
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Solve one victim a part from its own rows alone, so that its bits depend on nothing else."""
+        """Solve for one victim per part, each from its own rows only, so that no bit of it depends on other rows."""
         return fit_each(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Ask all victims about a slice of inputs whose features are computed once; each with products of its own."""
-        slices = inputs.split(ASKED)
+        """Score each slice of inputs with all victims: its features are computed once, the products separately for each victim."""
+        slices = inputs.split(SLICE)
         for _, some in zip(track(len(slices), "slices"), slices, strict=True):
             features = self.featured(some)
             yield torch.stack([cast("SolvedVictim", victim).asked(features) for victim in victims], 1)
@@ -117,13 +117,13 @@ class Solved:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SolvedVictim:
-    """What both victims have in common.
+    """Base class of the victims here.
 
     Args:
         learner: the recipe.
-        weights: what was solved for.
+        weights: the solution.
         facts: number of training rows.
-        history: states on the way; none.
+        history: states during the training; none.
         module: none: features have no gradient here.
     """
 
@@ -139,7 +139,7 @@ class SolvedVictim:
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
         """Return (M, K) float32 scores."""
-        return torch.cat([self.asked(self.learner.featured(some)) for some in inputs.split(ASKED)])
+        return torch.cat([self.asked(self.learner.featured(some)) for some in inputs.split(SLICE)])
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
         """Return (M, D), the map's features."""
@@ -155,7 +155,7 @@ class SolvedVictim:
         Raises:
             Incompatible: always.
         """
-        raise Incompatible("a fixed feature map has no channels of its own to prune")
+        raise Incompatible("a fixed feature map has no channels to prune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,17 +163,17 @@ class KernelRidge(Solved):
     """Least squares in the space of a Gaussian kernel: scores k(x, X) (K + ridge I)^-1 Y, with k(a, b) = exp(-gamma |a - b|^2).
 
     Source: Saunders, Gammerman and Vovk, "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998. A victim keeps its rows and
-    their weights; it is meant for the small parts of an ensemble, and takes time with the cube of their rows.
+    their weights. It is meant for the small parts of an ensemble: its time grows with the cube of their number of rows.
 
     Args:
-        gamma: of the kernel; features have length 1, so distances are at most 2.
+        gamma: the kernel's width parameter; features have length 1, so distances are at most 2.
     """
 
     VERSION: ClassVar[int] = 1
     gamma: float
 
     def __post_init__(self) -> None:
-        """Refuse a kernel that is none."""
+        """Refuse a gamma that is not positive."""
         super().__post_init__()
         if not self.gamma > 0:
             raise ConfigError(f"learner.gamma={self.gamma}: give a number above 0, such as 3")
@@ -188,16 +188,16 @@ class KernelRidge(Solved):
         return KernelVictim(learner=self, inputs=inputs, weights=weights, facts={"rows": len(data)})
 
     def kept(self, inputs: Tensor) -> Tensor:
-        """Return features, from the shelf if they lie there: what is solved now is asked next."""
+        """Return features, from the cache if possible: rows that are solved for now are scored with next."""
         name = f"{key(self.features)}/{self.device}/{tensor_digest(inputs)}"
-        if name not in _shelf:
-            _shelf[name] = self.featured(inputs)
-            while sum(kept.nbytes for kept in _shelf.values()) > SHELF and len(_shelf) > 1:
-                _shelf.pop(next(iter(_shelf)))
-        return _shelf[name]
+        if name not in _cache:
+            _cache[name] = self.featured(inputs)
+            while sum(kept.nbytes for kept in _cache.values()) > CACHE and len(_cache) > 1:
+                _cache.pop(next(iter(_cache)))
+        return _cache[name]
 
     def kernel(self, one_ND: Tensor, other_MD: Tensor) -> Tensor:
-        """Return (N, M) similarities of rows of length 1, which are 2 - 2 a.b apart."""
+        """Return (N, M) kernel values of rows of length 1, whose squared distance is 2 - 2 a.b."""
         return (one_ND @ other_MD.T).sub_(1).mul_(2 * self.gamma).exp_()
 
     def restore(self, trained: Trained, like: Dataset) -> KernelVictim:
@@ -210,7 +210,7 @@ class KernelVictim(SolvedVictim):
     """Rows and their weights, (N, K).
 
     Args:
-        inputs: (N, C, H, W), mirror images among them.
+        inputs: (N, C, H, W), mirror images included.
     """
 
     learner: KernelRidge
@@ -233,7 +233,7 @@ class KernelVictim(SolvedVictim):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRidge(Solved):
-    """Least squares with a ridge: W = (X'X + ridge I)^-1 X'Y; in the dual where there are fewer rows than features.
+    """Least squares with a ridge: W = (X'X + ridge I)^-1 X'Y; in its dual form where there are fewer rows than features.
 
     Source: Hoerl and Kennard, "Ridge Regression", Technometrics 1970.
     """
@@ -241,19 +241,19 @@ class LinearRidge(Solved):
     VERSION: ClassVar[int] = 1
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> LinearVictim:
-        """Solve for the weights of the features; memory for D x D or N x N, whichever is less."""
+        """Solve for the weights of the features; needs memory for D x D or N x N, whichever is smaller."""
         inputs, targets = self.examples(data)
         place, width = device.resolve(self.device), self.featured(inputs[:1]).shape[1]
         if len(inputs) < width:
             features = self.featured(inputs)
             weights = features.T @ self._solved(features @ features.T, targets.to(place))
         else:
-            gram, told = torch.zeros(width, width, device=place), torch.zeros(width, data.num_classes, device=place)
+            gram, cross = torch.zeros(width, width, device=place), torch.zeros(width, data.num_classes, device=place)
             for some, wanted in zip(inputs.split(ROWS), targets.split(ROWS), strict=True):
                 features = self.featured(some)
                 gram.addmm_(features.T, features)
-                told.addmm_(features.T, wanted.to(place))
-            weights = self._solved(gram, told)
+                cross.addmm_(features.T, wanted.to(place))
+            weights = self._solved(gram, cross)
         return LinearVictim(learner=self, weights=weights.cpu().contiguous(), facts={"rows": len(data)})
 
     def _solved(self, gram: Tensor, targets: Tensor) -> Tensor:
@@ -273,5 +273,5 @@ class LinearVictim(SolvedVictim):
         return (features_MD @ self.weights.to(features_MD.device)).cpu()
 
     def silenced(self, channels_D: Tensor) -> LinearVictim:
-        """Return a victim that gives these features no weight."""
+        """Return a victim whose weights of these features are zero."""
         return dataclasses.replace(self, weights=torch.where(channels_D[:, None], 0.0, self.weights))

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, a step at a time."""
+"""Stochastic gradient descent, one step at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.sgd import sgd
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Group:
-    """Weights that learn by the same figures.
+    """Weights with the same learning rate and weight decay.
 
     Args:
         weights: changed in place by each step.
@@ -25,14 +25,19 @@ class Group:
     weight_decay: float
 
 
+def decays(weight: Tensor) -> bool:
+    """Return whether weight decay acts on a weight: on matrices and filters, not on biases and normalisation."""
+    return weight.ndim > 1
+
+
 class Descent:
-    """SGD with momentum, Nesterov's where there is any: torch's own arithmetic, as a function.
+    """SGD with Nesterov momentum, by torch's function `sgd`.
 
     The class `torch.optim.SGD` gives the same bits, but making one imports torch's compiler, which takes 1.2 s of CPU in
     every process (torch 2.14).
 
     Args:
-        groups: what is trained.
+        groups: the weights that are trained.
         momentum: in [0, 1).
     """
 
@@ -41,7 +46,7 @@ class Descent:
         self.velocities = dict[Tensor, Tensor | None]()
 
     def clear(self) -> None:
-        """Forget the gradients of the step before."""
+        """Remove the gradients of the step before."""
         for group in self.groups:
             for weight in group.weights:
                 weight.grad = None
@@ -51,7 +56,7 @@ class Descent:
         """Move each weight that has a gradient.
 
         Args:
-            factor: learning rate of this step over the largest.
+            factor: learning rate of this step, divided by the largest.
         """
         for group in self.groups:
             slopes = {weight: weight.grad for weight in group.weights if weight.grad is not None}

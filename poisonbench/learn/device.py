@@ -1,4 +1,4 @@
-"""Where tensors are computed. Nothing outside `learn` asks."""
+"""The device that computes tensors, CPU threads, and the memory used."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from torch import Tensor
 from poisonbench.core.errors import ConfigError
 
 
-def resolve(asked: str) -> str:
+def resolve(wanted: str) -> str:
     """Return the device to use: "cpu" or "cuda" for "auto".
 
     Raises:
-        ConfigError: a device that is unknown or not there.
+        ConfigError: a device that is unknown or not available.
     """
-    if asked not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device={asked}: choose auto, cpu or cuda")
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device={wanted}: choose auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
         raise ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
-    return "cuda" if there and asked != "cpu" else "cpu"
+    return "cuda" if available and wanted != "cpu" else "cpu"
 
 
 def has_bf16(device: str) -> bool:
-    """Tell whether bfloat16 arithmetic is native there; where it is emulated it only costs time."""
+    """Return whether bfloat16 arithmetic is native on this device; where it is emulated it is only slower."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch cannot tell
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch does not have it
     return capabilities is not None and bool(capabilities().get("avx512_bf16", False))
 
 
 def runtime(device: str) -> Mapping[str, str | int]:
-    """Return what bits depend on beside the recipe: device type, threads, torch version, native bfloat16."""
+    """Return what the bits of a result depend on besides the recipe: device type, threads, torch version, native bfloat16."""
     place = resolve(device)
     return {"device": place, "threads": torch.get_num_threads(), "torch": torch.__version__, "bf16": int(has_bf16(place))}
 
 
 def set_threads(threads: int) -> None:
-    """Use this many CPU threads; 0 keeps torch's choice, one a core.
+    """Use this many CPU threads; 0 keeps torch's choice, one per core.
 
     Raises:
         ConfigError: a negative number.

@@ -1,4 +1,4 @@
-"""One large training over several processes, started by torchrun: each takes a share of every batch.
+"""One training over several processes, started by torchrun: each computes a share of every batch.
 
 Shape letters: B rows of a batch, S steps.
 """
@@ -19,9 +19,9 @@ from poisonbench.learn import device
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
-    """The processes of a training; `size` 1 is a training alone.
+    """The processes of one training; `size` 1 is a single process.
 
-    Gradients are those of the mean over the whole batch, so a crew ends where one process does, up to rounding.
+    Gradients are those of the mean over the whole batch, so the result is that of one process up to rounding.
 
     Args:
         rank: this process, from 0.
@@ -32,13 +32,13 @@ class Crew:
     size: int = 1
 
     def share(self, rows: Tensor) -> Tensor:
-        """Return this process's positions of a batch's (B,)."""
+        """Return this process's share of a batch's (B,) row positions."""
         return rows if self.size == 1 else rows[self.rank :: self.size]
 
     def loss(self, losses: Tensor, batch: int) -> Tensor:
         """Return what to minimise here so that the mean of all gradients is that of the whole batch of `batch` rows."""
         if self.size == 1:
-            return losses.mean() if len(losses) else losses.sum()  # Poisson sampling may draw nobody
+            return losses.mean() if len(losses) else losses.sum()  # Poisson sampling may draw no rows
         return losses.sum() * (self.size / batch)
 
     def over_all(self, losses_S: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ class Crew:
         return nn.parallel.DistributedDataParallel(synchronised)
 
 
-def crew(asked: str) -> Crew:
-    """Join the processes that torchrun started, on the device that was asked for.
+def crew(wanted: str) -> Crew:
+    """Join the processes that torchrun started, on the device `wanted`.
 
     Raises:
         ConfigError: not started by torchrun.
@@ -64,7 +64,7 @@ def crew(asked: str) -> Crew:
     if not dist.is_initialized():
         if "LOCAL_RANK" not in os.environ:
             raise ConfigError("learner.ddp=true needs several processes: torchrun --nproc-per-node=2 -m poisonbench learner.ddp=true ...")
-        place = device.resolve(asked)
+        place = device.resolve(wanted)
         if place == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if place == "cuda" else "gloo")
@@ -72,14 +72,14 @@ def crew(asked: str) -> Crew:
     return Crew(rank=dist.get_rank(), size=dist.get_world_size())
 
 
-def check(module: nn.Module, asked: str, least_batch: int) -> None:
-    """Refuse what several processes cannot train as one would.
+def check(module: nn.Module, wanted: str, least_batch: int) -> None:
+    """Refuse a training whose result would differ between one process and several.
 
     Raises:
         ConfigError: batch normalisation on CPUs, whose statistics would be those of a share; a batch with fewer rows than processes.
     """
-    size = crew(asked).size
-    if device.resolve(asked) == "cpu" and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
+    size = crew(wanted).size
+    if device.resolve(wanted) == "cpu" and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
         raise ConfigError("learner.ddp=true on CPUs would normalise each process's share of a batch alone; set net.norm=group")
     if least_batch < size:
         raise ConfigError(f"learner.ddp=true: {size} processes share batches of {least_batch} rows; raise learner.batch_size")

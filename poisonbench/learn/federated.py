@@ -1,4 +1,4 @@
-"""Federated learning: clients train where their rows lie, a server combines what they send.
+"""Federated learning: clients train on their own rows, a server combines their updates.
 
 Shape letters: C clients of a round, P parameters.
 """
@@ -35,7 +35,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """What the rounds so far have shown, one number a round.
+    """Figures of the rounds so far, one number per round.
 
     Args:
         crafted: figures of the attack.
@@ -50,25 +50,25 @@ class Log:
 
 @dataclass(frozen=True, kw_only=True)
 class Federated:
-    """A server sends its model, clients train on their own rows and send the difference, the server adds what it combines.
+    """A server sends its model; clients train on their own rows and send the difference; the server combines the differences and adds the result.
 
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks
     from Decentralized Data", AISTATS 2017. Where we differ: contributions are combined by the defense's rule, whose
-    null object is the plain mean, so every client counts alike whatever its number of rows: robust rules
-    know no weights. Input statistics (mean and deviation a channel) are those of the rows before poisoning. Networks with batch
+    null object is the plain mean, so every client counts the same whatever its number of rows: robust rules
+    have no weights. Input statistics (mean and deviation a channel) are those of the rows before poisoning. Networks with batch
     normalisation are refused: running statistics are not parameters, and no rule says how to combine them.
 
     Malicious clients train on their poisoned rows in the rounds of the attack and on their clean rows in all
-    others. The attack sees what every client, its own included, would send in good faith.
+    others. The attack sees what every client, its own included, would send if it were honest.
 
-    An update that is not finite, or that never came because the client's training diverged, is dropped before the rule, whatever
-    the rule, and counted in the facts: `dropped_updates`, one number a round, absent where nothing was dropped. A dropped
-    one may have been an honest client's, so the rule's f stays; where the rest is too few for it, rules of ours take the most that
-    the rest can bear. A run fails where every update of a round is dropped, or where the rest is too few for the rule, whatever f.
+    An update that is not finite, or is missing because the client's training diverged, is dropped before any rule sees it. The facts
+    count these: `dropped_updates`, one number per round, absent where nothing was dropped. A dropped update may be an honest client's,
+    so the rule's f stays; where too few updates remain for it, our rules lower f to the most that the remaining ones allow. A run
+    fails where every update of a round is dropped, or where too few remain for the rule with any f.
 
-    The rule sees the updates in an order that is drawn anew each round, so places say nothing about clients. With n
-    `participants` of C clients, M of them malicious, the rule's f is ceil(M n / C), the number to expect, rounded up; a round may
-    have more, min(M, n) at worst. Facts then hold `malicious_assumed`, `malicious_worst`, and `malicious_present` of each round.
+    The rule sees the updates in a new random order each round, so positions do not identify clients. With n
+    `participants` of C clients, M of them malicious, the rule's f is ceil(M n / C), the expected number, rounded up; a round may
+    have more, at worst min(M, n). Facts then hold `malicious_assumed`, `malicious_worst`, and `malicious_present` of each round.
 
     Args:
         client: recipe of a client's training in one round; its epochs are local epochs.
@@ -77,8 +77,8 @@ class Federated:
         algorithm: "fedavg" trains by the recipe of `client`; "fedsgd" takes one step on all rows of a client.
         eta: the server's step size.
         server_momentum: of the server's steps, in [0, 1).
-        history_every: rounds from one kept model to the next; the last round is always kept. Curves are made of them, so with many
-            rounds and many test rows a sparse history saves most of the time.
+        history_every: rounds from one kept model to the next; the last round is always kept. Curves are computed from the kept models,
+            so with many rounds and many test rows keeping fewer of them saves most of the time.
     """
 
     VERSION: ClassVar[int] = 2
@@ -93,14 +93,14 @@ class Federated:
     def __post_init__(self) -> None:
         """Refuse recipes that cannot be trained."""
         if min(self.rounds, self.history_every) < 1 or (self.participants is not None and self.participants < 1):
-            told = f"rounds={self.rounds}, participants={self.participants}, history_every={self.history_every}"
-            raise ConfigError(f"learner: {told}; each needs to be at least 1")
+            given = f"rounds={self.rounds}, participants={self.participants}, history_every={self.history_every}"
+            raise ConfigError(f"learner: {given}; each needs to be at least 1")
         if not self.eta > 0 or not 0 <= self.server_momentum < 1:
             raise ConfigError(f"learner: eta={self.eta} must be above 0, server_momentum={self.server_momentum} in [0, 1)")
 
     @property
     def stages(self) -> frozenset[str]:
-        """Slots on updates and on the finished model; the rows lie with the clients, where no filter reaches them."""
+        """Slots on updates and on the finished model; the rows stay with the clients, where no filter can act."""
         return frozenset({"attack.data", "attack.update", "defense.aggregate", "defense.repair", "defense.screen"})
 
     @property
@@ -109,7 +109,7 @@ class Federated:
         return self.client.runtime
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Federated:
-        """Return this recipe, whose clients know the public rows."""
+        """Return this recipe; its clients have the public rows."""
         return dataclasses.replace(self, client=self.client.with_public(public, fit))
 
     def with_step(self, step: Step) -> Federated:
@@ -117,24 +117,24 @@ class Federated:
         return dataclasses.replace(self, client=self.client.with_step(step))
 
     def with_epochs(self, epochs: int) -> Central:
-        """Return a client's recipe: a finished model is trained on in one place."""
+        """Return a client's recipe: a finished model continues its training in one place."""
         return self.client.with_epochs(epochs)
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Let the client's recipe refuse inputs, and the rule numbers of clients.
+        """Refuse inputs that the client's recipe refuses, and numbers of clients that the rule refuses.
 
         Raises:
             ConfigError: one client alone, a network with batch normalisation, more participants than clients.
         """
-        clients, asked = int(data.owners.max()) + 1, self.participants
+        clients, participants = int(data.owners.max()) + 1, self.participants
         if clients < 2:
             raise ConfigError("learner=federated with one client; set task.clients, such as 20")
-        if asked is not None and asked > clients:
-            raise ConfigError(f"learner.participants={asked}: there are {clients} clients")
+        if participants is not None and participants > clients:
+            raise ConfigError(f"learner.participants={participants}: there are {clients} clients")
         self.client.check(data, combine)
         if self.client.begin(data, Key.root(0)).net.net.drifts:
-            raise ConfigError("learner=federated cannot combine running statistics, as batch normalisation has them; set net.norm=group, or use another layer")
-        combine.aggregate.check(asked or clients, self._assumed(len(combine.malicious), clients))
+            raise ConfigError("learner=federated cannot combine running statistics, as of batch normalisation; set net.norm=group, or use another layer")
+        combine.aggregate.check(participants or clients, self._assumed(len(combine.malicious), clients))
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
         """Train for all rounds; the history holds the model after each, or after every `history_every`th counted from the last.
@@ -175,11 +175,11 @@ class Federated:
         return self.restore(Trained(state=state, facts=self._facts(log, f, len(ours)), history=tuple(history)), data)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim a part, one after the other."""
+        """Train one victim per part, one after the other."""
         return fit_each(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Ask one victim after the other."""
+        """Score with one victim after the other."""
         return score_each(victims, inputs)
 
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
@@ -201,14 +201,14 @@ class Federated:
         return facts
 
     def _assumed(self, malicious: int, clients: int) -> int:
-        """Return f: how many malicious clients a round has on average, rounded up; all of them where everybody takes part."""
+        """Return f: how many malicious clients a round has on average, rounded up; all of them where all clients take part."""
         return -(-malicious * (self.participants or clients) // clients)
 
     def _updates(self, model: NetVictim, rows: Mapping[int, Dataset], turn: Turn, combine: Combine) -> Tensor:
-        """Return (U, P), what each of these clients sends in good faith; NaN from one whose training diverged.
+        """Return (U, P), the honest updates of these clients; NaN where a client's training diverged.
 
         Raises:
-            Diverged: every training did.
+            Diverged: every training diverged.
         """
         whole = dataclasses.replace(self.client, epochs=1, batch_size=max(map(len, rows.values())))
         recipe = self.client if self.algorithm == "fedavg" else whole
@@ -220,7 +220,7 @@ class Federated:
             except Diverged as error:
                 if len(able) == 1:
                     raise Diverged(f"round {turn.number + 1}, every training diverged: {error}") from error
-                del able[error.member or 0]  # the others are trained again without it
+                del able[error.member or 0]  # train the others again without it
         start = _flat(model.state(), names)
         sent = {client: _flat(victim.state(), names) - start for client, victim in zip(able, trained, strict=True)}
         return torch.stack([sent[client] if client in sent else torch.full_like(start, torch.nan) for client in rows])
@@ -231,12 +231,13 @@ class Federated:
 
     def _crafted(self, updates: Tensor, malicious: Tensor, combine: Combine, at: tuple[Turn, Tensor, Log]) -> Tensor:
         turn, state, log = at
-        counted = malicious | updates.isfinite().all(1)  # what will be dropped anyway tells the attacker nothing
+        counted = malicious | updates.isfinite().all(1)  # the attacker does not see updates that will be dropped
         updates, malicious = updates[counted], malicious[counted]
         visible = torch.ones_like(malicious) if combine.omniscient else malicious
-        shown = updates.where(visible[:, None], 0.0)  # what the threat hides is not handed over
+        shown = updates.where(visible[:, None], 0.0)  # hide what the threat hides
         before = Round(updates=shown, visible=visible, malicious=malicious, state=state, index=turn.number, eta=self.eta)
-        given = dataclasses.replace(before, updates=shown.clone(), visible=visible.clone(), malicious=malicious.clone())  # to write into, for all we know
+        # copies, because the attack may write into them
+        given = dataclasses.replace(before, updates=shown.clone(), visible=visible.clone(), malicious=malicious.clone())
         after = combine.craft.craft(given, turn.rng.child("craft"))
         audit_round(before, after)
         for name, value in after.facts.items():
@@ -245,10 +246,10 @@ class Federated:
 
 
 def _received(updates: Tensor, turn: Turn) -> Tensor:
-    """Return the finite rows of (U, P), in an order drawn for this round.
+    """Return the finite rows of (U, P), in a random order drawn for this round.
 
     Raises:
-        Diverged: there are none.
+        Diverged: no row is finite.
     """
     whole = updates.isfinite().all(1).nonzero()[:, 0]
     if not len(whole):

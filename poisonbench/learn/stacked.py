@@ -1,42 +1,44 @@
 """Many networks of one architecture, trained in one pass.
 
-Shape letters: G members of a stack, B rows of a member's batch, C channels, H height, W width, K classes, S steps.
+The loop over epochs, the row losses, the learning rates and the augmentation are shared with the training of a single model (`loop.py`).
+The step is separate: it moves G members with padding rows and a learning rate each, which torch's layers and SGD cannot do, and its
+rounding differs from theirs, so a single model that used it would get other bits than its stored results.
+
+Shape letters: N places, G members of a stack, B rows of a member's batch, K classes.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Batch, State, Trained, Victim
-from poisonbench.core.progress import track
+from poisonbench.core.learner import Batch, Plan, State, Trained, Victim
 from poisonbench.core.rng import Key, per_row_of_each
 from poisonbench.learn import device
-from poisonbench.nets.net import Normalized, NormalizedNet
+from poisonbench.learn.descent import decays
+from poisonbench.learn.loop import ORDER, row_losses, run_epochs
+from poisonbench.learn.stacked_layers import How, MaskedNorm, stacked_layer
+from poisonbench.nets.net import NormalizedNet
 
 if TYPE_CHECKING:
     from poisonbench.learn.central import Central, NetVictim
 
-How = Literal["loop", "grouped", "unfold", "vmap"]
-ORDER = "order"  # the stream that shuffles
-TOGETHER = 2_000_000  # weights of a stack
-PLAIN = (nn.ReLU, nn.GELU, nn.MaxPool2d, nn.Identity)  # act on each number or each map alone
+TOGETHER = 2_000_000  # most weights in a stack
 
 
 class Stack:
-    """G networks as one module: each of its tensors is those of the members, joined along the first axis.
+    """G networks as one module: each of its tensors joins those of the members along the first axis.
 
     No arithmetic crosses from one member to another: convolutions are grouped or batched, linear layers batched,
-    normalisation has statistics of its own for every member, with padding rows left out. What a member ends as depends on
-    its own rows, on G and on B; not on the other members' rows.
+    normalisation has separate statistics for every member and leaves padding rows out. A member's result depends on its own
+    rows, on G and on B, not on the other members' rows.
 
     Args:
         module: the architecture.
@@ -53,8 +55,8 @@ class Stack:
         self.one = copy.deepcopy(module)
         self._names = {name: value.ndim for name, value in states[0].items()}
         joined = {name: torch.cat([state[name].contiguous() for state in states]) if ndim else states[0][name].clone() for name, ndim in self._names.items()}
-        self.module = self.one if how == "vmap" else _stacked_layer(copy.deepcopy(self.one), self.members, how)
-        self.norms = [layer for layer in self.module.modules() if isinstance(layer, _MaskedNorm)]
+        self.module = self.one if how == "vmap" else stacked_layer(copy.deepcopy(self.one), self.members, how)
+        self.norms = [layer for layer in self.module.modules() if isinstance(layer, MaskedNorm)]
         fixed = {name for name, weight in self.one.named_parameters() if not weight.requires_grad}
         self.weights = {name: joined[name].requires_grad_() for name, _ in self.one.named_parameters() if name not in fixed}
         self.rest = {name: value for name, value in joined.items() if name not in self.weights}
@@ -66,8 +68,8 @@ class Stack:
         if self.how == "vmap":
             stacks = {name: value.unflatten(0, (self.members, -1)) if value.ndim else value for name, value in (self.weights | self.rest).items()}
             axes = {name: 0 if value.ndim else None for name, value in (self.weights | self.rest).items()}
-            asked = torch.func.vmap(lambda state, rows: torch.func.functional_call(self.one, state, (rows,)), in_dims=(axes, 0))
-            return cast("Tensor", asked(stacks, inputs))
+            each = torch.func.vmap(lambda state, rows: torch.func.functional_call(self.one, state, (rows,)), in_dims=(axes, 0))
+            return cast("Tensor", each(stacks, inputs))
         for layer in self.norms:
             layer.mask = mask
         side_by_side = inputs.transpose(0, 1).flatten(1, 2)
@@ -83,16 +85,16 @@ class Stack:
 
 
 def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], start: Victim | None) -> list[NetVictim]:
-    """Train one victim a part, some at a time, always as many; the last stack is filled up with members without rows.
+    """Train one victim per part, in stacks of equal size; the last stack is filled with members without rows.
 
     Args:
-        learner: the recipe; equal to its loop up to rounding, in batches, draws and schedule.
+        learner: the recipe; batches, draws and schedule are those of its loop, so results are equal up to rounding.
         parts: rows of each victim.
-        rngs: stream of each victim.
-        start: where every victim starts; none is from scratch.
+        rngs: key of each victim.
+        start: the victim that all of them continue; None is from scratch.
 
     Raises:
-        Diverged: a loss that is not finite; `member` is its place in `parts`.
+        Diverged: a loss that is not finite; `member` is its position in `parts`.
     """
     victims: list[NetVictim] = []
     first_one = learner.begin(parts[0], rngs[0]) if start is None else learner.restore(Trained.of(start), parts[0])
@@ -107,9 +109,9 @@ def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key],
 
 
 def members_at_once(parts: int, parameters: int) -> int:
-    """Return G: at most 256, at most 2 million weights, spread evenly over the passes that `parts` need.
+    """Return G: at most 256 members and 2 million weights, spread evenly over the passes that `parts` need.
 
-    More than that, and weights, gradients and speeds together leave a cache of 32 MiB.
+    With more, weights, gradients and speeds together do not fit into a cache of 32 MiB.
     """
     passes = math.ceil(parts / max(1, min(256, TOGETHER // parameters)))
     return math.ceil(parts / passes)
@@ -123,20 +125,17 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
     plans = [learner.planned(part) for part in parts]
     optimizer = StackedSGD(stack, learner.momentum, learner.weight_decay, learner.bias_lr)
     shelf = _Shelf(learner, parts, rngs, stack.members)
-    for epoch in track(learner.epochs, "epochs"):
+
+    def run_epoch(epoch: int) -> Tensor:
         losses = list[Tensor]()
         for number, (batch, mask) in enumerate(shelf.batches(epoch)):
-            steps = [epoch * plan.steps + min(number, plan.steps - 1) for plan in plans]
-            rates = [learner.lr * learner.factor(step, plan.epochs * plan.steps) for step, plan in zip(steps, plans, strict=True)]
-            lr = torch.tensor([*rates, *[0.0] * (stack.members - len(rates))], device=mask.device)
-            with learner.autocast():
-                scores = stack.scores(batch.inputs, mask).float()
-            each = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none", label_smoothing=learner.label_smoothing)
-            loss = torch.where(mask, each.view(mask.shape), 0.0).sum(1) / mask.sum(1).clamp_min(1)  # what padding gives is no figure
-            gradients = torch.autograd.grad(loss.sum(), list(stack.weights.values()))
-            optimizer.step(gradients, lr, mask.any(1))
-            losses.append(loss.detach())
-        check_finite(torch.stack(losses), epoch)
+            loss_G = _member_losses(learner, stack, batch, mask)
+            gradients = torch.autograd.grad(loss_G.sum(), list(stack.weights.values()))
+            optimizer.step(gradients, _rates(learner, plans, epoch, number, like=loss_G), mask.any(1))
+            losses.append(loss_G.detach())
+        return torch.stack(losses)
+
+    run_epochs(learner.epochs, run_epoch)
     ended = stack.states()
     facts = [{"epochs": plan.epochs, "steps": plan.epochs * plan.steps} for plan in plans]
     for state, plan in zip(ended, plans, strict=False):
@@ -144,22 +143,25 @@ def _fit_stack(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], 
     return [begun[0].become(Trained(state=state, facts=fact)) for state, fact in zip(ended, facts, strict=False)]
 
 
-def check_finite(losses_SG: Tensor, epoch: int) -> None:
-    """Refuse to go on from a loss that is not finite.
+def _member_losses(learner: Central, stack: Stack, batch: Batch, mask: Tensor) -> Tensor:
+    """Return each member's mean loss (G,) over the rows of its batch; `mask` (G, B) is false for padding rows."""
+    with learner.autocast():
+        scores = stack.scores(batch.inputs, mask)
+    each = row_losses(scores.flatten(0, 1), batch.labels.flatten(), learner.label_smoothing)
+    return torch.where(mask, each.view(mask.shape), 0.0).sum(1) / mask.sum(1).clamp_min(1)  # losses of padding rows do not count
 
-    Raises:
-        Diverged: the first epoch, step and member with one.
-    """
-    wrong = (~losses_SG.isfinite()).nonzero()
-    if len(wrong):
-        step, member = wrong[0].tolist()
-        raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {len(losses_SG)}; lower learner.lr", member=member)
+
+def _rates(learner: Central, plans: Sequence[Plan], epoch: int, number: int, *, like: Tensor) -> Tensor:
+    """Return each member's learning rate in a step of an epoch, in the shape (G,) and on the device of `like`; 0 for members without rows."""
+    steps = [epoch * plan.steps + min(number, plan.steps - 1) for plan in plans]
+    rates = [learner.lr * learner.factor(step, plan.epochs * plan.steps) for step, plan in zip(steps, plans, strict=True)]
+    return torch.tensor([*rates, *[0.0] * (len(like) - len(rates))], device=like.device)
 
 
 class _Shelf:
-    """The rows of all members, side by side.
+    """The rows of all members, joined.
 
-    Each member's rows are shuffled and cut into its own number of steps of nearly equal size, as a training alone would do it.
+    Each member's rows are shuffled and cut into its own number of steps of nearly equal size, as in a training of that member alone.
     """
 
     def __init__(self, learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], members: int) -> None:
@@ -173,7 +175,7 @@ class _Shelf:
         first = sizes.cumsum(0) - sizes
         self.at = (*cut(torch.arange(len(self.labels)) - first[self.member], sizes[self.member], steps[self.member]), self.member)
         self.rows = torch.zeros(int(steps.max()), learner.batch_size, members, dtype=torch.int64)
-        self.rows[:, :, : len(parts)] = first  # a row of padding is row 0 of its member, or of the first
+        self.rows[:, :, : len(parts)] = first  # a padding row is row 0 of its member, or of the first member
         mask = torch.zeros(self.rows.shape, dtype=torch.bool)
         mask[self.at] = True
         self.masks = mask.transpose(1, 2).contiguous().to(self.place)
@@ -183,18 +185,19 @@ class _Shelf:
         draws = per_row_of_each([rng.child(ORDER) for rng in self.rngs], [part.ids for part in self.parts], epoch)[:, 0]
         order = draws.argsort(stable=True)
         order = order[self.member[order].argsort(stable=True)]
-        augmenting = [self.learner.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True) if self.learner.augments(self.inputs)]
-        drawn = torch.cat(augmenting).to(self.place) if augmenting else None
+        augmentation, drawn = self.learner.augmentation, None
+        if augmentation.changes(self.inputs):
+            drawn = torch.cat([augmentation.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True)]).to(self.place)
         plan = self.rows.clone()
         plan[self.at] = order
         for rows, mask in zip(plan.transpose(1, 2).to(self.place), self.masks, strict=True):
             flat = rows.flatten()
-            inputs = self.inputs[flat] if drawn is None else self.learner.augmented(self.inputs[flat], drawn[flat])
+            inputs = self.inputs[flat] if drawn is None else augmentation(self.inputs[flat], drawn[flat])
             yield Batch(inputs=inputs.float().unflatten(0, rows.shape), labels=self.labels[rows], ids=rows), mask
 
 
 def cut(places_N: Tensor, sizes_N: Tensor, steps_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the step and the slot in it of each place of a sequence, cut as `Tensor.tensor_split` does: longer steps first.
+    """Return the step of each place of a sequence, and its position in that step; cut as `Tensor.tensor_split` does: longer steps first.
 
     Args:
         places_N: (N,) places, from 0.
@@ -212,9 +215,9 @@ class StackedSGD:
     """SGD with Nesterov momentum, a learning rate for each member, and weight decay on tensors of two axes or more.
 
     Args:
-        stack: whose weights to move.
+        stack: the networks to train.
         momentum: in [0, 1).
-        weight_decay: of weights.
+        weight_decay: of tensors of two axes or more.
         bias_lr: factor on the learning rate of biases and shifts.
     """
 
@@ -223,158 +226,25 @@ class StackedSGD:
         self.speeds = {name: torch.zeros_like(weight).view(stack.members, -1) for name, weight in stack.weights.items()}
 
     def step(self, gradients: Sequence[Tensor], lr: Tensor, active: Tensor) -> None:
-        """Move members by their (joined) gradients.
+        """Move the weights of all members by their (joined) gradients.
 
         Args:
-            gradients: one a weight of the stack.
+            gradients: one per weight of the stack.
             lr: (G,) learning rate of each member.
-            active: (G,) bool; the others have no rows left in this epoch and stay as they are.
+            active: (G,) bool; the others have no rows left in this epoch and do not change.
         """
         everyone, active = bool(active.all()), active[:, None]
         rates, kept = torch.where(active, -lr[:, None], 0.0), torch.where(active, self.momentum, 1.0)
         with torch.no_grad():
-            # in place: a stack's weights fill the cache, and fresh memory of their size costs more than the arithmetic
+            # in place: a stack's weights fill the cache, and new memory of their size costs more time than the arithmetic
             for (name, weight), gradient in zip(self.stack.weights.items(), gradients, strict=True):
                 own, slope = weight.view(self.stack.members, -1), gradient.reshape(self.stack.members, -1)
-                decayed, speed = weight.ndim > 1, self.speeds[name]
+                decayed, speed = decays(weight), self.speeds[name]
                 if decayed and self.weight_decay:
                     slope.add_(own, alpha=self.weight_decay)
                 slope = slope if everyone else torch.where(active, slope, 0.0)
                 speed.mul_(kept).add_(slope)
                 own.addcmul_(slope.add_(speed, alpha=self.momentum), rates * (1.0 if decayed else self.bias_lr))
-
-
-def _stacked_layer(layer: nn.Module, members: int, how: How) -> nn.Module:
-    for kind, form in FORMS.items():
-        if isinstance(layer, kind):
-            return form(layer, members, how)
-    if isinstance(layer, PLAIN):
-        return layer
-    if not list(layer.children()):
-        raise ConfigError(f"learner.stack={how}: {type(layer).__name__} has no stacked form; use learner.stack=loop")
-    for name, child in list(layer.named_children()):
-        setattr(layer, name, _stacked_layer(child, members, how))
-    return layer
-
-
-def _convolution(layer: nn.Module, members: int, how: How) -> nn.Module:
-    assert isinstance(layer, nn.Conv2d)
-    if how == "unfold" and layer.groups == 1:
-        return _UnfoldedConv(layer, members)
-    layer.groups *= members
-    layer.in_channels, layer.out_channels = layer.in_channels * members, layer.out_channels * members
-    return layer
-
-
-FORMS: dict[type[nn.Module], Callable[[nn.Module, int, How], nn.Module]] = {
-    nn.Conv2d: _convolution,
-    nn.GroupNorm: lambda layer, members, how: _OwnGroups(cast("nn.GroupNorm", layer), members),
-    nn.BatchNorm2d: lambda layer, members, how: _MaskedNorm(cast("nn.BatchNorm2d", layer), members),
-    nn.Linear: lambda layer, members, how: _BatchedLinear(cast("nn.Linear", layer), members),
-    Normalized: lambda layer, members, how: layer,
-}
-
-
-def _members_first(answers: Tensor) -> Tensor:
-    """Return (G, B, ...) as it is, whose gradient will lie in memory as it does.
-
-    Otherwise a sum over rows depends on where in a vector register its channel lies, and so on the member's place.
-    """
-    if answers.requires_grad:
-        answers.register_hook(Tensor.contiguous)
-    return answers
-
-
-class _BatchedLinear(nn.Module):
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, layer: nn.Linear, members: int) -> None:
-        super().__init__()
-        self.members, self.weight = members, layer.weight
-        self.register_parameter("bias", cast("nn.Parameter | None", layer.bias))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        own = inputs.unflatten(1, (self.members, -1)).transpose(0, 1).contiguous()
-        # weights on the left, so that their gradient comes out in their own layout: transposing it took half of a step
-        answers = torch.bmm(self.weight.unflatten(0, (self.members, -1)), own.transpose(1, 2)).transpose(1, 2).contiguous()
-        answers = answers if self.bias is None else answers + self.bias.view(self.members, 1, -1)
-        return _members_first(answers).transpose(0, 1).flatten(1)
-
-
-class _UnfoldedConv(nn.Module):
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, layer: nn.Conv2d, members: int) -> None:
-        super().__init__()
-        self.members, self.weight = members, layer.weight
-        self.kernel, self.padding, self.stride = layer.kernel_size, cast("tuple[int, int]", layer.padding), layer.stride
-        self.register_parameter("bias", cast("nn.Parameter | None", layer.bias))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        own = inputs.unflatten(1, (self.members, -1)).transpose(0, 1)  # (G, B, C, H, W)
-        size = [(side + 2 * pad - width) // step + 1 for side, pad, width, step in zip(own.shape[3:], self.padding, self.kernel, self.stride, strict=True)]
-        patches = F.unfold(own.flatten(0, 1), self.kernel, padding=self.padding, stride=self.stride).unflatten(0, own.shape[:2])  # (G, B, C k k, H' W')
-        rows = patches.transpose(2, 3).flatten(1, 2)
-        answers = torch.bmm(self.weight.unflatten(0, (self.members, -1)).flatten(2), rows.transpose(1, 2))  # (G, C', B H' W')
-        if self.bias is not None:
-            answers = answers + self.bias.view(self.members, -1, 1)
-        maps: Tensor = answers.unflatten(2, (own.shape[1], *size))  # (G, C', B, H', W')
-        return maps.permute(2, 0, 1, 3, 4).flatten(1, 2)
-
-
-class _OwnGroups(nn.Module):
-    """Group normalisation, each member's rows as rows of their own."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, layer: nn.GroupNorm, members: int) -> None:
-        super().__init__()
-        self.members, self.groups, self.eps = members, layer.num_groups, layer.eps
-        self.weight, self.bias = layer.weight, layer.bias
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        maps = inputs.unflatten(1, (self.members, -1)).transpose(0, 1).contiguous()  # (G, B, C, ...)
-        normal = F.group_norm(maps.flatten(0, 1), self.groups, eps=self.eps).view(maps.shape)
-        shape = (self.members, 1, -1, *[1] * (maps.ndim - 3))
-        return _members_first(normal * self.weight.view(shape) + self.bias.view(shape)).transpose(0, 1).flatten(1, 2)
-
-
-class _MaskedNorm(nn.Module):
-    """Batch normalisation over each member's real rows."""
-
-    mask: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, layer: nn.BatchNorm2d, members: int) -> None:
-        super().__init__()
-        self.members, self.eps, self.momentum = members, layer.eps, cast("float", layer.momentum)
-        self.weight, self.bias = layer.weight, layer.bias
-        for name, buffer in layer.named_buffers():
-            self.register_buffer(name, buffer)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        # channels first in memory: otherwise a sum over positions depends on where in a vector register its channel lies
-        maps: Tensor = inputs.float().contiguous().unflatten(1, (self.members, -1))  # (B, G, C, H, W)
-        real = self.mask.T[:, :, None, None, None].to(maps.dtype)
-        count = (real.sum(0).squeeze(-1).squeeze(-1) * maps.shape[3] * maps.shape[4]).clamp_min(1)  # (G, 1)
-        mean = (maps * real).sum((0, 3, 4)) / count
-        centred = maps - mean[None, :, :, None, None]
-        spread = (centred.square() * real).sum((0, 3, 4)) / count
-        self._remember(mean.detach(), (spread * count / (count - 1).clamp_min(1)).detach())
-        normal = centred * (spread + self.eps).rsqrt()[None, :, :, None, None]
-        shape = (1, self.members, -1, 1, 1)
-        return (normal * self.weight.view(shape) + self.bias.view(shape)).flatten(1, 2).to(inputs.dtype)
-
-    def _remember(self, mean: Tensor, spread: Tensor) -> None:
-        active = self.mask.any(1, keepdim=True)
-        for buffer, now in ((self.running_mean, mean), (self.running_var, spread)):
-            assert isinstance(buffer, Tensor)
-            before = buffer.view(self.members, -1)
-            before.copy_(torch.where(active, torch.lerp(before, now, self.momentum), before))
 
 
 def _check_vmap(module: nn.Module) -> None:

@@ -27,12 +27,12 @@ class Transfer:
 
     Source: the transfer setting of Schwarzschild, Goldblum, Gupta, Dickerson, Goldstein, "Just How Toxic Is Data
     Poisoning?", ICML 2021. There the extractor comes from another data set; here it is fitted on `task.public`, rows of
-    the same kind that nobody can poison and nobody else uses. Features are taken once, without augmentation, so that
-    heads are cheap.
+    the same kind that cannot be poisoned and are used for nothing else. Features are computed once, without augmentation, so
+    that heads are cheap.
 
     Args:
         extractor: recipe of the extractor.
-        head: recipe of the head; its network sees features in place of pixels.
+        head: recipe of the head; its network receives features in place of pixels.
         fitted: the extractor's state, once it is fitted.
     """
 
@@ -44,7 +44,7 @@ class Transfer:
 
     @property
     def stages(self) -> frozenset[str]:
-        """All slots of a central training but that of the attacker's own training."""
+        """All slots of a central training except that of an attacker who runs the training."""
         return self.head.stages - {"attack.train"}
 
     @property
@@ -53,10 +53,10 @@ class Transfer:
         return self.head.runtime
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Transfer:
-        """Return this recipe with its extractor fitted on the public rows, and a head that knows their features.
+        """Return this recipe with its extractor fitted on the public rows, and a head that has their features.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are no public rows.
         """
         _need(public)
         if fit is None:
@@ -76,13 +76,13 @@ class Transfer:
         return dataclasses.replace(self, head=self.head.with_epochs(epochs))
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Let both recipes refuse inputs."""
+        """Refuse inputs that the extractor or the head refuses."""
         self.extractor.check(data, combine)
         width = self.extractor.begin(data, Key.root(0)).features(data.inputs[:1]).shape[1]
         self.head.check(data.with_columns(data.columns | {"inputs": torch.zeros(len(data), width)}), combine)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> TransferVictim:
-        """Train the head; from `start`, go on with its head."""
+        """Train the head, or continue with the head of `start`."""
         assert self.fitted, "with_public comes first"
         frozen = self.extractor.restore(Trained(state=self.fitted, facts={}), data)
         begun = None if start is None else self.restore(Trained.of(start), data)
@@ -91,11 +91,11 @@ class Transfer:
         return TransferVictim(extractor=frozen, linear=head)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim a part, one after the other."""
+        """Train one victim per part, one after the other."""
         return fit_each(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Ask one victim after the other."""
+        """Score with one victim after the other."""
         return score_each(victims, inputs)
 
     def restore(self, trained: Trained, like: Dataset) -> TransferVictim:
@@ -113,7 +113,7 @@ class TransferVictim:
     Args:
         extractor: gives features.
         linear: scores them.
-        history: states on the way.
+        history: states during the training.
     """
 
     extractor: NetVictim
@@ -122,7 +122,7 @@ class TransferVictim:
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """What the head's training found out."""
+        """Facts about the head's training."""
         return self.linear.facts
 
     @property

@@ -1,1 +1,1 @@
-"""Networks, each with features() and head()."""
+"""Networks; each has features() and head()."""

@@ -1,4 +1,4 @@
-"""A network that learns 32x32 images in few epochs: whitened patches, then convolutions that start near the identity."""
+"""A network that learns 32x32 images in few epochs: whitened patches, then convolutions that are initialised near the identity."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PATCH = 2
 class FastCNN:
     """Whitened 2x2 patches, three blocks of two 3x3 convolutions each, global pooling, linear head.
 
-    The levers are those of the public speed records on CIFAR-10 (Page, "How to train your ResNet", 2018; Jordan, "94%
-    on CIFAR-10 in 3.29 seconds", 2024), in our own code: the first layer holds the eigenvectors of the training
-    rows' 2x2 patches, each with both signs, scaled to unit variance, and stays as it is; every other
-    convolution starts as the identity where it can; scale of the normalisation is fixed, its shift is learned; the
-    head is scaled down. Pooling rounds up: an odd map would otherwise lose its last row and column, where many triggers lie.
+    The design follows the public speed records on CIFAR-10 (Page, "How to train your ResNet", 2018; Jordan, "94%
+    on CIFAR-10 in 3.29 seconds", 2024), in our own code. The first layer is fixed: it contains the eigenvectors of the
+    training rows' 2x2 patches, each with both signs, scaled to unit variance. Every other convolution starts as the
+    identity on its first channels. The scale of the normalisation is fixed, its shift is learned. The scores are scaled
+    down. Pooling rounds up: an odd map would otherwise lose its last row and column, where many triggers are.
 
     Args:
-        widths: channels of the three blocks, one number a halving of the image.
+        widths: channels of each block; each block halves the image.
         pool: "max" or "average", over positions, before the head.
         norm: "batch" or "group".
-        scale: what the scores of the head are multiplied with.
+        scale: factor on the scores of the head.
         whiten_eps: added to the eigenvalues, in units of standardised pixels squared.
     """
 
@@ -41,7 +41,7 @@ class FastCNN:
     whiten_eps: float
 
     def __post_init__(self) -> None:
-        """Refuse widths that name no network."""
+        """Refuse widths that define no network."""
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"net.widths={list(self.widths)}: give one number of 1 or more a block")
 
@@ -64,7 +64,7 @@ class FastCNN:
 
 
 class _Fast(FeatureNet):
-    """Pooled features behind a mask: GELU passes gradients at zero, so a silenced channel would come back."""
+    """Pooled features with a mask: GELU passes gradients at zero, so a silenced channel would learn again."""
 
     alive: Tensor
 
@@ -83,7 +83,7 @@ class _Fast(FeatureNet):
         return self.pooled.features(inputs) * self.alive
 
     def silence(self, channels_D: Tensor) -> None:
-        """Hide these features for good."""
+        """Set these features to zero permanently."""
         self.alive[channels_D] = 0.0
 
     def head(self, features: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class _Whiten(nn.Conv2d):
     def set_from(self, inputs: Tensor) -> None:
         patches = F.unfold(inputs, PATCH).transpose(1, 2).flatten(0, 1).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # an eigenvector has no sign of its own
+        signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # the sign of an eigenvector is arbitrary
         filters = (vectors * signs / (values.clamp_min(0) + self.eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
         with torch.no_grad():
             self.weight.copy_(torch.cat([filters, -filters]))

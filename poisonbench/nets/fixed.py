@@ -1,4 +1,4 @@
-"""Feature maps without parameters: what they make of a picture depends on that picture alone, so no training row can bend them.
+"""Feature maps without parameters: the features of a picture depend on that picture only, so no training row can change them.
 
 Shape letters: M rows, C channels, H height, W width, F filters, D features.
 """
@@ -21,10 +21,10 @@ class FixedMap(Protocol):
     """A feature map, as a frozen dataclass."""
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse inputs of a shape that the map has no features for.
+        """Refuse inputs of a shape that the map cannot use.
 
         Raises:
-            ConfigError: what it needs.
+            ConfigError: the shape that it needs.
         """
         ...
 
@@ -49,22 +49,22 @@ class Pixels:
 
 @dataclass(frozen=True, kw_only=True)
 class Moduli:
-    """Moduli of Gabor filters, pooled: how much of each orientation and scale lies where.
+    """Pooled moduli of Gabor filters: the strength of each orientation and scale by position.
 
     Source: first-order scattering (Bruna and Mallat, "Invariant Scattering Convolution Networks", TPAMI 2013, section 2) with Gabor
     filters for wavelets; `second` adds their second order: moduli of coarser filters over the moduli of finer ones.
     Moduli are divided by the picture's mean modulus, averaged over windows, square-rooted, and scaled to length 1; those of
-    several channels lie side by side. Colours are seen as opponents: red against green, yellow against blue, and grey.
+    several channels are joined. Colours are converted to opponents: red against green, yellow against blue, and grey.
 
     Args:
-        orientations: over half a turn.
+        orientations: number of orientations over half a turn.
         wavelengths: of the filters, in pixels.
         window: side of the windows that moduli are averaged over.
         stride: from one window to the next.
         step: moduli are taken at every `step`-th pixel; they change slowly, over half a wavelength and more.
         second: whether to add the second order.
-        deskew: shear each picture upright first, by its own second moments; for figures on a dark ground.
-        colours: mean colours of a grid of so many cells a side, beside the moduli; 0 is none.
+        deskew: first shear each picture upright, by its second moments; for figures on a dark background.
+        colours: cells per side of a grid whose mean colours are added to the features; 0 is none.
         colour_weight: length of the colour part, where that of the moduli is 1.
     """
 
@@ -91,7 +91,7 @@ class Moduli:
             raise ConfigError("moduli: colours and colour_weight are 0 or more")
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse what is no picture, or smaller than a window."""
+        """Refuse inputs that are not pictures, or are smaller than a window."""
         _check_picture(shape, self.window)
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -99,11 +99,11 @@ class Moduli:
         pictures = opponents(inputs.float() / 255)
         pictures = deskewed(pictures) if self.deskew else pictures
         parts = [F.normalize(self._moduli(pictures[:, channel : channel + 1])) for channel in range(pictures.shape[1])]
-        told = F.normalize(torch.cat(parts, 1))
+        features = F.normalize(torch.cat(parts, 1))
         if self.colours:
             cells = F.normalize(F.adaptive_avg_pool2d(pictures, self.colours).flatten(1))
-            told = torch.cat([told, self.colour_weight * cells], 1)
-        return F.normalize(told)
+            features = torch.cat([features, self.colour_weight * cells], 1)
+        return F.normalize(features)
 
     def _moduli(self, plane: Tensor) -> Tensor:
         first = [self._modulus(plane, length) for length in self.wavelengths]
@@ -133,14 +133,14 @@ class Moduli:
 class Hog:
     """Histograms of oriented gradients.
 
-    Source: Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005: gradients by centred differences, of
-    the channel where they are longest; votes by length, shared between the two nearest bins, into cells; blocks of 2x2 adjoining cells
-    scaled to length 1, cut off at 0.2 and scaled again.
+    Source: Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005: gradients by centred differences, in
+    the channel where they are longest; each votes with its length, shared between the two nearest bins of its cell; blocks of 2x2
+    adjacent cells are scaled to length 1, cut off at 0.2 and scaled again.
 
     Args:
-        bins: orientations over half a turn.
+        bins: number of orientations over half a turn.
         cell: side of a cell, in pixels.
-        stride: from one cell to the next; less than a cell, cells overlap, and blocks are as many more.
+        stride: from one cell to the next, in pixels; if it is smaller than a cell, cells overlap and there are more blocks.
     """
 
     VERSION: ClassVar[int] = 1
@@ -149,14 +149,14 @@ class Hog:
     stride: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Refuse invalid numbers."""
         if min(self.bins, self.cell, self.stride) < 1:
             raise ConfigError(f"hog: bins={self.bins}, cell={self.cell}, stride={self.stride}: give 1 or more of each")
         if self.cell % self.stride:
-            raise ConfigError(f"hog: cell={self.cell} needs to be a multiple of stride={self.stride}, so that cells adjoin")
+            raise ConfigError(f"hog: cell={self.cell} needs to be a multiple of stride={self.stride}, so that cells are adjacent")
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse what is no picture, or smaller than a block."""
+        """Refuse inputs that are not pictures, or are smaller than a block."""
         _check_picture(shape, 2 * self.cell)
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -183,14 +183,14 @@ class Colours:
     """Histograms of colour without brightness, one for each cell of a grid.
 
     Source: the opponent colour space of van de Sande, Gevers and Snoek, "Evaluating Color Descriptors for Object and Scene Recognition",
-    TPAMI 2010, with one joint histogram of red against green and yellow against blue (Swain and Ballard, "Color Indexing", IJCV 1991) in
-    place of one for each. Pixels vote for bins by a Gaussian, so that a small change of colour is a small change of features; the
+    TPAMI 2010, with one joint histogram of red against green and yellow against blue (Swain and Ballard, "Color Indexing", IJCV 1991)
+    instead of one for each. Pixels vote for bins by a Gaussian, so that a small change of colour is a small change of features; the
     square root of the shares is scaled to length 1.
 
     Args:
-        bins: of each of the two axes, evenly from -0.5 to 0.5, where colours of full strength lie at 0.7 and 0.8.
+        bins: number of bins of each axis, evenly from -0.5 to 0.5; colours of full strength are at 0.7 and 0.8.
         width: standard deviation of a vote, in bins.
-        cells: of the grid, a side.
+        cells: cells per side of the grid.
     """
 
     VERSION: ClassVar[int] = 1
@@ -199,12 +199,12 @@ class Colours:
     cells: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Refuse invalid numbers."""
         if self.bins < 2 or self.cells < 1 or not self.width > 0:
             raise ConfigError(f"colours: bins={self.bins}, width={self.width}, cells={self.cells}: give 2, something above 0, and 1, or more")
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse what has no colours."""
+        """Refuse inputs without colours."""
         _check_picture(shape, self.cells)
         if shape[0] != 3:
             raise ConfigError(f"features: inputs of shape {shape} have no colours; pick features of grey pictures, such as gabor")
@@ -220,7 +220,7 @@ class Colours:
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """The features of two maps side by side, scaled to length 1 together: their kernels multiply.
+    """The joined features of two maps, scaled to length 1 together: their kernels multiply.
 
     Args:
         first: a map.
@@ -234,12 +234,12 @@ class Beside:
     weight: float
 
     def __post_init__(self) -> None:
-        """Refuse a length that is none."""
+        """Refuse a negative length."""
         if self.weight < 0:
             raise ConfigError(f"features: weight={self.weight}; give 0 or more")
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse what either refuses."""
+        """Refuse inputs that one of the maps refuses."""
         self.first.check(shape)
         self.second.check(shape)
 
@@ -250,4 +250,4 @@ class Beside:
 
 def _check_picture(shape: tuple[int, ...], side: int) -> None:
     if len(shape) != 3 or min(shape[1:]) < side:
-        raise ConfigError(f"features: inputs of shape {shape}; these are for pictures of {side}x{side} pixels or more")
+        raise ConfigError(f"features: inputs of shape {shape}; these features need pictures of {side}x{side} pixels or more")

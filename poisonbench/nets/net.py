@@ -1,4 +1,4 @@
-"""What a network is: a recipe that builds a module with features() and head(), pixels 0..255 in.
+"""The interface of networks: a recipe builds a module with features() and head(); its normalisation is part of the model.
 
 Shape letters: M rows, C channels, D features, K classes.
 """
@@ -29,20 +29,20 @@ class Net(Protocol):
 class FeatureNet(nn.Module):
     """A module in two parts: forward(x) = head(features(x))."""
 
-    stackable: ClassVar[bool] = True  # layer by layer, so that `learn/stacked.py` can keep members apart
+    stackable: ClassVar[bool] = True  # its layers can be stacked one by one (`learn/stacked.py`)
 
     @property
     def alone(self) -> bool:
-        """Tell whether a batch of one row can be trained on."""
+        """Return whether a batch of one row can be trained on."""
         return True
 
     @property
     def drifts(self) -> bool:
-        """Tell whether training moves anything but the weights, such as the running statistics of a normalisation."""
+        """Return whether training changes anything but the weights, such as the running statistics of a normalisation."""
         return any(isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None for layer in self.modules())
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return (M, D), what the head sees."""
+        """Return (M, D), the inputs of the head."""
         raise NotImplementedError
 
     def head(self, features: Tensor) -> Tensor:
@@ -50,13 +50,13 @@ class FeatureNet(nn.Module):
         raise NotImplementedError
 
     def prepare(self, inputs: Tensor) -> None:
-        """Set what is measured on (N, C, ...) standardised training inputs, once, before the first step."""
+        """Measure on (N, C, ...) standardised training inputs, once, before the first step."""
 
     def silence(self, channels_D: Tensor) -> None:
         """Make the features where (D,) bool holds zero, now and in later training.
 
         Raises:
-            Incompatible: a network whose features cannot be told apart.
+            Incompatible: a network whose features cannot be switched off one by one.
         """
         raise Incompatible(f"{type(self).__name__} has no channels that can be pruned; use a convolutional net")
 
@@ -88,7 +88,7 @@ class PooledNet(FeatureNet):
     def silence(self, channels_D: Tensor) -> None:
         """Zero scale and shift of these channels in the last normalisation.
 
-        The ReLU behind it passes no gradient at zero, so training on leaves them dead.
+        The ReLU after it passes no gradient at zero, so they stay zero in later training.
         """
         last = [layer for layer in self.blocks.modules() if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)][-1]
         with torch.no_grad():
@@ -102,11 +102,11 @@ class PooledNet(FeatureNet):
 
 
 class Normalized(nn.Module):
-    """Standardise each channel by figures that are part of the model, so that gradients reach the pixels.
+    """Standardise each channel inside the model, so that gradients are those of the pixels.
 
     Args:
-        mean: (C,) subtracted.
-        std: (C,) divided by.
+        mean: (C,), subtracted.
+        std: (C,), the divisor.
     """
 
     mean: Tensor
@@ -134,12 +134,12 @@ class Normalized(nn.Module):
         return (inputs - self.mean.view(shape)) / self.std.view(shape)
 
     def before(self, net: FeatureNet) -> NormalizedNet:
-        """Return the model that standardises, then asks `net`."""
+        """Return the model that standardises inputs, then applies `net`."""
         return NormalizedNet(self, net)
 
 
 class NormalizedNet(nn.Module):
-    """A network behind its normalisation."""
+    """A network after its normalisation."""
 
     def __init__(self, normalized: Normalized, net: FeatureNet) -> None:
         super().__init__()
@@ -155,12 +155,12 @@ class NormalizedNet(nn.Module):
         return self.net.head(features)
 
     def prepare(self, inputs: Tensor) -> None:
-        """Show the network up to 5,000 training inputs, spread evenly, as it will see them."""
+        """Let the network measure on up to 5,000 training inputs, spread evenly and standardised."""
         some = inputs[:: -(-len(inputs) // PREPARE)]
         self.net.prepare(self.normalized(some.float()))
 
     def silence(self, channels_D: Tensor) -> None:
-        """Make these features zero for good."""
+        """Make these features zero permanently."""
         self.net.silence(channels_D)
 
     def forward(self, inputs: Tensor) -> Tensor:

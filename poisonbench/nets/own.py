@@ -1,4 +1,4 @@
-"""Somebody's own network, as it is.
+"""A user's own network, without changes.
 
 Shape letters: M rows, D features, K classes.
 """
@@ -22,29 +22,29 @@ from poisonbench.core.keys import key
 from poisonbench.core.rng import Key, seeded
 from poisonbench.nets.net import FeatureNet
 
-ASKED = 4  # rows of the batch that a network is tried on
+TRIED = 4  # rows of the batch that a network is tested on
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OwnNet:
     """An `nn.Module`, or a function that makes one.
 
-    A module starts every training from the weights it holds; a function is called with the seed of the run, so every
-    seed has its own initialisation. Inputs arrive standardised. The head is the last `nn.Linear` that is called and gives (M, K);
-    features are what it is given. A network without one trains and answers; a defense that needs features refuses it.
+    Every training of a module starts from its present weights. A function is called with the run's seed as torch's seed, so every seed
+    has its own initialisation. Inputs are standardised. The head is the last `nn.Linear` that is called and returns (M, K);
+    features are its inputs. A network without one can be trained and attacked, but defenses that need features refuse it.
 
-    Its identity in store and record (`content`) is all that decides its output: code, attributes, weights under a fixed seed, and its
-    answers to a fixed batch in training and in evaluation. Where a part cannot be looked at, nothing is shared between runs, with a
-    warning that names the part; `name` says that two networks are the same.
+    Its identity in store and record (`content`) covers all that decides its output: code, attributes, weights under a fixed seed, and its
+    answers to a fixed batch in training and in evaluation. Where a part cannot be inspected, no result is shared between runs, and a
+    warning names the part. Networks with the same `name` count as the same.
 
     Args:
         make: the module, or the function.
-        shape: of one input, such as (3, 32, 32).
+        shape: shape of one input, such as (3, 32, 32).
         num_classes: K.
-        name: stands for code and attributes in the identity; None looks at them. Weights and answers count either way.
+        name: replaces code and attributes in the identity; None inspects them. Weights and answers count either way.
 
     Raises:
-        ConfigError: one sentence for a network that fails, or that gives anything but (M, K) scores.
+        ConfigError: a network that fails, or that returns anything but (M, K) scores.
     """
 
     VERSION: ClassVar[int] = 2
@@ -54,7 +54,7 @@ class OwnNet:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Try the network once, before anything is computed."""
+        """Test the network once, before anything is computed."""
         if not isinstance(self.make, nn.Module) and not callable(self.make):
             raise ConfigError(f"net={self.make!r}: give an nn.Module, or a function that makes one")
         _ = self.content
@@ -63,7 +63,7 @@ class OwnNet:
         """Return a fresh module.
 
         Raises:
-            ConfigError: a network that fails on inputs of this shape, or gives anything but scores.
+            ConfigError: a network that fails on inputs of this shape, or returns anything but scores.
         """
         return _Split(self._made(), shape, num_classes)
 
@@ -85,24 +85,24 @@ class OwnNet:
             return f"named {self.name}"
         digest, unknown = identity(self.make)
         if unknown:
-            told = f"your network holds {', '.join(unknown)}, which no key can speak of, so no run finds what another one trained"
-            warnings.warn(f"{told}; name the network yourself with net_name=TEXT", stacklevel=2)
+            reason = f"your network contains {', '.join(unknown)}, which a key cannot cover, so no run reuses what another one trained"
+            warnings.warn(f"{reason}; name the network yourself with net_name=TEXT", stacklevel=2)
         return digest + (secrets.token_hex(16) if unknown else "")
 
 
 class _Split(FeatureNet):
-    stackable = False  # nobody knows what its forward pass does with members side by side
+    stackable = False  # its forward pass may mix the members of a stack
 
     def __init__(self, module: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.module, self.shape, self.num_classes = module, shape, num_classes
         if any(nn.parameter.is_lazy(weight) for weight in [*module.parameters(), *module.buffers()]):
-            self._answers(module, training=False)  # lazy layers find out their widths
+            self._answers(module, training=False)  # lazy layers get their widths
         self._last = self._heads()  # in a list, so that it is not registered twice
 
     @property
     def alone(self) -> bool:
-        """Tell whether a batch of one row can be trained on."""
+        """Return whether a batch of one row can be trained on."""
         try:
             self.tried(training=True, rows=1)
         except ConfigError:
@@ -111,20 +111,20 @@ class _Split(FeatureNet):
 
     @property
     def drifts(self) -> bool:
-        """Tell whether training moves anything but the weights, such as running statistics."""
+        """Return whether training changes anything but the weights, such as running statistics."""
         before, after = list(self.module.buffers()), self.tried(training=True)[1:]
         return super().drifts or any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
-    def tried(self, *, training: bool, rows: int = ASKED) -> list[Tensor]:
-        """Return the (rows, K) answers to a fixed batch and the buffers behind it; the module itself stays as it is.
+    def tried(self, *, training: bool, rows: int = TRIED) -> list[Tensor]:
+        """Return the (rows, K) answers to a fixed batch and the buffers after it; the module itself does not change.
 
         Raises:
-            ConfigError: what is wrong with the answers.
+            ConfigError: a failure, or answers of a wrong form.
         """
         module = copy.deepcopy(self.module)
         return [self._answers(module, training=training, rows=rows), *module.buffers()]
 
-    def _answers(self, module: nn.Module, *, training: bool, rows: int = ASKED) -> Tensor:
+    def _answers(self, module: nn.Module, *, training: bool, rows: int = TRIED) -> Tensor:
         inputs = torch.randn(rows, *self.shape, generator=Key.root(0).torch())
         mode, modes = "in training" if training else "in evaluation", {layer: layer.training for layer in module.modules()}
         with torch.no_grad(), seeded(Key.root(0)):
@@ -147,7 +147,7 @@ class _Split(FeatureNet):
         return scores
 
     def _heads(self) -> list[nn.Linear]:
-        """Return the last linear layer that is called in evaluation and gives scores; none if there is none."""
+        """Return a list of the last linear layer that is called in evaluation and returns the scores; empty if there is none."""
         module, given = copy.deepcopy(self.module), list[tuple[str, Tensor]]()
         for name, layer in module.named_modules():
             if isinstance(layer, nn.Linear):
@@ -158,7 +158,7 @@ class _Split(FeatureNet):
         return [layer for name, layer in self.module.named_modules() if name in last and isinstance(layer, nn.Linear)]
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return what the head is given.
+        """Return the inputs of the head.
 
         Raises:
             Incompatible: a network without a head.
@@ -177,12 +177,12 @@ class _Split(FeatureNet):
         return scores
 
     def silence(self, channels_D: Tensor) -> None:
-        """Refuse: nobody knows where a feature comes from.
+        """Refuse: the layer that a feature comes from is unknown.
 
         Raises:
             Incompatible: always.
         """
-        raise Incompatible("the features of your own network cannot be switched off for good, as pruning does; choose net=NAME or another defense")
+        raise Incompatible("the features of your own network cannot be switched off permanently, as pruning does; choose net=NAME or another defense")
 
     def _head(self) -> nn.Linear:
         if not self._last:

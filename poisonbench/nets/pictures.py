@@ -1,4 +1,4 @@
-"""What fixed features are made from: banks of filters, opponent colours, figures put upright.
+"""Parts of fixed features: banks of filters, opponent colours, deskewed figures.
 
 Shape letters: F filters.
 """
@@ -17,14 +17,14 @@ TINY = 1e-6
 
 @cache
 def gabor(orientations: int, length: float) -> Tensor:
-    """Return (2F, 1, side, side): for each orientation the cosine, then for each the sine, of a wave under a Gaussian.
+    """Return (2F, 1, side, side): for each orientation the cosine, then for each the sine, of a wave times a Gaussian.
 
-    The Gaussian is half a wavelength wide; the cosine has its mean taken off, so that a flat picture gives nothing; each filter has an
-    absolute sum of 1.
+    The Gaussian's standard deviation is half a wavelength. The mean of the cosine is subtracted, so that a flat picture gives zero. The
+    absolute values of each filter sum to 1.
 
     Args:
         orientations: F, over half a turn.
-        length: of the wave, in pixels.
+        length: wavelength, in pixels.
     """
     side = math.ceil(1.25 * length)
     down, across = torch.meshgrid(*[torch.arange(-side, side + 1, dtype=torch.float64)] * 2, indexing="ij")
@@ -50,9 +50,9 @@ def opponents(pictures: Tensor) -> Tensor:
 
 
 def deskewed(pictures: Tensor) -> Tensor:
-    """Shear each picture so that its mass stands upright, about its centre of mass, which moves to the middle.
+    """Shear each picture about its centre of mass until it is upright, and move that centre to the middle.
 
-    Brightness is mass: with second moments m, row y moves by (m_xy / m_yy) (y - its mean). A picture without mass stays as it is.
+    Brightness is mass: with second moments m, row y moves by (m_xy / m_yy) (y - its mean). A picture without mass does not change.
     """
     rows, height, width = len(pictures), *pictures.shape[2:]
     mass = pictures.sum(1)

@@ -13,14 +13,14 @@ from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
 
 @dataclass(frozen=True, kw_only=True)
 class PreActResNet18:
-    """PreAct-ResNet-18 with a 3x3 stem, as the backdoor literature trains it on CIFAR-10.
+    """PreAct-ResNet-18 with a 3x3 stem, as backdoor papers train it on CIFAR-10.
 
     Source: He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016. Four stages of two
-    blocks, 64 to 512 channels. A last normalisation and ReLU before the pooling, as in the paper; several
-    published ports leave them out. 11.17 million parameters at 10 classes.
+    blocks, 64 to 512 channels. There is a last normalisation and ReLU before the pooling, as in the paper; several
+    published ports omit them. 11.17 million parameters at 10 classes.
 
     Args:
-        pool: "max" or "average", over positions, before the head; the literature averages.
+        pool: "max" or "average", over positions, before the head; papers average.
         norm: "batch" or "group".
     """
 
@@ -61,7 +61,7 @@ class _Block(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         active = self.first(inputs)
-        # a shortcut that changes the shape starts from the activated input, one that does not from the raw one
+        # a shortcut that changes the shape uses the activated input, any other the raw input
         passed: Tensor = inputs if self.same else self.shortcut(active)
         rest: Tensor = self.rest(active)
         return passed + rest

@@ -18,8 +18,8 @@ LEAST = 8  # channels of a block
 class SmallCNN:
     """Blocks of 3x3 convolutions, each block at half the resolution of the one before; global pooling; linear head.
 
-    The maximum over positions keeps a small trigger as one large feature, the average dilutes it; how much that
-    decides for a filter is measured in docs/findings.md.
+    The maximum over positions keeps a small trigger as one large feature, the average dilutes it; docs/findings.md has the effect on
+    filters.
 
     Args:
         widths: channels of each block.
@@ -35,7 +35,7 @@ class SmallCNN:
     norm: NormKind
 
     def __post_init__(self) -> None:
-        """Refuse lists that name no network."""
+        """Refuse lists that define no network."""
         if len(self.widths) != len(self.depths) or not self.widths or min(*self.widths, *self.depths) < 1:
             raise ConfigError(f"net.widths={list(self.widths)}, net.depths={list(self.depths)}: give both lists one number of 1 or more a block")
 
@@ -59,10 +59,10 @@ class SmallCNN:
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidCNN:
-    """A small network for images of any size: each block has half the resolution and twice the channels of the one before.
+    """A small network for images of any size: each block has half the resolution and twice the channels of the block before.
 
-    There are as many blocks as it takes to halve the shorter side to `rest` or less, and never fewer than three; the last has `top`
-    channels, the first no fewer than eight. So no block costs much more than any other, and an image of 224x224 (six blocks) costs three times
+    There are as many blocks as halve the shorter side to `rest` or less, and at least three; the last has `top`
+    channels, the first at least eight. So no block costs much more than any other, and an image of 224x224 (six blocks) costs three times
     as many multiplications as one of 32x32 (three blocks); with fixed widths it would be 49 times as many.
 
     Args:
@@ -79,7 +79,7 @@ class PyramidCNN:
     norm: NormKind
 
     def __post_init__(self) -> None:
-        """Refuse sizes that name no network."""
+        """Refuse sizes that define no network."""
         if self.top < LEAST or self.rest < 1:
             raise ConfigError(f"net.top={self.top}, net.rest={self.rest}: give {LEAST} channels or more, and a side of 1 or more")
 

@@ -45,7 +45,7 @@ CHEATS = {
     "changed by 50 in linf": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="linf", limit=49.0)),
     "changed by 100 in l2": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="l2", limit=99.0)),
     "changed by 4 in tokens": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="tokens", limit=3.0)),
-    "vanished or moved": lambda d: (poisoned(d.take(torch.arange(9))), Budget()),
+    "missing or moved": lambda d: (poisoned(d.take(torch.arange(9))), Budget()),
     "out of range": lambda d: (poisoned(d.edit(torch.tensor([1]), labels=torch.tensor([2])), 1), Budget(rate=0.5)),
     "classes after poisoning": lambda d: (poisoned(dataclasses.replace(d, num_classes=3)), Budget()),
     "another type or shape": lambda d: (poisoned(d.with_columns({**d.columns, "inputs": d.inputs.float()})), Budget()),
@@ -58,7 +58,7 @@ CHEATS = {
     "2 rows changed outside the mask": lambda d: (poisoned(bright(d, 1, 2, 3), 3, 4), Budget(rate=0.5)),
     "1 rows injected, but": lambda d: (poisoned(injected(d), 10), Budget(rate=0.5)),
     "inputs has another type or shape": lambda d: (poisoned(d.with_columns({**d.columns, "inputs": d.inputs.flatten(2)})), Budget()),
-    "clean rows vanished": lambda d: (poisoned(d.take(torch.arange(10).flip(0))), Budget()),
+    "clean rows are missing": lambda d: (poisoned(d.take(torch.arange(10).flip(0))), Budget()),
     "the mask is": lambda d: (Poisoned(data=d, mask=torch.zeros(3, dtype=torch.bool), goal=NoGoal()), Budget()),
 }
 
@@ -83,7 +83,7 @@ def test_rows_that_the_attacker_does_not_own_are_out_of_bounds():
     data = clean()
     writable = torch.arange(10) < 5
     audit(data, poisoned(bright(data, 1), 1), Budget(rate=0.5), writable)
-    with pytest.raises(BudgetError, match=r"^1 rows poisoned that the attacker does not own"):
+    with pytest.raises(BudgetError, match=r"^1 poisoned rows do not belong to the attacker"):
         audit(data, poisoned(bright(data, 1, 7), 1, 7), Budget(rate=0.5), writable)
 
 

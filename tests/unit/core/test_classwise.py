@@ -1,4 +1,4 @@
-"""Which classes a filter that judges class by class may judge."""
+"""The classes that a filter by class may judge."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ class Inputs:
 
 
 def world(*sizes: int):
-    """Return classes of these sizes, a few rows of the first far out in one direction, and the rows that every model was trained on."""
+    """Return classes of these sizes, with a few outliers of the first in one direction, and the rows that each model was trained on."""
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     order = torch.randperm(len(labels), generator=Key.root(1).torch())
     rows = torch.randn(len(labels), 16, generator=Key.root(0).torch())

@@ -1,4 +1,4 @@
-"""What a sanitizer may return."""
+"""The verdicts that a sanitizer may return."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ KEEP, SUSPICION = torch.tensor([True, False, True, True]), torch.zeros(4)
 
 
 class Filter:
-    """Any plugin; an error names it."""
+    """Any plugin; errors contain its name."""
 
 
 def test_a_whole_verdict_passes_as_it_is_and_none_stays_none():
@@ -42,7 +42,7 @@ def test_any_other_verdict_is_refused_by_the_plugins_name(fields, says):
 
 
 class Whole:
-    """Says 1 for rows to keep, as some libraries do; ~1 is -2, which is true as well."""
+    """Return 1 for rows to keep, as some libraries do; ~1 is -2, which is also true."""
 
     def judge(self, data, means, rng):
         return Verdict(keep=torch.ones(len(data), dtype=torch.int64), suspicion=torch.zeros(len(data)))

@@ -52,7 +52,7 @@ def test_a_seal_of_another_form_is_refused(tmp_path, told):
 def test_json_may_be_as_deep_as_the_limit_and_no_deeper(brackets):
     text = brackets[0] * DEPTH + brackets[1] * DEPTH
     assert bounded(text * 2) == text * 2
-    with pytest.raises(ValueError, match=f"at most {DEPTH} brackets"):
+    with pytest.raises(ValueError, match=f"at most {DEPTH} nested brackets"):
         bounded(f"{brackets[0]}{text}{brackets[1]}")
 
 

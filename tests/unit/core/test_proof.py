@@ -1,4 +1,4 @@
-"""What may stand around a proof: every pair that voids one is skipped with a reason, before anything is computed."""
+"""Which plugins a proof stays valid with: any other pair is skipped with a reason, before anything is computed."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def test_a_sorted_split_tolerates_no_filter_whoever_certifies(tiny, store):
 
 @dataclass(frozen=True, kw_only=True)
 class Foreign:
-    """A filter that says nothing about itself."""
+    """A filter without declarations."""
 
     def judge(self, data, means, rng):
         return Verdict(keep=torch.ones(len(data), dtype=torch.bool), suspicion=torch.zeros(len(data)))
@@ -103,14 +103,14 @@ class Foreign:
 
 @dataclass(frozen=True, kw_only=True)
 class Open(Foreign):
-    """The same, which looks at each row alone."""
+    """The same filter, declared to look at each row alone."""
 
     LOOKS_AT: ClassVar[str] = "each row alone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Silent:
-    """A certifier that says nothing about what it tolerates, and is derived from nothing."""
+    """A certifier that does not declare what it tolerates, without a base class."""
 
     unit = "things"
 
@@ -123,12 +123,12 @@ class Silent:
 
 @dataclass(frozen=True, kw_only=True)
 class Derived(NoCertificate):
-    """A certifier that says nothing about what it tolerates."""
+    """A certifier that does not declare what it tolerates, with a base class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nosy:
-    """A repairer that wants the poison mask, which speaks of private rows."""
+    """A repairer that needs the poison mask, which depends on private rows."""
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"truth"})
 
@@ -138,7 +138,7 @@ class Nosy:
 
 @dataclass(frozen=True, kw_only=True)
 class Heir(KeepAll):
-    """A filter that is derived from the one that keeps all rows."""
+    """A filter derived from the one that keeps all rows."""
 
     def judge(self, data, means, rng):
         return Verdict(keep=torch.ones(len(data), dtype=torch.bool), suspicion=torch.zeros(len(data)))
@@ -146,7 +146,7 @@ class Heir(KeepAll):
 
 @dataclass(frozen=True, kw_only=True)
 class Mender(AsTrained):
-    """A repairer that is derived from the one that repairs nothing, and wants the poison mask."""
+    """A repairer derived from the one that repairs nothing; it needs the poison mask."""
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"truth"})
 
@@ -197,7 +197,7 @@ def test_a_step_that_is_derived_from_nothing_is_seen_beside_a_private_one(tiny, 
 
 @dataclass(frozen=True, kw_only=True)
 class Outside(PlainStep):
-    """What an attacker who runs the training does in each step."""
+    """The step of an attacker who runs the training."""
 
 
 def test_nothing_is_proved_of_a_training_that_the_attacker_runs(tiny, store):
@@ -208,7 +208,7 @@ def test_nothing_is_proved_of_a_training_that_the_attacker_runs(tiny, store):
 
 @dataclass(frozen=True, kw_only=True)
 class Trimmed(Around):
-    """A learner that drops the farthest rows, as a filter does, and then lets another one train; it says nothing about itself."""
+    """A learner that drops the farthest rows, as a filter does, before another one trains; it has no declarations."""
 
     def fit(self, data, combine, rng, start=None):
         distances = (rows := data.inputs.flatten(1).float()).sub(rows.mean(0)).norm(dim=1)
@@ -220,7 +220,7 @@ class Trimmed(Around):
 
 @dataclass(frozen=True, kw_only=True)
 class Whole(Around):
-    """A learner that hands on all rows as they are, and says so."""
+    """A learner that passes on all rows unchanged, and declares it."""
 
     LOOKS_AT: ClassVar[str] = "nothing"
 
@@ -233,7 +233,7 @@ class Whole(Around):
 
 @dataclass(frozen=True, kw_only=True)
 class Inherited(Whole, Trimmed):
-    """A learner that drops rows and is derived from one that says it does not."""
+    """A learner that drops rows, derived from one that declares that it does not."""
 
     fit = Trimmed.fit
 
@@ -248,7 +248,7 @@ class Trimming(Ensemble):
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapped:
-    """The wrap that puts one learner around what another wrap makes, and one inside."""
+    """The wrap that puts one learner around the result of another wrap, and one inside."""
 
     wrap: object
     outside: str = "Whole"

@@ -81,7 +81,7 @@ def test_an_injected_row_belongs_to_a_client_of_the_attackers():
         if holds:
             audit(owned, poisoned, Budget(rate=0.5, inject=True), owned.owners == 0)
         else:
-            with pytest.raises(BudgetError, match="a client that the attacker does not own"):
+            with pytest.raises(BudgetError, match="a client that is not the attacker"):
                 audit(owned, poisoned, Budget(rate=0.5, inject=True), owned.owners == 0)
 
 
@@ -108,7 +108,7 @@ def test_a_cover_row_keeps_its_label_and_lies_in_the_mask():
     rows = torch.arange(10)
     relabelled = clean().edit(torch.tensor([1]), labels=torch.tensor([0]))
     for poisoned, says in (
-        (Poisoned(data=relabelled, mask=rows == 1, goal=NoGoal(), cover=rows == 1), "another label than before"),
+        (Poisoned(data=relabelled, mask=rows == 1, goal=NoGoal(), cover=rows == 1), "cover rows have a new label"),
         (Poisoned(data=relabelled, mask=rows == 1, goal=NoGoal(), cover=rows == 2), "some of the rows in the mask"),
         (Poisoned(data=relabelled, mask=rows == 1, goal=NoGoal(), cover=(rows == 1)[:3]), "some of the rows in the mask"),
     ):
@@ -119,11 +119,11 @@ def test_a_cover_row_keeps_its_label_and_lies_in_the_mask():
 def test_poison_that_is_called_cover_is_refused():
     rows = torch.arange(10)
     fresh = injected(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 1, [1])
-    with pytest.raises(BudgetError, match="1 injected rows are called cover"):
+    with pytest.raises(BudgetError, match="1 injected rows are marked as cover"):
         audit(clean(), dataclasses.replace(fresh, cover=torch.arange(11) == 10), Budget(rate=0.5, inject=True), EVERYWHERE)
     edited = clean().edit(torch.tensor([1, 3]), inputs=torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
     mask = (rows == 1) | (rows == 3)
-    with pytest.raises(BudgetError, match="every changed row is called cover"):
+    with pytest.raises(BudgetError, match="every changed row is marked as cover"):
         audit(clean(), Poisoned(data=edited, mask=mask, goal=NoGoal(), cover=mask), Budget(rate=0.5), EVERYWHERE)
     audit(clean(), Poisoned(data=edited, mask=mask, goal=NoGoal(), cover=rows == 1), Budget(rate=0.5), EVERYWHERE)
 
@@ -192,11 +192,11 @@ def probe(**changes) -> Probe:
 
 FALSE_PROBES = {
     "the labels of its test rows": {"truth": torch.tensor([1, 1, 0])},
-    "the right answer serves the attacker": {"hit": torch.tensor([[True, False], [True, True], [True, False]])},
+    "a probe counts a right answer as a hit": {"hit": torch.tensor([[True, False], [True, True], [True, False]])},
     "8 of the rows that a goal names as targets": {"targets": torch.arange(9)},
     "each at most once": {"rows": torch.tensor([1, 1, 5])},
     "the task has 10": {"rows": torch.tensor([1, 3, 10])},
-    "not like the 3 test rows": {"inputs": clean().inputs[:2]},
+    "unlike those of the 3 test rows": {"inputs": clean().inputs[:2]},
     "probed inputs are torch.float32": {"inputs": clean().inputs[:3].float()},
     "give one bool for each of 3 rows and 2 answers": {"hit": torch.ones(3, 3, dtype=torch.bool)},
 }
@@ -211,7 +211,7 @@ def test_a_probe_that_does_not_fit_the_task_is_refused(says):
 
 @dataclass(frozen=True, kw_only=True)
 class Boast(NoGoal):
-    """A goal that reports what it likes."""
+    """A goal that reports false figures."""
 
     VERSION: ClassVar[int] = 1
 
@@ -225,7 +225,7 @@ class Boast(NoGoal):
 
 @dataclass(frozen=True, kw_only=True)
 class Boaster:
-    """Poison nothing and boast."""
+    """Poison nothing and use a goal with false figures."""
 
     VERSION: ClassVar[int] = 1
 
@@ -254,7 +254,7 @@ class Rigged(Backdoor):
 
 @dataclass(frozen=True, kw_only=True)
 class Rigger:
-    """Poison nothing and count every answer."""
+    """Poison nothing and count every answer as a success."""
 
     VERSION: ClassVar[int] = 1
 
@@ -275,13 +275,13 @@ class Brighten:
 
 def test_the_line_refuses_a_rigged_probe(tiny, store):
     store = dataclasses.replace(store, trusted=(*store.trusted, __name__))
-    with pytest.raises(BudgetError, match="right answer serves the attacker"):
+    with pytest.raises(BudgetError, match="a probe counts a right answer as a hit"):
         run(tiny(attack=Attack(data=Rigger())), store)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Greedy(PlainStep):
-    """Relabel the first rows of every batch, as many as asked for, or as are allowed."""
+    """Relabel the first rows of every batch, in the number `asked`, or as many as are allowed."""
 
     VERSION: ClassVar[int] = 1
     asked: int | None = None
@@ -340,7 +340,7 @@ def test_a_training_attack_beyond_its_budget_ends_in_a_sentence(tiny, store):
 
 @dataclass(frozen=True, kw_only=True)
 class InPlace(PlainStep):
-    """Write into the tensors that it is handed."""
+    """Write into the tensors that it receives."""
 
     where: str
 
@@ -401,7 +401,7 @@ def test_an_attacker_who_runs_the_training_chooses_rows_but_not_how_many(how):
 
 @dataclass(frozen=True, kw_only=True)
 class Vandal:
-    """Write into what an attacker on rows is handed, and return it as it is then."""
+    """Write into the tensors that an attacker on rows receives, and return them."""
 
     what: str
 
@@ -419,7 +419,7 @@ def test_an_attack_that_writes_into_what_it_is_handed_is_refused(tiny, store, wh
     line = Line(experiment=experiment, store=store)
     if what == "writable":
         assert not line.known().writable[0]
-    with pytest.raises(BudgetError, match="does not own" if what == "writable" else "changed the rows in place"):
+    with pytest.raises(BudgetError, match="do not belong to the attacker" if what == "writable" else "changed rows in place"):
         line.strike()
 
 
@@ -440,7 +440,7 @@ class Harmless:
 
 def test_a_goal_that_writes_into_the_test_rows_is_refused(tiny, store):
     store = dataclasses.replace(store, trusted=(*store.trusted, __name__))
-    with pytest.raises(BudgetError, match="goal changed the rows in place"):
+    with pytest.raises(BudgetError, match="goal changed rows in place"):
         run(tiny(attack=Attack(data=Harmless(goal=VandalGoal()))), store)
 
 
@@ -452,13 +452,13 @@ class VandalFilter:
 
 
 def test_a_filter_that_writes_into_the_rows_is_refused(tiny, store):
-    with pytest.raises(BudgetError, match="the filter changed the rows in place"):
+    with pytest.raises(BudgetError, match="the filter changed rows in place"):
         run(tiny("attack=backdoor", defense=Defense(sanitize=VandalFilter())), store)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claiming:
-    """Call every client one's own, and turn all updates round."""
+    """Mark every client as malicious, and reverse all updates."""
 
     def craft(self, round, rng):
         round.malicious.fill_(True)
@@ -471,7 +471,7 @@ def test_an_attack_on_updates_that_writes_into_what_it_is_handed_gains_nothing(t
 
 
 def test_wanet_training_takes_its_rate_from_the_threat(tiny, store):
-    """At 1 % of the rows a warp is learned by nobody; the attack has no rate of its own any more."""
+    """The attack has no field for a rate; at 1 % of the rows no victim learns the warp."""
     attack = tiny("attack=wanet_training", "threat.budget.rate=0.3").attack
     assert [field.name for field in dataclasses.fields(attack.train)] == ["like"]
     step = Refereed(step=attack.train, budget=Budget(rate=0.3))
@@ -504,7 +504,7 @@ def test_a_record_says_where_the_rate_that_a_filter_assumes_comes_from(tiny, sha
 
 @dataclass(frozen=True, kw_only=True)
 class Peeker:
-    """A foreign filter that asks for the truth."""
+    """A foreign filter that declares to need the truth."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[frozenset[str]] = frozenset({"truth"})

@@ -10,6 +10,8 @@ from poisonbench.core.errors import ConfigError, Diverged
 from poisonbench.core.learner import Moment, PlainStep, Trained
 from poisonbench.core.rng import Key
 from poisonbench.learn.device import resolve, set_threads
+from poisonbench.learn.distributed import Crew
+from poisonbench.learn.loop import Training
 from poisonbench.nets.small import Linear
 from poisonbench.runner.stages import Line
 
@@ -206,12 +208,16 @@ def test_biases_may_learn_at_a_rate_of_their_own(parts):
     torch.testing.assert_close(boosted["net.last.bias"] - before["net.last.bias"], 7 * (plain["net.last.bias"] - before["net.last.bias"]))
 
 
+def training(learner, data) -> Training:
+    return Training(recipe=learner, module=None, data=data, plan=learner.planned(data), rng=Key.root(0), crew=Crew())
+
+
 def test_an_alternating_flip_mirrors_each_row_in_every_second_epoch(parts):
     learner, data, _ = parts
     learner = dataclasses.replace(learner, flip=True, alternate=True)
     rows = torch.arange(len(data))
     moments = [Moment(module=None, plan=learner.planned(data), epoch=epoch, step=epoch, rng=Key.root(1)) for epoch in range(3)]
-    epochs = [learner._batch(data, rows, moment, Key.root(0)).inputs for moment in moments]
+    epochs = [training(learner, data).batch(rows, moment).inputs for moment in moments]
     mirrored = [(epoch == data.inputs.flip(3)).flatten(1).all(1) for epoch in epochs]
     assert torch.equal(mirrored[0], ~mirrored[1])
     assert torch.equal(mirrored[0], mirrored[2])
@@ -229,7 +235,7 @@ def test_a_mirrored_evaluation_averages_a_picture_and_its_mirror_image(parts):
 
 @dataclass(frozen=True, kw_only=True)
 class Mark(PlainStep):
-    """Paint the left column of stored pixels white; what augmentation makes of it is seen in `batch`."""
+    """Paint the left column of stored pixels white; `batch` sees it after augmentation."""
 
     VERSION: ClassVar[int] = 1
 
@@ -241,12 +247,12 @@ class Mark(PlainStep):
 
 
 def test_a_step_changes_rows_before_they_are_mirrored(parts):
-    """As WaNet's authors warp first: a mark on the left of the stored rows is on the right of the mirrored ones."""
+    """As in WaNet's code, where warping comes first: a mark on the left of the stored rows is on the right of the mirrored ones."""
     learner, data, _ = parts
     dark = data.edit(torch.arange(len(data)), inputs=torch.zeros_like(data.inputs))
     learner = dataclasses.replace(learner, flip=True, crop=0, steps=(Mark(),))
     moment = Moment(module=None, plan=learner.planned(dark), epoch=0, step=0, rng=Key.root(1))
-    inputs = learner._batch(dark, torch.arange(len(dark)), moment, Key.root(0)).inputs
+    inputs = training(learner, dark).batch(torch.arange(len(dark)), moment).inputs
     left, right = ((inputs[..., place] == 255).flatten(1).all(1) for place in (0, -1))
     assert torch.equal(left, ~right)
     assert 0.2 < right.double().mean() < 0.8

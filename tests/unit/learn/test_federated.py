@@ -53,7 +53,7 @@ def test_the_server_takes_steps_of_eta_with_momentum(line):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Mean):
-    """A rule that always answers the same."""
+    """A rule that always returns the same update."""
 
     def __call__(self, rows_RP, server):
         return torch.ones(rows_RP.shape[1])
@@ -87,7 +87,7 @@ def test_a_sparse_history_ends_with_the_last_round(tiny, store):
 
 @dataclass(frozen=True, kw_only=True)
 class Shout:
-    """Send a huge update and remember when."""
+    """Send a huge update and record the round."""
 
     def craft(self, round, rng):
         updates = round.updates.clone()
@@ -131,7 +131,7 @@ def test_some_clients_take_part_in_each_round(line):
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """Send one value that is not finite from so many of the malicious clients."""
+    """Send one value that is not finite from `clients` of the malicious clients."""
 
     value: float
     clients: int = 1
@@ -144,7 +144,7 @@ class Broken:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen(Mean):
-    """The mean, and a note of how many rows came, with which f."""
+    """The mean; it notes the number of rows and f."""
 
     notes: list = field(default_factory=list)
 
@@ -192,7 +192,7 @@ def test_a_run_survives_infinite_updates_of_every_malicious_client_under_every_r
 @pytest.mark.parametrize("rule", [TrimmedMean(malicious=3), Krum(malicious=3, variant="paper"), MultiKrum(malicious=3, kept=2)])
 @pytest.mark.parametrize("own", [True, False])
 def test_where_too_few_updates_are_left_a_rule_takes_the_most_that_they_bear(rule, own):
-    """n = 6 instead of 9, f = 3: six bear 2 under the trimmed mean and 1 under Krum."""
+    """n = 6 instead of 9, f = 3: six updates allow f = 2 under the trimmed mean and f = 1 under Krum."""
     rows = torch.randn(6, 5, generator=Key.root(0).torch())
     bears = 2 if isinstance(rule, TrimmedMean) else 1
     server = Server(round=0, state=torch.zeros(5), malicious=0 if own else 3, reference=lambda: rows[0])
@@ -244,7 +244,7 @@ def test_a_server_that_goes_to_infinity_names_the_round(tiny, store):
 
 @dataclass(frozen=True, kw_only=True)
 class Boosted:
-    """Send one and the same large value."""
+    """Send the same large value everywhere."""
 
     by: float
 
@@ -256,7 +256,7 @@ class Boosted:
 
 @pytest.mark.parametrize("target", [0, 2])
 def test_scores_that_are_not_finite_are_no_success_of_the_attack(tiny, store, target):
-    """All scores of the last model are NaN: it would answer class 0, whose attacker would have an ASR of 100 %."""
+    """All scores of the last model are NaN: it would answer class 0, so an attack with target 0 would have an ASR of 100 %."""
     words = ("attack=federated", f"attack.data.target={target}", "attack.update.boost=1e25", "threat.rounds=[3,4]")
     with pytest.raises(Diverged, match="scores undefended, by row and class: 800 of 800 values are not finite"):
         run(tiny(*words), store)
@@ -264,7 +264,7 @@ def test_scores_that_are_not_finite_are_no_success_of_the_attack(tiny, store, ta
 
 @dataclass(frozen=True, kw_only=True)
 class Marks(Mean):
-    """Note, by place, which rows are the malicious clients' hundreds, and return what all but the first f say."""
+    """Note the positions of the malicious clients' rows of hundreds, and average all but the first f."""
 
     notes: list = field(default_factory=list)
 
@@ -288,7 +288,7 @@ def test_places_say_nothing_about_clients(tiny, store):
 
 @dataclass(frozen=True, kw_only=True)
 class TiedKrum(Krum):
-    """Krum on rows that all tie; notes whether the one it takes is malicious."""
+    """Krum on equal rows; it notes whether the chosen one is malicious."""
 
     notes: list = field(default_factory=list)
 

@@ -27,7 +27,7 @@ SIZES = (23, 40, 9, 2, 31)
 
 @pytest.fixture
 def world(tiny, store):
-    """Return the tiny recipe, parts of uneven size, their streams and the rows nobody poisons."""
+    """Return the tiny recipe, parts of uneven size, their keys and an honest `Combine`."""
     experiment = tiny()
     learner = dataclasses.replace(experiment.learner, epochs=3, batch_size=16, label_smoothing=0.1, stack_members=6)
     data = experiment.task.train
@@ -63,7 +63,7 @@ def test_augmentation_in_a_stack_is_that_of_the_loop(world, how):
 
 
 def grown(part: Dataset, other: Dataset) -> Dataset:
-    """Return the part with 17 rows of another one more: another number of steps, too."""
+    """Return the part with 17 rows of another part appended, which also changes its number of steps."""
     return dataclasses.replace(part, **{name: torch.cat([part.columns[name], other.columns[name][:17]]) for name in ("inputs", "labels", "ids", "owners")})
 
 

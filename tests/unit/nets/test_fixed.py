@@ -1,4 +1,4 @@
-"""Feature maps without parameters: each against a picture whose features are known."""
+"""Feature maps without parameters: each is compared with a picture of known features."""
 
 import math
 

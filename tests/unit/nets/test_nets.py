@@ -155,7 +155,7 @@ FAST = FastCNN(widths=(32, 16), pool="max", norm="batch", scale=0.25, whiten_eps
 
 @pytest.fixture
 def fast():
-    """Return a fast network that has seen 300 pictures with neighbouring pixels alike, and those pictures."""
+    """Return a fast network prepared on 300 pictures with similar neighbouring pixels, and those pictures."""
     with seeded(Key.root(0)):
         module = FAST.build((3, 8, 8), 5)
         inputs = nn.functional.avg_pool2d(torch.randn(300, 3, 9, 9), 2, 1)

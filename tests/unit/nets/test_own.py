@@ -1,4 +1,4 @@
-"""Somebody's own network: what tells two apart, what is asked once, and what every part of the line does with it."""
+"""A user's own network: its identity, the checks of its answers, and its use in every part of a run."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ SCALE = 1.0
 
 
 class Functional(nn.Module):
-    """A network whose behaviour lies in plain attributes."""
+    """A network whose behaviour depends on plain attributes."""
 
     def __init__(self, act=F.relu, rate=0.0, scale=1.0, between=nn.Identity):
         super().__init__()
@@ -39,7 +39,7 @@ class Global(Functional):
 
 
 class Answers(nn.Module):
-    """A network that gives something else."""
+    """A network that returns something other than scores."""
 
     def __init__(self, form):
         super().__init__()
@@ -74,7 +74,7 @@ def test_networks_that_differ_in_a_plain_attribute_are_told_apart(what):
 
 
 def test_what_no_answer_shows_tells_networks_apart_by_the_code_alone():
-    """Two networks that answer alike now and act otherwise later: a hook, a global number, a method."""
+    """Two networks that give equal answers now and may differ later: a hook, a global number, a method."""
     hooked = fresh()
     hooked.register_forward_hook(lambda module, given, answer: answer)
     assert own(hooked).content != own(fresh()).content
@@ -229,7 +229,7 @@ LINES = {
     "spectral": (*PATCH, "defense=spectral"),
     "neural_cleanse": (*PATCH, "defense=neural_cleanse", "defense.repair.steps=5"),
 }
-NO_FEATURES, NO_PRUNING = "has no features", "cannot be switched off for good"
+NO_FEATURES, NO_PRUNING = "has no features", "cannot be switched off permanently"
 EXPECTED = {
     ("tuple", "every line"): ("refused", "returns a tuple in evaluation"),
     ("auxiliary", "every line"): ("refused", "returns a tuple in training"),
