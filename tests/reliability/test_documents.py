@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING say is run here, word for word."""
+"""The commands and examples of README and CONTRIBUTING are run here as they are written."""
 
 import re
 import shlex
