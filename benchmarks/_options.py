@@ -1,4 +1,4 @@
-"""What a benchmark is asked for on the command line."""
+"""The options of a benchmark on the command line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the words of `python -m benchmarks` say beside the names.
+class Options:
+    """The options of `python -m benchmarks` beside the names.
 
     Args:
-        data: a folder with cifar10 and mnist in it.
-        commit: of an older version to compare with.
+        data: a folder that contains cifar10 and mnist.
+        commit: the older version to compare with.
     """
 
     data: Path | None = None
