@@ -1,1 +1,1 @@
-"""Attacks: one file a method, one folder a family."""
+"""Attacks: one file per method, one folder per family."""

@@ -1,1 +1,1 @@
-"""Speed and memory, each figure a ratio against a named alternative in the same run: `python -m benchmarks NAME`."""
+"""Benchmarks of speed and memory; each figure is a ratio against a named alternative in the same run: `python -m benchmarks NAME`."""

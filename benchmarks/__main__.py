@@ -15,7 +15,7 @@ from rich.markdown import Markdown
 from threadpoolctl import threadpool_limits
 
 from benchmarks import trend
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from poisonbench.core.errors import ConfigError
 from poisonbench.learn import device
 from poisonbench.report.benchmarks import Benchmark, Comparison, table
@@ -26,28 +26,28 @@ NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswi
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the named benchmarks one after the other; the record of each lies in results/local/benchmarks, or in results/benchmarks.
+    """Run the named benchmarks one after the other; each record is written to results/local/benchmarks, or to results/benchmarks with --publish.
 
-    `trend` measures nothing: it adds the published ratios to results/trend.json, and names those that have fallen.
+    `trend` measures nothing: it adds the published ratios to results/trend.json and prints those that have fallen.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each figure is a ratio against a named alternative in the same run.")
     parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--data", type=Path, help="a folder with cifar10 and mnist in it, for `accuracy`")
+    parser.add_argument("--data", type=Path, help="a folder that contains cifar10 and mnist, for `accuracy`")
     parser.add_argument("--commit", default="HEAD^", help="the older version that `against` compares with")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is one a core")
-    parser.add_argument("--publish", action="store_true", help="write into results/benchmarks, from which the table of docs/performance.md is made")
-    asked = parser.parse_args(words)
-    device.set_threads(asked.threads)
-    if asked.threads:  # what numpy and scipy compute with would take all cores, and its idle threads would slow both sides
-        os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # for processes that are started, and for libraries that are loaded from now on
-        threadpool_limits(asked.threads, user_api="blas")
-    folder = HERE.parent / "results" / ("benchmarks" if asked.publish else "local/benchmarks")
-    for name in asked.names:
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one per core")
+    parser.add_argument("--publish", action="store_true", help="write to results/benchmarks, the source of the table in docs/performance.md")
+    options = parser.parse_args(words)
+    device.set_threads(options.threads)
+    if options.threads:  # otherwise the BLAS of numpy and scipy uses all cores, and its idle threads slow both sides
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for child processes, and for libraries that are loaded later
+        threadpool_limits(options.threads, user_api="blas")
+    folder = HERE.parent / "results" / ("benchmarks" if options.publish else "local/benchmarks")
+    for name in options.names:
         if name == "trend":
             trend.main()
             continue
         try:
-            comparisons = tuple(_measured(name, Asked(data=asked.data, commit=asked.commit)))
+            comparisons = tuple(_measured(name, Options(data=options.data, commit=options.commit)))
         except ConfigError as error:
             raise SystemExit(str(error)) from error
         benchmark = Benchmark(name=name, comparisons=comparisons, machine=machine())
@@ -56,14 +56,14 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measured(name: str, asked: Asked) -> Iterator[Comparison]:
-    for comparison in importlib.import_module(f"benchmarks.{name}").measure(asked):
+def _measured(name: str, options: Options) -> Iterator[Comparison]:
+    for comparison in importlib.import_module(f"benchmarks.{name}").measure(options):
         Console().print(f"{name}: {comparison.work}: {comparison.ratio:.3g}x", markup=False, highlight=False)
         yield comparison
 
 
 def machine() -> dict[str, object]:
-    """Return where it ran."""
+    """Return the facts of this machine: cores, threads, device, versions."""
     place = device.resolve("auto")
     chip = torch.cuda.get_device_name() if place == "cuda" else platform.processor() or platform.machine()
     return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": place, "chip": chip, "bf16": device.has_bf16(place), **provenance()}

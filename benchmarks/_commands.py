@@ -1,4 +1,4 @@
-"""Commands that are timed, here and in another version of the project."""
+"""Commands that are timed, in this version and in another version of the project."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ HOME = Path(__file__).parent.parent
 
 
 def python(*words: str, home: Path = HOME) -> Callable[[], None]:
-    """Return what runs Python with these words in a folder that holds the project.
+    """Return a function that runs Python with these words in a folder that contains the project.
 
     Raises:
-        RuntimeError: when it runs, and ends with another code than those of a run that is done and of words that are refused.
+        RuntimeError: when the function runs: the exit code is neither that of a finished run nor that of refused words.
     """
-    told = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": str(home)}  # as users have it
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": str(home)}  # as for users
 
     def work() -> None:
-        done = subprocess.run([sys.executable, *words], cwd=home, env=told, check=False, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, *words], cwd=home, env=environment, check=False, capture_output=True, text=True)
         if done.returncode not in (DONE, REFUSED):
             raise RuntimeError(f"{' '.join(words)} ended with exit code {done.returncode}: {done.stderr[-500:]}")
 
@@ -32,13 +32,13 @@ def python(*words: str, home: Path = HOME) -> Callable[[], None]:
 
 
 def poisonbench(*words: str, home: Path = HOME) -> Callable[[], None]:
-    """Return what runs these words of the command line."""
+    """Return a function that runs these words of the command line."""
     return python("-m", "poisonbench", *words, home=home)
 
 
 @contextmanager
 def checkout(commit: str) -> Iterator[Path]:
-    """Yield a folder with the project as it was at a commit; it is gone afterwards.
+    """Yield a temporary folder with the project at a commit.
 
     Raises:
         ValueError: there is no such commit.
@@ -49,7 +49,7 @@ def checkout(commit: str) -> Iterator[Path]:
             known = _git("-C", str(HOME), "rev-parse", "--verify", f"{commit}^{{commit}}")
         except subprocess.CalledProcessError as error:
             raise ValueError(f"{commit} is no commit of this clone") from error
-        _git("clone", "--quiet", "--shared", "--no-checkout", str(HOME), str(tree))  # nothing of this clone changes, whenever it ends
+        _git("clone", "--quiet", "--shared", "--no-checkout", str(HOME), str(tree))  # this clone stays unchanged even if the process is killed
         _git("-C", str(tree), "checkout", "--quiet", "--detach", known)
         yield tree
 

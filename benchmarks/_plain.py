@@ -1,4 +1,4 @@
-"""The training loop that most papers' code has: a DataLoader, a picture at a time through PIL, float32, NCHW."""
+"""A plain training loop as in most papers' code: a DataLoader, one picture at a time through PIL, float32, NCHW."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pictures(Rows[tuple[Tensor, int]]):
         self.pictures, self.labels, self.transform = pictures, labels, transform
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         return len(self.labels)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:

@@ -1,4 +1,4 @@
-"""An experiment as the command line would build it, on made-up rows of any shape."""
+"""An experiment as the command line builds it, on made-up rows of any shape."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from poisonbench.storage.store import Store
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Setting:
-    """What a training needs.
+    """The parts of a training.
 
     Args:
         learner: the recipe.
         data: the rows.
-        combine: contributions as they come.
+        combine: how contributions are combined: unchanged.
     """
 
     learner: Learner
@@ -47,7 +47,7 @@ def setting(*words: str, data: tuple[Tensor, Tensor]) -> Setting:
 
 
 def made_up(rows: int, shape: tuple[int, ...], *, classes: int = 10) -> tuple[Tensor, Tensor]:
-    """Return uniform pixels, brighter with the label so that there is something to learn, and labels."""
+    """Return uniform random pixels, brighter for larger labels so that there is something to learn, and labels."""
     generator = Key.root(100).torch()
     labels = torch.arange(rows) % classes
     inputs = torch.randint(0, 128, (rows, *shape), generator=generator, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""How two ways of doing the same work are timed."""
+"""Timing of two ways to do the same work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Costs(NamedTuple):
-    """Wall-clock and processor seconds of each repetition, those of ended child processes included; none of workers, which a server of their own ends."""
+    """Wall-clock and processor seconds of each repetition, including ended child processes, but not workers, which a separate server process starts."""
 
     ours: tuple[float, ...]
     alternative: tuple[float, ...]
@@ -19,27 +19,27 @@ class Costs(NamedTuple):
 
     @property
     def cpu(self) -> dict[str, float]:
-        """Medians of the processor seconds and their ratio, as facts of a comparison: on a busy machine these say more."""
+        """Medians of the processor seconds and their ratio, as facts of a comparison; they are more reliable on a busy machine."""
         ours, alternative = statistics.median(self.ours_cpu), statistics.median(self.alternative_cpu)
         return {"ours_cpu_s": ours, "alternative_cpu_s": alternative, **({"cpu_ratio": alternative / ours} if ours else {})}
 
 
 class Time(NamedTuple):
-    """What work took, in seconds."""
+    """Duration of work, in seconds."""
 
     wall: float
     cpu: float
 
 
 def timed(work: Callable[[], object]) -> Time:
-    """Return the seconds that `work` takes."""
+    """Return the wall-clock and processor seconds that `work` takes."""
     wall, cpu = time.perf_counter(), _processor()
     work()
     return Time(time.perf_counter() - wall, _processor() - cpu)
 
 
 def _processor() -> float:
-    """Return the processor seconds so far of this process and its ended children."""
+    """Return the processor seconds that this process and its ended children have used so far."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
@@ -50,7 +50,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turns(ours: Callable[[], object], alternative: Callable[[], object], *, repeats: int, warm_up: bool = True) -> Costs:
-    """Time both, one after the other, `repeats` times; a first pass of each may not count."""
+    """Time both, one after the other, `repeats` times; with `warm_up`, a first pass of each does not count."""
     if warm_up:
         ours(), alternative()
     pairs = [(timed(ours), timed(alternative)) for _ in range(repeats)]

@@ -1,4 +1,4 @@
-"""Time to an accuracy: a whole training of `quick`, against the plain loop's projected 100 epochs of PreAct-ResNet-18."""
+"""Time to an accuracy: a whole training with `quick`, against 100 projected epochs of PreAct-ResNet-18 in the plain loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._plain import train
 from benchmarks._setting import setting
 from benchmarks._timing import seconds
@@ -23,16 +23,16 @@ from poisonbench.tasks.source import stratified
 EPOCHS, SAMPLE = 100, 1280
 
 
-def measure(asked: Asked, *, held_out: int = 5000) -> Iterator[Comparison]:
-    """Yield the comparison; accuracy is that on training rows held out, seed 100.
+def measure(options: Options, *, held_out: int = 5000) -> Iterator[Comparison]:
+    """Yield the comparison; accuracy is measured on held-out training rows, seed 100.
 
     Raises:
-        ConfigError: no folder with CIFAR-10.
+        ConfigError: there is no folder with CIFAR-10.
     """
-    if asked.data is None:
-        raise ConfigError("benchmark accuracy: give --data, a folder with cifar10 in it")
+    if options.data is None:
+        raise ConfigError("benchmark accuracy: give --data, a folder that contains cifar10")
     local = Path(__file__).parent.parent / "results" / "local" / "store"
-    root = str(asked.data / "cifar10")
+    root = str(options.data / "cifar10")
     task = TorchvisionSet(name="cifar10", root=root, download=False, limit=None, trusted=0.0, public=0.0, split_seed=0).load(Store(local))
     held, rest = stratified(task.train, held_out, Key.root(100))
     rows = task.train.take(rest)

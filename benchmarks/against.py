@@ -1,4 +1,4 @@
-"""This version against an older one: the same commands, in turns, each in a checkout of its own."""
+"""This version against an older one: the same commands, in turns, each in its own checkout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks._asked import Asked
 from benchmarks._commands import HOME, checkout, poisonbench
+from benchmarks._options import Options
 from benchmarks._timing import in_turns
 from poisonbench.core.errors import ConfigError
 from poisonbench.report.benchmarks import Comparison
@@ -21,9 +21,10 @@ class Case:
 
     Args:
         work: what it does.
-        words: of its command line.
-        fresh: each repetition starts from an empty folder of results; otherwise all of one version share one, and the first does not count.
-        results: whether the command takes results_dir=.
+        words: its command line.
+        fresh: whether each repetition starts from an empty results folder; otherwise all repetitions of a version share one, and the first does
+            not count.
+        results: whether the command accepts results_dir=.
     """
 
     work: str
@@ -33,7 +34,7 @@ class Case:
 
     @property
     def sweeps(self) -> bool:
-        """Whether workers compute, whose processor time is not known."""
+        """Whether worker processes compute; their processor time is not known."""
         return self.words[0] == "-m" and "--dry-run" not in self.words
 
 
@@ -53,14 +54,14 @@ CASES = (
 )
 
 
-def measure(asked: Asked, *, cases: tuple[Case, ...] = CASES, repeats: int = 5) -> Iterator[Comparison]:
-    """Yield one comparison a command.
+def measure(options: Options, *, cases: tuple[Case, ...] = CASES, repeats: int = 5) -> Iterator[Comparison]:
+    """Yield one comparison for each command.
 
     Raises:
-        ConfigError: the commit to compare with is not known.
+        ConfigError: the commit to compare with does not exist.
     """
     try:
-        with checkout(asked.commit) as other, tempfile.TemporaryDirectory() as folder:
+        with checkout(options.commit) as other, tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "page.md"
             page.write_text("<!-- records: digits -->\n<!-- end -->\n", encoding="utf-8")
             for number, case in enumerate(cases):
@@ -70,7 +71,7 @@ def measure(asked: Asked, *, cases: tuple[Case, ...] = CASES, repeats: int = 5) 
                 yield Comparison(
                     work=case.work,
                     ours=f"python -m poisonbench {' '.join(case.words)}",
-                    alternative=f"the same at {asked.commit}",
+                    alternative=f"the same at {options.commit}",
                     unit="s",
                     ours_cost=costs.ours,
                     alternative_cost=costs.alternative,
@@ -82,15 +83,15 @@ def measure(asked: Asked, *, cases: tuple[Case, ...] = CASES, repeats: int = 5) 
 
 @dataclass(frozen=True)
 class _Repeated:
-    """A command that is run again and again; a fresh one in a new folder each time."""
+    """A command that is run several times; a fresh one in a new folder each time."""
 
     words: tuple[str, ...]
     home: Path
     folders: Iterator[Path]
 
     def __call__(self) -> None:
-        told = [f"results_dir={folder}" for folder in itertools.islice(self.folders, 1)]
-        poisonbench(*self.words, *told, home=self.home)()
+        chosen = [f"results_dir={folder}" for folder in itertools.islice(self.folders, 1)]
+        poisonbench(*self.words, *chosen, home=self.home)()
 
 
 def _work(case: Case, words: tuple[str, ...], home: Path, folder: Path) -> _Repeated:

@@ -1,7 +1,7 @@
-"""What bounds each piece of work: its arithmetic at the rate of the machine's matrix products, or its bytes at the rate of its copies.
+"""The hardware bound of each piece of work: its arithmetic at the rate of matrix products, or its bytes at the rate of memory copies.
 
-A ratio here is the share of that rate which is reached; 1 is the bound, and more only where an algorithm needs less than is counted.
-Shape letters: R rows, D features, P parameters.
+A ratio here is the share of that rate that is reached. 1 is the bound; more is possible only if an algorithm needs less than is counted. Shape
+letters: R rows, D features, P parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.core.defense import Server
@@ -22,19 +22,19 @@ from poisonbench.core.plugins import adopt_own_packages
 from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
 
-SIDE = 1024  # of the matrices that are multiplied
-BLOCK = 1 << 26  # bytes that are copied at a time: more than a cache holds
+SIDE = 1024  # side of the matrices that are multiplied
+BLOCK = 1 << 26  # bytes that are copied at a time: more than fits in a cache
 TRAININGS = (("small", (1, 8, 8)), ("mnist", (1, 28, 28)), ("pictures", (3, 64, 64)), ("quick", (3, 32, 32)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """What the machine does at its best, as a stand-in for a piece of work.
+    """The machine's best rate, as a stand-in for a piece of work.
 
     Args:
-        name: of it.
+        name: its name.
         run: does it once.
-        size: operations, or bytes, of once.
+        size: operations or bytes of one run.
         unit: "GFLOP" or "GB".
     """
 
@@ -45,20 +45,20 @@ class Bound:
 
 
 def products(kind: torch.dtype) -> Bound:
-    """Return the product of two matrices."""
+    """Return the bound for arithmetic: a product of two matrices."""
     left, right = (torch.randn(SIDE, SIDE, generator=Key.root(seed).torch()).to(kind) for seed in (100, 101))
     name = f"as many operations in products of {SIDE} x {SIDE} {str(kind).removeprefix('torch.')}"
     return Bound(name=name, run=lambda: left @ right, size=2.0 * SIDE**3, unit="GFLOP")
 
 
 def copies() -> Bound:
-    """Return the copy of a block of memory."""
+    """Return the bound for memory: a copy of one block."""
     source, target = torch.zeros(BLOCK, dtype=torch.uint8), torch.ones(BLOCK, dtype=torch.uint8)
     return Bound(name="a copy of as many bytes", run=lambda: target.copy_(source), size=float(BLOCK), unit="GB")
 
 
-def measure(asked: Asked, *, rows: int = 2000, parameters: int = 200_000, features: int = 512, repeats: int = 5) -> Iterator[Comparison]:
-    """Yield one comparison a piece of work."""
+def measure(options: Options, *, rows: int = 2000, parameters: int = 200_000, features: int = 512, repeats: int = 5) -> Iterator[Comparison]:
+    """Yield one comparison for each piece of work."""
     adopt_own_packages()
     for learner, shape in TRAININGS:
         ours = setting(f"learner={learner}", "learner.epochs=1", data=made_up(rows, shape))
@@ -81,14 +81,14 @@ def measure(asked: Asked, *, rows: int = 2000, parameters: int = 200_000, featur
 
 
 def compared(work: str, ours: tuple[str, Callable[[], object]], size: float, bound: Bound, repeats: int) -> Comparison:
-    """Compare work of `size` operations or bytes with as much of its bound.
+    """Compare work of `size` operations or bytes with the same amount of its bound.
 
     Args:
         work: what is done.
-        ours: its name, and what does it.
-        size: operations or bytes that it takes.
-        bound: what the machine does at its best.
-        repeats: of both.
+        ours: its name, and the function that does it.
+        size: operations or bytes that it needs.
+        bound: the machine's best rate.
+        repeats: repetitions of both.
     """
     name, run = ours
     times = max(1, round(size / bound.size))

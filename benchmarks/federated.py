@@ -1,4 +1,4 @@
-"""Federated learning: Krum against a loop over pairs, and a round of many clients in one pass against a loop."""
+"""Federated learning: Krum against a loop over pairs, and a round of many clients in one pass against a loop over clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.core.defense import Server
@@ -17,8 +17,8 @@ from poisonbench.core.rng import Key
 from poisonbench.report.benchmarks import Comparison
 
 
-def measure(asked: Asked, *, clients: int = 100, parameters: int = 100_000, repeats: int = 3) -> Iterator[Comparison]:
-    """Yield both comparisons."""
+def measure(options: Options, *, clients: int = 100, parameters: int = 100_000, repeats: int = 3) -> Iterator[Comparison]:
+    """Yield the comparisons of Krum and of a round."""
     adopt_own_packages()
     updates = torch.randn(clients, parameters, generator=Key.root(100).torch())
     krum: Callable[[Tensor, Server], Tensor] = importlib.import_module("defenses.aggregate.krum").Krum(malicious=clients // 5, variant="paper")
@@ -53,7 +53,7 @@ def measure(asked: Asked, *, clients: int = 100, parameters: int = 100_000, repe
 
 
 def krum_by_pairs(updates_RP: Tensor, malicious: int) -> Tensor:
-    """Return (P,) what Krum selects, from a loop over pairs."""
+    """Return the (P,) contribution that Krum selects, computed in a loop over pairs."""
     count = len(updates_RP)
     scores = []
     for one in range(count):

@@ -1,4 +1,4 @@
-"""Filters on many features: spectral signatures against a singular value decomposition a class, and what the others take."""
+"""Filters on many features: spectral signatures against one singular value decomposition per class, and two other filters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._timing import in_turns
 from poisonbench.core.plugins import adopt_own_packages
 from poisonbench.core.rng import Key
@@ -19,8 +19,8 @@ from poisonbench.report.benchmarks import Comparison
 CLASSES = 10
 
 
-def measure(asked: Asked, *, rows: int = 50_000, dims: int = 512, repeats: int = 3) -> Iterator[Comparison]:
-    """Yield spectral scores of all classes against `numpy.linalg.svd`, reduced and, once, full."""
+def measure(options: Options, *, rows: int = 50_000, dims: int = 512, repeats: int = 3) -> Iterator[Comparison]:
+    """Yield spectral scores of all classes against `numpy.linalg.svd` (reduced, and once full), then k-NN distances and PCA against scikit-learn."""
     adopt_own_packages()
     signature: Callable[..., tuple[Tensor, float]] = importlib.import_module("defenses.sanitize.spectral").signature
     features = torch.randn(rows, dims, generator=Key.root(100).torch())
@@ -40,7 +40,7 @@ def measure(asked: Asked, *, rows: int = 50_000, dims: int = 512, repeats: int =
             alternative_cost=costs.alternative,
         )
     neighbours: Callable[[Tensor, int], Tensor] = importlib.import_module("defenses.sanitize.knn_outlier").relative_distance
-    k = max(1, 3 * rows // 40)  # what the filter takes at an expected rate of 5 %
+    k = max(1, 3 * rows // 40)  # as in the filter at an expected rate of 5 %
     costs = in_turns(
         lambda: [neighbours(part, k) for part in per_class[:1]], lambda: [kth_neighbour(part, k) for part in per_class[:1]], repeats=1, warm_up=False
     )
@@ -65,7 +65,7 @@ def measure(asked: Asked, *, rows: int = 50_000, dims: int = 512, repeats: int =
 
 
 def kth_neighbour(features_RD: Tensor, k: int) -> Tensor:
-    """Return (R,) the distance of each row to its k-th neighbour, over the median of these, from scikit-learn."""
+    """Return (R,) the distance of each row to its k-th neighbour divided by the median of these, by scikit-learn."""
     from sklearn.neighbors import NearestNeighbors
 
     distances, _ = NearestNeighbors(n_neighbors=min(k, 3 * len(features_RD) // 4)).fit(features_RD.double().numpy()).kneighbors()
@@ -74,7 +74,7 @@ def kth_neighbour(features_RD: Tensor, k: int) -> Tensor:
 
 
 def reduced(features_RD: Tensor) -> NDArray[np.float64]:
-    """Return (R, 10) principal components by a whole singular value decomposition."""
+    """Return (R, 10) principal components by a full singular value decomposition."""
     from sklearn.decomposition import PCA
 
     found: NDArray[np.float64] = PCA(10, svd_solver="full").fit_transform(features_RD.double().numpy())
@@ -82,7 +82,7 @@ def reduced(features_RD: Tensor) -> NDArray[np.float64]:
 
 
 def top_projection(features_RD: Tensor, *, full: bool) -> Tensor:
-    """Return (R,) squared projections on the top right singular vector, by a whole decomposition."""
+    """Return (R,) squared projections on the top right singular vector, by a full decomposition."""
     centred = (features_RD - features_RD.mean(0)).numpy()
     _, _, directions = np.linalg.svd(centred, full_matrices=full)
     return torch.from_numpy(centred @ directions[0]).square()

@@ -1,4 +1,4 @@
-"""A whole grid of attacks, defenses and seeds against its distinct trainings alone: what all else costs."""
+"""A whole grid of attacks, defenses and seeds against its distinct trainings alone: the cost of everything else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from benchmarks._asked import Asked
 from benchmarks._commands import poisonbench
+from benchmarks._options import Options
 from benchmarks._timing import timed
 from poisonbench.report.benchmarks import Comparison
 from poisonbench.report.tables import published
@@ -21,8 +21,8 @@ GRID = (
 )
 
 
-def measure(asked: Asked, *, grid: tuple[str, ...] = GRID) -> Iterator[Comparison]:
-    """Yield the one comparison; one worker with one thread, so that seconds can be added up."""
+def measure(options: Options, *, grid: tuple[str, ...] = GRID) -> Iterator[Comparison]:
+    """Yield the comparison; one worker with one thread, so that seconds can be added up."""
     with tempfile.TemporaryDirectory() as folder:
         time = timed(poisonbench("-m", *grid, "threads=1", f"results_dir={folder}"))
         records = published(Path(folder) / "records")
@@ -39,7 +39,7 @@ def measure(asked: Asked, *, grid: tuple[str, ...] = GRID) -> Iterator[Compariso
 
 
 def trainings(records: list[Record]) -> dict[str, float]:
-    """Return the seconds of each training that some record made, by its key in the store."""
+    """Return the seconds of each training that was computed for some record, by its key in the store."""
     found = dict[str, float]()
     for record in records:
         seconds = cast("dict[str, float]", record.cost["seconds"])

@@ -1,4 +1,4 @@
-"""Peak memory of a training over more and more rows: pixels mapped from a file, against float32 tensors as most code holds them."""
+"""Peak memory of a training for growing numbers of rows: pixels mapped from a file, against float32 tensors as in most code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from poisonbench.report.benchmarks import Comparison
 
 HOME = Path(__file__).parent.parent
@@ -22,8 +22,8 @@ SHAPE = (3, 32, 32)
 BATCH = 512
 
 
-def measure(asked: Asked, *, sizes: tuple[int, ...] = (5_000, 50_000, 500_000)) -> Iterator[Comparison]:
-    """Yield one comparison a number of rows: growth of the largest resident memory while a linear model is trained for one epoch."""
+def measure(options: Options, *, sizes: tuple[int, ...] = (5_000, 50_000, 500_000)) -> Iterator[Comparison]:
+    """Yield one comparison for each number of rows: growth of the peak resident memory while a linear model is trained for one epoch."""
     before: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in sizes:
@@ -51,7 +51,7 @@ def _python(way: str, path: Path, rows: int) -> float:
 
 
 def _resident() -> float:
-    """Return the largest resident memory of this process so far, in MiB."""
+    """Return the peak resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -101,9 +101,9 @@ def _train_floats(inputs: torch.Tensor, labels: torch.Tensor) -> None:
 
 
 if __name__ == "__main__":
-    asked, file, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    if asked == "write":
+    way, file, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    if way == "write":
         _write(file, number)
-        print(0)  # noqa: T201  # what the parent reads
+        print(0)  # noqa: T201  # the parent reads it
     else:
-        print((_mapped if asked == "mapped" else _floats)(file, number))  # noqa: T201  # what the parent reads
+        print((_mapped if way == "mapped" else _floats)(file, number))  # noqa: T201  # the parent reads it

@@ -1,4 +1,4 @@
-"""Rules and filters against the libraries that people take for them: ByzFL, ART, scikit-learn and plain numpy, once decisions agree.
+"""Rules and filters against other libraries: ByzFL, ART, scikit-learn and plain numpy. Times are compared only if the decisions agree.
 
 Shape letters: R rows, P parameters, D features.
 """
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._timing import in_turns
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import ConfigError, PoisonbenchError
@@ -32,14 +32,14 @@ STEPS, SMOOTHING = 3, 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One piece of work of ours, and who else does it.
+    """One piece of our work, and the peers that do the same.
 
     Args:
         work: what is done.
-        ours: what of ours does it.
-        run: does it.
-        peers: by name, who does the same.
-        agree: whether the outputs of ours and of a peer are one decision.
+        ours: the name of our implementation.
+        run: our implementation.
+        peers: the other implementations, by name.
+        agree: whether the outputs of ours and of a peer are the same decision.
     """
 
     work: str
@@ -50,13 +50,13 @@ class Case:
 
 
 def measure(
-    asked: Asked, *, clients: int = 50, parameters: int = 200_000, classes: tuple[tuple[int, int], ...] = ((200, 512), (5_000, 512)), repeats: int = 5
+    options: Options, *, clients: int = 50, parameters: int = 200_000, classes: tuple[tuple[int, int], ...] = ((200, 512), (5_000, 512)), repeats: int = 5
 ) -> Iterator[Comparison]:
-    """Yield one comparison a rule or filter and peer.
+    """Yield one comparison for each rule or filter and peer.
 
     Raises:
         ConfigError: a peer is not installed.
-        PoisonbenchError: a peer decides otherwise.
+        PoisonbenchError: the decision of a peer differs.
     """
     byzfl, signatures, activations = (
         peer("byzfl"),
@@ -71,10 +71,10 @@ def measure(
 
 
 def peer(module: str) -> ModuleType:
-    """Import a module of a peer.
+    """Return a module of a peer.
 
     Raises:
-        ConfigError: how to install it.
+        ConfigError: it is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -83,16 +83,16 @@ def peer(module: str) -> ModuleType:
 
 
 def compared(cases: Iterator[Case], repeats: int) -> Iterator[Comparison]:
-    """Yield one comparison a case and peer.
+    """Yield one comparison for each case and peer.
 
     Raises:
-        PoisonbenchError: a peer decides otherwise.
+        PoisonbenchError: the decision of a peer differs.
     """
     for case in cases:
         decided = case.run()
         for name, run in case.peers.items():
             if not case.agree(decided, run()):
-                raise PoisonbenchError(f"{case.work}: {name} decides otherwise than {case.ours}, so their times say nothing")
+                raise PoisonbenchError(f"{case.work}: {name} and {case.ours} decide differently, so their times cannot be compared")
             costs = in_turns(case.run, run, repeats=repeats, warm_up=False)
             yield Comparison(
                 work=case.work,
@@ -106,7 +106,7 @@ def compared(cases: Iterator[Case], repeats: int) -> Iterator[Comparison]:
 
 
 def rules(byzfl: ModuleType, clients: int, parameters: int) -> Iterator[Case]:
-    """Yield the rules that combine updates; ByzFL takes the n - f - 1 nearest where Krum's paper takes n - f - 2, so its f + 1 is the paper's f."""
+    """Yield the rules that combine updates. ByzFL uses the n - f - 1 nearest, Krum's paper n - f - 2, so ByzFL gets f + 1 for the paper's f."""
     updates = torch.randn(clients, parameters, generator=Key.root(100).torch())
     array, f = updates.numpy(), clients // 5
     middle = array.mean(0)
@@ -148,7 +148,7 @@ def _close(ours: object, theirs: object) -> bool:
 
 
 def geometric_median(rows_RP: Floats) -> Floats:
-    """Return (P,) after some steps of Weiszfeld's algorithm from the mean."""
+    """Return the (P,) result of Weiszfeld's algorithm after `STEPS` steps from the mean."""
     centre = rows_RP.mean(0)
     for _ in range(STEPS):
         weights = 1 / np.maximum(np.linalg.norm(rows_RP - centre, axis=1), SMOOTHING)
@@ -166,14 +166,14 @@ def krum(rows_RP: Floats, f: int, chosen: int) -> Floats:
 
 
 def planted(rows: int, dims: int) -> list[Tensor]:
-    """Return (R, D) features of each class, a tenth of which lie elsewhere."""
+    """Return (R, D) features of each class, a tenth of which are shifted."""
     features = torch.randn(CLASSES, rows, dims, generator=Key.root(100).torch()) + torch.arange(CLASSES)[:, None, None]
     features[:, : rows // 10] += 6 * torch.randn(CLASSES, 1, dims, generator=Key.root(101).torch())
     return list(features)
 
 
 def filters(parts: list[Tensor], signatures: Callable[[Floats], Floats], activations: Callable[..., tuple[object, object]]) -> Iterator[Case]:
-    """Yield the filters of features; a decision is which rows of each class go."""
+    """Yield the filters; a decision is which rows of each class are removed."""
     arrays = [part.numpy() for part in parts]
     sizes = f"{sum(map(len, parts))} x {parts[0].shape[1]} features, {len(parts)} classes"
     signature = importlib.import_module("defenses.sanitize.spectral").signature
@@ -207,7 +207,7 @@ def _same(ours: object, theirs: object) -> bool:
 
 
 def top(scores: Floats) -> NDArray[np.bool_]:
-    """Return (R,) bool, the rows that spectral signatures remove at an expected rate."""
+    """Return (R,) bool, the rows that spectral signatures remove at the expected rate."""
     gone = np.zeros(len(scores), dtype=bool)
     gone[np.argsort(-scores, kind="stable")[: round(1.5 * RATE * len(scores))]] = True
     return gone
@@ -226,14 +226,14 @@ def _art(arrays: list[Floats], activations: Callable[..., tuple[object, object]]
 
 
 def smaller(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return (R,) bool, the rows of the smaller cluster where it is small enough to look like poison."""
+    """Return (R,) bool, the rows of the smaller cluster if it is small enough to look like poison; else none."""
     small = labels == np.bincount(labels, minlength=2).argmin()
     found: NDArray[np.bool_] = small & bool(small.sum() < SIZE * len(small))
     return found
 
 
 def clustered(features_RD: Floats) -> NDArray[np.bool_]:
-    """Return (R,) bool, the rows of the smaller cluster where size and silhouette say that it is poison."""
+    """Return (R,) bool, the rows of the smaller cluster if its size and the silhouette indicate poison; else none."""
     from sklearn.cluster import KMeans  # ten starts were its default when backdoor-toolbox was written
     from sklearn.decomposition import PCA
     from sklearn.metrics import silhouette_score

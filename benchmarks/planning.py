@@ -1,4 +1,4 @@
-"""What it costs to plan a sweep, to find a finished one, to fill a page from records, and to keep small values that two processes ask for."""
+"""The cost of planning a sweep, of finding a finished one, of filling a page from records, and of storing small values that two processes need."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks._asked import Asked
 from benchmarks._commands import poisonbench, python
+from benchmarks._options import Options
 from benchmarks._timing import Costs, costs_of, in_turns, seconds, timed
 from poisonbench.report.benchmarks import Comparison
 
@@ -25,8 +25,10 @@ for number in range(count)[::step]:
 """
 
 
-def measure(asked: Asked, *, cells: tuple[str, ...] = CELLS, sweep: tuple[str, ...] = SWEEP, values: int = 10_000, repeats: int = 3) -> Iterator[Comparison]:
-    """Yield planning and a page against importing torch, a finished sweep against the first, and values found against values made."""
+def measure(
+    options: Options, *, cells: tuple[str, ...] = CELLS, sweep: tuple[str, ...] = SWEEP, values: int = 10_000, repeats: int = 3
+) -> Iterator[Comparison]:
+    """Yield planning and a page against importing torch, a finished sweep against the first run, and values found against values computed."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.md"
         page.write_text("<!-- records: digits -->\n<!-- end -->\n", encoding="utf-8")
@@ -54,6 +56,6 @@ def _compared(work: str, ours: str, alternative: str, costs: Costs) -> Compariso
 
 
 def _two_ask(folder: Path, count: int) -> None:
-    """Let two processes ask for the same values, one from either end."""
+    """Run two processes that need the same values, starting from opposite ends."""
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda step: python("-c", VALUES, str(folder), str(count), step)(), ("1", "-1")))

@@ -1,6 +1,6 @@
 """Private training: our DP-SGD against a loop written with Opacus's PrivacyEngine, with the same network, batch and noise.
 
-What the noise has to be and what it spends is computed before the clock runs, in ours by its first pass: it is the same work on both sides.
+The noise multiplier and the epsilon are computed before the timing starts (in ours by the warm-up): this work is the same on both sides.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.core.learner import Plan
@@ -28,15 +28,15 @@ BATCH, BOUND, DELTA, EPSILON = 256, 1.0, 1e-5, 3.0
 
 
 def nets(side: int) -> dict[str, tuple[str, FeatureNet]]:
-    """Return what each network is called, the words that choose it, and one of it for grey pictures of `side`."""
+    """Return for each network its name, the words that choose it, and an instance for grey pictures of `side`."""
     with seeded(Key.root(100)):
         mlp = MLP(widths=(128,), norm="none").build((1, side, side), 10)
         cnn = SmallCNN(widths=(64, 128, 256), depths=(1, 1, 1), pool="max", norm="group").build((1, side, side), 10)
     return {f"MLP {side * side}-128-10": ("net=mlp", mlp), f"CNN of 64, 128, 256 channels on {side}x{side}": ("net=small", cnn)}
 
 
-def measure(asked: Asked, *, rows: int = 8 * BATCH, sides: tuple[int, ...] = (8, 28), repeats: int = 5) -> Iterator[Comparison]:
-    """Yield one comparison a network and size of made-up grey pictures: one epoch of Poisson samples of `BATCH` rows on average."""
+def measure(options: Options, *, rows: int = 8 * BATCH, sides: tuple[int, ...] = (8, 28), repeats: int = 5) -> Iterator[Comparison]:
+    """Yield one comparison for each network and size of made-up grey pictures: one epoch of Poisson samples of `BATCH` rows on average."""
     private = importlib.import_module("defenses.train.dp_sgd")
     step = private.PrivateStep(epsilon=EPSILON, delta=DELTA, max_grad_norm=BOUND, accountant="rdp", sampling="poisson")
     for side in sides:
@@ -62,17 +62,17 @@ def measure(asked: Asked, *, rows: int = 8 * BATCH, sides: tuple[int, ...] = (8,
 
 
 def train_private(net: nn.Module, inputs: Tensor, labels: Tensor, *, noise: float) -> PrivacyEngine:
-    """Train for one epoch as the tutorials of Opacus do, and return the engine, which knows what was spent.
+    """Train for one epoch as in the tutorials of Opacus, and return the engine, which holds the epsilon spent.
 
     Args:
-        net: from standardised pixels to scores; it is trained on.
+        net: from standardised pixels to scores; it is trained in place.
         inputs: (N, C, H, W) uint8.
         labels: (N,) int64.
         noise: multiplier of the clipping bound.
     """
     rows, net = TensorDataset(inputs.float() / 127.5 - 1, labels), net.train()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Opacus says that its draws are not secret, and torch that pixels want no gradient
+        warnings.simplefilter("ignore")  # Opacus warns that its draws are not secret, and torch that pixels need no gradient
         engine, optimizer = PrivacyEngine(accountant="rdp"), torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
         model, optimizer, loader = engine.make_private(
             module=net, optimizer=optimizer, data_loader=DataLoader(rows, batch_size=BATCH), noise_multiplier=noise, max_grad_norm=BOUND

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._setting import Setting, made_up, setting
 from benchmarks._timing import seconds
 from poisonbench.core.data import Dataset
@@ -26,8 +26,8 @@ NETS = {
 }
 
 
-def measure(asked: Asked, *, members: tuple[int, ...] = (16, 64, 256)) -> Iterator[Comparison]:
-    """Yield one comparison a network, a number of members and a back-end; parts of 16 to 64 rows, batches of 16, ten epochs."""
+def measure(options: Options, *, members: tuple[int, ...] = (16, 64, 256)) -> Iterator[Comparison]:
+    """Yield one comparison for each network, number of members and back-end; parts of 16 to 64 rows, batches of 16, ten epochs."""
     for name, (word, shape) in NETS.items():
         for count in members:
             sizes = (16 + Key.root(100).per_row(torch.arange(count))[:, 0] * 49).long().tolist()
@@ -37,12 +37,12 @@ def measure(asked: Asked, *, members: tuple[int, ...] = (16, 64, 256)) -> Iterat
 
 
 def _compared(name: str, whole: Setting, parts: list[Dataset]) -> Iterator[Comparison]:
-    """Time the loop between the back-ends, so that all of them are measured in one stretch."""
+    """Time the loop before and after the back-ends, so that a drift of the machine's speed affects both sides."""
     loop = cast("Central", whole.learner)
     rngs = [Key.root(100).child(str(member)) for member in range(len(parts))]
     hows: tuple[How, ...] = ("grouped", "vmap", "unfold") if "CNN" in name else ("grouped", "vmap")
     few = slice(0, 4)
-    for how in ("loop", *hows):  # the first call of a kind pays for more than its work
+    for how in ("loop", *hows):  # the first call of each kind includes one-time costs
         dataclasses.replace(loop, stack=how).fit_many(parts[few], whole.combine, rngs[few])
     before = seconds(lambda: loop.fit_many(parts, whole.combine, rngs))
     spent = {how: seconds(lambda how=how: dataclasses.replace(loop, stack=how).fit_many(parts, whole.combine, rngs)) for how in hows}  # type: ignore[misc]

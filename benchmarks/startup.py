@@ -1,4 +1,4 @@
-"""What a command costs before it computes, and a sweep that is asked for a second time."""
+"""The start-up cost of a command, and of a sweep that is run a second time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks._asked import Asked
 from benchmarks._commands import poisonbench, python
+from benchmarks._options import Options
 from benchmarks._timing import in_turns, seconds
 from poisonbench.report.benchmarks import Comparison
 
@@ -16,11 +16,11 @@ RUN = ("attack=backdoor", "defense=spectral", "seed=100", "threads=1")
 SWEEP = ("-m", "attack=none,backdoor", "defense=none,spectral,random_drop", "seed=100,101,102", "threads=1")
 
 
-def measure(asked: Asked, *, run: tuple[str, ...] = RUN, sweep: tuple[str, ...] = SWEEP, repeats: int = 5) -> Iterator[Comparison]:
-    """Yield commands and a run found in the store against importing torch, and a second sweep against the first."""
+def measure(options: Options, *, run: tuple[str, ...] = RUN, sweep: tuple[str, ...] = SWEEP, repeats: int = 5) -> Iterator[Comparison]:
+    """Yield commands and a run found in the store against importing torch, and the second run of a sweep against the first."""
     with tempfile.TemporaryDirectory() as folder:
         for words in (*COMMANDS, (*run, f"results_dir={folder}")):
-            costs = in_turns(poisonbench(*words), python("-c", "import torch"), repeats=repeats)  # what a run computes falls to the first pass
+            costs = in_turns(poisonbench(*words), python("-c", "import torch"), repeats=repeats)  # the run computes only in the warm-up
             stored = words[: len(run)] == run
             yield Comparison(
                 work="a run found whole in the store" if stored else "start of the command line",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks._asked import Asked
+from benchmarks._options import Options
 from benchmarks._plain import train
 from benchmarks._setting import made_up, setting
 from benchmarks._timing import in_turns
@@ -16,8 +16,8 @@ from poisonbench.report.benchmarks import Comparison
 BATCH = 128
 
 
-def measure(asked: Asked, *, rows: int = 4 * BATCH, repeats: int = 2) -> Iterator[Comparison]:
-    """Yield one comparison a precision of ours; one epoch over made-up 32x32 rows."""
+def measure(options: Options, *, rows: int = 4 * BATCH, repeats: int = 2) -> Iterator[Comparison]:
+    """Yield one comparison for each precision of ours; one epoch over made-up 32x32 rows."""
     made = made_up(rows, (3, 32, 32))
     with seeded(Key.root(100)):
         net = PreActResNet18(pool="average", norm="batch").build((3, 32, 32), 10).to(resolve("auto"))

@@ -1,4 +1,4 @@
-"""How ratios move from one release to the next: a row for each, out of the published benchmarks."""
+"""Trend of the ratios from release to release: one row each, from the published benchmarks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from poisonbench.report.benchmarks import Benchmark
 from poisonbench.report.benchmarks import read as read_benchmark
 from poisonbench.storage.record import provenance
 
-SLOWER = 0.9  # a ratio below this share of the one before is named
+SLOWER = 0.9  # a ratio below this share of the one before is printed
 
 
 class Row(TypedDict):
     """One release.
 
     Args:
-        version: of poisonbench.
-        commit: at which the row was made.
-        ratios: how many times the cost of ours its alternative costs, by comparison.
+        version: version of poisonbench.
+        commit: commit at which the row was made.
+        ratios: cost of the alternative / cost of ours, by comparison.
     """
 
     version: str
@@ -33,7 +33,7 @@ class Row(TypedDict):
 
 
 def row(benchmarks: Sequence[Benchmark], version: str, commit: str) -> Row:
-    """Return one release: the ratio of each comparison, by processor time where it was taken."""
+    """Return the row of one release: the ratio of each comparison, by processor time where it was measured."""
     ratios = {
         f"{benchmark.name}: {each.work}, {each.ours} against {each.alternative}": round(each.facts.get("cpu_ratio", each.ratio), 3)
         for benchmark in benchmarks
@@ -43,7 +43,7 @@ def row(benchmarks: Sequence[Benchmark], version: str, commit: str) -> Row:
 
 
 def slower(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """Return what has lost more than a tenth of its ratio: the ratio before, and now."""
+    """Return the comparisons that have lost more than a tenth of their ratio: the ratio before, and now."""
     return {name: (before[name], ratio) for name, ratio in now.items() if name in before and ratio < SLOWER * before[name]}
 
 
@@ -58,11 +58,11 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def main(home: Path = HOME / "results") -> None:
-    """Add this version to `results/trend.json`, and name what has become slower since the one before."""
-    told = provenance()
+    """Add this version to `results/trend.json`, and print what has become slower since the version before."""
+    facts = provenance()
     benchmarks = [read_benchmark(path) for path in sorted((home / "benchmarks").glob("*.json"))]
-    versions = cast("Mapping[str, str]", told["versions"])
-    new = row(benchmarks, versions["poisonbench"], str(told["commit"]))
+    versions = cast("Mapping[str, str]", facts["versions"])
+    new = row(benchmarks, versions["poisonbench"], str(facts["commit"]))
     path = home / "trend.json"
     before = [old for old in read(path) if old["version"] != new["version"]]
     console = Console(soft_wrap=True, highlight=False, markup=False)

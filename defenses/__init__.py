@@ -1,1 +1,1 @@
-"""Defenses: one file a method, one folder a slot."""
+"""Defenses: one file per method, one folder per slot."""

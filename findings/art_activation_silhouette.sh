@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Finding: ART 1.20.1, ActivationDefence with cluster_analysis="silhouette-scores", removes the whole class in which it finds poison.
 #
-# Behaviour: in a class whose smaller cluster is suspicious, the report names that cluster alone (10 % of the class here), but the
-#   rows of both clusters come back as poison, and poisonous_clusters marks neither. The analyzer names the suspicious cluster as
-#   the clean one as well, so the rows of the other cluster are never set: their entries are whatever the memory of a new array
-#   held, and count as poison unless that is exactly 1. An entry that is neither 0 nor 1 was reported in 2019 (issue 186, closed).
-# Input: 400 rows of whole numbers in two classes; 20 rows of class 1 lie 60 away along one axis.
+# Behaviour: in a class whose smaller cluster is suspicious, the report names only that cluster (10 % of the class here), but the
+#   rows of both clusters are returned as poison, and poisonous_clusters marks neither. The analyzer also lists the suspicious
+#   cluster as the clean one, so the entries of the other cluster's rows are never set. They contain the uninitialised memory of a
+#   new array, and count as poison unless it is exactly 1. An entry other than 0 and 1 was reported in 2019 (issue 186, closed).
+# Input: 400 rows of whole numbers in two classes; 20 rows of class 1 are shifted by 60 along one axis.
 # Output seen (Python 3.11, numpy 2.4.6, scikit-learn 1.9.1):
 #   report: class 1 suspicious=True, sizes of its clusters 20 and 180
 #   poisonous_clusters of class 1: [0.0, 0.0]
 #   marked as poison in class 1: 200 of 200 rows, 20 of them poisoned
 # Also seen: importing ART 1.20.1 needs `packaging`, which it does not list as a requirement.
-# The script ends with 0 if this is still so, and fails if it has changed.
+# The script exits with 0 if the behaviour is unchanged, and with an error if it has changed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -25,7 +25,7 @@ from art.defences.detector.poison import ActivationDefence
 
 
 class Identity:
-    """An estimator whose features are its inputs, with what the defence asks of one."""
+    """An estimator whose features are its inputs, with the attributes that the defence needs."""
 
     nb_classes, layer_names = 2, ["features"]
 
@@ -40,12 +40,12 @@ poison[np.flatnonzero(labels == 1)[:20]] = True
 rows[poison, 0] += 60
 defence = ActivationDefence(Identity(), rows, np.eye(2)[labels])
 report, is_clean = defence.detect_poison(nb_clusters=2, nb_dims=10, reduce="PCA", cluster_analysis="silhouette-scores")
-told, clusters = report["class_1"], sorted(np.bincount(defence.clusters_by_class[1]).tolist())
+summary, clusters = report["class_1"], sorted(np.bincount(defence.clusters_by_class[1]).tolist())
 marked = np.array(is_clean)[labels == 1] == 0
 print(f"adversarial-robustness-toolbox {art.__version__}, numpy {np.__version__}")
-print(f"report: class 1 suspicious={told['suspicious']}, sizes of its clusters {clusters[0]} and {clusters[1]}")
+print(f"report: class 1 suspicious={summary['suspicious']}, sizes of its clusters {clusters[0]} and {clusters[1]}")
 print(f"poisonous_clusters of class 1: {defence.poisonous_clusters[1].tolist()}")
 print(f"marked as poison in class 1: {marked.sum()} of {len(marked)} rows, {int(poison.sum())} of them poisoned")
-same = told["suspicious"] and clusters == [20, 180] and not defence.poisonous_clusters[1].any() and marked.sum() > 20
-raise SystemExit(0 if same else "changed: the verdict agrees with the report now, or the input is clustered otherwise")
+same = summary["suspicious"] and clusters == [20, 180] and not defence.poisonous_clusters[1].any() and marked.sum() > 20
+raise SystemExit(0 if same else "changed: the verdict agrees with the report now, or the input is clustered differently")
 PY

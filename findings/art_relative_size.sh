@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Finding: ART 1.20.1, ActivationDefence with cluster_analysis="relative-size", ends in an error where a class holds no small cluster.
+# Finding: ART 1.20.1, ActivationDefence with cluster_analysis="relative-size", raises an error if a class has no small cluster.
 #
-# Behaviour: with numpy 2.2 or later, which its requirements allow, detect_poison raises ValueError as soon as both clusters of one
-#   class hold 35 % of it or more: for clean data, the usual case. The analyzer looks for a number in a tuple that holds one array,
-#   and an empty array has no truth value any more. Earlier numpy took it for False with a warning.
+# Behaviour: with numpy 2.2 or later, which its requirements allow, detect_poison raises ValueError if both clusters of a class
+#   contain 35 % of it or more, which is usual for clean data. The analyzer looks for a number in a tuple that contains one array,
+#   and an empty array no longer has a truth value. Earlier versions of numpy used False and printed a warning.
 # Input: 400 rows of whole numbers in two classes, each of them two clusters of 100 rows; no poison.
 # Output seen (Python 3.11, numpy 2.4.6, scikit-learn 1.9.1):
 #   sizes of the clusters: [100, 100] and [100, 100]
 #   ValueError: The truth value of an empty array is ambiguous. Use `array.size > 0` to check that an array is not empty.
-# The script ends with 0 if this is still so, and fails if it has changed.
+# The script exits with 0 if the behaviour is unchanged, and with an error if it has changed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -22,7 +22,7 @@ from art.defences.detector.poison import ActivationDefence
 
 
 class Identity:
-    """An estimator whose features are its inputs, with what the defence asks of one."""
+    """An estimator whose features are its inputs, with the attributes that the defence needs."""
 
     nb_classes, layer_names = 2, ["features"]
 

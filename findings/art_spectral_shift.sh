@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Finding: ART 1.20.1, SpectralSignatureDefense, finds nothing once all features are shifted, and removes rows where no poison is expected.
+# Finding: ART 1.20.1, SpectralSignatureDefense, finds nothing if all features are shifted, and removes rows if no poison is expected.
 #
 # Behaviour: the singular vector is that of the centred features, as in Algorithm 1 of Tran, Li, Madry (2018), but the scores are
-#   projections of the features as they came. One vector added to the features of all rows changes the verdict; the algorithm's
-#   does not change. Rows are kept if their score is below a quantile: with expected_pp_poison=0 the top row of each class
-#   goes all the same, and where all rows of a class are equal, all of them go.
-# Input: 400 rows of whole numbers in two classes; 20 rows of class 1 lie 60 away along one axis, against which all rows are shifted.
+#   projections of the uncentred features. Adding one vector to the features of all rows changes the verdict; that of the algorithm
+#   does not change. Rows are kept if their score is below a quantile. So with expected_pp_poison=0 the top row of each class is
+#   still removed, and if all rows of a class are equal, all of them are removed.
+# Input: 400 rows of whole numbers in two classes; 20 rows of class 1 are shifted by 60 along one axis; then all rows are shifted back along it.
 # Output seen (Python 3.11, numpy 2.4.6):
 #   shift 0: 30 rows removed, 15 of 20 poisoned
 #   shift 60: 30 rows removed, 0 of 20 poisoned
 #   expected_pp_poison=0: 2 rows removed
 #   equal rows: 400 of 400 removed
-# The script ends with 0 if this is still so, and fails if it has changed.
+# The script exits with 0 if the behaviour is unchanged, and with an error if it has changed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -25,7 +25,7 @@ from art.defences.detector.poison import SpectralSignatureDefense
 
 
 class Identity:
-    """An estimator whose features are its inputs, with what the defence asks of one."""
+    """An estimator whose features are its inputs, with the attributes that the defence needs."""
 
     nb_classes, layer_names = 2, ["features"]
 

@@ -1,1 +1,1 @@
-"""Attacks that lower the accuracy on every row."""
+"""Availability attacks: they lower the accuracy on all test rows."""

@@ -1,4 +1,4 @@
-"""Unlearnable examples: noise that leaves a model nothing to learn from the pictures.
+"""Error-minimizing noise (unlearnable examples): a model learns the noise instead of the pictures.
 
 Shape letters: N rows, K classes, C channels, H height, W width.
 """
@@ -20,26 +20,29 @@ from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 
-CHUNK = 500
+CHUNK = 500  # rows per gradient computation
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorMinimizing:
-    """Perturb every chosen row so that a surrogate's loss on it is already small.
+    """Add noise to training images so that a model trained on them learns little else.
 
     Source: Huang, Ma, Erfani, Bailey, Wang, "Unlearnable Examples: Making Personal Data Unexploitable", ICLR 2021.
-    Surrogate and noise take turns: the surrogate trains on the perturbed rows, then signed gradient steps lower
-    its loss within the budget's Linf ball, until it errs on no more than `stop_error` of the perturbed rows.
-    Where we differ: the surrogate trains for whole epochs of its own recipe between the noise steps (the paper: ten
-    batches), since an attacker here is handed a trainer, not an optimiser; augmentation is the recipe's.
+
+    A surrogate and the noise are trained in turns. The surrogate trains on the perturbed rows; then signed gradient steps on the noise lower its
+    loss, within the Linf limit of the budget. This ends when the surrogate's error on the perturbed rows is at most `stop_error`, or after `turns`
+    turns.
+
+    Differences: in each turn the surrogate trains for whole epochs with its own recipe, augmentation included. In the paper it trains for ten
+    batches. The attacker here gets a trainer, not an optimizer.
 
     Args:
-        noise: "sample": one noise a row; "class": one a class, shared by its rows.
-        steps: gradient steps on the noise in each turn (paper: 20).
-        step_size: of one step, as a share of the budget's limit (paper: 0.8 of 8, so 0.1).
-        turns: largest number of turns.
-        epochs: passes of the surrogate in each turn.
-        stop_error: training error at which the turns end (paper: 0.01 sample-wise, 0.1 class-wise).
+        noise: "sample", one noise per row; or "class", one noise per class, shared by its rows.
+        steps: gradient steps on the noise in each turn, 1 or more (paper: 20).
+        step_size: size of one step, as a share of the budget's limit, above 0 (paper: 0.8 of 8 grey levels, so 0.1).
+        turns: largest number of turns, 1 or more.
+        epochs: epochs of the surrogate in each turn, 1 or more.
+        stop_error: training error at which the turns end, in [0, 1] (paper: 0.01 sample-wise, 0.1 class-wise).
     """
 
     VERSION: ClassVar[int] = 1
@@ -51,7 +54,7 @@ class ErrorMinimizing:
     stop_error: float
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.steps, self.turns, self.epochs) < 1 or not self.step_size > 0 or not 0 <= self.stop_error <= 1:
             raise ConfigError("attack.data: steps, turns and epochs are 1 or more, step_size above 0, stop_error in [0, 1]")
 
@@ -59,7 +62,7 @@ class ErrorMinimizing:
         """Return the rows with noise on as many of them as the budget allows.
 
         Raises:
-            ConfigError: a budget without an Linf limit, or inputs that are no images.
+            ConfigError: the budget has no Linf limit, or the inputs are not images.
         """
         rows, limit = known.rows, known.budget.limit
         if known.budget.norm != "linf" or limit is None or rows.inputs.ndim != 4:
@@ -86,11 +89,11 @@ class ErrorMinimizing:
             for part in torch.arange(len(rows)).split(CHUNK):
                 gradient.index_add_(0, group[part], pixel_gradient(victim, rows.take(part), noise[group[part]]))
             noise = (noise - self.step_size * limit * gradient.sign()).clamp(-limit, limit)
-        return noise.trunc()  # whole grey levels within the limit, as rounding might step over it
+        return noise.trunc()  # whole grey levels; rounding could exceed the limit
 
 
 def pixel_gradient(victim: Victim, rows: Dataset, noise: Tensor) -> Tensor:
-    """Return the gradient of the summed loss by the (N, C, H, W) noise."""
+    """Return the gradient of the summed loss with respect to the (N, C, H, W) noise."""
     module = victim.module
     if module is None:
         raise ConfigError("attack=error_minimizing needs a surrogate with gradients; choose another threat.surrogate")
@@ -101,5 +104,5 @@ def pixel_gradient(victim: Victim, rows: Dataset, noise: Tensor) -> Tensor:
 
 
 def perturbed(inputs: Tensor, noise: Tensor) -> Tensor:
-    """Return uint8 images: inputs plus noise, rounded and cut to 0..255."""
+    """Return uint8 images: inputs plus noise, rounded and clipped to 0..255."""
     return (inputs.float() + noise).round().clamp(0, 255).to(torch.uint8)

@@ -20,18 +20,20 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFlip:
-    """Give as many rows as the budget allows a wrong label.
+    """Give wrong labels to as many training rows as the budget allows.
 
-    Source: the noise models of Han et al., "Co-teaching", NeurIPS 2018 ("pair": y + 1 mod K; "uniform": any other
-    label alike), a single pair of classes ("class_targeted"), and the ranking of Xiao, Xiao, Eckert, "Adversarial
-    Label Flips Attack on Support Vector Machines", ECAI 2012 ("loss_ranked"): the rows whose flip costs a
-    surrogate most, loss(x, wrong) - loss(x, y), wrong being the label the surrogate finds least likely. There the
-    surrogate is an SVM that is trained anew as flips are chosen; here it is one network trained on the clean rows.
+    Source: "pair" (y + 1 mod K) and "uniform" (any other label, with equal probability) are the noise models of Han et al., "Co-teaching", NeurIPS
+    2018. "class_targeted" flips the rows of one class to one other label. "loss_ranked" follows Xiao, Xiao, Eckert, "Adversarial Label Flips Attack
+    on Support Vector Machines", ECAI 2012: it flips the rows with the largest loss(x, wrong) - loss(x, y) of a surrogate, where `wrong` is the label
+    that the surrogate finds least likely.
+
+    Differences: in "loss_ranked" the paper's surrogate is an SVM that is retrained while flips are chosen. Here it is one network, trained once on
+    the clean rows.
 
     Args:
         mode: "pair", "uniform", "class_targeted" or "loss_ranked".
-        source: the class whose rows are flipped, for "class_targeted".
-        target: the label they get, for "class_targeted".
+        source: class whose rows are flipped, for "class_targeted".
+        target: new label of these rows, for "class_targeted".
     """
 
     VERSION: ClassVar[int] = 1
@@ -43,13 +45,13 @@ class LabelFlip:
         """Return the rows with wrong labels on as many of them as the budget allows.
 
         Raises:
-            ConfigError: a class that there is not, or too few rows to flip.
+            ConfigError: `source` or `target` is not a class, or there are too few rows to flip.
         """
         chosen, labels = self._ranked(known) if self.mode == "loss_ranked" else self._drawn(known, rng)
         return Poisoned(data=known.rows.edit(chosen, labels=labels), mask=known.mask(chosen), goal=Degrade())
 
     def _drawn(self, known: Known, rng: Key) -> tuple[Tensor, Tensor]:
-        """Return (R,) rows and (R,) labels."""
+        """Return (R,) rows and their (R,) new labels, chosen at random."""
         rows, kinds = known.rows, known.rows.num_classes
         if not (0 <= self.source < kinds and 0 <= self.target < kinds and self.source != self.target):
             raise ConfigError(f"attack.data: source={self.source}, target={self.target}; give two of the classes 0 to {kinds - 1}")
@@ -63,7 +65,7 @@ class LabelFlip:
         return chosen, (rows.labels[chosen] + shifts[self.mode]) % kinds
 
     def _ranked(self, known: Known) -> tuple[Tensor, Tensor]:
-        """Return (R,) rows and (R,) labels."""
+        """Return (R,) rows and their (R,) new labels, chosen by the surrogate's loss."""
         count, rows = known.budget.rows(len(known.rows)), known.rows
         pool = known.pool(torch.ones(len(rows), dtype=torch.bool), count)
         if count == 0:
@@ -74,7 +76,7 @@ class LabelFlip:
 
 
 def costliest(scores_NK: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (N,) least likely wrong label of each row, and (N,) by how much it raises the loss."""
+    """Return for each row (N,) the least likely wrong label and (N,) by how much that label raises the loss."""
     own = torch.nn.functional.one_hot(labels_N, scores_NK.shape[1]).bool()
     wrong = scores_NK.masked_fill(own, float("inf")).min(1)
-    return wrong.indices, scores_NK.gather(1, labels_N[:, None])[:, 0] - wrong.values  # the normaliser of softmax cancels
+    return wrong.indices, scores_NK.gather(1, labels_N[:, None])[:, 0] - wrong.values  # the normalising term of the softmax cancels

@@ -1,4 +1,4 @@
-"""Random labels: the memorisation test as an attack."""
+"""Random labels: the memorisation experiment, used as an attack."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class RandomLabel:
-    """Give as many rows as the budget allows a label drawn from all classes alike, their own among them.
+    """Give as many training rows as the budget allows a random label, drawn uniformly from all classes.
 
-    Source: Zhang, Bengio, Hardt, Recht, Vinyals, "Understanding Deep Learning Requires Rethinking Generalization",
-    ICLR 2017, "partially corrupted labels". A share of 1 / K of the chosen rows keeps its label; the mask and the
-    budget count them all the same.
+    Source: Zhang, Bengio, Hardt, Recht, Vinyals, "Understanding Deep Learning Requires Rethinking Generalization", ICLR 2017, "partially corrupted
+    labels".
+
+    The draw includes the true label, so about 1 / K of the chosen rows keep their label. The mask and the budget count these rows as well.
     """
 
     VERSION: ClassVar[int] = 1

@@ -1,1 +1,1 @@
-"""Attacks that plant a trigger."""
+"""Backdoor attacks: inputs with a trigger get the target label."""

@@ -19,23 +19,23 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class BadNets:
-    """Stamp a patch on some rows and relabel them.
+    """Stamp a patch on some training rows and give them the target label.
 
-    Source: Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply
-    Chain", 2017. The patch is stamped on the stored pixels, before any augmentation, so a random crop may
-    cut it, as in the benchmarks of the field. Rows that already bear the wished label are left out unless
-    `poison_target_class` is set: poisoning them spends budget without changing a label, as some benchmarks do.
-    The rows are nested over rates: those of a smaller rate are among those of a larger one.
+    Source: Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017.
+
+    The patch is stamped on the stored pixels, before augmentation, so a random crop may cut it, as in the common benchmarks. Rows that already have
+    the target label are not used: poisoning them spends budget without changing a label. Some benchmarks use them; set `poison_target_class` for
+    that. With the same seed, the rows poisoned at a smaller rate are among those poisoned at a larger rate.
 
     Args:
         pattern: "white" or "checkerboard".
-        image: an image file instead of the pattern; transparent pixels are not stamped.
-        size: side of the patch, in pixels.
-        position: where the patch lies.
-        margin: pixels between the patch and the border.
-        mapping: "all_to_one" wishes for `target`, "all_to_all" for the next label (y + 1 mod K).
+        image: an image file used instead of the pattern; transparent pixels are not stamped. null: use the pattern.
+        size: side of the patch in pixels, 1 or more.
+        position: "bottom_right", "bottom_left", "top_right", "top_left" or "center".
+        margin: pixels between the patch and the border, 0 or more.
+        mapping: "all_to_one", the target label is `target`; or "all_to_all", it is the next label (y + 1 mod K).
         target: target label, for "all_to_one".
-        poison_target_class: also poison rows that already bear the wished label.
+        poison_target_class: also poison rows that already have the target label.
     """
 
     VERSION: ClassVar[int] = 1
@@ -52,7 +52,7 @@ class BadNets:
         """Return the rows with the patch on as many of them as the budget allows.
 
         Raises:
-            ConfigError: a target that is no class, a patch that does not fit, or too few rows to poison.
+            ConfigError: the target is not a class, the patch does not fit, or there are too few rows to poison.
         """
         rows, wish = known.rows, self.wish(known.rows.num_classes)
         goal = Backdoor(trigger=self.patch(rows), wish=wish)
@@ -61,7 +61,7 @@ class BadNets:
         return Poisoned(data=data, mask=known.mask(chosen), goal=goal)
 
     def wish(self, num_classes: int) -> Tensor:
-        """Return (K,) int64, the wished label for each true label."""
+        """Return (K,) int64, the target label for each true label."""
         to_one = all_to(self.target, num_classes)
         return (torch.arange(num_classes) + 1) % num_classes if self.mapping == "all_to_all" else to_one
 

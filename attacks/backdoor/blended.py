@@ -1,4 +1,4 @@
-"""Blended injection: a whole picture, faintly laid over the input."""
+"""Blended injection: a whole picture, blended faintly into the input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Blend:
-    """A convex combination with one pattern.
+    """Trigger: a weighted average of the input and one pattern.
 
     Args:
         pattern: (C, H, W) uint8.
@@ -37,15 +37,16 @@ class Blend:
 
 @dataclass(frozen=True, kw_only=True)
 class Blended:
-    """Blend a pattern into some rows and relabel them.
+    """Blend a pattern into some training rows and give them the target label.
 
-    Source: Chen, Liu, Li, Lu, Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017,
-    "blended injection". The paper blends a cartoon picture or uniform random pixels; the random pattern is the
-    default here, since no picture is shipped. One weight serves training and test (paper: up to 0.2 in training).
+    Source: Chen, Liu, Li, Lu, Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017, "blended injection".
+
+    Differences: the paper blends a cartoon picture or uniform random pixels. The default here is random pixels, since no picture is shipped. The same
+    weight is used in training and at test time (paper: up to 0.2 in training).
 
     Args:
-        image: an image file, scaled to the inputs; null draws uniform random pixels.
-        pattern_seed: of the random pixels; the same for every seed of a run.
+        image: an image file, scaled to the inputs; null: uniform random pixels.
+        pattern_seed: seed of the random pixels; they do not depend on the seed of the run.
         alpha: weight of the pattern, in (0, 1].
         target: target label.
     """
@@ -57,15 +58,15 @@ class Blended:
     target: int
 
     def __post_init__(self) -> None:
-        """Refuse a weight that means nothing."""
+        """Check that the weight is in range."""
         if not 0 < self.alpha <= 1:
-            raise ConfigError(f"attack.data.alpha={self.alpha}: a weight lies in (0, 1]")
+            raise ConfigError(f"attack.data.alpha={self.alpha}: the weight is in (0, 1]")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with the pattern on as many of them as the budget allows.
 
         Raises:
-            ConfigError: a target that is no class, inputs that are no images, or too few rows to poison.
+            ConfigError: the target is not a class, the inputs are not images, or there are too few rows to poison.
         """
         rows, wish = known.rows, all_to(self.target, known.rows.num_classes)
         goal = Backdoor(trigger=Blend(pattern=self.pattern(tuple(rows.inputs.shape[1:])), alpha=self.alpha), wish=wish)

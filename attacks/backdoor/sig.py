@@ -1,4 +1,4 @@
-"""SIG: a faint sinusoid on rows that keep their label."""
+"""SIG: a faint sinusoid on rows that keep their labels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class Sinusoid:
-    """A horizontal sinusoid added to every row of pixels: delta * sin(2 pi j f / W) in column j.
+    """Trigger: a horizontal sinusoid added to every row of pixels, delta * sin(2 pi j f / W) in column j.
 
     Args:
         delta: amplitude, in grey levels.
-        frequency: f, periods over the width.
+        frequency: f, number of periods over the width.
     """
 
     VERSION: ClassVar[int] = 1
@@ -31,7 +31,7 @@ class Sinusoid:
     frequency: float
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return (M, C, H, W) copies, rounded and cut to 0..255."""
+        """Return (M, C, H, W) copies, rounded and clipped to 0..255."""
         width = inputs.shape[3]
         wave = self.delta * torch.sin(2 * math.pi * torch.arange(width) * self.frequency / width)
         return (inputs.float() + wave).round().clamp(0, 255).to(torch.uint8)
@@ -39,16 +39,16 @@ class Sinusoid:
 
 @dataclass(frozen=True, kw_only=True)
 class Sig:
-    """Add a sinusoid to rows of the target class; no label changes.
+    """Add a sinusoid to rows of the target class and keep all labels (clean-label).
 
-    Source: Barni, Kallas, Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning",
-    ICIP 2019. The paper's amplitude is 20 to 40 and its frequency 6; the common benchmarks take 40 and 6, in training
-    and test alike, and so does the default here. The rate counts all training rows, as everywhere: with K classes
-    no more than about 1 / K can be poisoned.
+    Source: Barni, Kallas, Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning", ICIP 2019.
+
+    The paper uses amplitudes from 20 to 40 and frequency 6. The common benchmarks use 40 and 6, in training and at test time; these are the defaults
+    here. The poison rate is a share of all training rows, so with K equal classes at most about 1 / K can be poisoned.
 
     Args:
-        delta: amplitude, in grey levels.
-        frequency: periods over the width.
+        delta: amplitude in grey levels, above 0.
+        frequency: number of periods over the width, above 0.
         target: target label, and the class of the poisoned rows.
     """
 
@@ -58,7 +58,7 @@ class Sig:
     target: int
 
     def __post_init__(self) -> None:
-        """Refuse a wave that is none."""
+        """Check that the fields are in range."""
         if not (self.delta > 0 and self.frequency > 0):
             raise ConfigError(f"attack.data: delta={self.delta}, frequency={self.frequency}; both are above 0")
 
@@ -66,7 +66,7 @@ class Sig:
         """Return the rows with the sinusoid on as many rows of the target class as the budget allows.
 
         Raises:
-            ConfigError: a target that is no class, inputs that are no images, or more poison than the class holds.
+            ConfigError: the target is not a class, the inputs are not images, or the class has fewer rows than the budget.
         """
         rows, wish = known.rows, all_to(self.target, known.rows.num_classes)
         images(tuple(rows.inputs.shape[1:]), "a sinusoid")

@@ -21,9 +21,9 @@ Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "cent
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Patch:
-    """A patch of pixels at a fixed place.
+    """A patch of pixels at a fixed position.
 
-    Black pixels are stamped like any other; some published code takes "above zero" as the mask and cannot.
+    Black pixels are stamped like any other. Some published code stamps only pixels above zero, so it cannot stamp black.
 
     Args:
         pixels: (C, S, S) uint8.
@@ -48,10 +48,10 @@ class Patch:
 
 
 def all_to(target: int, num_classes: int) -> Tensor:
-    """Return (K,) int64, the wish for one target label whatever the true one.
+    """Return (K,) int64: the same target label for every true label.
 
     Raises:
-        ConfigError: a target that is no class.
+        ConfigError: the target is not a class.
     """
     if not 0 <= target < num_classes:
         raise ConfigError(f"attack.data.target={target} is no class; {num_classes} classes allow 0 to {num_classes - 1}")
@@ -62,7 +62,7 @@ def images(shape: tuple[int, ...], what: str) -> tuple[int, int, int]:
     """Return channels, height and width of inputs of `shape`.
 
     Raises:
-        ConfigError: inputs that are no images.
+        ConfigError: the inputs are not images.
     """
     if len(shape) != 3:
         raise ConfigError(f"{what} needs images, not inputs of shape {shape}")
@@ -73,30 +73,30 @@ def place(shape: tuple[int, ...], side: int, position: Position, margin: int) ->
     """Return the first row and column of a patch in images of `shape` (C, H, W).
 
     Raises:
-        ConfigError: a patch that does not fit.
+        ConfigError: the patch does not fit.
     """
     _, height, width = images(shape, "a patch")
     if side < 1 or margin < 0 or side + margin > min(height, width):
-        told = f"lower attack.data.size to {most}" if margin >= 0 and (most := min(height, width) - margin) > 0 else "set attack.data.margin=0"
-        told = told if side > 0 else "set attack.data.size=1"
-        raise ConfigError(f"a patch of {side}x{side} with margin {margin} does not fit {height}x{width} images; {told}")
+        advice = f"lower attack.data.size to {most}" if margin >= 0 and (most := min(height, width) - margin) > 0 else "set attack.data.margin=0"
+        advice = advice if side > 0 else "set attack.data.size=1"
+        raise ConfigError(f"a patch of {side}x{side} with margin {margin} does not fit {height}x{width} images; {advice}")
     low, right = height - side - margin, width - side - margin
     corners = {"bottom_right": (low, right), "bottom_left": (low, margin), "top_right": (margin, right), "top_left": (margin, margin)}
     return corners.get(position, ((height - side) // 2, (width - side) // 2))
 
 
 def drawn(pattern: Literal["white", "checkerboard"], channels: int, side: int) -> tuple[Tensor, Tensor]:
-    """Return pixels (C, S, S) and mask (S, S) of a drawn pattern; a checkerboard begins with white."""
+    """Return pixels (C, S, S) and mask (S, S) of a pattern; the top left pixel of a checkerboard is white."""
     squares = torch.arange(side)[:, None] + torch.arange(side)[None]
     white = torch.ones(side, side, dtype=torch.bool) if pattern == "white" else squares % 2 == 0
     return (white * 255).to(torch.uint8).expand(channels, side, side).clone(), torch.ones(side, side, dtype=torch.bool)
 
 
 def from_file(image: File, channels: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return pixels (C, H, W) and mask (H, W) of an image file, scaled to `size`, H by W; transparent pixels are not in the mask.
+    """Return pixels (C, H, W) and mask (H, W) of an image file, scaled to `size` (H, W); transparent pixels are not in the mask.
 
     Raises:
-        DataError: a file that is no image, or a number of channels that no image has.
+        DataError: the file is not an image, or the inputs do not have 1 or 3 channels.
     """
     if channels not in (1, 3):
         raise DataError(f"a trigger from a file needs images of 1 or 3 channels, not {channels}")

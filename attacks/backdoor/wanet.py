@@ -24,12 +24,13 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """An elastic warp with one fixed field.
+    """Trigger: an elastic warp with one fixed field.
 
     Args:
-        control: S, control points a side (k in the paper).
-        strength: mean displacement of the control points, in units of (2 / H) of the normalised grid (s in the paper).
-        pattern_seed: of the control points.
+        control: S, control points per side (k in the paper).
+        strength: mean displacement of the control points along each axis (s in the paper), in units of 1 / H of coordinates in [-1, 1]: half a
+            pixel.
+        pattern_seed: seed of the control points.
     """
 
     VERSION: ClassVar[int] = 1
@@ -65,24 +66,25 @@ def field(warp: Warp, height: int, width: int) -> Tensor:
 
 
 def jitter(rng: Key, count: int, height: int, width: int) -> Tensor:
-    """Return (M, H, W, 2) uniform in [-1, 1): what tells a noise-warped row from a triggered one."""
+    """Return (M, H, W, 2) uniform in [-1, 1): the extra noise in the warp of cover rows."""
     return torch.rand(count, height, width, 2, generator=rng.torch()) * 2 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaNet:
-    """Warp some rows and relabel them; warp others with noise in the field and leave their labels (cover rows).
+    """Warp some training rows and give them the target label; warp others with extra noise and keep their labels (cover rows).
 
-    Source: Nguyen and Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021: k = 4, s = 0.5, cover
-    ratio 2. There the attacker runs the training; here the data alone are poisoned, cover rows included, so both
-    count against the budget: of its rows one in (1 + cover_ratio) carries the trigger. The paper's training is
-    `attack=wanet_training`. Cover rows keep their label and are no poison to a filter that is measured.
+    Source: Nguyen and Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021: k = 4, s = 0.5, two cover rows for each triggered row.
+
+    Differences: the paper's attacker runs the training; that attack is `attack=wanet_training`. Here only the data are poisoned. Cover rows count
+    against the budget as well: of the rows that it allows, one in (1 + cover_ratio) carries the trigger. A cover row keeps its label,
+    and does not count as poison when a filter is measured.
 
     Args:
-        control: control points a side.
-        strength: displacement of the control points.
-        pattern_seed: of the warping field; the same for every seed of a run.
-        cover_ratio: noise-warped rows for each triggered row, 0 or more.
+        control: control points per side, 2 or more.
+        strength: mean displacement of the control points in units of half a pixel, above 0.
+        pattern_seed: seed of the warping field; it does not depend on the seed of the run.
+        cover_ratio: cover rows for each triggered row, 0 or more.
         target: target label.
     """
 
@@ -94,7 +96,7 @@ class WaNet:
     target: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if self.control < 2 or not self.strength > 0 or self.cover_ratio < 0:
             raise ConfigError("attack.data: control is 2 or more, strength above 0, cover_ratio 0 or more")
 
@@ -107,7 +109,7 @@ class WaNet:
         """Return the rows with warps on as many of them as the budget allows.
 
         Raises:
-            ConfigError: a target that is no class, inputs that are no images, or too few rows to poison.
+            ConfigError: the target is not a class, the inputs are not images, or there are too few rows to poison.
         """
         rows, wish = known.rows, all_to(self.target, known.rows.num_classes)
         _, height, width = images(tuple(rows.inputs.shape[1:]), "a warp")
@@ -121,9 +123,9 @@ class WaNet:
         return Poisoned(data=data.edit(cover, inputs=noise), mask=known.mask(chosen), goal=goal, cover=known.mask(cover))
 
     def triggers(self, rows: int) -> int:
-        """Return how many of so many changed rows carry the trigger; the others are cover."""
+        """Return how many of `rows` changed rows carry the trigger; the others are cover rows."""
         return math.ceil(rows / (1 + self.cover_ratio))
 
     def noisy(self, inputs: Tensor, shift: Tensor) -> Tensor:
-        """Return uint8 copies, warped by the field and a `shift` of (M, H, W, 2), and rounded."""
+        """Return uint8 copies, warped by the field plus a (M, H, W, 2) `shift`, and rounded."""
         return self.trigger.moved(inputs.float(), shift).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""WaNet as the paper has it: the attacker runs the training, in noise mode."""
+"""WaNet as in the paper: the attacker runs the training, in noise mode."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class WaNetGoal:
-    """Leave the rows as they are and ask for WaNet's backdoor: the data slot of an attacker who runs the training.
+    """Keep the rows unchanged and set the goal of WaNet's backdoor; the data slot of `attack=wanet_training`.
 
     Source: Nguyen and Tran, ICLR 2021.
 
     Args:
-        like: the warp and the target.
+        like: the WaNet attack whose warp and target label are used.
     """
 
     VERSION: ClassVar[int] = 1
@@ -40,21 +40,24 @@ class WaNetGoal:
 
 @dataclass(frozen=True, kw_only=True)
 class WaNetStep(PlainStep):
-    """Warp the first rows of each batch and relabel them, warp the next with noise.
+    """In every batch, warp some rows and give them the target label; warp others with extra noise and keep their labels.
 
-    Source: Nguyen and Tran, ICLR 2021, section 3.3 ("noise mode"). As in the authors' code rows are warped first, and cropped and mirrored
-    afterwards. The paper triggers 10 % and noise-warps 20 % of the rows of a batch; here both count against the budget, as in
-    `WaNet`: of the rows that the threat allows in a step one in (1 + cover_ratio) carries the trigger.
+    Source: Nguyen and Tran, ICLR 2021, section 3.3 ("noise mode").
+
+    As in the authors' code, rows are warped first, then cropped and mirrored.
+
+    Differences: the paper triggers 10 % and noise-warps 20 % of the rows of a batch. Here both count against the budget, as in `WaNet`: of the rows
+    that the threat allows in a step, one in (1 + cover_ratio) carries the trigger.
 
     Args:
-        like: the warp, the cover ratio and the target.
+        like: the WaNet attack whose warp, cover ratio and target label are used.
     """
 
     VERSION: ClassVar[int] = 2
     like: WaNet
 
     def rows(self, batch: Batch, moment: Moment) -> Batch:
-        """Return the rows with triggered and noise-warped ones among them; rows of the target class stay as they are."""
+        """Return the batch with triggered and noise-warped rows; rows of the target class stay unchanged."""
         height, width = batch.inputs.shape[2:]
         others = (batch.labels != self.like.target).nonzero()[:, 0][: moment.allowed]
         count = self.like.triggers(len(others))

@@ -1,4 +1,4 @@
-"""A Little Is Enough: hide inside the spread of the honest updates.
+"""A Little Is Enough (ALIE): malicious updates within the spread of the honest ones.
 
 Shape letters: V visible updates, P parameters.
 """
@@ -17,29 +17,28 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class Alie:
-    """Send mean - z * deviation of the visible updates, coordinate by coordinate.
+    """Send mean - z * standard deviation of the visible updates, coordinate by coordinate.
 
-    Source: Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed Learning", NeurIPS
-    2019. z is the largest with which the malicious updates lie nearer to the mean than s of the honest ones:
-    z = Phi^-1((n - f - s) / (n - f)), s = floor(n / 2 + 1) - f. For usual numbers it is small (n = 20, f = 4: 0.16)
-    and can be zero, which makes the attack a no-op (n = 10, f = 2), so z is in the facts of every record. The authors' code
-    defaults to z = 1.5.
+    Source: Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed Learning", NeurIPS 2019.
 
-    The paper's attacker is not omniscient: mean and deviation are those of the malicious clients' own honest updates. So is
-    the default here (threat=federated_partial); with threat.omniscient=true they are those of all honest clients, as most
-    suites have it. The deviation divides by the number of updates, as numpy.var does in the authors' code, not by one less:
-    with f = 4 malicious clients the other form is 15 % larger. A single malicious client sees no spread and sends its honest
-    update.
+    z is the largest value for which the malicious updates are closer to the mean than s of the honest ones: z = Phi^-1((n - f - s) / (n - f)) with s
+    = floor(n / 2 + 1) - f, n clients and f malicious ones. For usual numbers z is small (n = 20, f = 4: 0.16), and it can be 0 (n = 10, f = 2): then
+    the plain mean is sent. Every record therefore has z in its facts. The authors' code defaults to z = 1.5.
+
+    As in the paper, mean and deviation are those of the malicious clients' own honest updates (threat=federated_partial, the default). With
+    threat.omniscient=true they are those of all honest clients, as in most suites. The deviation divides by the number of updates, as numpy.var in
+    the authors' code does, not by that number minus one; with f = 4 the other form is 15 % larger. A single malicious client sees no deviation and
+    sends its honest update.
 
     Args:
-        z: deviations, or null for the formula.
+        z: number of standard deviations, 0 or more; null: the formula above.
     """
 
     VERSION: ClassVar[int] = 2
     z: float | None
 
     def __post_init__(self) -> None:
-        """Refuse a negative deviation."""
+        """Check that z is in range."""
         if self.z is not None and self.z < 0:
             raise ConfigError(f"attack.update.z={self.z}: 0 or more, or null for the formula")
 
@@ -51,7 +50,7 @@ class Alie:
 
 
 def largest_z(clients: int, malicious: int) -> float:
-    """Return the paper's z for n clients and f malicious ones; 0 where the attackers are a majority anyway."""
+    """Return the paper's z for n clients and f malicious ones; 0 if the malicious clients are a majority."""
     honest = clients - malicious
     supporters = clients // 2 + 1 - malicious
     share = (honest - supporters) / honest if honest else 1.0

@@ -1,4 +1,4 @@
-"""Min-Max: as far from the mean as the honest updates are from each other.
+"""Min-Max: an update as far from the mean as the spread of the honest updates allows.
 
 Shape letters: V visible updates, P parameters.
 """
@@ -18,17 +18,21 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax:
-    """Send mean + gamma * p with the largest gamma that keeps the update within the honest updates' diameter of them all.
+    """Send mean + gamma * p, with gamma as large as the spread of the honest updates allows.
 
-    Source: Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for
-    Federated Learning", NDSS 2021, AGR-agnostic Min-Max: max_i ||h + gamma p - u_i|| <= max_ij ||u_i - u_j||. The paper
-    searches gamma by halving steps; the condition is a quadratic in gamma for each i, so it is solved here.
-    The paper has both attackers: one who knows all honest updates (threat=federated, the default here and the stronger one)
-    and one who knows those of the malicious clients alone (threat=federated_partial). Which deviation "std" takes, divided by
-    the number of updates or by one less as here, changes the length of p alone, so gamma but not the update.
+    Source: Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for Federated Learning", NDSS
+    2021, AGR-agnostic Min-Max. gamma is the largest value with max_i ||h + gamma p - u_i|| <= max_ij ||u_i - u_j||, where u_i are the honest updates
+    and h is their mean.
+
+    Differences: the paper searches gamma by halving steps. The condition is quadratic in gamma for each i, so it is solved exactly here. The
+    deviation of "std" divides by the number of updates minus one; dividing by the number would change the length of p, and so gamma, but not the
+    update.
+
+    The paper has two attackers: one knows all honest updates (threat=federated, the default here and the stronger one); the other knows only those of
+    the malicious clients (threat=federated_partial).
 
     Args:
-        direction: p: "std" (minus the deviation), "sign" (minus the sign of the mean) or "unit" (minus the mean, normed).
+        direction: p: "std" (minus the standard deviation), "sign" (minus the sign of the mean) or "unit" (minus the mean, scaled to norm 1).
     """
 
     VERSION: ClassVar[int] = 1
@@ -49,10 +53,9 @@ class MinMax:
 
 
 def largest_gamma(updates_VP: Tensor, towards_P: Tensor) -> float:
-    """Return the largest gamma with ||h + gamma p - u_i|| <= max_jk ||u_j - u_k|| for all i; 0 for a zero direction.
+    """Return the largest gamma with ||h + gamma p - u_i|| <= max_jk ||u_j - u_k|| for all i; 0 if the direction is zero.
 
-    With D_i = ||h - u_i||^2, c_i = <p, h - u_i> and M the diameter it is
-    min_i (-c_i + sqrt(c_i^2 + ||p||^2 (M^2 - D_i))) / ||p||^2.
+    With D_i = ||h - u_i||^2, c_i = <p, h - u_i> and M the diameter, it is min_i (-c_i + sqrt(c_i^2 + ||p||^2 (M^2 - D_i))) / ||p||^2.
     """
     off = (updates_VP.mean(0) - updates_VP).to(torch.float64)
     gram = off @ off.T

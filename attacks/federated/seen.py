@@ -1,4 +1,4 @@
-"""What attacks on updates share: the honest updates as far as the attacker sees them.
+"""Shared code of attacks on updates: the honest updates that the attacker sees.
 
 Shape letters: V visible honest updates, P parameters.
 """
@@ -11,13 +11,13 @@ from poisonbench.core.attack import Crafted, Round
 
 
 def benign(round: Round) -> Tensor:
-    """Return (V, P), the visible updates of honest clients; without any, what the attacker's own would honestly send."""
+    """Return (V, P), the visible updates of honest clients; if there are none, the malicious clients' own honest updates."""
     honest = round.visible & ~round.malicious
     return round.updates[honest if honest.any() else round.malicious]
 
 
 def sent_by_all(round: Round, update: Tensor, facts: dict[str, float]) -> Crafted:
-    """Return the updates with one and the same malicious update from every malicious client."""
+    """Return the updates with the same malicious update from every malicious client."""
     updates = round.updates.clone()
     updates[round.malicious] = update
     return Crafted(updates=updates, facts=facts)

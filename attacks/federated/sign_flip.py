@@ -1,4 +1,4 @@
-"""Sign flipping: send the opposite of one's own honest update."""
+"""Sign flipping: each malicious client sends the opposite of its honest update."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from poisonbench.core.rng import Key
 class SignFlip:
     """Multiply each malicious update by a negative number.
 
-    Source: the reversed-gradient attack of Li, Xu, Chen, Giannakis, Ling, "RSA: Byzantine-Robust Stochastic Aggregation
-    Methods for Distributed Learning from Heterogeneous Datasets", AAAI 2019 (factor -4 there; -1 in most suites). A client
-    needs its own update alone, so it does not matter what the threat lets it see.
+    Source: the reversed-gradient attack of Li, Xu, Chen, Giannakis, Ling, "RSA: Byzantine-Robust Stochastic Aggregation Methods for Distributed
+    Learning from Heterogeneous Datasets", AAAI 2019 (factor -4 there; -1 in most suites).
+
+    A client needs only its own update, so what the threat lets it see makes no difference.
 
     Args:
-        factor: how many times its own update a client sends back, above 0.
+        factor: size of the negative number, above 0.
     """
 
     VERSION: ClassVar[int] = 1
     factor: float
 
     def __post_init__(self) -> None:
-        """Refuse a factor that flips nothing."""
+        """Check that the factor is in range."""
         if not self.factor > 0:
-            raise ConfigError(f"attack.update.factor={self.factor}: a factor above 0; the sign is the attack's own")
+            raise ConfigError(f"attack.update.factor={self.factor}: give a factor above 0; the attack adds the minus sign")
 
     def craft(self, round: Round, rng: Key) -> Crafted:
-        """Return the updates with the malicious ones turned around."""
+        """Return the updates with the malicious ones multiplied by -factor."""
         updates = round.updates.clone()
         updates[round.malicious] *= -self.factor
         return Crafted(updates=updates)

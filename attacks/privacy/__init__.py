@@ -1,1 +1,1 @@
-"""Attacks that find out what a training tells about its rows."""
+"""Privacy attacks: they measure what a trained model reveals about its training rows."""

@@ -1,4 +1,4 @@
-"""Canaries: rows that show how much a training tells about single rows, as a lower bound on its epsilon.
+"""Canaries: rows that measure how much a model reveals about single training rows, as a lower bound on its epsilon.
 
 Shape letters: N rows, Q canaries, K classes.
 """
@@ -21,22 +21,26 @@ from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 
-MOST = 50.0  # the largest epsilon that is asked about
+MOST = 50.0  # the largest epsilon that is tested
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canaries:
-    """Put about half of Q canaries into the training set, and let the trained model's losses guess which.
+    """Add about half of Q canary rows to the training set and guess from the trained model's losses which were added.
 
-    Source: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS 2023. Each canary is a training row with its pixels
-    inverted and a wrong label drawn at random, and joins with probability 1/2. Afterwards the canaries whose losses
-    are the lowest are guessed to be in, those whose losses are the highest to be out, and about the others nothing is said. Too many right guesses
-    contradict a small epsilon, add or remove one row. Q is what the budget allows, which then is never exceeded. The adversary sees the
-    final model's scores alone, so the bound may lie far below what was spent; a bound above it would prove an error in the accounting.
+    Source: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS 2023.
+
+    Each canary is a training row with inverted pixels and a random wrong label. It joins the training set with probability 1/2. After training, the
+    canaries with the lowest losses are guessed to be in and those with the highest losses to be out; for the others no guess is made. Many right
+    guesses rule out a small epsilon (adjacency: add or remove one row). Q is the number of rows that the budget allows, so the budget is never
+    exceeded.
+
+    The adversary sees only the scores of the final model, so the bound may be far below the epsilon spent. A bound above it would prove an error in
+    the accounting.
 
     Args:
-        guessed: share of the canaries that are guessed, half of them in and half out; chosen beforehand.
-        confidence: of the bound.
+        guessed: share of the canaries that are guessed, in (0, 1], half of them in and half out; fixed before the run.
+        confidence: confidence level of the bound, in (0, 1).
     """
 
     VERSION: ClassVar[int] = 1
@@ -44,12 +48,12 @@ class Canaries:
     confidence: float
 
     def __post_init__(self) -> None:
-        """Refuse shares that mean nothing."""
+        """Check that the fields are in range."""
         if not (0 < self.guessed <= 1 and 0 < self.confidence < 1):
             raise ConfigError(f"attack.data: guessed={self.guessed} and confidence={self.confidence} are shares, such as 0.5 and 0.95")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
-        """Return the rows with the canaries that joined behind them."""
+        """Return the rows followed by the canaries that joined."""
         rows = known.rows
         chosen = known.choose(torch.ones(len(rows), dtype=torch.bool), rng.child("rows"))
         canaries = rows.take(chosen)
@@ -63,20 +67,20 @@ class Canaries:
 
 
 def inverted(inputs: Tensor) -> Tensor:
-    """Return the negatives of uint8 pictures, the opposites of other inputs."""
+    """Return 255 minus uint8 pictures, or the negative of other inputs."""
     return 255 - inputs if inputs.dtype == torch.uint8 else -inputs
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reveal(NoGoal):
-    """The model is to tell which canaries it was trained on.
+    """Goal: the model reveals which canaries it was trained on.
 
     Args:
-        inputs: (Q, ...) of the canaries.
-        labels: (Q,) int64, theirs.
-        joined: (Q,) bool, those that are training rows.
+        inputs: (Q, ...) inputs of the canaries.
+        labels: (Q,) int64 labels of the canaries.
+        joined: (Q,) bool, the canaries that are training rows.
         guessed: share of the canaries that are guessed.
-        confidence: of the bound on epsilon.
+        confidence: confidence level of the bound on epsilon.
     """
 
     VERSION: ClassVar[int] = 1
@@ -87,7 +91,7 @@ class Reveal(NoGoal):
     confidence: float
 
     def measure(self, victim: Victim) -> Mapping[str, float]:
-        """Return "epsilon_lower", at the delta that the victim's training spent or 0, and "canaries_right", the share of right guesses."""
+        """Return "epsilon_lower" and "canaries_right", the share of right guesses; the bound is at the delta that the victim's training spent, or 0."""
         each = int(self.guessed * len(self.labels)) // 2
         if not each:
             return {}
@@ -100,7 +104,7 @@ class Reveal(NoGoal):
 
 
 def least_epsilon(right: int, guesses: int, canaries: int, *, delta: float, confidence: float) -> float:
-    """Return the largest epsilon that so many right guesses contradict, 0 if none; at most 50."""
+    """Return the largest epsilon that this number of right guesses rules out, at most 50; 0 if it rules out none."""
     low, high = 0.0, MOST
     if chance(right, guesses, canaries, low, delta) > 1 - confidence:
         return 0.0
@@ -111,10 +115,10 @@ def least_epsilon(right: int, guesses: int, canaries: int, *, delta: float, conf
 
 
 def chance(right: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
-    """Return a bound of the chance that an (epsilon, delta)-private training lets anybody guess so many right.
+    """Return an upper bound on the probability of at least `right` right guesses about an (epsilon, delta)-private training.
 
-    With delta 0 right guesses are no more likely than heads of a coin that shows them with e^epsilon / (1 + e^epsilon). A delta adds
-    2 Q delta times the largest average, over 1, 2, ..., of the coin's chances of one, two, ... heads fewer.
+    With delta = 0, right guesses are no more likely than heads of a coin that shows heads with probability e^epsilon / (1 + e^epsilon). A delta above
+    0 adds 2 Q delta times the largest average, over 1, 2, ..., of the coin's probabilities of one, two, ... heads fewer.
     """
     coin = 1 / (1 + np.exp(-epsilon))
     at_least = float(stats.binom.sf(right - 1, guesses, coin))

@@ -1,1 +1,1 @@
-"""Attacks on chosen test rows."""
+"""Targeted attacks: they change the answers for chosen test rows."""

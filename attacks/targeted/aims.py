@@ -1,4 +1,4 @@
-"""What the targeted attacks share: which label they wish for, and which rows they build on.
+"""Shared code of targeted attacks: the wished label of a target, and the base rows of the poison.
 
 Shape letters: T targets, N rows, D features, K classes, R rows chosen.
 """
@@ -24,24 +24,24 @@ Bases = Literal["nearest", "first", "random"]
 
 
 def wished(targets: Dataset, wish: Wish, rng: Key) -> Tensor:
-    """Return (T,) int64, a label other than the true one for each target: drawn from all others, or the next class."""
+    """Return (T,) int64, a wrong label for each target: drawn from all other labels, or the next class."""
     kinds = targets.num_classes
     drawn = 1 + (rng.child("wish").per_row(targets.ids)[:, 0] * (kinds - 1)).long()
     return (targets.labels + (drawn if wish == "random" else 1)) % kinds
 
 
 def bases(known: Known, label: int, how: Bases, rng: Key, victim: Victim) -> Tensor:
-    """Return (R,) int64, rows of the wished class to build the poison on, as many as the budget allows.
+    """Return (R,) int64, the rows of the wished class that the poison starts from, as many as the budget allows.
 
     Args:
-        known: the attacker's world; its first target is what "nearest" is near to.
+        known: what the attacker knows; "nearest" is relative to its first target.
         label: the wished class.
-        how: "nearest" to the target in the surrogate's features, the class's "first" rows, or "random" ones.
+        how: "nearest" to the target in the surrogate's features, the "first" rows of the class, or "random" ones.
         rng: for "random".
         victim: the surrogate.
 
     Raises:
-        ConfigError: fewer rows in the class than the budget asks for.
+        ConfigError: the class has fewer rows than the budget.
     """
     rows, count = known.rows, known.budget.rows(len(known.rows))
     pool = known.pool(rows.labels == label, count)
@@ -54,20 +54,20 @@ def bases(known: Known, label: int, how: Bases, rng: Key, victim: Victim) -> Ten
 
 
 def distances(victim: Victim, inputs: Tensor, target: Tensor) -> Tensor:
-    """Return (N,) Euclidean distances to one target in the victim's features."""
+    """Return (N,) Euclidean distances to one target in the features of `victim`."""
     return (victim.features(inputs) - victim.features(target)).square().sum(1).sqrt()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scene:
-    """What a clean-label attack optimises on.
+    """The inputs of a clean-label optimisation.
 
     Args:
-        inputs: (R, C, H, W) uint8 rows to start from, all of the wished class.
+        inputs: (R, C, H, W) uint8 base rows, all of the wished class.
         label: the wished class.
         target: (1, C, H, W) uint8.
         modules: the surrogates.
-        limit: largest change of a pixel.
+        limit: largest change of a pixel, in grey levels.
     """
 
     inputs: Tensor
@@ -78,7 +78,7 @@ class Scene:
 
 
 class CleanLabel(Protocol):
-    """A targeted attack that moves rows of the wished class and leaves every label as it is."""
+    """A targeted attack that perturbs rows of the wished class and keeps all labels."""
 
     @property
     def wish(self) -> Wish:
@@ -87,12 +87,12 @@ class CleanLabel(Protocol):
 
     @property
     def bases(self) -> Bases:
-        """How the rows to start from are chosen."""
+        """How the base rows are chosen."""
         ...
 
     @property
     def surrogates(self) -> int:
-        """How many networks of different seeds are trained."""
+        """Number of surrogates, trained with different seeds."""
         ...
 
     def moved(self, scene: Scene, rng: Key) -> Tensor:
@@ -101,11 +101,11 @@ class CleanLabel(Protocol):
 
 
 def clean_label(attack: CleanLabel, known: Known, rng: Key) -> Poisoned:
-    """Train the surrogates, choose the rows, let the attack move them.
+    """Train the surrogates, choose the base rows and let the attack perturb them.
 
     Raises:
-        ConfigError: no Linf limit, inputs that are no images, a surrogate without gradients, or fewer rows in the wished
-            class than the budget asks for.
+        ConfigError: there is no Linf limit, the inputs are not images, a surrogate has no gradients, or the wished class has fewer rows than the
+            budget.
     """
     rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng)
     if known.budget.norm != "linf" or limit is None or rows.inputs.ndim != 4:

@@ -1,4 +1,4 @@
-"""Bullseye Polytope: poisons whose mean feature is the target's.
+"""Bullseye Polytope: poisons whose mean feature equals the target's.
 
 Shape letters: R poisons, M surrogates, C channels, H height, W width.
 """
@@ -20,25 +20,27 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class BullseyePolytope:
-    """Move rows of the wished class, within the budget, so that the mean of their features is the target's.
+    """Perturb rows of the wished class, within the budget, so that the mean of their features equals the target's features.
 
-    Source: Aghakhani, Meng, Wang, Kruegel, Vigna, "Bullseye Polytope: A Scalable Clean-Label Poisoning Attack with
-    Improved Transferability", EuroS&P 2021: minimise, over M surrogates, the mean of
-    ||mean_j phi(x_j) - phi(t)|| / ||phi(t)|| by Adam on the pixels. Settings are those of the poisoning benchmark of
-    Schwarzschild, Goldblum, Gupta, Dickerson, Goldstein, "Just How Toxic Is Data Poisoning?", ICML 2021: 1,200 iterations,
-    lr 0.04, beta1 0.9, a limit of 8 grey levels, and bases that its setup files fix, drawn at random from the base class.
-    The attack's own paper takes the first five of a class held for it ("first"); "nearest" is ours, and nearer to the goal
-    from the start. The learning rate is on [0, 1] here and on normalised pixels there, so that a step is four times as long
-    here; with a quarter of it the final loss was the same to 0.0003 (digits, 8 targets on seeds 100 and 101). The networks
-    here have no dropout, so there is nothing to average over its draws (BP-3x, BP-5x).
+    Source: Aghakhani, Meng, Wang, Kruegel, Vigna, "Bullseye Polytope: A Scalable Clean-Label Poisoning Attack with Improved Transferability", EuroS&P
+    2021: minimise, over M surrogates, the mean of ||mean_j phi(x_j) - phi(t)|| / ||phi(t)|| by Adam on the pixels.
+
+    The settings are those of the benchmark of Schwarzschild, Goldblum, Gupta, Dickerson, Goldstein, "Just How Toxic Is Data Poisoning?", ICML 2021:
+    1,200 iterations, lr 0.04, beta1 0.9, a limit of 8 grey levels, and base rows that its setup files fix, drawn at random from the base class. The
+    attack's own paper uses the first five rows of a class that is held out for this ("first").
+
+    Differences: "nearest" is our addition; it starts closer to the goal. The learning rate is for pixels in [0, 1] here and for normalised pixels
+    there, so a step is four times as long here; with a quarter of it the final loss was the same to 0.0003 (digits, 8 targets on seeds 100 and 101).
+
+    Not included: averaging over dropout (BP-3x, BP-5x), since the networks here have no dropout.
 
     Args:
-        wish: the wished label: "random" among the wrong ones, or the "next" class.
-        bases: rows to start from: "random" of the wished class (benchmark), its "first" ones, or the "nearest" to the target
-            in feature space.
-        iterations: of Adam.
-        lr: of Adam, on pixels in [0, 1].
-        surrogates: M, extractors of different seeds.
+        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        bases: rows to start from: "random" ones of the wished class (benchmark), its "first" ones, or the "nearest" to the target in feature
+            space.
+        iterations: iterations of Adam, 1 or more.
+        lr: learning rate of Adam, on pixels in [0, 1], above 0.
+        surrogates: M, number of surrogates with different seeds, 1 or more.
     """
 
     VERSION: ClassVar[int] = 1
@@ -49,7 +51,7 @@ class BullseyePolytope:
     surrogates: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.iterations, self.surrogates) < 1 or not self.lr > 0:
             raise ConfigError("attack.data: iterations and surrogates are 1 or more, lr is above 0")
 
@@ -79,6 +81,6 @@ class BullseyePolytope:
 
 
 def off_centre(features_RD: Tensor, target_1D: Tensor) -> Tensor:
-    """Return how far the mean feature is from the target's, as a share of the latter's norm."""
+    """Return the distance of the mean feature from the target's feature, as a share of the norm of the latter."""
     off = (features_RD.mean(0, keepdim=True) - target_1D).square().sum()
     return off.sqrt() / target_1D.square().sum().sqrt().clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""Witches' Brew: poisons whose gradient is the one that would flip the target.
+"""Witches' Brew: poisons whose training gradient matches the one that misclassifies the target.
 
 Shape letters: R poisons, B poisons of a batch, C channels, H height, W width.
 """
@@ -22,25 +22,28 @@ from poisonbench.core.threat import Known
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMatching:
-    """Perturb rows of the wished class so that training on them does what training on the flipped target would.
+    """Perturb rows of the wished class so that their training gradient matches that of the target with the wished label.
 
-    Source: Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein, "Witches' Brew: Industrial Scale Data Poisoning via
-    Gradient Matching", ICLR 2021. Minimise 1 - cos(grad L(target, wished), grad L(poisons, their label)) over the
-    surrogates' parameters, by signed Adam on the perturbation; the step size falls by ten at 3/8, 5/8 and 7/8 of the
-    steps. Each batch of poisons is augmented differentiably (flip, shift with bilinear interpolation). Of several
-    restarts the one with the lowest final loss is kept. Bases are drawn at random from the wished class, as in the authors'
-    code. A step there is 0.1 on normalised pixels, about 6 grey levels, whatever the limit (16); here it is a share of the
-    limit, by default a tenth. With steps of 6 grey levels the final loss was the same to 0.002 (digits, 3 targets on seed 100).
+    Source: Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein, "Witches' Brew: Industrial Scale Data Poisoning via Gradient Matching", ICLR
+    2021.
+
+    Minimise 1 - cos(grad L(target, wished), grad L(poisons, their label)), gradients with respect to the surrogates' parameters, by signed Adam on
+    the perturbation. The step size falls by a factor of ten at 3/8, 5/8 and 7/8 of the steps. Each batch of poisons is augmented differentiably
+    (flip, and shift with bilinear interpolation). Of several restarts, the one with the lowest final loss is kept. Base rows are drawn at random from
+    the wished class, as in the authors' code.
+
+    Differences: a step there is 0.1 on normalised pixels, about 6 grey levels, for a limit of 16. Here it is a share of the limit, by default a
+    tenth. With steps of 6 grey levels the final loss was the same to 0.002 (digits, 3 targets on seed 100).
 
     Args:
-        wish: the wished label: "random" among the wrong ones, or the "next" class.
-        bases: rows to start from: "random" of the wished class (paper), "nearest" to the target, or the "first".
-        steps: of Adam (paper: 250).
-        step_size: of one step, as a share of the budget's limit.
-        batch_size: poisons of one step (paper: 512).
-        restarts: independent starts (paper: 8).
-        surrogates: networks of different seeds, their gradients averaged (paper: 1).
-        shift: largest random shift, in pixels (paper: 8).
+        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        bases: rows to start from: "random" ones of the wished class (paper), the "nearest" to the target, or the "first".
+        steps: steps of Adam, 1 or more (paper: 250).
+        step_size: size of one step, as a share of the budget's limit, above 0.
+        batch_size: poisons per batch, 1 or more (paper: 512).
+        restarts: independent starts, 1 or more (paper: 8).
+        surrogates: number of surrogates with different seeds; their losses are averaged (paper: 1).
+        shift: largest random shift in pixels, 0 or more (paper: 8).
         flip: mirror left to right at random.
     """
 
@@ -56,7 +59,7 @@ class GradientMatching:
     flip: bool
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.steps, self.batch_size, self.restarts, self.surrogates) < 1 or not self.step_size > 0 or self.shift < 0:
             raise ConfigError("attack.data: steps, batch_size, restarts and surrogates are 1 or more, step_size above 0, shift 0 or more")
 
@@ -69,7 +72,7 @@ class GradientMatching:
         return clean_label(self, known, rng)
 
     def moved(self, scene: Scene, rng: Key) -> Tensor:
-        """Return (R, C, H, W) uint8 poisons, those of the restart that matches best."""
+        """Return (R, C, H, W) uint8 poisons of the restart with the lowest final loss."""
         wish = torch.tensor([scene.label])
         wanted = [parameter_gradient(module, scene.target.float(), wish, graph=False) for module in scene.modules]
         crafted = [self._start(scene, wanted, rng.child(f"restart/{number}")) for number in range(self.restarts)]
@@ -102,7 +105,7 @@ class GradientMatching:
 
 
 def parameter_gradient(module: Differentiable, inputs: Tensor, labels: Tensor, *, graph: bool) -> Tensor:
-    """Return (P,), the gradient of the mean cross-entropy by the parameters, differentiable itself if `graph`."""
+    """Return (P,), the gradient of the mean cross-entropy with respect to the parameters; with `graph` it can be differentiated itself."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     loss = F.cross_entropy(module(inputs), labels)
     return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights, create_graph=graph)])
@@ -115,18 +118,18 @@ def mismatch(modules: list[Differentiable], wanted: list[Tensor], inputs: Tensor
 
 
 def within(noise: Tensor, clean: Tensor, limit: float) -> Tensor:
-    """Return the noise cut to the limit and to pixels in 0..255."""
+    """Return the noise clipped to the limit and to pixels in 0..255."""
     return (clean + noise.clamp(-limit, limit)).clamp(0, 255) - clean
 
 
 def augmented(inputs: Tensor, draws_B3: Tensor, shift: float, *, flip: bool) -> Tensor:
-    """Return mirrored and shifted images, bilinear, zeros from outside; differentiable by the pixels.
+    """Return mirrored and shifted images (bilinear, zeros from outside), differentiable with respect to the pixels.
 
     Args:
         inputs: (B, C, H, W) float32.
-        draws_B3: uniform in [0, 1), for the shifts along width and height and the mirror.
+        draws_B3: uniform in [0, 1), for the shift along the width, the shift along the height, and the mirror.
         shift: largest shift, in pixels.
-        flip: mirror those whose draw is below one half.
+        flip: mirror the images whose draw is below one half.
     """
     height, width = inputs.shape[2:]
     mirror = torch.where((draws_B3[:, 2] < 0.5) & torch.tensor(flip), -1.0, 1.0)

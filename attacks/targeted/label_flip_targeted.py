@@ -1,4 +1,4 @@
-"""The dirty-label baseline of targeted attacks: relabel the rows around the target."""
+"""The dirty-label baseline of targeted attacks: new labels for the rows around the target."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from poisonbench.core.threat import Known
 class LabelFlipTargeted:
     """Give the wished label to the training rows nearest to the target.
 
-    Source: the k-nearest label-flip baseline that clean-label attacks are compared with; see Schwarzschild, Goldblum,
-    Gupta, Dickerson, Goldstein, "Just How Toxic Is Data Poisoning?", ICML 2021, on why such baselines belong in a
-    table. Distance is Euclidean in the features of a surrogate trained on the clean rows; rows that already bear
-    the wished label are left out.
+    Source: the k-nearest label-flip baseline that clean-label attacks are compared with. See Schwarzschild, Goldblum, Gupta, Dickerson, Goldstein,
+    "Just How Toxic Is Data Poisoning?", ICML 2021, for why such baselines are needed.
+
+    The distance is Euclidean in the features of a surrogate trained on the clean rows. Rows that already have the wished label are not used.
 
     Args:
-        wish: the wished label: "random" among the wrong ones, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
     """
 
     VERSION: ClassVar[int] = 1

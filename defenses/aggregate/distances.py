@@ -1,4 +1,4 @@
-"""What distance-based rules share: one Gram matrix, and the paper's Krum score.
+"""Shared code of distance-based rules: squared distances from one Gram matrix, and Krum's score.
 
 Shape letters: R contributions, P parameters.
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from poisonbench.core.errors import ConfigError
 
-COLUMNS = 2000  # no power of two: rows of such a length fall into the same few cache sets; 33 ms against 37 of 2048 at 50 x 200,000
+COLUMNS = 2000  # not a power of two: such rows share a few cache sets; 33 ms, 37 with 2048, at 50 x 200,000
 
 
 def squared_distances(rows_RP: Tensor) -> Tensor:
-    """Return (R, R) float64 squared Euclidean distances, from one Gram matrix of centred rows; as symmetric as distances are.
+    """Return (R, R) float64 squared Euclidean distances, exactly symmetric, from one Gram matrix of centred rows.
 
-    A few columns at a time, which stay in the processor's cache: memory beside the rows is O(R^2). Of the matrix, only two
-    blocks that hold its upper triangle are computed.
+    Columns are read in blocks that stay in the processor's cache, so memory beside the rows is O(R^2). Only two blocks that contain the upper
+    triangle are computed.
     """
     gram = torch.zeros(len(rows_RP), len(rows_RP), dtype=torch.float64, device=rows_RP.device)
     half, share = len(rows_RP) // 2, gram.new_full((len(rows_RP),), 1 / len(rows_RP))
@@ -39,8 +39,8 @@ def krum_scores(squared_RR: Tensor, neighbours: int, *, power: int = 2, include_
     Args:
         squared_RR: squared distances.
         neighbours: how many are summed.
-        power: of the distance that is summed; the paper sums squares.
-        include_self: count a contribution's own zero among the neighbours; the paper does not.
+        power: power of the distance that is summed; the paper uses 2.
+        include_self: count the zero distance of a contribution to itself; the paper does not.
     """
     powered = squared_RR ** (power / 2)
     ordered = powered.sort(1).values
@@ -48,61 +48,61 @@ def krum_scores(squared_RR: Tensor, neighbours: int, *, power: int = 2, include_
     return ordered[:, first : first + neighbours].sum(1)
 
 
-def assumed(asked: int | None, told: int) -> int:
-    """Return f: what the defense assumes, or what the threat says, which is oracle knowledge.
+def assumed(own: int | None, true: int) -> int:
+    """Return f: the defense's own number, or else the true number of the threat, which is oracle knowledge.
 
     Args:
-        asked: the defense's own number, or none.
-        told: the threat's number.
+        own: the number that the defense assumes, or None.
+        true: the number of the threat.
     """
-    return told if asked is None else asked
+    return true if own is None else own
 
 
 def borne(f: int, contributors: int, *, least: int, rule: str) -> int:
-    """Return f, or the most that a rule which needs n >= 2 f + least can bear where updates were dropped.
+    """Return f, or the largest number that still satisfies n >= 2 f + least; it is smaller than f if updates were dropped.
 
     Raises:
-        ConfigError: too few contributions for any f.
+        ConfigError: there are too few contributions for any f.
     """
-    need(contributors >= least, _asks(rule, least, contributors, 0))
+    need(contributors >= least, _requirement(rule, least, contributors, 0))
     return min(f, (contributors - least) // 2)
 
 
 def room(contributors: int, f: int, *, least: int, rule: str, own: bool = False) -> None:
-    """Refuse a round in which a rule that needs n >= 2 f + least cannot bear f.
+    """Check that a rule which needs n >= 2 f + least contributions can be used in this round.
 
     Args:
         contributors: n.
-        f: the number of malicious ones that the rule assumes.
-        least: contributions that the rule needs where f is 0.
+        f: the number of malicious contributions that the rule assumes.
+        least: contributions that the rule needs if f is 0.
         rule: its name.
-        own: the number is the defense's own, not the threat's.
+        own: whether f is the defense's own number, not the threat's.
 
     Raises:
-        ConfigError: the precondition, in words, and what meets it.
+        ConfigError: there are too few contributions; the message names a value that fits.
     """
     most = (contributors - least) // 2
     if most > 0:
-        told = f"defense.aggregate.malicious={most}" if own else f"threat.budget.clients={_share(most, contributors)}"
+        remedy = f"defense.aggregate.malicious={most}" if own else f"threat.budget.clients={_share(most, contributors)}"
     else:
-        told = f"task.clients={2 * f + least}" if own else f"task.clients={least + 2} threat.budget.clients={_share(1, least + 2)}"
-    need(f <= most, f"{_asks(rule, least, contributors, f)}; set {told}")
+        remedy = f"task.clients={2 * f + least}" if own else f"task.clients={least + 2} threat.budget.clients={_share(1, least + 2)}"
+    need(f <= most, f"{_requirement(rule, least, contributors, f)}; set {remedy}")
 
 
-def _asks(rule: str, least: int, contributors: int, f: int) -> str:
+def _requirement(rule: str, least: int, contributors: int, f: int) -> str:
     return f"defense={rule} needs n >= 2 f + {least} contributions; this round has n = {contributors} with f = {f}"
 
 
 def _share(malicious: int, clients: int) -> float:
-    """Return a share of clients that selects so many, who are counted by rounding down."""
+    """Return the share of clients that selects this number; the number of clients is rounded down."""
     return math.ceil(1e4 * malicious / clients) / 1e4
 
 
 def need(holds: bool, sentence: str) -> None:
-    """Refuse what does not hold.
+    """Check a condition.
 
     Raises:
-        ConfigError: the sentence.
+        ConfigError: the condition does not hold; the message is `sentence`.
     """
     if not holds:
         raise ConfigError(sentence)

@@ -19,14 +19,15 @@ from poisonbench.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class GeometricMedian:
-    """Weiszfeld steps from the mean, distances smoothed from below.
+    """Approximate the geometric median by Weiszfeld steps from the mean, with smoothed distances.
 
-    Source: Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP 2022 (RFA): three steps,
-    smoothing 1e-6. Three steps from the mean do not converge; take more for the median itself. Needs n > 2 f.
+    Source: Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP 2022 (RFA): three steps, smoothing 1e-6. Needs n > 2 f.
+
+    Three steps from the mean do not converge; use more steps for the median itself.
 
     Args:
-        steps: of Weiszfeld's algorithm.
-        smoothing: smallest distance that is divided by.
+        steps: steps of Weiszfeld's algorithm, 1 or more.
+        smoothing: smallest distance used as a divisor, above 0.
     """
 
     VERSION: ClassVar[int] = 1
@@ -34,16 +35,16 @@ class GeometricMedian:
     smoothing: float
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if self.steps < 1 or not self.smoothing > 0:
             raise ConfigError("defense.aggregate: steps is 1 or more, smoothing above 0")
 
     def check(self, contributors: int, malicious: int) -> None:
-        """Refuse n <= 2 f."""
+        """Check that n > 2 f."""
         room(contributors, malicious, least=1, rule="geometric_median")
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
-        """Return (P,)."""
+        """Return the (P,) aggregate."""
         centre = columnwise(rows_RP, lambda rows: rows.mean(0))
         for _ in range(self.steps):
             weights = 1 / distances(rows_RP, centre).clamp_min(self.smoothing)
@@ -54,7 +55,7 @@ class GeometricMedian:
 def distances(rows_RP: Tensor, centre: Tensor) -> Tensor:
     """Return (R,) float64 distances to the (P,) float64 centre.
 
-    Two or three rows at a time in one buffer: fresh memory for all of them took longer than the sums.
+    Two or three rows at a time share one buffer: allocating memory for all rows took longer than the sums.
     """
     groups = rows_RP.tensor_split(max(1, len(rows_RP) // 2))
     buffer = torch.empty_like(groups[0], dtype=torch.float64)

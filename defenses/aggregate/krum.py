@@ -1,4 +1,4 @@
-"""Krum: the one contribution that lies closest to its neighbours.
+"""Krum: the one contribution that is closest to its neighbours.
 
 Shape letters: R contributions, P parameters.
 """
@@ -15,7 +15,7 @@ from poisonbench.core.defense import Server
 
 
 class Score(NamedTuple):
-    """How a published code scores: the power of the distance, neighbours n - f - `fewer`, and whether self is one."""
+    """The score of a published code: the power of the distance, n - f - `fewer` neighbours, and whether a contribution is its own neighbour."""
 
     power: int
     fewer: int
@@ -36,12 +36,14 @@ VARIANTS = {
 class Krum:
     """Take the contribution with the smallest sum of squared distances to its n - f - 2 nearest others.
 
-    Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
-    NeurIPS 2017; needs n > 2 f + 2. Published codes differ in the power, in the number of neighbours and in whether
-    a contribution is its own neighbour; the variants stand beside the paper's score so that figures can be compared.
+    Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NeurIPS 2017. Needs n
+    > 2 f + 2.
+
+    Published codes differ in the power, in the number of neighbours, and in whether a contribution is its own neighbour. `variant` offers their
+    scores so that results can be compared.
 
     Args:
-        malicious: f, or null for the threat's own number, which is oracle knowledge.
+        malicious: f; null: the true number of the threat, which is oracle knowledge.
         variant: "paper", or the score of a published code: "byzfl", "flpoison", "lie", "ndss21", "epfml".
     """
 
@@ -50,7 +52,7 @@ class Krum:
     variant: Literal["paper", "byzfl", "flpoison", "lie", "ndss21", "epfml"]
 
     def check(self, contributors: int, malicious: int) -> None:
-        """Refuse n <= 2 f + 2."""
+        """Check that n > 2 f + 2."""
         room(contributors, assumed(self.malicious, malicious), least=3, rule="krum", own=self.malicious is not None)
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:

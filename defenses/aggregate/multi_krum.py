@@ -1,4 +1,4 @@
-"""Multi-Krum: the mean of the contributions that Krum likes best.
+"""Multi-Krum: the mean of the contributions with the lowest Krum scores.
 
 Shape letters: R contributions, P parameters.
 """
@@ -17,14 +17,16 @@ from poisonbench.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class MultiKrum:
-    """Average the m contributions with the lowest Krum scores, scored once.
+    """Average the m contributions with the lowest Krum scores.
 
-    Source: Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, section 4; needs n > 2 f + 2 and m <= n - f - 2. Some
-    codes score anew after each pick.
+    Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NeurIPS 2017, section
+    4. Needs n > 2 f + 2 and m <= n - f - 2.
+
+    Scores are computed once; some codes compute them again after each selection.
 
     Args:
-        malicious: f, or null for the threat's own number, which is oracle knowledge.
-        kept: m, or null for n - f - 2.
+        malicious: f; null: the true number of the threat, which is oracle knowledge.
+        kept: m, 1 or more; null: n - f - 2.
     """
 
     VERSION: ClassVar[int] = 1
@@ -32,17 +34,17 @@ class MultiKrum:
     kept: int | None
 
     def __post_init__(self) -> None:
-        """Refuse an average over nobody."""
+        """Check that at least one contribution is kept."""
         if self.kept is not None and self.kept < 1:
             raise ConfigError(f"defense.aggregate.kept={self.kept}: give 1 or more, or null for n - f - 2")
 
     def check(self, contributors: int, malicious: int) -> None:
-        """Refuse n <= 2 f + 2 and m > n - f - 2."""
+        """Check that n > 2 f + 2 and m <= n - f - 2."""
         f = assumed(self.malicious, malicious)
         room(contributors, f, least=3, rule="multi_krum", own=self.malicious is not None)
         most = contributors - f - 2
-        told = f"defense=multi_krum keeps at most n - f - 2; this round has n = {contributors} with f = {f}"
-        need(self.kept is None or self.kept <= most, f"{told}; set defense.aggregate.kept={most}, or null")
+        limit = f"defense=multi_krum keeps at most n - f - 2; this round has n = {contributors} with f = {f}"
+        need(self.kept is None or self.kept <= most, f"{limit}; set defense.aggregate.kept={most}, or null")
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
         """Return (P,), the mean of the kept contributions."""

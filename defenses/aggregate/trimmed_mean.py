@@ -19,20 +19,20 @@ from poisonbench.core.defense import Server
 class TrimmedMean:
     """Drop the f largest and the f smallest values of every coordinate and average the rest.
 
-    Source: Yin, Chen, Ramchandran, Bartlett, ICML 2018; needs n > 2 f.
+    Source: Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018. Needs n > 2 f.
 
     Args:
-        malicious: f, or null for the threat's own number, which is oracle knowledge.
+        malicious: f; null: the true number of the threat, which is oracle knowledge.
     """
 
     VERSION: ClassVar[int] = 1
     malicious: int | None
 
     def check(self, contributors: int, malicious: int) -> None:
-        """Refuse n <= 2 f."""
+        """Check that n > 2 f."""
         room(contributors, assumed(self.malicious, malicious), least=1, rule="trimmed_mean", own=self.malicious is not None)
 
     def __call__(self, rows_RP: Tensor, server: Server) -> Tensor:
-        """Return (P,)."""
+        """Return the (P,) aggregate."""
         f = borne(assumed(self.malicious, server.malicious), len(rows_RP), least=1, rule="trimmed_mean")
         return middle(rows_RP, f).mean(0)

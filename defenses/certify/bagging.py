@@ -26,17 +26,20 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class BaggingCertificate(NoCertificate):
-    """How many rows may be inserted, deleted or edited before the likeliest answer can change, with confidence 1 - alpha for all test rows together.
+    """Certify how many rows may be inserted, deleted or edited before the likeliest answer changes, with confidence 1 - alpha for all test rows together.
 
-    Source: Jia, Cao and Gong, AAAI 2021, Theorem 1 and Corollary 1. With N rows and s drawn, the answer, of probability at least p, holds
-    against a rival of probability at most q if for every number N' of rows after the attack, N - r <= N' <= N + r,
-    (N'/N)^s - 2 ((max(N, N') - r) / N)^s + 1 - p + q < 0. p and q are Clopper-Pearson bounds at level alpha / (2 M K) from the votes of
-    the members: the votes also say which class is the answer, so both bounds of each class have to hold (the paper takes alpha / (M K)). The
-    slack for rounding probabilities to multiples of N^-s is below 10^-50 and left out, as the inequality is strict. The confidence is
-    over the draws, which come from the run's seed: an attacker who knows it is met by `salt=system` alone.
+    Source: Jia, Cao and Gong, "Intrinsic Certified Robustness of Bagging against Data Poisoning Attacks", AAAI 2021, Theorem 1 and Corollary 1.
+
+    There are N rows, of which a member draws s. Let the answer have probability at least p and its rival at most q. Then r changed rows cannot change
+    the answer if for every number N' of rows after the attack, N - r <= N' <= N + r, (N'/N)^s - 2 ((max(N, N') - r) / N)^s + 1 - p + q < 0. p and q
+    are Clopper-Pearson bounds from the members' votes. The confidence is over the draws, which come from the run's seed: against an attacker who
+    knows the seed, use `salt=system`.
+
+    Differences: the bounds are at level alpha / (2 M K), in the paper at alpha / (M K). The votes also select the answer, so both bounds must hold
+    for each class. The paper's slack for rounding probabilities to multiples of N^-s is below 10^-50 and is omitted, since the inequality is strict.
 
     Args:
-        alpha: chance that any certificate is wrong.
+        alpha: probability that any certificate is wrong, in (0, 1).
     """
 
     VERSION: ClassVar[int] = 2
@@ -44,17 +47,17 @@ class BaggingCertificate(NoCertificate):
     alpha: float
 
     def __post_init__(self) -> None:
-        """Refuse a chance that is none."""
+        """Check that alpha is in range."""
         if not 0 < self.alpha < 1:
             raise ConfigError(f"defense.certify.alpha={self.alpha}: give a chance in (0, 1), such as 0.001")
 
     @property
     def unit(self) -> str:
-        """What radii count."""
+        """The unit of the radii."""
         return "inserted, deleted or edited rows"
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
-        """Return (M,) int64 radii, -1 where the answer is already wrong or cannot be told from its rival."""
+        """Return (M,) int64 radii, -1 where the answer is already wrong or cannot be distinguished from its rival."""
         votes = electorate(victim).tally(test.inputs).votes_MK
         if "drawn" not in victim.facts:
             raise ConfigError("defense.certify: this is the certificate of defense=bagging, whose members draw their rows")
@@ -81,7 +84,7 @@ def bounds(votes_MK: npt.NDArray[np.int64], alpha: float) -> tuple[Floats, Float
 
 
 def radius(margin: float, rows: int, drawn: int) -> int:
-    """Return the largest r that holds, -1 if not even 0 does; at most N - 1, since something has to be left."""
+    """Return the largest r that is certified, at most N - 1, since one row must be left; -1 if not even r = 0 is."""
     low, high = -1, rows
     while high - low > 1:
         middle = (low + high) // 2
@@ -90,7 +93,7 @@ def radius(margin: float, rows: int, drawn: int) -> int:
 
 
 def holds(margin: float, rows: int, drawn: int, changed: int) -> bool:
-    """Tell whether the answer holds against `changed` rows: the worst number of rows afterwards is at an end, at N, or where the slope is 0."""
+    """Return whether `changed` rows cannot change the answer; the worst number of rows afterwards is at an end, at N, or where the slope is 0."""
     if changed == 0:
         return margin > 0
     turn = changed / (1 - 0.5 ** (1 / (drawn - 1))) if drawn > 1 else rows + changed

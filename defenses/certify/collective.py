@@ -1,4 +1,4 @@
-"""The collective certificate: how many test rows one and the same attack can turn at the most.
+"""The collective certificate: the largest number of test rows that one attack can change.
 
 Shape letters: M test rows, R members, K classes, H partitions.
 """
@@ -25,19 +25,23 @@ from poisonbench.core.learner import Victim
 
 @dataclass(frozen=True, kw_only=True)
 class CollectiveCertificate(PartitionCertificate):
-    """Beside the radius of each row, the share of all rows that survive an attack that has to choose its partitions once for all.
+    """Certify, beside the radius of each row, the share of all test rows that stay right under one common attack.
 
-    Source: Chen, Li, Li, Yan and Wu, "On Collective Robustness of Bagging Against Data Poisoning", ICML 2022, section 5. A binary X_l
-    says whether member l is poisoned, Z_ic whether test row i turns to class c: the poisoned members close the gap of the votes,
-    sum over l of X_l (1 + [f_l(i) = answer] - [f_l(i) = c]) >= (gap_ic + 1) Z_ic. What is maximised is the number of rows that turn; a
-    member is poisoned only if one of its partitions is, of which an attack has as many as it changes rows. Solved by HiGHS; where the
-    search is cut short, the bound that has been proved by then still is one; it is cut by nodes, since seconds would not repeat.
-    The paper bounds the votes that a row can lose in the same way.
+    Source: Chen, Li, Li, Yan and Wu, "On Collective Robustness of Bagging Against Data Poisoning", ICML 2022, section 5. The paper bounds the votes
+    that a row can lose in the same way.
+
+    The attack chooses its partitions once for all test rows. A binary X_l states whether member l is poisoned, Z_ic whether test row i changes to
+    class c. The poisoned members must close the gap of the votes: sum over l of X_l (1 + [f_l(i) = answer] - [f_l(i) = c]) >= (gap_ic + 1) Z_ic. The
+    number of changed test rows is maximised. A member is poisoned only if one of its partitions is, and the attack has as many partitions as it
+    changes rows.
+
+    HiGHS solves the program. If the search ends early, the bound proved so far is used. The limit is a number of nodes, since a limit in seconds
+    would not give repeatable results.
 
     Args:
         change: what is counted: "insert", "delete" or "flip" touches one partition, "edit" two.
-        radii: numbers of changed rows to answer for.
-        nodes: of the branch-and-bound tree, for each.
+        radii: numbers of changed training rows that are certified, 0 or more.
+        nodes: largest number of branch-and-bound nodes for each radius, 1 or more.
     """
 
     VERSION: ClassVar[int] = 1
@@ -45,7 +49,7 @@ class CollectiveCertificate(PartitionCertificate):
     nodes: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.radii, default=0) < 0 or self.nodes < 1:
             raise ConfigError(f"defense.certify.radii={self.radii}, nodes={self.nodes}: give 0 or more, and 1 or more")
 
@@ -54,7 +58,7 @@ class CollectiveCertificate(PartitionCertificate):
         return radius(ensemble.tally(inputs), ensemble.reach())
 
     def together(self, victim: Victim, test: Dataset) -> Mapping[int, float]:
-        """Return a lower bound of the accuracy under one attack of each number of changed rows."""
+        """Return a lower bound of the accuracy under one common attack, for each number of changed rows."""
         ensemble = electorate(victim)
         tally, reach, touched = ensemble.tally(test.inputs), ensemble.reach(), ensemble.touched(self.change)
         right = tally.votes_MK.argmax(1) == test.labels
@@ -64,13 +68,13 @@ class CollectiveCertificate(PartitionCertificate):
 
 
 def turned(tally: Tally, reach_Hd: Tensor, budget: int, nodes: int) -> int:
-    """Return how many rows an attack on `budget` partitions can turn at the most, or a proved bound above it."""
+    """Return the largest number of test rows that an attack on `budget` partitions can change, or a proved upper bound of it."""
     rows, costs, needs = _pairs(tally, reach_Hd, budget)
     if not len(rows):
         return 0
     members, partitions, pairs = tally.answers_MR.shape[1], len(reach_Hd), len(rows)
     who, row = np.unique(rows, return_inverse=True)
-    # columns: X, whether a member is poisoned; P, whether a partition is; Z, whether a row turns to a class
+    # columns: X, whether a member is poisoned; P, whether a partition is; Z, whether a test row changes to a class
     count = members + partitions + pairs
     closing = sparse.hstack([sparse.csr_matrix(costs), sparse.csr_matrix((pairs, partitions)), -sparse.diags(needs)])
     places = (reach_Hd.flatten().numpy(), np.arange(partitions).repeat(reach_Hd.shape[1]))
@@ -95,13 +99,13 @@ def turned(tally: Tally, reach_Hd: Tensor, budget: int, nodes: int) -> int:
 
 
 def _pairs(tally: Tally, reach_Hd: Tensor, budget: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the rows, (pairs, R) costs and gaps to close of every (row, class) that the budget alone could turn."""
+    """Return the test rows, the (pairs, R) costs and the gaps to close of every (row, class) pair that the budget could change by itself."""
     votes = tally.votes_MK
     answers = votes.argmax(1)
-    gap, said = gaps(votes, answers), tally.answers_MR.long()
+    gap, voted = gaps(votes, answers), tally.answers_MR.long()
     rows, costs, needs = list[Tensor](), list[Tensor](), list[Tensor]()
     for rival in range(votes.shape[1]):
-        weights = 1 + (said == answers[:, None]).long() - (said == rival).long()
+        weights = 1 + (voted == answers[:, None]).long() - (voted == rival).long()
         most = weights[:, reach_Hd].sum(2).sort(1, descending=True).values[:, :budget].sum(1)
         near = (answers != rival) & (most > gap[:, rival])
         rows.append(near.nonzero()[:, 0])

@@ -21,7 +21,7 @@ from poisonbench.core.proof import ROWS, Tolerance
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionCertificate(NoCertificate):
-    """Radii in partitions become radii in changed rows.
+    """Base class of certificates that convert radii in partitions into radii in changed rows.
 
     Args:
         change: what is counted: "insert", "delete" or "flip" touches one partition, "edit" two.
@@ -34,7 +34,7 @@ class PartitionCertificate(NoCertificate):
 
     @property
     def unit(self) -> str:
-        """What radii count; a row that comes and one that goes touch one partition each, in any mixture."""
+        """The unit of the radii; insertions and deletions touch one partition each and may be mixed."""
         return "inserted or deleted rows" if self.change in ("insert", "delete") else UNITS[self.change]
 
     def proved(self, ensemble: Electorate, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,15 +52,16 @@ class PartitionCertificate(NoCertificate):
 
 @dataclass(frozen=True, kw_only=True)
 class DpaCertificate(PartitionCertificate):
-    """How many rows may be inserted into or deleted from the training set before an answer can change.
+    """Certify how many training rows may be inserted or deleted before an answer changes.
 
-    Source: Levine and Feizi, ICLR 2021, Theorem 1: with votes n_c and answer g, ties to the smaller class,
-    rho = floor((n_g - max over c != g of (n_c + [c < g])) / 2). The certificate is around the training set that the ensemble
-    was given, poisoned or not: it says nothing about poison that is already in there.
+    Source: Levine and Feizi, "Deep Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021, Theorem 1: with votes n_c
+    and answer g, where ties go to the smaller class, rho = floor((n_g - max over c != g of (n_c + [c < g])) / 2).
+
+    The radius counts changes to the training set that the ensemble was given. Poison that this set already contains is not covered.
 
     Args:
-        change: what is counted: rows that are put in ("insert"), taken out ("delete") or relabelled ("flip"), one part
-            each, since parts depend on inputs alone; or rows whose inputs are edited ("edit"), two parts each.
+        change: what is counted: inserted ("insert"), deleted ("delete") or relabelled rows ("flip"), one part each, since parts depend only on
+            inputs; or rows with edited inputs ("edit"), two parts each.
     """
 
     VERSION: ClassVar[int] = 1
@@ -73,10 +74,10 @@ class DpaCertificate(PartitionCertificate):
 
 
 def alone(ensemble: Electorate) -> None:
-    """Refuse partitions that reach several members.
+    """Check that each partition reaches only one member.
 
     Raises:
-        ConfigError: they do.
+        ConfigError: it reaches several.
     """
     if ensemble.reach().shape[1] > 1:
         raise ConfigError("defense.certify: this certificate is for rows that reach one member each; use that of finite_aggregation")
@@ -90,7 +91,7 @@ def radius(votes_MK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gaps(votes_MK: Tensor, answers_M: Tensor) -> Tensor:
-    """Return (M, K) int64, by how many votes the answer leads each class; ties break to the smaller class, so a smaller one counts one more."""
+    """Return (M, K) int64, by how many votes the answer leads each class; ties go to the smaller class, so a smaller class counts one vote more."""
     kinds = torch.arange(votes_MK.shape[1])
     return votes_MK.gather(1, answers_M[:, None]) - votes_MK - (kinds < answers_M[:, None]).long()
 

@@ -18,12 +18,14 @@ from poisonbench.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class HashBaggingCertificate(PartitionCertificate):
-    """How many rows may change before an answer can, where each touches one member of every group.
+    """Certify how many rows may change before an answer changes, if each row touches one member of every group.
 
-    Source: Chen, Li, Li, Yan and Wu, ICML 2022. r rows touch at most r members of each group: those that would cost the answer most.
+    Source: Chen, Li, Li, Yan and Wu, "On Collective Robustness of Bagging Against Data Poisoning", ICML 2022.
+
+    r rows touch at most r members of each group. The certificate assumes those whose change costs the answer most.
 
     Args:
-        change: what is counted: "insert", "delete" or "flip" touches one member a group, "edit" two.
+        change: what is counted: "insert", "delete" or "flip" touches one member of each group, "edit" two.
     """
 
     VERSION: ClassVar[int] = 1
@@ -36,14 +38,14 @@ class HashBaggingCertificate(PartitionCertificate):
 
 
 def radius(tally: Tally, groups: int) -> tuple[Tensor, Tensor]:
-    """Return (M,) radii and (M,) answers; members lie group after group."""
+    """Return (M,) radii and (M,) answers; members are ordered by group."""
     votes = tally.votes_MK
     answers = votes.argmax(1)
     gap = gaps(votes, answers)
     radii = torch.full((len(votes),), tally.answers_MR.shape[1] // groups, dtype=torch.int64)
-    said = tally.answers_MR.unflatten(1, (groups, -1)).long()
+    voted = tally.answers_MR.unflatten(1, (groups, -1)).long()
     for rival in range(votes.shape[1]):
-        weights = 1 + (said == answers[:, None, None]).long() - (said == rival).long()
+        weights = 1 + (voted == answers[:, None, None]).long() - (voted == rival).long()
         taken = weights.sort(2, descending=True).values.cumsum(2).sum(1)
         held = (taken <= gap[:, rival, None]).sum(1)
         radii = torch.where(answers == rival, radii, torch.minimum(radii, held))

@@ -20,27 +20,30 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
 from poisonbench.core.proof import ALONE, Tolerance
 
-TILTS = 60  # exponents that the Chernoff bound is the best of
-ROWS = 50  # test rows at a time
+TILTS = 60  # exponents that are tried for the Chernoff bound
+ROWS = 50  # test rows per chunk
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothingCertificate(NoCertificate):
-    """How many training labels may be flipped before the smoothed answer can change.
+    """Certify how many training labels may be flipped before the smoothed answer changes.
 
-    Source: Rosenfeld et al., ICML 2020, Theorem 1 and equation 6, for K classes. Let the answer win with probability p > 1/2 over the
-    redrawn labels. Flipping one label moves their distribution by a divergence of (1 - q - q / (K - 1)) log((1 - q) (K - 1) / q); an event
-    of probability p cannot fall to 1/2 while r of these stay below that of 1/2 from p, which is -log(4 p (1 - p)) / 2. With two
-    classes this is the paper's radius. p is at least 1 less the chances, over all rivals, that the rival's score reaches the answer's:
-    Chernoff's bound for a sum of independent terms, the best of 60 exponents. Where p is not above 1/2 nothing is proved, not even the answer.
+    Source: Rosenfeld, Winston, Ravikumar and Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized Smoothing", ICML 2020, Theorem 1
+    and equation 6, for K classes; with two classes the radius is the paper's.
+
+    Let the answer win with probability p > 1/2 over the redrawn labels. Flipping one label changes their distribution by a divergence of (1 - q - q /
+    (K - 1)) log((1 - q) (K - 1) / q). The probability cannot fall to 1/2 as long as the divergence of r flips is below that of 1/2 from p, which is
+    -log(4 p (1 - p)) / 2. p is at least 1 minus the sum, over all rivals, of the probability that the rival's score reaches the answer's. Each is
+    bounded by Chernoff's bound for a sum of independent terms, the best of 60 exponents. If p is not above 1/2, nothing is proved, not even the
+    answer.
     """
 
     VERSION: ClassVar[int] = 1
-    TOLERATES: ClassVar[Tolerance] = ALONE  # a filter may turn a flipped label into a missing row, of which nothing is proved
+    TOLERATES: ClassVar[Tolerance] = ALONE  # a filter may turn a flipped label into a missing row, which the proof does not cover
 
     @property
     def unit(self) -> str:
-        """What radii count."""
+        """The unit of the radii."""
         return UNITS["flip"]
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
@@ -57,15 +60,15 @@ class LabelSmoothingCertificate(NoCertificate):
 
 
 def radius(wrong_M: Tensor, flip: float, kinds: int) -> Tensor:
-    """Return (M,) int64 radii from bounds of the chance that the answer does not win."""
+    """Return (M,) int64 radii from upper bounds of the probability that the answer does not win."""
     step = (1 - flip - flip / (kinds - 1)) * math.log((1 - flip) * (kinds - 1) / flip)
     wrong = wrong_M.clamp(1e-300, 0.5)
     room = -(4 * wrong * (1 - wrong)).log() / 2
-    return torch.where(wrong_M < 0.5, (room / step - 1e-9).ceil().long() - 1, -1)  # the inequality is strict: at equality the answer may tie
+    return torch.where(wrong_M < 0.5, (room / step - 1e-9).ceil().long() - 1, -1)  # the inequality is strict: at equality there may be a tie
 
 
 def error(influence_MN: Tensor, answers_M: Tensor, victim: SmoothedVictim) -> Tensor:
-    """Return (M,) float64, a bound of the chance that some rival's score reaches the answer's."""
+    """Return (M,) float64, an upper bound of the probability that the score of some rival reaches the answer's."""
     flip, kinds = victim.recipe.flip, victim.kinds
     spread = flip / (kinds - 1)
     size = influence_MN.abs().max(1).values.clamp_min(1e-300)
@@ -74,7 +77,7 @@ def error(influence_MN: Tensor, answers_M: Tensor, victim: SmoothedVictim) -> Te
     for tilt in torch.logspace(-3, 2, TILTS, dtype=torch.float64):
         push = influence_MN * (tilt / size)[:, None]
         down, up = (-push).exp(), push.exp()
-        # a redrawn label is the answer's (down), the rival's (up) or neither (1); which is likely depends on what it was
+        # a redrawn label is the answer's (down), the rival's (up) or neither (1); the probabilities depend on the original label
         stays = ((1 - flip) * down + spread * up + (kinds - 2) * spread).log()
         comes = (spread * down + (1 - flip) * up + (kinds - 2) * spread).log()
         other = (spread * (down + up) + (1 - 2 * spread)).log()

@@ -23,16 +23,18 @@ from poisonbench.core.proof import INPUTS, Tolerance
 
 @dataclass(frozen=True, kw_only=True)
 class AblationCertificate(NoCertificate):
-    """How many pixels of a test picture may be changed before the answer can, with confidence 1 - alpha for all test rows together.
+    """Certify how many pixels of a test picture may change before the answer changes, with confidence 1 - alpha for all test rows together.
 
-    Source: Levine and Feizi, AAAI 2020, Theorem 1: r changed pixels of d meet an ablation of k with chance 1 - C(d - r, k) / C(d, k), so the
-    answer's probability falls by no more; it holds while a lower bound of it stays above 1/2. The bound is Clopper-Pearson's, at level
-    alpha / M, from draws that had no part in choosing the answer. They come from the run's seed: an attacker who knows it is met
-    by `salt=system` alone.
+    Source: Levine and Feizi, "Robustness Certificates for Sparse Adversarial Attacks by Randomized Ablation", AAAI 2020, Theorem 1.
+
+    At least one of r changed pixels of d is in an ablation of k pixels with probability 1 - C(d - r, k) / C(d, k). The answer's probability falls
+    by at most this, so the answer is certified while a lower bound of its probability stays above 1/2. The bound is Clopper-Pearson's, at level
+    alpha / M, from draws other than those that chose the answer. The draws come from the run's seed: against an attacker who knows it, use
+    `salt=system`.
 
     Args:
-        draws: ablations that the probability is estimated from.
-        alpha: chance that any certificate is wrong.
+        draws: ablations that the probability is estimated from, 1 or more.
+        alpha: probability that any certificate is wrong, in (0, 1).
     """
 
     VERSION: ClassVar[int] = 1
@@ -41,13 +43,13 @@ class AblationCertificate(NoCertificate):
     alpha: float
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if self.draws < 1 or not 0 < self.alpha < 1:
             raise ConfigError(f"defense.certify.draws={self.draws}, alpha={self.alpha}: give 1 or more, and a chance in (0, 1), such as 0.001")
 
     @property
     def unit(self) -> str:
-        """What radii count."""
+        """The unit of the radii."""
         return "changed pixels of the test picture"
 
     def certify(self, victim: Victim, test: Dataset) -> Tensor:
@@ -62,8 +64,8 @@ class AblationCertificate(NoCertificate):
 
 
 def radius(lower_M: Tensor, pixels: int, kept: int) -> Tensor:
-    """Return (M,) int64, the largest r with lower - (1 - C(d - r, k) / C(d, k)) > 1/2; -1 if not even 0 has it."""
-    changed = np.arange(pixels - kept + 1)  # of more, some are always seen
+    """Return (M,) int64, the largest r with lower - (1 - C(d - r, k) / C(d, k)) > 1/2; -1 if r = 0 does not satisfy it."""
+    changed = np.arange(pixels - kept + 1)  # with more changed pixels, every ablation contains one
     missed = np.exp(_log_choose(pixels - changed, kept) - _log_choose(np.array(pixels), kept))
     return (lower_M[:, None] - (1 - torch.from_numpy(missed)) > 0.5).sum(1) - 1
 

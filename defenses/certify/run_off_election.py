@@ -20,13 +20,19 @@ FAR = torch.iinfo(torch.int64).max // 4
 
 @dataclass(frozen=True, kw_only=True)
 class RunOffCertificate(PartitionCertificate):
-    """How many rows may change before the winner of a run-off can.
+    """Certify how many rows may change before the winner of a run-off changes.
 
-    Source: Rezaei, Banihashem, Chegini and Feizi, ICML 2023, Theorems 1 and 2, in closed form. The winner p falls in one of two
-    ways. Either two classes overtake it in the first round: a member that turns from p to one of them closes that gap by 2 and
-    the other by 1, so with gaps a and b the cost is the largest of a/2, b/2 and (a + b)/3, each rounded up. Or one class reaches
-    the second round, in place of the other finalist q, and beats p there: the larger of both costs, since one member can do
-    both. The radius is one less than the cheapest way. Members that score two classes alike count for neither in the second round.
+    Source: Rezaei, Banihashem, Chegini and Feizi, "Run-Off Election: Improved Provable Defense against Data Poisoning Attacks", ICML 2023, Theorems 1
+    and 2, in closed form.
+
+    The winner p can lose in two ways:
+
+    - Two classes overtake it in the first round. A member that changes from p to one of them closes that gap by 2 and the other by 1. So with gaps a
+      and b the cost is the largest of a/2, b/2 and (a + b)/3, each rounded up.
+    - One class reaches the second round instead of the other finalist q, and beats p there. The cost is the larger of the two costs, since one member
+      can contribute to both.
+
+    The radius is the smallest cost minus one. Members that give two classes the same score count for neither in the second round.
 
     Args:
         change: what is counted: "insert", "delete" or "flip" touches one part, "edit" two.
@@ -47,7 +53,7 @@ def radius(tally: Tally) -> tuple[Tensor, Tensor]:
     winners, seconds = finalists(votes, wins)
     rows, kinds = torch.arange(len(votes)), votes.shape[1]
     rival = ~at(winners, kinds)
-    # what each rival lacks to come before the winner, and before the other finalist, in the first round
+    # votes that each rival lacks to overtake the winner, and the other finalist, in the first round
     first = lacking(gaps(votes, winners)).masked_fill(~rival, FAR)
     place = lacking(gaps(votes, seconds)).masked_fill(at(seconds, kinds), 0)
     duel = wins[rows, winners] - wins[rows, :, winners] + (torch.arange(kinds) > winners[:, None]).long()  # a tie goes to the smaller class
@@ -60,7 +66,7 @@ def radius(tally: Tally) -> tuple[Tensor, Tensor]:
 
 
 def lacking(gaps_MK: Tensor) -> Tensor:
-    """Return what each class lacks to come first, from by how much it may fall short and still not."""
+    """Return how many votes each class lacks to come first, from the gaps by which it trails."""
     return (gaps_MK + 1).clamp_min(0)
 
 

@@ -12,9 +12,10 @@ from poisonbench.core.proof import ALONE, Tolerance
 
 @dataclass(frozen=True, kw_only=True)
 class SsDpaCertificate(DpaCertificate):
-    """How many labels may be flipped before an answer can change.
+    """Certify how many training labels may be flipped before an answer changes.
 
-    Source: Levine and Feizi, ICLR 2021, Theorem 2: the radius of Theorem 1, in flips.
+    Source: Levine and Feizi, "Deep Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021, Theorem 2: the radius of
+    Theorem 1, counted in flips.
 
     Args:
         change: "flip"; a sorted split certifies nothing else.

@@ -1,1 +1,1 @@
-"""Defenses that mend a trained model."""
+"""Defenses that repair a trained model."""

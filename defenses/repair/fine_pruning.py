@@ -1,4 +1,4 @@
-"""Fine-pruning: silence the channels that clean rows leave idle, then fine-tune.
+"""Fine-pruning: prune the channels that are least active on clean rows, then fine-tune.
 
 Shape letters: M trusted rows, D features, K classes.
 """
@@ -20,16 +20,17 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class FinePruning:
-    """Prune channels of the last convolution in the order of their mean activation on trusted rows, smallest first.
+    """Prune the channels of the last convolution that are least active on trusted rows, then fine-tune on these rows.
 
-    Source: Liu, Dolan-Gavitt, Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks", RAID
-    2018: prune until the accuracy on trusted rows has fallen by more than `accuracy_drop`, then fine-tune on them.
-    Activations are the pooled features, so the order is that of their maximum or mean, as the network pools.
-    Pruned channels stay silent in the fine-tuning.
+    Source: Liu, Dolan-Gavitt, Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks", RAID 2018.
+
+    Channels are pruned in the order of their mean activation, smallest first, as long as the accuracy on the trusted rows falls by at most
+    `accuracy_drop`. The activation of a channel is its pooled feature: the maximum or the mean over positions, as the network pools. Pruned channels
+    stay zero during the fine-tuning.
 
     Args:
-        accuracy_drop: largest fall of accuracy on the trusted rows, in [0, 1] (paper: 0.04; common benchmarks: 0.1).
-        epochs: of the fine-tuning, 0 or more.
+        accuracy_drop: largest fall of the accuracy on the trusted rows, in [0, 1] (paper: 0.04; common benchmarks: 0.1).
+        epochs: epochs of the fine-tuning, 0 or more.
     """
 
     VERSION: ClassVar[int] = 1
@@ -38,15 +39,15 @@ class FinePruning:
     epochs: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if not 0 <= self.accuracy_drop <= 1 or self.epochs < 0:
             raise ConfigError("defense.repair: accuracy_drop lies in [0, 1], epochs is 0 or more")
 
     def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
-        """Return the pruned and tuned victim.
+        """Return the pruned and fine-tuned victim.
 
         Raises:
-            Incompatible: a victim that is not one network.
+            Incompatible: the victim is not a single network.
         """
         if victim.module is None:
             raise Incompatible("defense=fine_pruning needs a victim that is one network")
@@ -68,7 +69,7 @@ def idlest(features_MD: Tensor, right: Callable[[Tensor], float], drop: float) -
 
     Args:
         features_MD: activations on trusted rows.
-        right: the accuracy when the features where (D,) bool holds are kept.
+        right: returns the accuracy if only the channels in a (D,) bool mask are kept.
         drop: largest fall of that accuracy.
     """
     order = features_MD.mean(0).argsort(stable=True)

@@ -1,4 +1,4 @@
-"""Fine-tuning: train on, on trusted rows."""
+"""Fine-tuning: more training on trusted rows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Train the victim on with its own recipe, on the trusted rows alone.
+    """Continue to train the victim with its own recipe, on the trusted rows alone.
 
-    Source: the baseline of Liu, Dolan-Gavitt, Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural
-    Networks", RAID 2018, and of every repair since; common benchmarks give it 5 % of the rows.
+    Source: the baseline of Liu, Dolan-Gavitt, Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks", RAID 2018, and of
+    later repairs. Common benchmarks give it 5 % of the rows.
 
     Args:
-        epochs: passes over the trusted rows.
+        epochs: passes over the trusted rows, 1 or more.
     """
 
     VERSION: ClassVar[int] = 1
@@ -27,10 +27,10 @@ class FineTune:
     epochs: int
 
     def __post_init__(self) -> None:
-        """Refuse a number that means nothing."""
+        """Check that the field is in range."""
         if self.epochs < 1:
             raise ConfigError(f"defense.repair.epochs={self.epochs}: give 1 or more")
 
     def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
-        """Return the tuned victim."""
+        """Return the fine-tuned victim."""
         return Mended(victim=means.tune(victim, means.trusted, epochs=self.epochs))

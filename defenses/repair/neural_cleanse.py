@@ -1,4 +1,4 @@
-"""Neural Cleanse: find the smallest trigger of every class, and unlearn the one that is suspiciously small.
+"""Neural Cleanse: find the smallest trigger of every class, and unlearn those that are suspiciously small.
 
 Shape letters: M trusted rows, K classes, C channels, H height, W width.
 """
@@ -19,8 +19,8 @@ from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Differentiable, Victim
 from poisonbench.core.rng import Key
 
-PATIENCE = 5  # steps in a row that move the weight
-FACTOR = 1.5  # by which it rises; it falls by FACTOR ** 1.5
+PATIENCE = 5  # steps in a row that change the weight
+FACTOR = 1.5  # multiplies the weight; FACTOR ** 1.5 divides it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,7 +30,7 @@ class Inverted:
     Args:
         mask: (1, H, W) in [0, 1].
         pattern: (C, H, W) in 0..255.
-        success: share of the rows that it sends to its class.
+        success: share of the rows that get the class with this trigger.
     """
 
     mask: Tensor
@@ -51,12 +51,12 @@ class Inverted:
 class Weight:
     """The weight of the mask's size in the loss.
 
-    It is 0 until the class is reached in five steps in a row, then `first`. From there it rises by 1.5 after five steps in a
-    row that reach the class, and falls by 1.5 ** 1.5 after five that do not.
+    It is 0 until the class is reached in five steps in a row; then it is `first`. After that it is multiplied by 1.5 after five steps in a row that
+    reach the class, and divided by 1.5 ** 1.5 after five in a row that do not.
 
     Args:
         now: the weight.
-        streak: steps in a row so far, since the weight last moved; below 0 they did not reach the class.
+        streak: steps in a row since the last change of the weight; positive if they reached the class, negative if not.
     """
 
     now: float = 0.0
@@ -68,38 +68,40 @@ class Weight:
         if abs(streak) < PATIENCE:
             return Weight(now=self.now, streak=streak)
         if self.now == 0:
-            return Weight(now=first, streak=1) if reached else Weight()  # the step that sets it counts as one of the next five
+            return Weight(now=first, streak=1) if reached else Weight()  # the step that sets the weight counts as one of the next five
         return Weight(now=self.now * FACTOR if reached else self.now / FACTOR**1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralCleanse:
-    """Invert a trigger for every class from trusted rows, flag outliers by their size, unlearn what is flagged.
+    """Invert a trigger for every class from trusted rows, flag classes with unusually small triggers, and unlearn these triggers.
 
-    Source: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural
-    Networks", IEEE S&P 2019, and the authors' code. The anomaly index of a class is |size - median| / (1.4826 MAD); classes
-    above `threshold` and below the median are flagged. Unlearning: train on, on the trusted rows, a share of which bear the
-    inverted trigger and their true label. The weight of the mask's size in the loss moves as in the authors' code, see
-    `Weight`; the number that it moves by is the default of that code (its example for GTSRB takes 2).
+    Source: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P
+    2019, and the authors' code.
 
-    Where this differs from the authors' code:
-    - One step uses all trusted rows of other classes. There it is 31 batches of 32 test rows of all classes, and `success` is
-      the mean over them.
-    - All `steps` are taken, unless `patience` is set. There a search ends once the weight has both risen and fallen and 25 steps
-      brought no smaller mask. More steps can only find a smaller one: with 25, masks on digits (seed 100) are 0 to 15 % larger, by
-      3.8 % on average, and 42 % of the steps are taken.
-    - Mask and pattern start at one half, not at random, so that the search needs no seed.
-    - Of mitigation by pruning nothing is built.
+    The anomaly index of a class is |size - median| / (1.4826 MAD). Classes above `threshold` and below the median are flagged. Unlearning continues
+    the training on the trusted rows; a share of them carries the inverted trigger and keeps its true label. The weight of the mask's size in the loss
+    changes as in the authors' code (`Weight`), by the default factor of that code (its example for GTSRB uses 2).
+
+    Differences from the authors' code:
+
+    - One step uses all trusted rows of the other classes. There it is 31 batches of 32 test rows of all classes, and `success` is the mean over them.
+    - All `steps` are taken, unless `patience` is set. There a search ends once the weight has both risen and fallen and 25 steps found no smaller
+      mask. More steps can only find a smaller mask: with patience 25, masks on digits (seed 100) are 0 to 15 % larger, by 3.8 % on average, and 42 %
+      of the steps are taken.
+    - Mask and pattern start at one half, not at random, so the search needs no seed.
+
+    Not included: mitigation by pruning.
 
     Args:
-        steps: optimisation steps for each class.
-        lr: of Adam, on mask and pattern before their squashing.
-        weight: first weight of the mask's size, once the class is reached (paper: 1e-3).
-        success: share of rows to reach the class (paper: 0.99).
-        threshold: smallest anomaly index that is flagged (paper: 2).
-        stamped: share of the trusted rows that bear the trigger in unlearning (paper: 0.2).
-        epochs: of the unlearning (paper: 1, on 10 % of the training rows).
-        patience: steps without a smaller mask that end a search (authors' code: 25); None takes all steps.
+        steps: optimisation steps per class, 1 or more.
+        lr: learning rate of Adam, on mask and pattern before the tanh, above 0.
+        weight: first weight of the mask's size, once the class is reached, above 0 (paper: 1e-3).
+        success: share of rows that must get the class, in (0, 1] (paper: 0.99).
+        threshold: anomaly index above which a class is flagged (paper: 2).
+        stamped: share of the trusted rows that carry the trigger in unlearning, in [0, 1] (paper: 0.2).
+        epochs: epochs of the unlearning, 1 or more (paper: 1, on 10 % of the training rows).
+        patience: steps without a smaller mask that end a search, 1 or more (authors' code: 25); null: all steps are taken.
     """
 
     VERSION: ClassVar[int] = 2
@@ -114,17 +116,17 @@ class NeuralCleanse:
     patience: int | None = field(default=None, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.steps, self.epochs, 1 if self.patience is None else self.patience) < 1 or not (
             self.lr > 0 and self.weight > 0 and 0 < self.success <= 1 and 0 <= self.stamped <= 1
         ):
             raise ConfigError("defense.repair: steps, epochs and patience are 1 or more, lr and weight above 0, success in (0, 1], stamped in [0, 1]")
 
     def repair(self, victim: Victim, verdict: Verdict | None, means: Means, rng: Key) -> Mended:
-        """Return the victim after unlearning, or as it was if no class is flagged.
+        """Return the victim after unlearning, or unchanged if no class is flagged.
 
         Raises:
-            Incompatible: a victim without gradients, or inputs that are no images.
+            Incompatible: the victim has no gradients, or the inputs are not images.
         """
         if victim.module is None or means.trusted.inputs.ndim != 4:
             raise Incompatible("defense=neural_cleanse needs a victim with gradients by pixels")
@@ -145,7 +147,7 @@ class NeuralCleanse:
         return trusted
 
     def invert(self, module: Differentiable, rows: Dataset, label: int) -> Inverted:
-        """Return the smallest trigger that sends `success` of the rows to `label`, or the last one if none does."""
+        """Return the smallest trigger that gives `label` to a share `success` of the rows, or the last trigger if there is none."""
         inputs = rows.inputs[rows.labels != label].float()
         goal, shape = torch.full((len(inputs),), label), inputs.shape[1:]
         mask, pattern = torch.zeros(1, *shape[1:]).requires_grad_(), torch.zeros(shape).requires_grad_()
@@ -171,7 +173,7 @@ class NeuralCleanse:
 
 
 def anomaly_indices(sizes_K: Sequence[float]) -> list[float]:
-    """Return how many consistent deviations each size lies below the median; negative above it."""
+    """Return how many scaled median deviations (1.4826 MAD) each size is below the median; negative if it is above."""
     sizes = torch.tensor(sizes_K, dtype=torch.float64)
     middle = sizes.quantile(0.5)
     spread = 1.4826 * (sizes - middle).abs().quantile(0.5)

@@ -24,12 +24,12 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clusters:
-    """Two clusters of one class.
+    """The two clusters of one class.
 
     Args:
-        smaller: (R,) bool, the rows of the smaller one.
-        suspicion: (R,) float32, position on the line from the larger centroid (0) to the smaller one (1).
-        points: (R, d) float64, what was split.
+        smaller: (R,) bool, the rows of the smaller cluster.
+        suspicion: (R,) float32, position on the line from the centroid of the larger cluster (0) to that of the smaller one (1).
+        points: (R, d) float64, the points that were clustered.
     """
 
     smaller: Tensor
@@ -37,34 +37,36 @@ class Clusters:
     points: NDArray[np.float64]
 
     def silhouette(self) -> float:
-        """Return the mean silhouette coefficient, in [-1, 1]; -1 where there is one cluster alone. It takes all R x R distances."""
+        """Return the mean silhouette coefficient, in [-1, 1]; -1 if there is only one cluster. It computes all R x R distances."""
         from sklearn import config_context
         from sklearn.metrics import silhouette_score
 
         if not self.smaller.any():
             return -1.0
-        with config_context(working_memory=8):  # MiB, which stay in the cache: 200 ms for 5,000 rows, 240 to 470 in one piece
+        with config_context(working_memory=8):  # MiB, so that blocks fit in the cache: 200 ms for 5,000 rows, 240 to 470 in one block
             return float(silhouette_score(self.points, self.smaller.numpy()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationClustering:
-    """Split the features of each class in two and drop the smaller cluster where it looks like poison.
+    """Split the features of each class into two clusters and drop the smaller one if it looks like poison.
 
-    Source: Chen, Carvalho, Baracaldo, Ludwig, Edwards, Lee, Molloy, Srivastava, "Detecting Backdoor Attacks on Deep
-    Neural Networks by Activation Clustering", SafeAI at AAAI 2019. The whole class is clustered at once, after a
-    reduction to `dims` by ICA (paper) or PCA. The most used benchmark clusters each batch of 256 rows alone, on raw
-    features, and drops one cluster of every class: that is close to removing rows at random.
+    Source: Chen, Carvalho, Baracaldo, Ludwig, Edwards, Lee, Molloy, Srivastava, "Detecting Backdoor Attacks on Deep Neural Networks by Activation
+    Clustering", SafeAI at AAAI 2019.
+
+    Features are reduced to `dims` dimensions by ICA (paper) or PCA, and each whole class is clustered at once. The most used benchmark instead
+    clusters each batch of 256 rows alone, on raw features, and drops one cluster of every class, which is close to removing rows at random
+    (`batch_clustering`).
 
     Args:
         reduction: "pca" or "ica".
-        dims: features kept (paper: 10).
-        rule: "relative_size": the smaller cluster holds less than `size` of its class; "silhouette": that, and the mean
-            silhouette is above `silhouette`; "exclusionary": a model trained without the cluster gives its rows
-            another label more than `reclassified` times as often as their own.
-        size: largest share of a class that is taken for poison (paper and common ports: 0.35).
-        silhouette: smallest mean silhouette of a split that is no accident (common ports: 0.1).
-        reclassified: rows given to the most frequent other label, over rows given to their own (paper: 1).
+        dims: number of dimensions after the reduction, 1 or more (paper: 10).
+        rule: when the smaller cluster is dropped. "relative_size": it holds less than `size` of its class. "silhouette": in addition, the mean
+            silhouette is above `silhouette`. "exclusionary": a model trained without the cluster gives its rows one other label more than
+            `reclassified` times as often as their own.
+        size: largest share of a class that counts as poison, in [0, 0.5] (paper and common ports: 0.35).
+        silhouette: smallest mean silhouette of two real clusters, in [-1, 1] (common ports: 0.1).
+        reclassified: rows given the most frequent other label / rows given their own label, above 0 (paper: 1).
     """
 
     VERSION: ClassVar[int] = 1
@@ -77,7 +79,7 @@ class ActivationClustering:
     reclassified: float
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Check that the fields are in range."""
         if self.dims < 1 or not 0 <= self.size <= 0.5 or not -1 <= self.silhouette <= 1 or not self.reclassified > 0:
             raise ConfigError("defense.sanitize: dims is 1 or more, size in [0, 0.5], silhouette in [-1, 1], reclassified above 0")
 
@@ -86,7 +88,7 @@ class ActivationClustering:
         features = means.fit(data).features(data.inputs)
         suspicion, found = torch.zeros(len(data)), dict[int, tuple[Tensor, Clusters]]()
         for label, rows in by_class(data):
-            rows = rows[data.ids[rows].argsort()]  # so that the order of the rows decides nothing
+            rows = rows[data.ids[rows].argsort()]  # so that the verdict does not depend on the order of the rows
             if len(rows) >= 4:
                 clusters = split(reduced(features[rows], self.reduction, self.dims, rng), rng)
                 suspicion[rows] = clusters.suspicion
@@ -96,32 +98,32 @@ class ActivationClustering:
             small[rows[clusters.smaller]] = True
         poisoned = {label for label, (_, clusters) in found.items() if self.poisoned(clusters)}
         if self.rule == "exclusionary":
-            poisoned = self._disowned(data, small, means)
+            poisoned = self._relabelled(data, small, means)
         suspected = torch.isin(data.labels, torch.tensor(sorted(poisoned), dtype=torch.int64))
         return Verdict(keep=~(small & suspected), suspicion=suspicion)
 
     def poisoned(self, clusters: Clusters) -> bool:
-        """Tell whether the smaller cluster looks like poison by its size, and by its silhouette where the rule asks for it."""
+        """Return whether the smaller cluster looks like poison by its size, and by its silhouette if the rule uses it."""
         small = int(clusters.smaller.sum()) < self.size * len(clusters.smaller)
         return small and (self.rule == "relative_size" or clusters.silhouette() > self.silhouette)
 
-    def _disowned(self, data: Dataset, small: Tensor, means: Means) -> set[int]:
-        """Return the classes whose smaller cluster a model that never saw it gives to another label."""
+    def _relabelled(self, data: Dataset, small: Tensor, means: Means) -> set[int]:
+        """Return the classes whose smaller cluster gets another label from a model that was trained without it."""
         if small.all():
             return set()
         answers = means.fit(data.take(~small), draw=1).scores(data.inputs).argmax(1)
-        disowned = set()
+        relabelled = set()
         for label in data.labels[small].unique().tolist():
             given = torch.bincount(answers[small & (data.labels == label)], minlength=data.num_classes)
             own = int(given[label])
             given[label] = 0
             if int(given.max()) > self.reclassified * own:
-                disowned.add(label)
-        return disowned
+                relabelled.add(label)
+        return relabelled
 
 
 def reduced(features_RD: Tensor, how: Literal["pca", "ica"], dims: int, rng: Key) -> NDArray[np.float64]:
-    """Return (R, d) features, d at most `dims`, the rows less one, and D."""
+    """Return (R, d) features; d is the smallest of `dims`, R - 1 and D."""
     from sklearn.decomposition import FastICA
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils.extmath import svd_flip
@@ -142,8 +144,8 @@ def reduced(features_RD: Tensor, how: Literal["pca", "ica"], dims: int, rng: Key
 def split(points_Rd: NDArray[np.float64], rng: Key) -> Clusters:
     """Return two clusters by 2-means, the best of ten starts: a class without two clear clusters has several local optima.
 
-    Of 80 such classes of 200 rows, one start gave 3 another verdict than ten, at 0.8 ms against 4; of 160 classes with planted
-    poison, none.
+    In 80 such classes of 200 rows, one start changed the verdict of 3 classes compared with ten starts (0.8 ms against 4); in 160 classes with
+    planted poison, of none.
     """
     from sklearn.cluster import KMeans
 

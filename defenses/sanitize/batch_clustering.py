@@ -1,4 +1,4 @@
-"""The batch-wise variant of activation clustering that the most used backdoor benchmark runs, defects and all.
+"""Activation clustering batch by batch, as in the most used backdoor benchmark, with its defects.
 
 Shape letters: N rows, D features.
 """
@@ -20,18 +20,18 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class BatchClustering:
-    """Cluster the rows of each class batch by batch and drop the cluster that is smaller over all batches, in every class.
+    """Cluster each class batch by batch, and drop in every class the cluster that is smaller over all batches.
 
-    Source: read in SCLBD/BackdoorBench, defense/ac.py at commit f02e353 (2025-07-04), and written anew from what it does.
-    Its 2-means is fitted to about 25 rows at a time, on the first ten raw features (a precedence slip keeps its PCA from ever
-    running); the arbitrary names 0 and 1 of the clusters are then joined across batches, so that "the smaller cluster" mixes
-    both; and the loader shuffles between clustering and naming, so that flags land on other rows. It is here to be compared
-    with `activation_clustering` and `random_drop`, not to be used.
+    Source: SCLBD/BackdoorBench, defense/ac.py at commit f02e353 (2025-07-04); our own code with the same behaviour.
+
+    It reproduces three defects: 2-means is fitted to about 25 rows at a time, on the first ten raw features (an error of operator precedence skips
+    the PCA). The arbitrary numbers 0 and 1 of the clusters are joined across batches, so "the smaller cluster" mixes both. The loader shuffles
+    between clustering and naming, so flags go to other rows. Use it for comparison with `activation_clustering` and `random_drop`, not as a defense.
 
     Args:
-        batch_size: rows of a batch (there: 256).
-        dims: leading raw features kept (there: 10).
-        shuffled: the flags of one pass are given to the rows of another order.
+        batch_size: rows per batch, 1 or more (there: 256).
+        dims: leading raw features that are used, 1 or more (there: 10).
+        shuffled: give the flags of one pass to the rows in another order.
     """
 
     VERSION: ClassVar[int] = 1
@@ -41,12 +41,12 @@ class BatchClustering:
     shuffled: bool
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.batch_size, self.dims) < 1:
             raise ConfigError("defense.sanitize: batch_size and dims are 1 or more")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Return the verdict of the benchmark's code path; suspicion is 1 for a row it drops."""
+        """Return the verdict that the benchmark's code would give; suspicion is 1 for a dropped row."""
         from sklearn.cluster import KMeans
 
         features = means.fit(data).features(data.inputs)[:, : self.dims].double().numpy()

@@ -1,4 +1,4 @@
-"""Deep k-NN: a row whose neighbours bear another label is suspect.
+"""Deep k-NN: a row whose nearest neighbours have another label is suspicious.
 
 Shape letters: N rows, K classes, D features.
 """
@@ -19,35 +19,38 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class DeepKnn:
-    """Keep a row if the most frequent label among its k nearest rows, itself included, is its own.
+    """Keep a row if its own label is the most frequent among its k nearest rows, itself included.
 
-    Source: Peri, Gupta, Huang, Fowl, Zhu, Feizi, Goldstein, Dickerson, "Deep k-NN Defense Against Clean-Label Data Poisoning
-    Attacks", ECCV 2020 workshops; k should exceed twice the number of poisons. Votes are divided by the size of
-    their class, the paper's remedy for unbalanced classes. Ties keep the row. Features are those of the undefended
-    victim, so poison that forms a cluster of its own votes for itself and stays: this filter is made for poison that
-    lies among rows of another class, such as flipped labels and feature collisions.
+    Source: Peri, Gupta, Huang, Fowl, Zhu, Feizi, Goldstein, Dickerson, "Deep k-NN Defense Against Clean-Label Data Poisoning Attacks", ECCV 2020
+    workshops. There k should exceed twice the number of poisons.
+
+    Votes are divided by the size of their class, the paper's remedy for unbalanced classes. Ties keep the row. Features are those of the undefended
+    victim.
+
+    The filter is made for poison among rows of another class, such as flipped labels and feature collisions. Poison that forms its own cluster is
+    kept, since its neighbours are poison with the same label.
 
     Args:
-        neighbours: k, itself included (paper: 50 for 5 poisons and more).
+        neighbours: k, the row itself included, 2 or more (paper: 50 for 5 poisons and more).
     """
 
     VERSION: ClassVar[int] = 1
     neighbours: int
 
     def __post_init__(self) -> None:
-        """Refuse a number that means nothing."""
+        """Check that the field is in range."""
         if self.neighbours < 2:
             raise ConfigError(f"defense.sanitize.neighbours={self.neighbours}: give 2 or more; a row is its own nearest neighbour")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Let the neighbours of every row vote."""
+        """Compare the label of every row with those of its neighbours."""
         shares_NK = votes(means.fit(data).features(data.inputs), data, min(self.neighbours, len(data)))
         own = shares_NK.gather(1, data.labels[:, None])[:, 0]
         return Verdict(keep=own >= shares_NK.max(1).values, suspicion=(1 - own).float())
 
 
 def votes(features_ND: Tensor, data: Dataset, k: int) -> Tensor:
-    """Return (N, K), the share of each label among the k nearest rows, weighted by one over the size of its class."""
+    """Return (N, K), the share of each label among the k nearest rows, each weighted by 1 / the size of its class."""
     from sklearn.neighbors import NearestNeighbors
 
     points = features_ND.double().numpy()

@@ -1,4 +1,4 @@
-"""k-NN outliers: poisoned rows lie far from the bulk of their class.
+"""k-NN outliers: poisoned rows are far from most rows of their class.
 
 Shape letters: N rows, R rows of one class, D features.
 """
@@ -23,18 +23,20 @@ CHUNK = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class KnnOutlier:
-    """Drop the rows whose k-th nearest neighbour within their class is farthest, in units of the class's median.
+    """Drop the rows whose k-th nearest neighbour in their class is farthest away, relative to the median of the class.
 
-    Source: Ramaswamy, Rastogi, Shim, "Efficient Algorithms for Mining Outliers from Large Data Sets", SIGMOD 2000, on the
-    features of the undefended victim. Poison of one trigger is itself a tight cluster: k must exceed its size, or every
-    poisoned row has its neighbours among its own kind. So k is what the filter expects to remove. Distances are
-    divided by the class's median, so that classes can be compared.
+    Source: Ramaswamy, Rastogi, Shim, "Efficient Algorithms for Mining Outliers from Large Data Sets", SIGMOD 2000, on the features of the undefended
+    victim.
+
+    Rows with the same trigger form a tight cluster, so k must be larger than the number of poisoned rows; otherwise their k nearest neighbours are
+    poison too. By default k is the number of rows that the filter removes. Distances are divided by the median of the class so that classes can be
+    compared.
 
     Args:
-        expected_rate: poisoned rows / training rows to assume, in [0, 1); null takes what the threat's budget says, rate or count,
-            which is oracle knowledge, and with attack=none a stated assumption.
-        margin: rows removed, and k, as a multiple of expected_rate * N.
-        neighbours: k, or null for the rows removed; at most three quarters of a class either way.
+        expected_rate: poisoned rows / training rows to assume, in [0, 1). null: what the threat's budget states (rate or count), which is oracle
+            knowledge; with attack=none it is an assumption.
+        margin: rows removed, and default of k, as a multiple of expected_rate * N; 0 or more.
+        neighbours: k, 1 or more; null: the number of rows removed. At most three quarters of a class in both cases.
     """
 
     VERSION: ClassVar[int] = 1
@@ -44,12 +46,12 @@ class KnnOutlier:
     neighbours: int | None
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Check that the fields are in range."""
         if (self.expected_rate is not None and not 0 <= self.expected_rate < 1) or self.margin < 0 or (self.neighbours is not None and self.neighbours < 1):
             raise ConfigError("defense.sanitize: expected_rate lies in [0, 1), margin is 0 or more, neighbours 1 or more")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Score every row within its class and drop the most suspicious of all."""
+        """Score every row within its class and drop the most suspicious rows of all classes together."""
         features = means.fit(data).features(data.inputs)
         count = min(round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data)), len(data) - 1)
         suspicion = torch.zeros(len(data))
@@ -61,9 +63,9 @@ class KnnOutlier:
 
 
 def relative_distance(features_RD: Tensor, k: int) -> Tensor:
-    """Return (R,) float32, the distance of each row to its k-th neighbour over the median of these distances; 0 for one row.
+    """Return (R,) float32, the distance of each row to its k-th neighbour divided by the median of these distances; 0 for a single row.
 
-    A few rows at a time: memory grows with R, not with its square.
+    Computed in chunks, so memory grows with R and not with its square.
     """
     if len(features_RD) < 2:
         return torch.zeros(len(features_RD))

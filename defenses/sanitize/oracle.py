@@ -1,4 +1,4 @@
-"""The ceiling of every filter: it knows."""
+"""The oracle filter: the upper bound of every filter."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from poisonbench.core.rng import Key
 class Oracle:
     """Remove exactly the poisoned rows.
 
-    Source: none; the upper bound that a filter can reach, since the poison mask is handed to it.
+    Source: none. It gets the poison mask, so it is the upper bound that a filter can reach.
     """
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[frozenset[str]] = frozenset({"truth"})
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Return the truth."""
+        """Return the true poison mask as the verdict."""
         return Verdict(keep=~means.truth, suspicion=means.truth.float())

@@ -1,4 +1,4 @@
-"""The control of every filter: as many rows of each class, at random."""
+"""The random filter: a control that removes as many rows of each class as another filter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class RandomDrop:
-    """Remove as many rows per class as another filter does, chosen at random.
+    """Remove as many rows of each class as another filter does, chosen at random.
 
-    A filter that is no better than this one has found nothing: it merely trained on less data.
+    Source: none. A filter that is no better than this control has found nothing: its effect is that of training on fewer rows.
 
     Args:
         like: the defense whose filter is matched; on the command line `defense@defense.sanitize.like=NAME`.
@@ -27,7 +27,7 @@ class RandomDrop:
     like: Defense
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Ask the other filter for its verdict and keep nothing of it but the counts.
+        """Run the other filter and drop as many random rows of each class as it does.
 
         Raises:
             ConfigError: `like` has no filter.

@@ -1,4 +1,4 @@
-"""Spectral signatures: poisoned rows stand out along the top singular direction of their class.
+"""Spectral signatures: poisoned rows have large projections on the top singular direction of their class.
 
 Shape letters: N rows, K classes, D features, R rows of one class.
 """
@@ -25,17 +25,21 @@ class SpectralSignatures:
     """Drop the rows that align most with the top singular direction of their class.
 
     Source: Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, Algorithm 1.
-    Features are those of the undefended victim, without augmentation. The squared score is the same on both sides of the
-    mean, so it cannot say which part of a class is poison once the poison nears one half of it.
 
-    Algorithm 1 cleans every class: it removes the 1.5 * epsilon rows with the top scores, epsilon being an upper bound on the
-    number of poisoned rows; in the paper's experiments epsilon is 5 or 10 % of the rows of one class, and the authors' code
-    cleans the attacked class alone, which it is given. A defender here assumes a rate over all N rows. If all poison lies in
-    one class (all-to-one), epsilon is rate * N for that class: with rate 0.05 and K = 10 equal classes the filter removes
-    1.5 * 0.05 * 10 = 75 % of every class ("all"), nine of which are clean. So the default finds the class itself
-    ("suspected") and removes 7.5 % of the training rows. If poison lies in every class (all-to-all), a class of n rows holds
-    rate * n: "each" removes 1.5 * rate * n from every class, again 7.5 % of all rows, where "suspected" leaves nine poisoned
-    classes as they are. Measured on digits with the patch of badnets at 5 %, seeds 0-2, mean C-Acc / ASR (`+experiment=all_to_all`):
+    Features are those of the undefended victim, without augmentation. The squared score is the same on both sides of the mean. So when about half of
+    a class is poison, the score cannot separate it from the clean half.
+
+    Differences: Algorithm 1 removes the 1.5 * epsilon rows with the top scores from every class, where epsilon is an upper bound on the number of
+    poisoned rows. In the paper's experiments epsilon is 5 or 10 % of the rows of one class, and the authors' code cleans only the attacked class,
+    which it is given. A defender here assumes a rate over all N rows; `classes` says which classes are cleaned:
+
+    - "suspected" (default): the filter finds one class itself. With rate 0.05 it removes 7.5 % of the training rows. If all classes are poisoned
+      (all-to-all) and K = 10, nine of them stay poisoned.
+    - "all": as in Algorithm 1. With K = 10 equal classes it removes 1.5 * 0.05 * 10 = 75 % of every class. If all poison is in one class
+      (all-to-one), the other nine are clean.
+    - "each": 1.5 * rate * n of every class of n rows, together 7.5 % of all rows; for poison in every class.
+
+    Measured on digits with the patch of badnets at 5 %, seeds 0-2, mean C-Acc / ASR (`+experiment=all_to_all`):
 
     | mapping    | no filter    | suspected   | each         | all         |
     |------------|--------------|-------------|--------------|-------------|
@@ -43,16 +47,14 @@ class SpectralSignatures:
     | all_to_all | 98.7 / 83.6  | 98.1 / 74.8 | 98.1 / 35.1  | 93.2 / 12.9 |
 
     Args:
-        expected_rate: poisoned rows / training rows to assume, in [0, 0.5); null takes what the threat's budget says, rate or count,
-            which is oracle knowledge, and with attack=none a stated assumption.
-        score: "paper": squared projection of centred features. "released_code": of uncentred features on
-            the direction of the centred ones, as the authors' code and most ports compute it; it loses the poison
-            when a class mean is large.
-        classes: which classes lose rows, and how many of them. "suspected": the class with the largest share of variance in
-            its top direction loses margin * expected_rate * N. "all": every class loses that many, as Algorithm 1 has it.
-            "each": every class of n rows loses margin * expected_rate * n.
-        margin: rows removed, as a multiple of the expected poison (paper: 1.5).
-        keep_at_least: share of a class that always stays, in [0, 1].
+        expected_rate: poisoned rows / training rows to assume, in [0, 0.5). null: what the threat's budget states (rate or count), which is
+            oracle knowledge; with attack=none it is an assumption.
+        score: "paper": squared projection of centred features. "released_code": squared projection of uncentred features on the direction of the
+            centred ones, as in the authors' code and most ports; it misses the poison when a class mean is large.
+        classes: which classes lose rows. "suspected": the class with the largest share of variance in its top direction loses margin *
+            expected_rate * N rows. "all": every class loses that many. "each": every class of n rows loses margin * expected_rate * n.
+        margin: rows removed, as a multiple of the expected poison, 0 or more (paper: 1.5).
+        keep_at_least: share of a class that is always kept, in [0, 1].
     """
 
     VERSION: ClassVar[int] = 1
@@ -64,14 +66,14 @@ class SpectralSignatures:
     keep_at_least: float
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Check that the fields are in range."""
         if self.expected_rate is not None and not 0 <= self.expected_rate < 0.5:
             raise ConfigError(f"defense.sanitize.expected_rate={self.expected_rate}: a rate to expect lies in [0, 0.5)")
         if self.margin < 0 or not 0 <= self.keep_at_least <= 1:
             raise ConfigError("defense.sanitize: margin is 0 or more, keep_at_least lies in [0, 1]")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Score every row within its class and drop the top of the suspected class, or of every class."""
+        """Score every row within its class and drop the top rows of the chosen classes."""
         features = means.fit(data).features(data.inputs)
         suspicion, shares = torch.zeros(len(data)), torch.full((data.num_classes,), -1.0)
         for label, rows in by_class(data):
@@ -95,11 +97,11 @@ def signature(features_RD: Tensor, *, centre: bool) -> tuple[Tensor, float]:
 
     Args:
         features_RD: (R, D) features.
-        centre: project centred features, as the paper does, or uncentred ones.
+        centre: project centred features, as in the paper, or uncentred ones.
 
     Returns:
         (R,) float32 squared projections on the top singular direction of the centred features, and the share
-        of variance in that direction; where all rows are equal, on the last feature, and 0.
+        of variance in that direction. If all rows are equal: projections on the last feature, and 0.
     """
     rows = centred(features_RD)
     directions, share = principal(rows, 1)

@@ -1,4 +1,4 @@
-"""Outliers among trusted rows: what lies farther from the clean rows of its class than these lie from each other.
+"""Trusted outliers: rows that are farther from the trusted rows of their class than these are from each other.
 
 Shape letters: N rows, T trusted rows of one class, R rows of one class, D values of an input.
 """
@@ -24,15 +24,16 @@ CHUNK = 1000
 class TrustedOutlier:
     """Drop the rows whose k-th nearest trusted row of the same class is farther than a percentile of the trusted rows' own distances.
 
-    Source: Paudice, Munoz-Gonzalez, Gyorgy, Lupu, "Detection of Adversarial Training Examples in Poisoning Attacks through Anomaly
-    Detection", 2018: one detector a class, fitted to a small trusted set, with a threshold from the empirical distribution of the trusted
-    rows' scores; a trusted row is scored against the others. Distances are Euclidean, between the inputs as they are: no feature
-    of a trained model has a part in them, so the verdict on a row depends on that row and on trusted rows alone, whatever
-    else an attacker inserts, deletes or changes. A class with fewer than two trusted rows has no threshold, and its rows stay.
+    Source: Paudice, Munoz-Gonzalez, Gyorgy, Lupu, "Detection of Adversarial Training Examples in Poisoning Attacks through Anomaly Detection", 2018:
+    one detector per class, fitted to a small trusted set; the threshold is taken from the empirical distribution of the trusted rows' scores.
+
+    Each trusted row is scored against the other trusted rows. Distances are Euclidean between the inputs, not between features of a trained model. So
+    the verdict on a row depends only on that row and on trusted rows, whatever else an attacker inserts, deletes or changes. A class with fewer than
+    two trusted rows has no threshold; its rows are kept.
 
     Args:
-        neighbours: k; of a class with fewer trusted rows, as many as it has.
-        percentile: share of the trusted rows of a class that would stay, in (0, 1].
+        neighbours: k, 1 or more; a class with fewer trusted rows uses as many as it has.
+        percentile: share of the trusted rows of a class that the threshold would keep, in (0, 1].
     """
 
     VERSION: ClassVar[int] = 1
@@ -42,7 +43,7 @@ class TrustedOutlier:
     percentile: float
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Check that the fields are in range."""
         if self.neighbours < 1 or not 0 < self.percentile <= 1:
             raise ConfigError(f"defense.sanitize: neighbours={self.neighbours} is 1 or more, percentile={self.percentile} lies in (0, 1]")
 
@@ -61,7 +62,7 @@ class TrustedOutlier:
 
 
 def kth_distance(points_RD: Tensor, clean_TD: Tensor, k: int) -> Tensor:
-    """Return (R,) distances to the k-th nearest clean row; each is computed by itself, so its bits depend on no other row."""
+    """Return (R,) distances to the k-th nearest clean row; each is computed separately, so its bits depend on no other row."""
     far = [torch.cdist(some, clean_TD, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(k).values for some in points_RD.split(CHUNK)]
     return torch.cat(far)
 

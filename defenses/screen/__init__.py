@@ -1,1 +1,1 @@
-"""Defenses that refuse inputs at test time."""
+"""Defenses that reject inputs at test time."""

@@ -1,4 +1,4 @@
-"""STRIP: an answer that survives any picture laid over it is a trigger's.
+"""STRIP: if the answer stays the same whatever picture is laid over the input, the input carries a trigger.
 
 Shape letters: M inputs, O overlays, K classes.
 """
@@ -19,17 +19,17 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Suspect inputs whose answers stay certain under overlays.
+    """Reject inputs whose answers stay certain when other pictures are laid over them.
 
-    Source: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019:
-    the entropy of the answers to N = 100 superpositions with clean rows; suspicion is its negative. The paper's code
-    adds the pictures at full weight and lets pixels saturate (`weight` 1); averaging them (0.5) halves the trigger as well, and a
-    patch on digits is then missed altogether. Rows above the 5 % false
-    positive threshold of the trusted rows are refused, as its paper sets it.
+    Source: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019.
+
+    Suspicion is minus the mean entropy of the answers to superpositions with clean rows (paper: N = 100 of them). As in the paper, inputs above the
+    threshold with 5 % false positives on the trusted rows are rejected. The paper's code adds the pictures at full weight and lets pixels saturate
+    (`weight` 1). Averaging them (0.5) also halves the trigger; a patch on digits is then missed completely.
 
     Args:
-        overlays: O, trusted rows laid over each input, drawn anew for each.
-        weight: of input and of overlay, in (0, 1].
+        overlays: O, trusted rows laid over each input, 1 or more; drawn anew for each input.
+        weight: weight of the input and of the overlay, in (0, 1].
     """
 
     VERSION: ClassVar[int] = 1
@@ -38,7 +38,7 @@ class Strip:
     weight: float
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if self.overlays < 1 or not 0 < self.weight <= 1:
             raise ConfigError("defense.screen: overlays is 1 or more, weight lies in (0, 1]")
 
@@ -46,7 +46,7 @@ class Strip:
         """Return (M,) minus the mean entropy over the overlays, in nats.
 
         Raises:
-            Incompatible: inputs that are no images.
+            Incompatible: the inputs are not images.
         """
         if inputs.ndim != 4:
             raise Incompatible("defense=strip lays pictures over each other; these inputs are none")

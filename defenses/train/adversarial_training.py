@@ -1,4 +1,4 @@
-"""Adversarial training: learn every row at its worst within a small ball.
+"""Adversarial training: train on the worst case of every row within a small distance.
 
 Shape letters: B rows of a batch.
 """
@@ -20,18 +20,18 @@ from poisonbench.core.proof import Looks
 
 @dataclass(frozen=True, kw_only=True)
 class WorstCaseStep(PlainStep):
-    """Replace each batch by what projected gradient ascent makes of it.
+    """Replace each batch by adversarial examples, found by projected gradient ascent.
 
-    Source: Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR
-    2018: Linf 8 of 255, 7 steps of 2, a random start; against unlearnable examples and other small perturbations: Tao, Feng,
-    Yi, Huang, Chen, "Better Safe Than Sorry: Preventing Delusive Adversaries with Adversarial Training", NeurIPS 2021. The model computes
-    in evaluation mode while the batch is
-    sought, so that its running statistics see the final batch alone.
+    Source: Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018: Linf limit 8 of 255,
+    7 steps of 2, a random start. As a defense against unlearnable examples and other small perturbations: Tao, Feng, Yi, Huang, Chen, "Better Safe
+    Than Sorry: Preventing Delusive Adversaries with Adversarial Training", NeurIPS 2021.
+
+    The model is in evaluation mode during the ascent, so its running statistics include only the final batch.
 
     Args:
-        limit: Linf radius, in grey levels.
-        step_size: of one ascent step, in grey levels.
-        ascents: steps.
+        limit: Linf radius in grey levels, above 0.
+        step_size: size of one ascent step in grey levels, above 0.
+        ascents: number of ascent steps, 1 or more.
     """
 
     VERSION: ClassVar[int] = 1
@@ -41,15 +41,15 @@ class WorstCaseStep(PlainStep):
     ascents: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if not (self.limit > 0 and self.step_size > 0 and self.ascents >= 1):
             raise ConfigError("defense.train.step: limit and step_size are above 0, ascents 1 or more")
 
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Refuse inputs that are no images.
+        """Check that the inputs are images.
 
         Raises:
-            Incompatible: a ball of grey levels means nothing there.
+            Incompatible: they are not, so a limit in grey levels has no meaning.
         """
         if len(plan.shape) != 3:
             raise Incompatible(f"adversarial training perturbs pixels; this learner's model sees inputs of shape {plan.shape}")

@@ -1,4 +1,4 @@
-"""Bagging: members on random draws of the rows, whose votes have a certificate because a draw seldom holds a poisoned row."""
+"""Bagging: members on random draws of the rows, and a vote; few draws contain a poisoned row, so the votes have a certificate."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class Bagging:
-    """Train each of R members on s rows, drawn with replacement.
+    """Train each of R members on s rows, drawn with replacement, and let them vote.
 
     Source: Jia, Cao and Gong, "Intrinsic Certified Robustness of Bagging against Data Poisoning Attacks", AAAI 2021, section 3.
 
     Args:
-        members: R.
-        drawn: s.
-        member: another recipe for the members; null is that of the run.
+        members: R, 1 or more.
+        drawn: s, 1 or more.
+        member: recipe of the members; null: the recipe of the run.
     """
 
     VERSION: ClassVar[int] = 1
@@ -34,7 +34,7 @@ class Bagging:
     member: Learner | None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.members, self.drawn) < 1:
             raise ConfigError(f"defense.train.members={self.members}, drawn={self.drawn}: give 1 or more of each")
 
@@ -45,7 +45,7 @@ class Bagging:
 
 @dataclass(frozen=True, kw_only=True)
 class Bags(Committee):
-    """The learner that trains members on draws.
+    """The learner that trains members on random draws.
 
     Source: Jia, Cao and Gong, AAAI 2021.
 
@@ -65,7 +65,7 @@ class Bags(Committee):
         return self.members
 
     def divided(self, data: Dataset, rng: Key) -> list[Dataset]:
-        """Return what each member has drawn."""
+        """Return the rows that each member draws."""
         places = torch.arange(self.drawn)
         draws = [(rng.child(f"bag/{member}").per_row(places)[:, 0] * len(data)).long() for member in range(self.members)]
         return [numbered(data.take(rows)) for rows in draws]
@@ -75,5 +75,5 @@ class Bags(Committee):
         return {"drawn": self.drawn, "training_rows": len(data)}
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse what the member refuses."""
+        """Check that the member accepts s rows."""
         self.member.check(data.take(torch.arange(min(self.drawn, len(data)))), combine)

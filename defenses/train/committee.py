@@ -1,4 +1,4 @@
-"""Many models on some of the rows each, and a vote: what all such defenses have in common.
+"""Shared code of defenses that train many models, each on some of the rows, and let them vote.
 
 Shape letters: N rows, M test rows, R members, K classes, H partitions, d members that a partition reaches.
 """
@@ -23,11 +23,10 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class Committee(Around):
-    """The learner that trains the members; who says which rows are whose says the rest.
+    """Base class of learners that train many members; a subclass defines the rows of each member.
 
     Args:
-        rule: "plurality" of the votes; or "run_off": the two classes with the most votes, and then the one of them that more
-            members score above the other.
+        rule: "plurality" of the votes; or "run_off": of the two classes with the most votes, the one that more members score above the other.
     """
 
     VERSION: ClassVar[int] = 1
@@ -39,27 +38,27 @@ class Committee(Around):
         raise NotImplementedError
 
     def divided(self, data: Dataset, rng: Key) -> list[Dataset]:
-        """Return the rows of each member; some may have none."""
+        """Return the rows of each member; a member may have none."""
         raise NotImplementedError
 
     def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
-        """Return what was drawn or spent and a certificate has to know; an epsilon here is that of all members together, never of one."""
+        """Return the facts that a certificate needs, such as what was drawn or spent; an epsilon is that of all members together."""
         return {}
 
     def reach(self, facts: Mapping[str, object]) -> Tensor:
         """Return (H, d) int64, the members that are trained on each partition.
 
         Raises:
-            ConfigError: rows are not parted.
+            ConfigError: the members do not use partitions.
         """
-        raise ConfigError(f"defense.certify: {type(self).__name__} does not part its rows; use the certificate of its own")
+        raise ConfigError(f"defense.certify: {type(self).__name__} does not partition its rows; use its own certificate")
 
     def touched(self, change: Change) -> int:
         """Return how many partitions one change touches."""
         return 2 if change == "edit" else 1
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse more members than rows, and what the member refuses.
+        """Check that there are enough rows for the members, and that the member accepts them.
 
         Raises:
             ConfigError: what to change.
@@ -70,10 +69,10 @@ class Committee(Around):
         """Train every member on its own rows."""
         assert start is None, "an ensemble is trained from scratch"
         parts = self.divided(data, rng)
-        full = [place for place, part in enumerate(parts) if len(part)]
-        victims = self.member.fit_many([parts[place] for place in full], combine, [rng.child(f"member/{place}") for place in full])
+        filled = [place for place, part in enumerate(parts) if len(part)]
+        victims = self.member.fit_many([parts[place] for place in filled], combine, [rng.child(f"member/{place}") for place in filled])
         facts: dict[str, object] = {"members": len(parts), "rows_of_smallest": min(map(len, parts)), "rows_of_largest": max(map(len, parts))}
-        return Votes(members=dict(zip(full, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.told(data, rng, victims))
+        return Votes(members=dict(zip(filled, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.told(data, rng, victims))
 
     def restore(self, trained: Trained, like: Dataset) -> Votes:
         """Rebuild the members."""
@@ -90,12 +89,12 @@ class Votes:
     """An ensemble; its scores are counts of votes.
 
     Args:
-        members: the trained members by part.
-        committee: their recipe.
+        members: the trained members, by number; members without rows are missing.
+        committee: the learner that trained them.
         kinds: K.
-        facts: number of members, rows of the smallest and the largest part, and the offsets of a spread.
-        history: states on the way.
-        module: none: votes have no gradient.
+        facts: number of members, rows of the smallest and the largest part, and what `Committee.told` adds.
+        history: earlier states.
+        module: None: votes have no gradient.
     """
 
     members: Mapping[int, Victim]
@@ -104,29 +103,29 @@ class Votes:
     facts: Mapping[str, object]
     history: Sequence[State] = ()
     module: None = None
-    told: dict[str, Tally] = field(default_factory=dict)  # the last inputs asked about: a certificate asks what was scored before
+    told: dict[str, Tally] = field(default_factory=dict)  # the tally of the last inputs: a certificate needs those that were just scored
 
     @property
     def rule(self) -> Rule:
-        """How votes become an answer."""
+        """How votes are turned into an answer."""
         return self.committee.rule
 
     def tally(self, inputs: Tensor) -> Tally:
-        """Ask every member, some inputs at a time.
+        """Return the votes of every member, computed in chunks of inputs.
 
         Raises:
-            Diverged: a member's score that is not finite.
+            Diverged: a score of a member is not finite.
         """
         name = hashlib.blake2b(inputs.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
         if name not in self.told:
             count = self.committee.size
-            answers = torch.zeros(len(inputs), count, dtype=torch.int32)  # a member without rows says class 0
+            answers = torch.zeros(len(inputs), count, dtype=torch.int32)  # a member without rows votes for class 0
             wins = torch.zeros(len(inputs), self.kinds, self.kinds, dtype=torch.int64)
             wins[:, 0, 1:] = count - len(self.members)
-            full, at = torch.tensor(list(self.members)), 0
+            filled, at = torch.tensor(list(self.members)), 0
             for scores in self.committee.member.scores_many(list(self.members.values()), inputs):
                 some = slice(at, at + len(scores))
-                answers[some, full] = finite(scores, "scores of an ensemble, by row, trained member and class").argmax(2).to(torch.int32)
+                answers[some, filled] = finite(scores, "scores of an ensemble, by row, trained member and class").argmax(2).to(torch.int32)
                 for kind in range(self.kinds):
                     wins[some, kind] += (scores[:, :, kind, None] > scores).sum(1)
                 at += len(scores)
@@ -135,7 +134,7 @@ class Votes:
         return self.told[name]
 
     def reach(self) -> Tensor:  # shape letters
-        """(H, d) int64, the members that are trained on each partition."""
+        """The (H, d) int64 members that are trained on each partition."""
         return self.committee.reach(self.facts)
 
     def touched(self, change: Change) -> int:
@@ -143,7 +142,7 @@ class Votes:
         return self.committee.touched(change)
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
-        """Return (M, K) votes; the first of several largest ones is the answer, as in the paper. A run-off's winner has one more than all others."""
+        """Return (M, K) votes; on a tie the smallest class is the answer, as in the paper. The winner of a run-off has one vote more than all others."""
         tally = self.tally(inputs)
         votes = tally.votes_MK
         if self.committee.rule == "run_off":
@@ -160,12 +159,12 @@ class Votes:
         return {f"{place}.{name}": value for place, member in self.members.items() for name, value in member.state().items()}
 
     def silenced(self, channels_D: Tensor) -> Votes:
-        """Refuse: an ensemble is not one model."""
+        """Raise Incompatible: an ensemble is not a single model."""
         raise Incompatible("an ensemble of many models has no channels of its own to prune")
 
 
 def finalists(votes_MK: Tensor, wins_MKK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (M,) the winner of a run-off and (M,) the other of the two classes with the most votes; ties go to the smaller class."""
+    """Return (M,) the winners of the run-off and (M,) the losers of it; ties go to the smaller class."""
     order = votes_MK.argsort(dim=1, descending=True, stable=True)
     one, other, rows = order[:, 0], order[:, 1], torch.arange(len(votes_MK))
     small, large = torch.minimum(one, other), torch.maximum(one, other)

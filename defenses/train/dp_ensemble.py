@@ -1,4 +1,4 @@
-"""Many private trainings on all rows, and a vote: what differential privacy proves about poison, made measurable."""
+"""Many private trainings on all rows, and a vote, to measure what differential privacy proves against poison."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class DpEnsemble:
-    """Train M models by DP-SGD on the same rows, each with randomness of its own.
+    """Train M models by DP-SGD on the same rows, each with its own randomness, and let them vote.
 
-    Source: Ma, Zhu and Hsu, "Data Poisoning against Differentially-Private Learners: Attacks and Defenses", IJCAI 2019, on how a private
-    training bounds poison; Liu, Cullen, Montague, Erfani and Rubinstein, "Enhancing the Antidote: Improved Pointwise Certifications
-    against Poisoning Attacks", AAAI 2023, on the answers of many trainings. The certificate is about one training; the votes of M are a
-    sample for it, no more. The epsilon of the step is the budget of each training. All of them use the same rows, so what is released
-    spends more: the record's `epsilon` is that of all M together, and `epsilon_of_one_member` that of each.
+    Source: Ma, Zhu and Hsu, "Data Poisoning against Differentially-Private Learners: Attacks and Defenses", IJCAI 2019, on how private training
+    bounds poison; Liu, Cullen, Montague, Erfani and Rubinstein, "Enhancing the Antidote: Improved Pointwise Certifications against Poisoning
+    Attacks", AAAI 2023, on the answers of many trainings.
+
+    The certificate is about a single training; the votes of the M members are a sample of its answers. The epsilon of the step is the budget of each
+    training. Since all trainings use the same rows, their results together spend more: the record's `epsilon` is that of all M together, and
+    `epsilon_of_one_member` that of each.
 
     Args:
-        members: M.
+        members: M, 1 or more.
         step: the private step of every member.
     """
 
@@ -35,7 +37,7 @@ class DpEnsemble:
     step: PrivateStep
 
     def __post_init__(self) -> None:
-        """Refuse a number that means nothing."""
+        """Check that the field is in range."""
         if self.members < 1:
             raise ConfigError(f"defense.train.members={self.members}: give 1 or more")
 
@@ -46,7 +48,7 @@ class DpEnsemble:
 
 @dataclass(frozen=True, kw_only=True)
 class Repetitions(Committee):
-    """The learner that trains the same recipe on the same rows again and again.
+    """The learner that trains the same recipe M times on the same rows.
 
     Source: Ma, Zhu and Hsu, IJCAI 2019.
 
@@ -69,9 +71,9 @@ class Repetitions(Committee):
         return [data] * self.members
 
     def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
-        """Return how one training was noised, which the certificate depends on, and what all of them spent."""
+        """Return the noise of one training, which the certificate depends on, and the epsilon of all of them."""
         return composed(members[0].facts, self.members)
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse what the member refuses."""
+        """Check that the member accepts the rows."""
         self.member.check(data, combine)

@@ -1,4 +1,4 @@
-"""DP-SGD: bounded influence of every row on every step.
+"""DP-SGD: bounded influence of every row on every training step.
 
 Shape letters: B rows of a batch, P parameters.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from defenses.train.per_example import PerExample, RowGradients
 
 HOOKS = "_dp_sgd_hooks"
-# orders of the Renyi divergence to try; those of Opacus end at 63, too few for much noise
+# orders of the Renyi divergence to try; the default ones of Opacus end at 63, too low for much noise
 ORDERS: dict[str, dict[str, list[float]]] = {
     "rdp": {"alphas": [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), *range(64, 1025, 32), 2048, 4096]},
     "prv": {},
@@ -37,32 +37,34 @@ ORDERS: dict[str, dict[str, list[float]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateStep(PlainStep):
-    """Poisson sampling, per-example clipping, Gaussian noise.
+    """Train with DP-SGD: Poisson sampling, per-example clipping and Gaussian noise.
 
-    Source: Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, "Deep Learning with Differential Privacy", CCS 2016;
-    per-example gradients and accounting by Opacus; as a defense against poisoning: Ma, Zhu, Hsu, "Data Poisoning against
-    Differentially-Private Learners", IJCAI 2019. k poisoned rows move the outcome by no more than group
-    privacy at k allows. Each row joins each step with probability q = 1 / steps of an epoch;
-    gradients are clipped to `max_grad_norm`, summed, noised, and divided by N q. The adjacency is add or remove one row, so a row that
-    is changed or relabelled is one removed and one added: a group of two.
+    Source: Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, "Deep Learning with Differential Privacy", CCS 2016; per-example gradients and
+    accounting by Opacus; as a defense against poisoning: Ma, Zhu, Hsu, "Data Poisoning against Differentially-Private Learners", IJCAI 2019.
 
-    No figure of the training may follow the private rows. N, q and the number of steps are those of the task before poisoning and before any
-    filter, and public (`public_rows`, `sampling_rate` on record). The statistics of the inputs (of patches, for net=fast) are measured on
-    `task.public`; without it, pixels have the constants of their form, the mean and deviation of one black and one white picture.
+    Each row joins each step with probability q = 1 / steps per epoch. Gradients are clipped to `max_grad_norm`, summed, noised, and divided by N q.
+    The adjacency is add or remove one row; a row that is changed or relabelled is one removed and one added, a group of two. k poisoned rows change
+    the outcome by at most what group privacy at k allows.
 
-    The draws come from the run's seed, so whoever knows it can repeat the noise: epsilon speaks of a defender whose draws are secret, as
-    `salt=system` makes them. torch's generator is no cryptographic one, and noise in floating point leaks in ways that the
-    proof does not see (Mironov, "On Significance of the Least Significant Bits for Differential Privacy", CCS 2012).
+    No setting of the training depends on private rows. N, q and the number of steps are those of the task before poisoning and before any filter,
+    and are public (`public_rows`, `sampling_rate` in the record). Input statistics (of patches, for net=fast) are measured on `task.public`. Without
+    it, pixels are standardised by constants: mean and deviation of one black and one white picture.
+
+    The draws come from the run's seed, so anyone who knows it can repeat the noise. The epsilon is valid only if the draws are secret: use
+    `salt=system`.
+
+    Not included: a cryptographic generator (torch's is not), and protection against leaks of floating-point noise, which the proof does not cover
+    (Mironov, "On Significance of the Least Significant Bits for Differential Privacy", CCS 2012).
 
     Args:
-        epsilon: budget to spend over the whole training, above 0.
-        delta: below 1 / N.
-        max_grad_norm: clipping bound of one row's gradient.
+        epsilon: budget of the whole training, above 0.
+        delta: in (0, 1), below 1 / N.
+        max_grad_norm: clipping bound of the gradient of one row, above 0.
         accountant: "rdp" or "prv".
-        sampling: "poisson" alone: no accountant here holds for shuffled batches.
-        scale: what the private gradient is multiplied with, after noise. Clipped gradients are smaller than those that a recipe's learning
-            rate was chosen for; this leaves the rate to the recipe, as De et al., "Unlocking High-Accuracy Differentially
-            Private Image Classification through Scale", 2022, do by dividing by the clipping bound.
+        sampling: "poisson" only: no accountant here is valid for shuffled batches.
+        scale: factor of the private gradient after noise, above 0. Clipped gradients are smaller than those that a recipe's learning rate was
+            chosen for. De et al., "Unlocking High-Accuracy Differentially Private Image Classification through Scale", 2022, divide by the
+            clipping bound for the same reason.
     """
 
     VERSION: ClassVar[int] = 3
@@ -75,25 +77,25 @@ class PrivateStep(PlainStep):
     scale: float = field(default=1.0, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Check that the fields are in range."""
         if not self.epsilon > 0:
             raise ConfigError(f"defense.train.step.epsilon={self.epsilon}: a privacy budget is above 0, such as 3")
         if not (0 < self.delta < 1 and self.max_grad_norm > 0 and self.scale > 0):
-            told = f"delta={self.delta} lies in (0, 1), max_grad_norm={self.max_grad_norm} and scale={self.scale} are above 0"
-            raise ConfigError(f"defense.train.step: {told}")
+            ranges = f"delta={self.delta} lies in (0, 1), max_grad_norm={self.max_grad_norm} and scale={self.scale} are above 0"
+            raise ConfigError(f"defense.train.step: {ranges}")
         if self.sampling != "poisson":
             raise ConfigError(f"defense.train.step.sampling={self.sampling}: the accountant holds for Poisson sampling alone; set it to poisson")
 
     def with_public(self, public: Dataset) -> Step:
-        """Return the step that measures public rows; without them, this one."""
-        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(PrivateStep)}
-        return MeasuredStep(**told, public=public) if len(public) else self
+        """Return the step that measures input statistics on public rows; without public rows, this step."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(PrivateStep)}
+        return MeasuredStep(**values, public=public) if len(public) else self
 
     def measured(self, data: Dataset) -> Dataset:
         """Return one black and one white picture.
 
         Raises:
-            ConfigError: inputs that are no pixels have no constants.
+            ConfigError: the inputs are not pixels, so there are no such constants.
         """
         if data.inputs.dtype != torch.uint8:
             raise ConfigError("DP-SGD cannot compute input statistics from private rows, and only pixels have fixed ones to use instead; set task.public=0.1")
@@ -106,11 +108,11 @@ class PrivateStep(PlainStep):
 
     @property
     def statistics(self) -> str:
-        """What the inputs are standardised by."""
+        """The source of the input statistics."""
         return "constants of the form"
 
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Refuse a delta that promises nothing, layers that mix rows, and a net that measures them.
+        """Check delta, that no layer mixes rows, and that the network measures no private rows.
 
         Raises:
             ConfigError: what to change.
@@ -124,13 +126,13 @@ class PrivateStep(PlainStep):
         self.check_followed(module, plan.shape)
 
     def check_followed(self, module: nn.Module, shape: tuple[int, ...]) -> None:
-        """Refuse a network in which gradients of single rows are missing, or are not those of their sum.
+        """Check that there is a gradient for every row, and that their mean is the gradient of the mean loss.
 
         Raises:
-            ConfigError: names the weights, or says what failed.
+            ConfigError: names the weights, or states what failed.
         """
         trial, plain, inputs = copy.deepcopy(module).train(), copy.deepcopy(module).train(), torch.randn(3, *shape, generator=Key.root(0).torch())
-        way_out = "write it with layers that Opacus knows (opacus.validators.ModuleValidator.fix puts them in), or choose another defense"
+        remedy = "write it with layers that Opacus knows (opacus.validators.ModuleValidator.fix puts them in), or choose another defense"
         try:
             self.begin(trial)
             for network in (trial, plain):
@@ -138,35 +140,35 @@ class PrivateStep(PlainStep):
                     network(inputs).logsumexp(1).mean().backward()
             followed = getattr(trial, HOOKS).gradients()
         except Exception as error:
-            raise ConfigError(f"defense=dp_sgd cannot follow single rows through this network ({type(error).__name__}: {error}); {way_out}") from error
+            raise ConfigError(f"defense=dp_sgd cannot follow single rows through this network ({type(error).__name__}: {error}); {remedy}") from error
         trained = [(name, weight.grad) for name, weight in plain.named_parameters() if weight.requires_grad]
         wrong = [name for (name, whole), own in zip(trained, followed, strict=True) if not _agree(own, whole, len(inputs))]
         if wrong:
-            raise ConfigError(f"defense=dp_sgd cannot follow single rows through the weights {', '.join(wrong)} of this network; {way_out}")
+            raise ConfigError(f"defense=dp_sgd cannot follow single rows through the weights {', '.join(wrong)} of this network; {remedy}")
 
     def check_measures(self, module: nn.Module) -> None:
-        """Refuse a net whose first layer is set by the rows.
+        """Check that the first layer of the network is not computed from the rows.
 
         Raises:
-            ConfigError: there are no public ones.
+            ConfigError: it is, and there are no public rows.
         """
         if any(isinstance(part, FeatureNet) and type(part).prepare is not FeatureNet.prepare for part in module.modules()):
             raise ConfigError("DP-SGD cannot set the first layer of this net from private rows; set task.public=0.1, or choose net=small")
 
     def begin(self, module: nn.Module) -> None:
-        """Attach what collects per-example gradients."""
+        """Attach the hooks that collect per-example gradients."""
         from defenses.train.per_example import PerExample  # Opacus takes 2 s to import
 
         setattr(module, HOOKS, PerExample(module))
 
     def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
-        """Return Poisson samples of the rows that are there, as many as the plan has steps; a sample may be empty."""
-        generator, there = rng.child("poisson").torch(), sum(map(len, batches))
+        """Yield Poisson samples of the rows, one for each step of the plan; a sample may be empty."""
+        generator, rows = rng.child("poisson").torch(), sum(map(len, batches))
         for _ in range(plan.steps):
-            yield (torch.rand(there, generator=generator) < 1 / plan.steps).nonzero()[:, 0]
+            yield (torch.rand(rows, generator=generator) < 1 / plan.steps).nonzero()[:, 0]
 
     def update(self, moment: Moment) -> None:
-        """Put clipped, noised, averaged gradients in place of the plain ones."""
+        """Replace the gradients by clipped, noised and averaged ones."""
         followed: PerExample = getattr(moment.module, HOOKS)
         clipped = clipped_sum([own for own in followed.gradients() if own is not None], self.max_grad_norm)
         generator, scale = moment.rng.child("noise").torch(), self.noise(moment.plan) * self.max_grad_norm
@@ -176,14 +178,14 @@ class PrivateStep(PlainStep):
         followed.clear()
 
     def finish(self, module: nn.Module, plan: Plan) -> Mapping[str, object]:
-        """Detach, and return what was spent."""
+        """Remove the hooks, and return what was spent."""
         getattr(module, HOOKS).remove()
         delattr(module, HOOKS)
         noise, rate = self.noise(plan), 1 / plan.steps
         spent = spent_epsilon(self.accountant, noise, rate, plan.epochs * plan.steps, self.delta)
-        told: dict[str, object] = {"epsilon": spent, "delta": self.delta, "noise_multiplier": noise, "sampling_rate": rate}
-        told |= {"public_rows": plan.rows, "statistics": self.statistics, "max_grad_norm": self.max_grad_norm, "accountant": self.accountant}
-        return {**told, "adjacency": "add or remove one row"}
+        facts: dict[str, object] = {"epsilon": spent, "delta": self.delta, "noise_multiplier": noise, "sampling_rate": rate}
+        facts |= {"public_rows": plan.rows, "statistics": self.statistics, "max_grad_norm": self.max_grad_norm, "accountant": self.accountant}
+        return {**facts, "adjacency": "add or remove one row"}
 
     def noise(self, plan: Plan) -> float:
         """Return the noise multiplier that spends epsilon over the whole plan."""
@@ -192,12 +194,12 @@ class PrivateStep(PlainStep):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredStep(PrivateStep):
-    """The private step whose input statistics are those of public rows.
+    """The private step that measures input statistics on public rows.
 
     Source: Abadi et al., CCS 2016.
 
     Args:
-        public: rows that nobody can poison and that need no privacy.
+        public: rows that cannot be poisoned and need no privacy.
     """
 
     VERSION: ClassVar[int] = PrivateStep.VERSION
@@ -213,15 +215,15 @@ class MeasuredStep(PrivateStep):
 
     @property
     def statistics(self) -> str:
-        """What the inputs are standardised by."""
+        """The source of the input statistics."""
         return "public rows"
 
     def check_measures(self, module: nn.Module) -> None:
-        """Refuse nothing: what the net measures is public."""
+        """Accept every network: it measures only public rows."""
 
 
 def _agree(own: RowGradients | None, whole: Tensor | None, rows: int) -> bool:
-    """Tell whether there is a gradient for each of so many rows, and the gradient of the mean loss is their mean."""
+    """Return whether there is a gradient for each of `rows` rows and their mean is the gradient of the mean loss."""
     return own is not None and whole is not None and len(own.rows) == rows and torch.allclose(own.rows.mean(0), whole, rtol=1e-3, atol=1e-5)
 
 
@@ -234,17 +236,17 @@ def clipped_sum(gradients: Sequence[RowGradients], bound: float) -> list[Tensor]
 
 @lru_cache(maxsize=64)
 def noise_for(accountant: str, epsilon: float, delta: float, plan: Plan) -> float:
-    """Return the smallest noise multiplier, to within 0.01 of epsilon, that spends no more than epsilon."""
+    """Return the smallest noise multiplier that spends no more than epsilon, to within 0.01 of epsilon."""
     from opacus.accountants.utils import get_noise_multiplier
 
-    asked = {"target_epsilon": epsilon, "target_delta": delta, "sample_rate": 1 / plan.steps, "steps": plan.epochs * plan.steps}
+    wanted = {"target_epsilon": epsilon, "target_delta": delta, "sample_rate": 1 / plan.steps, "steps": plan.epochs * plan.steps}
     with _calm():
-        return float(get_noise_multiplier(accountant=accountant, **asked, **ORDERS[accountant]))
+        return float(get_noise_multiplier(accountant=accountant, **wanted, **ORDERS[accountant]))
 
 
 @lru_cache(maxsize=64)
 def spent_epsilon(accountant: str, noise: float, rate: float, steps: int, delta: float) -> float:
-    """Return the epsilon that an accountant of Opacus charges for so many Poisson-sampled Gaussian steps."""
+    """Return the epsilon that an accountant of Opacus computes for this number of Poisson-sampled Gaussian steps."""
     from opacus.accountants import create_accountant
 
     ledger = create_accountant(mechanism=accountant)
@@ -254,21 +256,21 @@ def spent_epsilon(accountant: str, noise: float, rate: float, steps: int, delta:
 
 
 def composed(facts: Mapping[str, object], trainings: int) -> dict[str, object]:
-    """Return the facts of so many equal private trainings on the same rows, from those of one: M trainings of T steps are M T steps.
+    """Return the facts of M equal private trainings on the same rows, from those of one: M trainings of T steps are M T steps.
 
-    A training that does not say how it was noised has no epsilon to add up, so none is returned.
+    If the facts lack what the accountant needs, no epsilon is returned.
     """
-    told = {name: value for name, value in facts.items() if name != "epsilon"}
+    kept = {name: value for name, value in facts.items() if name != "epsilon"}
     if not {"epsilon", "noise_multiplier", "sampling_rate", "steps", "delta", "accountant"} <= facts.keys():
-        return told
+        return kept
     noise, rate, steps, delta = (float(str(facts[name])) for name in ("noise_multiplier", "sampling_rate", "steps", "delta"))
     spent = spent_epsilon(str(facts["accountant"]), noise, rate, trainings * int(steps), delta)
-    return {**told, "epsilon": spent, "epsilon_of_one_member": facts["epsilon"]}
+    return {**kept, "epsilon": spent, "epsilon_of_one_member": facts["epsilon"]}
 
 
 @contextmanager
 def _calm() -> Iterator[None]:
-    """Silence accountants that say their bound could be tighter: it holds all the same."""
+    """Silence the accountants' warnings that a bound could be tighter: it is valid nevertheless."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # log(0) where a distribution has no mass

@@ -1,6 +1,6 @@
 """Deep partition aggregation: many models on disjoint parts of the rows, and a vote.
 
-Shape letters: N rows, M test rows, K classes, k members of plain aggregation, R members in all, H partitions, d members a partition reaches.
+Shape letters: N rows, M test rows, K classes, k parts, R members in all, H partitions, d members that a partition reaches.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Split: TypeAlias = Literal["salted", "pixel_sum", "sorted"]
 
 @dataclass(frozen=True, kw_only=True)
 class Parted:
-    """What defenses have in common that part the rows.
+    """Base class of defenses that divide the rows into disjoint parts.
 
     Args:
-        parts: k.
-        member: another recipe for the members; null is that of the run.
+        parts: k, 1 or more.
+        member: recipe of the members; null: the recipe of the run.
     """
 
     VERSION: ClassVar[int] = 1
@@ -37,7 +37,7 @@ class Parted:
     member: Learner | None
 
     def __post_init__(self) -> None:
-        """Refuse a number that means nothing."""
+        """Check that the field is in range."""
         if self.parts < 1:
             raise ConfigError(f"defense.train.parts={self.parts}: give 1 or more")
 
@@ -47,15 +47,16 @@ class Dpa(Parted):
     """Train one member on each of k disjoint parts; the answer is the plurality of their votes.
 
     Source: Levine and Feizi, "Deep Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021.
-    A row's part is a hash of its inputs, salted by the seed, whatever its label, so an inserted, deleted or relabelled row
-    touches one part and an edited one two. Inside a part rows are sorted by that hash and numbered anew: what a member sees
-    and draws depends on its own part and on nothing else. A part without rows votes for class 0.
+
+    A row's part is a hash of its inputs, salted by the seed; the label has no effect. So an inserted, deleted or relabelled row touches one part, and
+    a row with edited inputs touches two. Inside a part, rows are sorted by the hash and numbered from 0, so a member's data and random draws depend
+    only on its part. A part without rows votes for class 0.
 
     Args:
-        parts: k.
-        member: another recipe for the members; null is that of the run.
-        split: what decides about a row's part: "salted" (BLAKE2b, whose outcome nobody can aim at) or "pixel_sum" (the
-            paper's sum of all pixels mod k).
+        parts: k, 1 or more.
+        member: recipe of the members; null: the recipe of the run.
+        split: how a row's part is chosen: "salted" (BLAKE2b; an attacker cannot aim at a part) or "pixel_sum" (paper: the sum of all pixels mod
+            k).
     """
 
     VERSION: ClassVar[int] = 1
@@ -70,16 +71,15 @@ class Dpa(Parted):
 class Ensemble(Committee):
     """The learner that trains the members.
 
-    Source: Levine and Feizi, ICLR 2021; with `spread` above 1, Wang, Levine and Feizi, ICML 2022; with `rule` "run_off",
-    Rezaei, Banihashem, Chegini and Feizi, ICML 2023.
+    Source: Levine and Feizi, ICLR 2021; with `spread` above 1, Wang, Levine and Feizi, ICML 2022; with `rule` "run_off", Rezaei, Banihashem, Chegini
+    and Feizi, ICML 2023.
 
     Args:
         member: recipe of each member.
         parts: k.
-        spread: d: rows fall into H = k d partitions, and each partition into the parts of d of R = k d members.
-        split: what decides about a row's partition: "salted" and "pixel_sum" as in `Dpa`; "sorted" as in `SsDpa`.
-        rule: "plurality" of the votes; or "run_off": the two classes with the most votes, and then the one of them that more
-            members score above the other.
+        spread: d: rows are hashed into H = k d partitions, and each partition is given to d of R = k d members.
+        split: how a row's partition is chosen: "salted" and "pixel_sum" as in `Dpa`; "sorted" as in `SsDpa`.
+        rule: "plurality" of the votes; or "run_off": of the two classes with the most votes, the one that more members score above the other.
     """
 
     VERSION: ClassVar[int] = 1
@@ -89,7 +89,7 @@ class Ensemble(Committee):
     split: Split = field(default="salted", metadata={"spec": "changed"})
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse more parts than rows, and what the member refuses.
+        """Check that the inputs fit the split, that there is a row for each part, and that the member accepts its rows.
 
         Raises:
             ConfigError: what to change.
@@ -111,7 +111,7 @@ class Ensemble(Committee):
         return partitions if self.spread == 1 else [_joined(partitions, place, self._offsets(rng)) for place in range(self.size)]
 
     def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
-        """Return the offsets of a spread."""
+        """Return the offsets of a spread above 1."""
         return {"offsets": list(self._offsets(rng))} if self.spread > 1 else {}
 
     def reach(self, facts: Mapping[str, object]) -> Tensor:
@@ -123,14 +123,14 @@ class Ensemble(Committee):
         """Return how many partitions one change touches.
 
         Raises:
-            ConfigError: a change that may move every row.
+            ConfigError: the change may move every row.
         """
         if self.split == "sorted" and change != "flip":
             raise ConfigError(f"defense.certify.change={change}: in a sorted split an inserted, deleted or edited row moves all others; use flip")
         return 2 if change == "edit" else 1
 
     def _offsets(self, rng: Key) -> tuple[int, ...]:
-        """Return d distinct members that a partition reaches, counted from its own number."""
+        """Return the d distinct members that a partition reaches, relative to its own number."""
         return (0,) if self.spread == 1 else tuple(rng.child("offsets").pick(torch.arange(self.size), self.spread).tolist())
 
 
@@ -146,14 +146,14 @@ def divided(data: Dataset, parts: int, salt: Key, split: Split = "salted") -> li
 
 
 def _named(data: Dataset, salt: Key) -> tuple[list[bytes], list[int]]:
-    """Return each row's salted hash, to sort by and as a number."""
+    """Return each row's salted hash as bytes, to sort by, and as a number."""
     secret = bytes.fromhex(salt.digest)
     hashes = [hashlib.blake2b(row.numpy().tobytes(), digest_size=16, key=secret).digest() for row in data.inputs.contiguous()]
     return hashes, [int.from_bytes(name, "big") for name in hashes]
 
 
 def _by_pixels(data: Dataset, split: Split) -> tuple[list[bytes], list[int]]:
-    """Return each row's bytes, the last of them first as numpy's lexsort of the published code counts, and its sum of pixels."""
+    """Return each row's bytes in reverse order, as numpy's lexsort in the published code sorts, and its sum of pixels."""
     rows = data.inputs.contiguous().flatten(1)
     names = [row.flip(0).numpy().tobytes() for row in rows]
     if split == "pixel_sum":
@@ -172,6 +172,6 @@ def _joined(partitions: Sequence[Dataset], place: int, offsets: Sequence[int]) -
 
 
 def numbered(part: Dataset) -> Dataset:
-    """Return the rows with ids from 0, so that what a member draws depends on its own rows alone."""
+    """Return the rows with ids from 0, so that a member's random draws depend only on its own rows."""
     rows = torch.arange(len(part))
     return part.with_columns(part.columns | {"ids": rows, "owners": torch.zeros_like(rows)})

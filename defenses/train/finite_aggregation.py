@@ -1,4 +1,4 @@
-"""Finite aggregation: partitions that each reach several members, for a finer certificate from the same rows a member."""
+"""Finite aggregation: each partition reaches several members, which gives a finer certificate with the same number of rows per member."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from poisonbench.core.learner import Learner
 
 @dataclass(frozen=True, kw_only=True)
 class FiniteAggregation:
-    """Hash rows into k d partitions, and train k d members on the partitions that reach them, d each.
+    """Hash rows into k d partitions and train k d members, each on the d partitions that reach it.
 
-    Source: Wang, Levine and Feizi, "Improved Certified Defenses against Data Poisoning with (Deterministic) Finite Aggregation",
-    ICML 2022. A member sees N / k rows as in deep partition aggregation, and there are d times as many of them. With d = 1 it is
-    deep partition aggregation.
+    Source: Wang, Levine and Feizi, "Improved Certified Defenses against Data Poisoning with (Deterministic) Finite Aggregation", ICML 2022.
+
+    As in deep partition aggregation a member is trained on N / k rows, but there are d times as many members. With d = 1 both are the same.
 
     Args:
-        parts: k.
-        spread: d, members that a row reaches; their offsets are drawn from the seed.
-        member: another recipe for the members; null is that of the run.
+        parts: k, 1 or more.
+        spread: d, the number of members that a row reaches, 1 or more; their offsets are drawn from the seed.
+        member: recipe of the members; null: the recipe of the run.
     """
 
     VERSION: ClassVar[int] = 1
@@ -30,7 +30,7 @@ class FiniteAggregation:
     member: Learner | None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.parts, self.spread) < 1:
             raise ConfigError(f"defense.train.parts={self.parts}, spread={self.spread}: give 1 or more of each")
 

@@ -1,4 +1,4 @@
-"""Hash bagging: several partitions of the rows at once, each by a hash of its own."""
+"""Hash bagging: several partitions of the rows, each by its own hash."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class HashBagging:
-    """Part the rows anew for each group of members, each group by a hash of its own.
+    """Partition the rows once for each group of members, each time by another hash, and train one member on each part.
 
-    Source: Chen, Li, Li, Yan and Wu, "On Collective Robustness of Bagging Against Data Poisoning", ICML 2022, section 4. A changed
-    row touches one member of each group, for certain, where in bagging it does so by chance. With one group it is deep partition
-    aggregation.
+    Source: Chen, Li, Li, Yan and Wu, "On Collective Robustness of Bagging Against Data Poisoning", ICML 2022, section 4.
+
+    A changed row touches exactly one member of each group; in bagging this is random. With one group it is deep partition aggregation.
 
     Args:
-        groups: G.
-        parts: members of a group.
-        member: another recipe for the members; null is that of the run.
+        groups: G, 1 or more.
+        parts: members per group, 1 or more.
+        member: recipe of the members; null: the recipe of the run.
     """
 
     VERSION: ClassVar[int] = 1
@@ -36,7 +36,7 @@ class HashBagging:
     member: Learner | None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.groups, self.parts) < 1:
             raise ConfigError(f"defense.train.groups={self.groups}, parts={self.parts}: give 1 or more of each")
 
@@ -53,7 +53,7 @@ class Groups(Committee):
 
     Args:
         groups: G.
-        parts: members of a group.
+        parts: members per group.
     """
 
     VERSION: ClassVar[int] = 1
@@ -75,7 +75,7 @@ class Groups(Committee):
         return {"groups": self.groups}
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse more parts than rows, and what the member refuses.
+        """Check that there is a row for each part, and that the member accepts its rows.
 
         Raises:
             ConfigError: what to change.

@@ -1,4 +1,4 @@
-"""Randomized smoothing over labels: least squares whose training labels are flipped at random, answered for in closed form.
+"""Randomized smoothing over labels: least squares with randomly flipped training labels, solved in closed form.
 
 Shape letters: N rows, M test rows, K classes, D features.
 """
@@ -19,21 +19,22 @@ from poisonbench.core.learner import Combine, Fitted, Learner, State, Step, Trai
 from poisonbench.core.rng import Key
 from poisonbench.nets.fixed import FixedMap
 
-MOST = 20_000  # rows: their N x N products are 3 GiB then
+MOST = 20_000  # training rows: the N x N matrix then has 3 GiB
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothing:
-    """Answer with the class that least squares would mostly give if every training label were redrawn with probability q.
+    """Give the answer that least squares would give most often if every training label were redrawn with probability q.
 
-    Source: Rosenfeld, Winston, Ravikumar and Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized Smoothing", ICML
-    2020. A redrawn label is one of the other K - 1 classes. Scores are linear in the labels, so nothing is sampled: the expected scores
-    give the answer, and a Chernoff bound its probability (`defenses/certify/label_smoothing.py`). Features may not depend on labels; here
-    they depend on no training row at all.
+    Source: Rosenfeld, Winston, Ravikumar and Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized Smoothing", ICML 2020.
+
+    A redrawn label is one of the other K - 1 classes. Scores are linear in the labels, so no sampling is needed: the expected scores give the answer,
+    and a Chernoff bound gives its probability (`defenses/certify/label_smoothing.py`). The proof needs features that do not depend on labels; here
+    they depend on no training row.
 
     Args:
         flip: q, in (0, (K - 1) / K).
-        ridge: added to the diagonal; features have length 1.
+        ridge: added to the diagonal, above 0; features have length 1.
         features: the feature map.
     """
 
@@ -43,24 +44,24 @@ class LabelSmoothing:
     features: FixedMap
 
     def __post_init__(self) -> None:
-        """Refuse a chance that is none, and a system that may have no solution."""
+        """Check that the fields are in range."""
         if not (0 < self.flip < 1 and self.ridge > 0):
             raise ConfigError(f"defense.train.flip={self.flip}, ridge={self.ridge}: give a chance in (0, 1), and a number above 0")
 
     def __call__(self, learner: Learner) -> Learner:
-        """Return the smoothed learner; the run's own trains the undefended victim alone."""
+        """Return the smoothed learner; the learner of the run trains only the undefended victim."""
         return Smoothed(recipe=self, runtime=learner.runtime)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """The learner that solves for what each test row makes of each label.
+    """The learner that keeps the training rows; the victim solves for the influence of each label on each test row.
 
     Source: Rosenfeld et al., ICML 2020.
 
     Args:
         recipe: the defense.
-        runtime: what bits depend on beside it.
+        runtime: what else the bits of the result depend on.
     """
 
     VERSION: ClassVar[int] = 1
@@ -74,7 +75,7 @@ class Smoothed:
         return frozenset({"attack.data", "defense.sanitize", "defense.train", "defense.screen", "defense.certify"})
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse too many rows, a chance beyond uniform labels, and what the map refuses.
+        """Check the number of rows, the probability and the inputs of the feature map.
 
         Raises:
             ConfigError: what to change.
@@ -83,16 +84,16 @@ class Smoothed:
             raise ConfigError(f"defense=label_smoothing: {len(data)} training rows; at most {MOST}, set task.limit")
         if self.recipe.flip >= 1 - 1 / data.num_classes:
             raise ConfigError(
-                f"defense.train.flip={self.recipe.flip}: with {data.num_classes} classes a label means nothing from {1 - 1 / data.num_classes:.3g} on"
+                f"defense.train.flip={self.recipe.flip}: with {data.num_classes} classes labels carry no information from {1 - 1 / data.num_classes:.3g} on"
             )
         self.recipe.features.check(tuple(data.inputs.shape[1:]))
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Smoothed:
-        """Return this recipe: it learns nothing from other rows."""
+        """Return this recipe: it does not use public rows."""
         return self
 
     def with_step(self, step: Step) -> Smoothed:
-        """Refuse: there are no training steps.
+        """Raise an error: there are no training steps.
 
         Raises:
             Incompatible: always.
@@ -106,16 +107,16 @@ class Smoothed:
         return self
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> SmoothedVictim:
-        """Keep the rows; all that is solved depends on the test row."""
+        """Keep the rows; all equations are solved for given test rows."""
         facts = {"rows": len(data), "flip": self.recipe.flip}
         return SmoothedVictim(recipe=self.recipe, inputs=data.inputs, labels=data.labels, kinds=data.num_classes, facts=facts)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Solve one victim a part."""
+        """Return one victim for each part."""
         return fit_each(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Ask one victim after the other."""
+        """Yield the scores of one victim after the other."""
         return score_each(victims, inputs)
 
     def restore(self, trained: Trained, like: Dataset) -> SmoothedVictim:
@@ -126,16 +127,16 @@ class Smoothed:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SmoothedVictim:
-    """Rows whose labels are smoothed.
+    """Training rows with smoothed labels.
 
     Args:
         recipe: the defense.
-        inputs: of the training rows.
-        labels: (N,) as they were given.
+        inputs: inputs of the training rows.
+        labels: (N,) labels before smoothing.
         kinds: K.
         facts: number of rows and q.
-        history: states on the way; none.
-        module: none: features have no gradient here.
+        history: earlier states; none.
+        module: None: there is no gradient.
     """
 
     recipe: LabelSmoothing
@@ -148,14 +149,14 @@ class SmoothedVictim:
 
     @cached_property
     def own(self) -> tuple[Tensor, Tensor]:
-        """(N, D) features and the (N, N) Cholesky factor of their products, float64."""
+        """The (N, D) features and the (N, N) Cholesky factor of their regularised Gram matrix, float64."""
         features_ND = self.recipe.features(self.inputs).double()
         products = features_ND @ features_ND.T
         products.diagonal().add_(self.recipe.ridge)
         return features_ND, torch.linalg.cholesky(products)
 
     def influence(self, inputs: Tensor) -> Tensor:
-        """Return (M, N) float64: a test row's score of a class is the sum of these over the rows with that label."""
+        """Return (M, N) float64: a test row's score of a class is the sum of these over the training rows with that label."""
         features_ND, factor = self.own
         return torch.cholesky_solve(features_ND @ self.recipe.features(inputs).double().T, factor).T
 
@@ -166,7 +167,7 @@ class SmoothedVictim:
         return (self.influence(inputs) @ (one_hot * (1 - self.recipe.flip - spread) + spread)).float()
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
-        """Return (M, D), the map's features."""
+        """Return (M, D) features of the feature map."""
         return self.recipe.features(inputs)
 
     def state(self) -> State:
@@ -174,7 +175,7 @@ class SmoothedVictim:
         return {"inputs": self.inputs.contiguous(), "labels": self.labels.contiguous()}
 
     def silenced(self, channels_D: Tensor) -> SmoothedVictim:
-        """Refuse: the map has no channels to prune.
+        """Raise an error: the feature map has no channels to prune.
 
         Raises:
             Incompatible: always.

@@ -1,4 +1,4 @@
-"""Gradients of single rows, for DP-SGD to clip.
+"""Per-example gradients for DP-SGD.
 
 Shape letters: B rows of a batch, I inputs and O outputs of a layer at each of its Q positions.
 """
@@ -16,14 +16,14 @@ from opacus.utils.tensor_utils import unfold2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHUNK = 1 << 18  # numbers that are squared while they still lie in the processor's cache
+CHUNK = 1 << 18  # numbers that are squared together while they are in the processor's cache
 
 
 class RowGradients(NamedTuple):
-    """The gradients of one weight.
+    """The per-example gradients of one weight.
 
     Args:
-        rows: (B, ...), one gradient a row; overwritten in the next step.
+        rows: (B, ...), one gradient per row; overwritten in the next step.
         squares: (B,) their squared norms.
     """
 
@@ -32,11 +32,11 @@ class RowGradients(NamedTuple):
 
 
 class PerExample:
-    """Collects the gradient of each row while a module is trained, until `remove`.
+    """Collects the gradient of each row while a module is trained, until `remove` is called.
 
-    Linear layers and plain convolutions over pictures are handled by our own code, which gives the bits of Opacus and is faster: a gradient is
-    written once, into memory that is kept from step to step, and squared while it lies in the cache; the gradient of
-    the whole batch, which nobody reads, is not computed. All other layers, and those that share a weight, are left to the hooks of Opacus.
+    Our own code handles linear layers and plain 2D convolutions; it gives the same bits as Opacus and is faster. A gradient is written once, into
+    memory that is reused in every step, and its square is computed while it is in the cache; the gradient of the whole batch is not computed, since
+    it is not used. All other layers, and layers that share a weight, use the hooks of Opacus.
 
     Args:
         module: the network; its loss is a mean over the rows, and every step ends with `clear`.
@@ -51,19 +51,19 @@ class PerExample:
         self.hooks = [layer.register_forward_pre_hook(_prepared) for layer in left]
 
     def gradients(self) -> list[RowGradients | None]:
-        """Return what each weight that is trained got in this step; None where rows could not be followed."""
+        """Return the gradients of each trained weight in this step; None where per-example gradients are not available."""
         found = {weight: own for layer in self.layers for weight, own in layer.gradients.items()}
         return [found[weight] if weight in found else _from_opacus(weight) for weight in self.weights]
 
     def clear(self) -> None:
-        """Forget the gradients of this step."""
+        """Delete the gradients of this step."""
         for weight in self.weights:
             weight.grad_sample = None  # type: ignore[attr-defined]
         for layer in self.layers:
             layer.gradients = {}
 
     def remove(self) -> None:
-        """Leave the module as it was."""
+        """Restore the module."""
         self.rest.cleanup()
         for hook in self.hooks:
             hook.remove()
@@ -72,7 +72,7 @@ class PerExample:
 
 
 class _Rest(GradSampleHooks):  # type: ignore[misc]
-    """The hooks of Opacus on all layers but those in `ours`, which are removed from the layers that Opacus follows."""
+    """The hooks of Opacus on all layers except `ours`: the candidates among the layers that Opacus would handle."""
 
     def __init__(self, module: nn.Module, candidates: set[nn.Module]) -> None:
         self.candidates, self.ours = candidates, list[nn.Module]()
@@ -86,19 +86,19 @@ class _Rest(GradSampleHooks):  # type: ignore[misc]
 
 
 class _Layer:
-    """A layer whose `forward` keeps what goes in, and whose backward pass makes gradients of single rows from it."""
+    """A layer whose `forward` keeps its inputs, and whose backward pass computes per-example gradients from them."""
 
     def __init__(self, layer: nn.Module) -> None:
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         self.layer, self.memory = layer, torch.empty(0)
         self.gradients: dict[Tensor, RowGradients] = {}
-        self.asked = layer.forward
+        self.original = layer.forward
         layer.forward = self.forward  # type: ignore[assignment, method-assign]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs."""
         if not (self.layer.training and torch.is_grad_enabled()):
-            return self.asked(inputs)
+            return self.original(inputs)
         if self.gradients:
             raise RuntimeError("a second pass through the network before the gradients of the first were clipped")
         weight, bias = self.layer.weight.detach(), None if self.layer.bias is None else self.layer.bias.detach()
@@ -112,9 +112,9 @@ class _Layer:
         return outputs
 
     def _note(self, inputs: Tensor, backward: Tensor) -> None:
-        """Make the gradients, given that of the mean loss by the outputs; a layer that is called twice adds them up.
+        """Compute the gradients from that of the mean loss with respect to the outputs; if a layer is called twice, they are added.
 
-        They are float32 at least: norms of bfloat16 gradients are too small, and a clipped row would exceed the bound.
+        They are at least float32: norms of bfloat16 gradients are too small, so a clipped row would exceed the bound.
         """
         exact = torch.promote_types(backward.dtype, torch.float32)
         taken_BIQ, passed_BOQ = self._pairs(inputs.to(exact), backward.to(exact) * len(inputs))
@@ -132,7 +132,7 @@ class _Layer:
         self.gradients = found
 
     def _pairs(self, inputs: Tensor, passed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (B, I, Q) and (B, O, Q), whose products by position add up to the gradients."""
+        """Return (B, I, Q) and (B, O, Q); the sums over positions of their products are the gradients."""
         layer = self.layer
         if isinstance(layer, nn.Linear):
             return inputs.unsqueeze(1).flatten(1, -2).mT, passed.unsqueeze(1).flatten(1, -2).mT
@@ -142,7 +142,7 @@ class _Layer:
         return taken_BIQ, passed.flatten(2)
 
     def _room(self, taken_BIQ: Tensor, passed_BOQ: Tensor) -> Tensor:
-        """Return (B, O, I) of memory that is kept: fresh memory costs more than what is computed in it."""
+        """Return (B, O, I) of reused memory: allocating it costs more than the computation."""
         rows = len(passed_BOQ)
         if len(self.memory) < rows or self.memory.dtype != passed_BOQ.dtype:
             self.memory = passed_BOQ.new_empty(rows + rows // 4, passed_BOQ.shape[1], taken_BIQ.shape[1])
@@ -150,20 +150,20 @@ class _Layer:
 
 
 def _rows_at_once(rows: Tensor) -> int:
-    """Return how many rows are squared in one go. Several threads share a sum by its shape, and other shapes would give other bits."""
+    """Return how many rows are squared together. With several threads the shape changes how a sum is divided, and so its bits."""
     return max(1, CHUNK // rows[0].numel()) if len(rows) and torch.get_num_threads() == 1 else max(1, len(rows))
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Tell whether a layer is one that we follow ourselves."""
+    """Return whether our own code handles the layer."""
     known = type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros")
     return known and all(weight.requires_grad for weight in layer.parameters())
 
 
 def _prepared(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return inputs as the hooks of Opacus want them: a convolution's in NCHW, and with a gradient to wait for."""
+    """Return inputs in the form that the hooks of Opacus need: convolution inputs in NCHW memory, and requiring a gradient."""
     if isinstance(layer, nn.modules.conv._ConvNd):
-        # Opacus reads them by the strides of NCHW; from channels-last memory it makes wrong gradients, and says nothing
+        # Opacus assumes the strides of NCHW; for channels-last memory it silently computes wrong gradients
         inputs = tuple(tensor.contiguous() for tensor in inputs)
     if not torch.is_grad_enabled() or any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in inputs):
         return inputs

@@ -1,4 +1,4 @@
-"""Randomized ablation: learn and answer from a few pixels drawn at random, and vote.
+"""Randomized ablation: train on, and answer from, a few randomly drawn pixels of each picture, and vote.
 
 Shape letters: B rows of a batch, M test rows, C channels, H height, W width, K classes.
 """
@@ -21,23 +21,25 @@ from poisonbench.core.learner import Around, Batch, Combine, Fitted, Learner, Mo
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 
-PICTURES = 20_000  # ablated pictures at a time
+PICTURES = 20_000  # ablated pictures per chunk
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomizedAblation:
-    """Answer with the class that most random ablations of the picture are given.
+    """Answer with the class that the model gives to most random ablations of the picture.
 
-    Source: Levine and Feizi, "Robustness Certificates for Sparse Adversarial Attacks by Randomized Ablation", AAAI 2020. An ablation keeps k
-    of the H W pixels, drawn without replacement, and puts NULL in place of the others. Every channel c is stored
-    with its complement, (c, 255 - c), and NULL is (0, 0), so that a missing pixel is no colour. Members are trained on ablated rows,
-    a new draw in every step. It withstands changes of a test picture, not of training rows: a trigger of so many pixels is within its reach,
-    poison is not. Deep partition aggregation is the same argument turned round: there a training set is ablated to a part, and the
-    parts, being disjoint, need no chance at all.
+    Source: Levine and Feizi, "Robustness Certificates for Sparse Adversarial Attacks by Randomized Ablation", AAAI 2020.
+
+    An ablation keeps k of the H W pixels, drawn without replacement, and replaces the others by NULL. Every channel c is stored with its complement,
+    (c, 255 - c), and NULL is (0, 0), so a missing pixel differs from every colour. The model is trained on ablated rows, with a new draw in every
+    step.
+
+    The certificate covers changes of a test picture, such as a trigger of few pixels. It does not cover poisoned training rows. (Deep partition
+    aggregation uses the same argument for training sets.)
 
     Args:
-        kept: k.
-        draws: ablations that vote on each picture.
+        kept: k, 1 or more.
+        draws: ablations that vote on each picture, 1 or more.
     """
 
     VERSION: ClassVar[int] = 2
@@ -45,12 +47,12 @@ class RandomizedAblation:
     draws: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if min(self.kept, self.draws) < 1:
             raise ConfigError(f"defense.train.kept={self.kept}, draws={self.draws}: give 1 or more of each")
 
     def __call__(self, learner: Learner) -> Learner:
-        """Return the learner that sees ablations alone."""
+        """Return the learner that trains on ablated rows."""
         return Ablating(member=learner.with_step(AblateStep(kept=self.kept)), recipe=self)
 
 
@@ -61,7 +63,7 @@ class AblateStep(PlainStep):
     Source: Levine and Feizi, AAAI 2020, section 4.
 
     Args:
-        kept: pixels that are left.
+        kept: pixels that are kept.
     """
 
     VERSION: ClassVar[int] = 1
@@ -69,11 +71,11 @@ class AblateStep(PlainStep):
     kept: int
 
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Refuse inputs that are no pictures, or have fewer pixels.
+        """Check that the inputs are pictures with at least `kept` pixels.
 
         Raises:
-            Incompatible: there are no pixels.
-            ConfigError: more are to be kept than there are.
+            Incompatible: the inputs are not pictures.
+            ConfigError: `kept` is larger than the number of pixels.
         """
         if len(plan.shape) != 3:
             raise Incompatible(f"randomized ablation takes pixels away; this learner's model sees inputs of shape {plan.shape}")
@@ -86,7 +88,7 @@ class AblateStep(PlainStep):
 
 
 def ablated(inputs: Tensor, kept: int, generator: torch.Generator) -> Tensor:
-    """Return (B, C, H, W) pictures of which `kept` pixels are left in each, drawn without replacement; the others are 0 in every channel."""
+    """Return (B, C, H, W) pictures that keep `kept` pixels each, drawn without replacement; the others are 0 in every channel."""
     count, _, height, width = inputs.shape
     drawn = torch.rand(count, height * width, generator=generator).argsort(1)[:, :kept]
     stay = torch.zeros(count, height * width).scatter_(1, drawn, 1.0).view(count, 1, height, width)
@@ -94,13 +96,13 @@ def ablated(inputs: Tensor, kept: int, generator: torch.Generator) -> Tensor:
 
 
 def doubled(inputs: Tensor) -> Tensor:
-    """Return (B, 2C, H, W): each channel and its complement, so that no colour is NULL."""
+    """Return (B, 2C, H, W): each channel and its complement, so that no colour equals NULL."""
     return torch.cat([inputs, 255 - inputs], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ablating(Around):
-    """The learner whose member sees ablations alone.
+    """The learner whose member is trained on ablated rows.
 
     Source: Levine and Feizi, AAAI 2020.
 
@@ -114,17 +116,17 @@ class Ablating(Around):
     recipe: RandomizedAblation
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse inputs that are no pictures, and what the member refuses.
+        """Check that the inputs are pictures, and that the member accepts them.
 
         Raises:
-            Incompatible: there are no pixels.
+            Incompatible: the inputs are not pictures.
         """
         if data.inputs.ndim != 4 or data.inputs.dtype != torch.uint8:
             raise Incompatible("randomized ablation takes pixels away, and these rows are no pictures")
         self.member.check(self._seen(data), combine)
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Ablating:
-        """Return the recipe whose member knows the public rows, with complements as it sees its own."""
+        """Return the recipe whose member has the public rows, with complements like its own rows."""
         return dataclasses.replace(self, member=self.member.with_public(self._seen(public), fit))
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> AblatedVictim:
@@ -144,15 +146,15 @@ class Ablating(Around):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AblatedVictim:
-    """A model that answers for ablations; its scores are counts of their votes.
+    """A model that votes over ablations; its scores are counts of votes.
 
     Args:
         member: the model.
         recipe: the defense.
         kinds: K.
-        facts: of the member's training, and the key that ablations are drawn with.
-        history: states on the way; none.
-        module: none: votes have no gradient.
+        facts: facts of the member's training, and the key of the random ablations.
+        history: earlier states; none.
+        module: None: votes have no gradient.
     """
 
     member: Victim
@@ -163,7 +165,7 @@ class AblatedVictim:
     module: None = None
 
     def votes(self, inputs: Tensor, draws: int, purpose: str) -> Tensor:
-        """Return (M, K) int64, how many of so many ablations of each picture are given each class; every purpose draws anew."""
+        """Return (M, K) int64, how many of `draws` ablations of each picture get each class; each purpose has its own draws."""
         key = Key(str(self.facts["_ablations"])).child(purpose)
         counts = torch.zeros(len(inputs), self.kinds, dtype=torch.int64)
         for start in range(0, len(inputs), some := max(1, PICTURES // draws)):
@@ -175,11 +177,11 @@ class AblatedVictim:
         return counts
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
-        """Return (M, K) votes; the first of several largest ones is the answer."""
+        """Return (M, K) votes; on a tie the smallest class is the answer."""
         return self.votes(inputs, self.recipe.draws, "answers").float()
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
-        """Return (M, D), the member's representations of whole pictures."""
+        """Return (M, D), the member's features of whole pictures."""
         return self.member.features(doubled(inputs), layer)
 
     def state(self) -> State:
@@ -187,5 +189,5 @@ class AblatedVictim:
         return self.member.state()
 
     def silenced(self, channels_D: Tensor) -> AblatedVictim:
-        """Return the victim whose member has silent channels."""
+        """Return the victim whose member has these channels set to zero."""
         return dataclasses.replace(self, member=self.member.silenced(channels_D))

@@ -11,15 +11,15 @@ from poisonbench.core.learner import Learner
 
 @dataclass(frozen=True, kw_only=True)
 class RunOffElection(Parted):
-    """Train members as deep partition aggregation does; the two classes with the most votes meet in a second round.
+    """Train members as in deep partition aggregation; a second round of voting decides between the two classes with the most votes.
 
-    Source: Rezaei, Banihashem, Chegini and Feizi, "Run-Off Election: Improved Provable Defense against Data Poisoning Attacks",
-    ICML 2023. In the second round each member votes for the one of the two classes that it scores higher; ties, there and in
-    the first round, go to the smaller class.
+    Source: Rezaei, Banihashem, Chegini and Feizi, "Run-Off Election: Improved Provable Defense against Data Poisoning Attacks", ICML 2023.
+
+    In the second round each member votes for the class that it scores higher. Ties in both rounds go to the smaller class.
 
     Args:
-        parts: k.
-        member: another recipe for the members; null is that of the run.
+        parts: k, 1 or more.
+        member: recipe of the members; null: the recipe of the run.
     """
 
     VERSION: ClassVar[int] = 1

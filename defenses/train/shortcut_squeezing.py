@@ -1,4 +1,4 @@
-"""Image shortcut squeezing: simple compressions that take small perturbations away.
+"""Image shortcut squeezing: simple compressions that remove small perturbations.
 
 Shape letters: B rows of a batch, C channels, H height, W width.
 """
@@ -21,16 +21,17 @@ from poisonbench.core.proof import Looks
 
 @dataclass(frozen=True, kw_only=True)
 class SqueezeStep(PlainStep):
-    """Compress every picture before it is learned.
+    """Compress every training picture.
 
-    Source: Liu, Zhao, Larson, "Image Shortcut Squeezing: Countering Perturbative Availability Poisons with Compression", ICML
-    2023: grey scale, JPEG of quality 10, or a reduced bit depth; training pictures alone are compressed here. It acts
-    after crop and flip, where the paper compresses the stored pictures.
+    Source: Liu, Zhao, Larson, "Image Shortcut Squeezing: Countering Perturbative Availability Poisons with Compression", ICML 2023: grey scale, JPEG
+    of quality 10, or a reduced bit depth.
+
+    Differences: pictures are compressed after crop and flip; the paper compresses the stored pictures. Only training pictures are compressed.
 
     Args:
         how: "greyscale", "jpeg" or "bit_depth".
-        quality: of the JPEG, 1 to 100 (paper: 10).
-        bits: left of the eight (paper: 2).
+        quality: JPEG quality, 1 to 100 (paper: 10).
+        bits: bits kept per channel, 1 to 8 (paper: 2).
     """
 
     VERSION: ClassVar[int] = 1
@@ -40,15 +41,15 @@ class SqueezeStep(PlainStep):
     bits: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check that the fields are in range."""
         if not 1 <= self.quality <= 100 or not 1 <= self.bits <= 8:
             raise ConfigError(f"defense.train.step: quality={self.quality} lies in 1..100, bits={self.bits} in 1..8")
 
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Refuse inputs that are no pictures of one or three channels.
+        """Check that the inputs are pictures of one or three channels.
 
         Raises:
-            Incompatible: there is nothing to compress.
+            Incompatible: they are not.
         """
         if len(plan.shape) != 3 or plan.shape[0] not in (1, 3):
             raise Incompatible(f"shortcut squeezing compresses pictures; this learner's model sees inputs of shape {plan.shape}")
@@ -64,7 +65,7 @@ class SqueezeStep(PlainStep):
 
 
 def greyscale(inputs: Tensor) -> Tensor:
-    """Return (B, C, H, W) with every channel at the luma of ITU-R 601; one channel stays as it is."""
+    """Return (B, C, H, W) with the luma of ITU-R 601 in every channel; pictures of one channel are unchanged."""
     if inputs.shape[1] == 1:
         return inputs
     luma = torch.tensor([0.299, 0.587, 0.114], device=inputs.device)
@@ -72,13 +73,13 @@ def greyscale(inputs: Tensor) -> Tensor:
 
 
 def shallow(inputs: Tensor, bits: int) -> Tensor:
-    """Return the pictures at `bits` a channel, the levels spread over 0..255."""
+    """Return the pictures with `bits` bits per channel, the levels spread over 0..255."""
     levels = float(2**bits - 1)
     return (inputs / 255 * levels).round() * (255 / levels)
 
 
 def jpeg(inputs: Tensor, quality: int) -> Tensor:
-    """Return the pictures after JPEG at this quality."""
+    """Return the pictures after JPEG compression of this quality."""
     from PIL import Image
 
     mode = "L" if inputs.shape[1] == 1 else "RGB"

@@ -1,4 +1,4 @@
-"""SS-DPA: partition aggregation against flipped labels, where the inputs are taken to be clean."""
+"""SS-DPA: partition aggregation against flipped labels, for inputs that are assumed to be clean."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from poisonbench.core.proof import ALONE, Tolerance
 
 @dataclass(frozen=True, kw_only=True)
 class SsDpa(Parted):
-    """Train one member on every k-th row in lexicographic order of the inputs.
+    """Sort the rows by their inputs, give every k-th row to the same part, and train one member on each of the k parts.
 
-    Source: Levine and Feizi, ICLR 2021, section 3.2. Parts are even and depend on no label, so a flipped label touches one part; an inserted
-    or deleted row moves all others, so that flips alone are certified. The paper's members know all inputs without their labels, by
-    self-supervision; here a member may be given features that depend on no training row, such as learner=kernel_ridge.
+    Source: Levine and Feizi, "Deep Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021, section 3.2.
+
+    Parts have equal size and do not depend on labels, so a flipped label touches one part. An inserted or deleted row moves all others to other
+    parts, so only flips are certified.
+
+    Differences: the paper's members learn from all inputs without labels, by self-supervision. Here a member may use features that do not depend on
+    the training rows, such as learner=kernel_ridge.
 
     Args:
-        parts: k.
-        member: another recipe for the members; null is that of the run.
+        parts: k, 1 or more.
+        member: recipe of the members; null: the recipe of the run.
     """
 
     VERSION: ClassVar[int] = 1
-    TOLERATES: ClassVar[Tolerance] = ALONE  # whatever certificate: a row that a filter takes out moves all others to other parts
+    TOLERATES: ClassVar[Tolerance] = ALONE  # for every certificate: a row that a filter removes moves all others to other parts
 
     def __call__(self, learner: Learner) -> Learner:
         """Return the ensemble."""

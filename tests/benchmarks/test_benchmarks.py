@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import _plain, against, bounds, federated, filters, grid, memory, peers, planning, privacy, stacked, startup, training, trend
 from benchmarks.__main__ import NAMES, machine, main
-from benchmarks._asked import Asked
 from benchmarks._commands import checkout, poisonbench, python
+from benchmarks._options import Options
 from benchmarks._setting import made_up
 from benchmarks._timing import in_turns, timed
 from defenses.train.dp_sgd import noise_for, spent_epsilon
@@ -84,7 +84,7 @@ def test_both_kinds_of_decomposition_score_as_the_filter_does():
     ours, _ = signature(features, centre=True)
     for full in (False, True):
         torch.testing.assert_close(filters.top_projection(features, full=full), ours, rtol=1e-3, atol=1e-4)
-    assert len(list(filters.measure(Asked(), rows=200, dims=12, repeats=1))) == 4
+    assert len(list(filters.measure(Options(), rows=200, dims=12, repeats=1))) == 4
 
 
 def test_neighbours_and_components_are_those_of_the_filters():
@@ -105,7 +105,7 @@ def test_krum_by_pairs_selects_what_krum_selects():
 
 
 def test_a_round_is_measured_both_ways():
-    krum, *rounds = federated.measure(Asked(), clients=9, parameters=20, repeats=1)
+    krum, *rounds = federated.measure(Options(), clients=9, parameters=20, repeats=1)
     assert "9 updates" in krum.work
     assert [each.alternative for each in rounds] == ["learner.client.stack=loop"] * 2
 
@@ -127,7 +127,7 @@ def test_a_peer_that_is_missing_is_asked_for_in_one_sentence(monkeypatch):
 def test_a_peer_that_decides_otherwise_is_not_timed():
     timed = []
     case = peers.Case(work="a sum", ours="plus", run=lambda: 3, peers={"minus": lambda: timed.append(1) or -1}, agree=lambda ours, theirs: ours == theirs)
-    with pytest.raises(PoisonbenchError, match="a sum: minus decides otherwise than plus"):
+    with pytest.raises(PoisonbenchError, match="a sum: minus and plus decide differently"):
         list(peers.compared(iter([case]), 1))
     assert len(timed) == 1
     same = dataclasses.replace(case, peers={"three": lambda: 3})
@@ -165,18 +165,18 @@ def test_the_plain_private_loop_spends_what_ours_spends():
 
 
 def test_private_training_is_measured_on_both_networks():
-    mlp, cnn = privacy.measure(Asked(), rows=300, sides=(8,), repeats=1)
+    mlp, cnn = privacy.measure(Options(), rows=300, sides=(8,), repeats=1)
     assert ("MLP" in mlp.work, "CNN" in cnn.work) == (True, True)
 
 
 @pytest.mark.slow
 def test_training_stacks_memory_and_start_up_are_measured():
-    assert len(list(training.measure(Asked(), rows=4, repeats=1))) == 2
-    assert len(list(stacked.measure(Asked(), members=(6,)))) == 11
-    small, large = memory.measure(Asked(), sizes=(1_000, 20_000))
+    assert len(list(training.measure(Options(), rows=4, repeats=1))) == 2
+    assert len(list(stacked.measure(Options(), members=(6,)))) == 11
+    small, large = memory.measure(Options(), sizes=(1_000, 20_000))
     assert large.alternative_cost[0] > small.alternative_cost[0]
     tiny = ("attack=none", "task=blobs", "learner.epochs=1", "threads=1")
-    told = list(startup.measure(Asked(), run=tiny, sweep=tiny, repeats=1))
+    told = list(startup.measure(Options(), run=tiny, sweep=tiny, repeats=1))
     assert [comparison.ours for comparison in told][-2:] == [f"python -m poisonbench {' '.join(tiny)}", "the same command again"]
     assert len(told) == len(startup.COMMANDS) + 2
     assert all(0 < comparison.facts["ours_cpu_s"] < comparison.ours_cost[0] + 5 for comparison in told)
@@ -190,14 +190,14 @@ def test_a_command_that_fails_is_no_figure():
 @pytest.mark.slow
 def test_planning_a_finished_sweep_a_page_and_the_store_are_measured():
     tiny = ("attack=none", "task=blobs", "seed=100,101")
-    told = list(planning.measure(Asked(), cells=tiny, sweep=(*tiny, "learner.epochs=1"), values=4, repeats=1))
+    told = list(planning.measure(Options(), cells=tiny, sweep=(*tiny, "learner.epochs=1"), values=4, repeats=1))
     assert [len(each.ours_cost) for each in told] == [1, 1, 1, 1]
     assert "2 cells" in told[2].work
     assert "4 values" in told[3].work
 
 
 def test_each_piece_of_work_is_measured_against_its_bound():
-    told = list(bounds.measure(Asked(), rows=128, parameters=500, features=20, repeats=1))
+    told = list(bounds.measure(Options(), rows=128, parameters=500, features=20, repeats=1))
     assert [each.ours for each in told] == ["learner=small", "learner=mnist", "learner=pictures", "learner=quick", "spectral", "krum", "median"]
     small = 128 * 2 * (3 * 9 * (16 * 64 * 128 + 4 * 128 * 256) + 2 * 9 * 64 * 64 + 3 * 256 * 10)  # the first layer needs no gradient of its input
     assert f"{small / 1e9:.3g} GFLOP" in told[0].work
@@ -226,7 +226,7 @@ def test_versions_are_compared_command_by_command():
     listed = against.Case(work="list", words=("list",), results=False)
     again, new = against.Case(work="again, a word, another", words=tiny), against.Case(work="new", words=("-m", *tiny, "seed=0,1"), fresh=True)
     before = sorted(HOME.iterdir())
-    told = list(against.measure(Asked(commit="HEAD"), cases=(listed, again, new), repeats=2))
+    told = list(against.measure(Options(commit="HEAD"), cases=(listed, again, new), repeats=2))
     assert [(each.work, len(each.ours_cost), len(each.alternative_cost)) for each in told] == [(case.work, 2, 2) for case in (listed, again, new)]
     assert sorted(HOME.iterdir()) == before, "results lie in the folder that was named"
 
@@ -244,7 +244,7 @@ def test_a_training_counts_once_in_a_grid():
 
 @pytest.mark.slow
 def test_a_grid_is_measured_against_its_trainings():
-    (told,) = grid.measure(Asked(), grid=("task=blobs", "attack=none,badnets", "defense=none,random_drop", "learner.epochs=1", "seed=100"))
+    (told,) = grid.measure(Options(), grid=("task=blobs", "attack=none,badnets", "defense=none,random_drop", "learner.epochs=1", "seed=100"))
     assert "4 cells on digits, 4 distinct trainings" in told.work
     assert told.ours_cost > told.alternative_cost
 

@@ -1,4 +1,4 @@
-"""What every attack must hold to, by discovery."""
+"""Requirements on every attack, found by discovery."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What every defense must hold to, by discovery."""
+"""Requirements on every defense, found by discovery."""
 
 import dataclasses
 

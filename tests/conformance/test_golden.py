@@ -1,4 +1,4 @@
-"""(class, VERSION) -> digest of an output: a silent change of behaviour fails here with "bump VERSION"."""
+"""(class, VERSION) -> digest of an output: a change of behaviour without a new VERSION fails here."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Every YAML of the registry: it builds, it lists every field, it says where it comes from."""
+"""Every YAML of the registry builds, lists every field, and states its source."""
 
 import inspect
 import typing

@@ -1,4 +1,4 @@
-"""`python -m tests.reliability [--demand WORD]`: run what keeps poisonbench from losing anything, and write docs/reliability.md from what came out."""
+"""`python -m tests.reliability [--demand WORD]`: run the reliability tests, and write their outcome to docs/reliability.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What intervals and ranks do where the truth is known: `python -m tests.reliability.intervals` writes the tables of docs/reliability.md.
+"""Coverage of intervals and ranks where the truth is known: `python -m tests.reliability.intervals` writes the tables of docs/reliability.md.
 
-Each seed of a cell draws the chance that an attack succeeds, then probes of shared test rows that are not equally easy. Beside ours stand the
-intervals and ranks that were printed before: Student's t over seeds, differences paired by seed with Bonferroni's correction over pairs.
+Each seed of a cell draws the probability that an attack succeeds, then tests shared test rows that are not equally easy. Our intervals are compared
+with the earlier intervals and ranks: Student's t over seeds, and differences paired by seed with Bonferroni's correction over pairs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every mistake is one sentence, exit 2, and nothing is written."""
+"""The command line for users: every mistake gives one sentence and exit code 2, and nothing is written."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Committed records are what their commands give today: a recipe or a plugin that changed leaves no stale figure behind."""
+"""Committed records are what their commands give today, so no figure of a changed recipe or plugin stays."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A full disk and a folder that must not be written: one sentence, and what lay there before still does."""
+"""A full or read-only disk: one sentence, and files that existed before stay unchanged."""
 
 import os
 import sys

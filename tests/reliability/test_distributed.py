@@ -1,4 +1,4 @@
-"""One training over two processes, started as a user would."""
+"""One training over two processes, started as a user starts it."""
 
 import json
 import subprocess

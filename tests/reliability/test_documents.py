@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and the hand-written pages of docs/ say is run here, word for word, and their links lead somewhere."""
+"""The commands and examples of README, CONTRIBUTING and docs/ are run here as they are written, and their links are followed."""
 
 import importlib
 import re

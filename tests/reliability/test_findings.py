@@ -1,4 +1,4 @@
-"""The scripts of findings, without running them: they need a package index, and are not part of CI."""
+"""The scripts of findings, without running them: they need a package index and are not part of CI."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Every reader of a file, and the parser of the command line, on bytes that nobody meant: a value, or one sentence."""
+"""Every file reader and the command line parser, on random and damaged input: each returns a value or one sentence."""
 
 import contextlib
 import copy

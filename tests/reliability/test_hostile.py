@@ -1,7 +1,7 @@
-"""What our own guards refuse: each ends in one sentence, with nothing written and no socket opened.
+"""Input that our checks refuse: each gives one sentence, with nothing written and no socket opened.
 
 Every input here is harmless to other software. A class that is not allowed is a plain one, such as `datetime.date`; an input that is too large is the
-smallest one above a limit of ours; a damaged file is cut off or random.
+smallest one above our limit; a damaged file is truncated or random.
 """
 
 import dataclasses

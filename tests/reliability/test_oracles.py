@@ -1,6 +1,6 @@
-"""Rules, filters and the accountant against somebody else's code, on cases drawn at random.
+"""Rules, filters and the accountant against other implementations, on random cases.
 
-The oracles are ByzFL, numpy, scikit-learn and Google's dp-accounting; none is needed to run poisonbench.
+The other implementations are ByzFL, numpy, scikit-learn and Google's dp-accounting; none is needed to run poisonbench.
 """
 
 import itertools

@@ -1,7 +1,7 @@
-"""Certificates behind filters, by brute force: rows are put in, taken out, relabelled and edited before the filter, and no radius may fall.
+"""Certificates behind filters, by brute force: rows are inserted, deleted, relabelled and edited before the filter, and no certified answer may change.
 
-Everything is what a run has (the filter, the ensemble, the certificate) but the rows, a handful in the plane, and the members: the
-nearest mean of a class, whose bits depend on its own rows alone.
+The filter, the ensemble and the certificate are those of a run. The rows are a handful in the plane, and each member is a nearest class mean, whose
+bits depend only on its own rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on loopback, one of which dies while a sweep runs."""
+"""A Ray cluster of two nodes on loopback; one node dies while a sweep runs."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""The same figures in another process, in another order, under another hash seed and another locale."""
+"""The same figures in another process, in another order, with another hash seed and another locale."""
 
 import json
 import random

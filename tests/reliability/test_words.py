@@ -1,4 +1,4 @@
-"""A wrong word: one sentence of ours, with the word that was meant, or with advice that holds when it is followed."""
+"""A wrong word: one sentence of ours that names the right word, or gives advice that works."""
 
 import copy
 import functools

@@ -240,7 +240,7 @@ def test_a_search_cut_short_gives_a_bound_still():
     ("name", "certify", "says"),
     [
         ("finite_aggregation", "dpa.DpaCertificate", "one member each"),
-        ("hash_bagging", "dpa.DpaCertificate", "does not part its rows"),
+        ("hash_bagging", "dpa.DpaCertificate", "does not partition its rows"),
         ("run_off_election", "dpa.DpaCertificate", "answers by run_off"),
         ("ss_dpa", "run_off_election.RunOffCertificate", "answers by plurality"),
         ("finite_aggregation", "hash_bagging.HashBaggingCertificate", "come in groups"),
