@@ -132,7 +132,7 @@ def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
     if (injected >= 0).any() or len(injected.unique()) != len(injected):
         raise BudgetError("injected rows need distinct negative ids: -1, -2, ...")
     if mask.shape != (len(data),) or mask.dtype != torch.bool:
-        raise BudgetError(f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one bool a row, {len(data)} in all")
+        raise BudgetError(f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one bool per row, {len(data)} in all")
 
 
 def _check_columns(clean: Dataset, data: Dataset) -> None:
@@ -169,7 +169,7 @@ def _check_cover(clean: Dataset, poisoned: Poisoned, budget: Budget) -> None:
     if not budget.relabel and cover.any():
         raise BudgetError("under a clean-label threat every row keeps its label, so no row is cover; leave Poisoned.cover out")
     if cover.shape != poisoned.mask.shape or cover.dtype != torch.bool or (cover & ~poisoned.mask).any():
-        raise BudgetError(f"cover rows are some of the rows in the mask; give one bool a row, {len(poisoned.mask)} in all")
+        raise BudgetError(f"cover rows are some of the rows in the mask; give one bool per row, {len(poisoned.mask)} in all")
     old = len(clean)
     if cover[old:].any():
         raise BudgetError(f"{int(cover[old:].sum())} injected rows are marked as cover; an injected row counts as poison")

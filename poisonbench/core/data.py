@@ -53,7 +53,7 @@ class Dataset:
             DataError: wrong shapes or types, labels out of range, values that are not finite, no rows.
         """
         if len(labels) == 0 and not empty:
-            raise DataError(f"{name}: no rows; give at least one row a class")
+            raise DataError(f"{name}: no rows; give at least one row per class")
         _check(inputs, labels, num_classes, name)
         rows = torch.arange(len(labels))
         return cls(inputs=inputs, labels=labels.to(torch.int64), ids=rows, owners=torch.zeros_like(rows), num_classes=num_classes)
@@ -111,7 +111,7 @@ def _put(column: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 
 def _check(inputs: Tensor, labels: Tensor, num_classes: int, name: str) -> None:
     if labels.ndim != 1 or len(labels) != len(inputs):
-        raise DataError(f"{name}: {len(inputs)} inputs, labels of shape {tuple(labels.shape)}; give one label a row")
+        raise DataError(f"{name}: {len(inputs)} inputs, labels of shape {tuple(labels.shape)}; give one label per row")
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise DataError(f"{name}: labels are {labels.dtype}; give integers")
     wrong = (labels < 0) | (labels >= num_classes)
@@ -150,8 +150,8 @@ class Task:
         test: rows for measuring, never for choosing anything; may be empty where nothing is measured, as in `audit`.
         trusted: the defender's clean rows, split off the training rows; may be empty.
         public: rows that cannot be poisoned, for extractors; may be empty.
-        class_names: one name a class, or empty.
-        row_names: one name a training row of the source, by its id; or empty.
+        class_names: one name per class, or empty.
+        row_names: one name per training row of the source, by its id; or empty.
         codec: for token inputs.
         overlap: "refuse" exact duplicates of one row in two of the splits, or "allow" them; the record then counts them.
     """

@@ -79,7 +79,7 @@ def checked(verdict: Verdict | None, data: Dataset, sanitizer: object) -> Verdic
     for name, column, dtype in (("keep", verdict.keep, torch.bool), ("suspicion", verdict.suspicion, torch.float32)):
         if column.shape != (len(data),) or column.dtype != dtype:
             form = f"{column.dtype} of shape {tuple(column.shape)}"
-            raise ConfigError(f"{type(sanitizer).__qualname__}.judge returned {name} as {form}; give one {dtype} a row, {len(data)} in all")
+            raise ConfigError(f"{type(sanitizer).__qualname__}.judge returned {name} as {form}; give one {dtype} per row, {len(data)} in all")
     if odd := int((~verdict.suspicion.isfinite()).sum()):
         raise ConfigError(f"{type(sanitizer).__qualname__}.judge returned a suspicion that is not finite for {odd} of {len(data)} rows")
     return verdict

@@ -170,7 +170,7 @@ def _filled(defense: Defense, slot: str) -> bool:
 def _reason(proof: Proof, found: Found) -> str:
     name, noun = type(found.plugin).__name__, NOUNS[found.slot]
     if found.slot == "step" and isinstance(proof.holder, Step) and hasattr(found.plugin, "TOLERATES"):
-        return f"the training has two private steps, {_titled(proof)} and {name}, and nothing adds up what both spend; remove one of them"
+        return f"the training has two private steps, {_titled(proof)} and {name}, and no accountant adds up the privacy that both spend; remove one of them"
     place = f"the {noun} {name}" if found.slot in ("step", "learner") else f"defense.{found.slot} ({name})"
     way_out = "; `~defense.certify` removes the certificate" if proof.place == "defense.certify" else ""
     return f"{_titled(proof)} is not valid together with {place}, because that {noun} {USES[found.looks]}. Remove one of them{way_out}."

@@ -97,9 +97,13 @@ class Central:
             if not holds:
                 raise ConfigError(f"learner.{name}={getattr(self, name)}: give {range_}")
         if self.stack not in ("loop", "grouped", "unfold", "vmap") or (self.stack_members is not None and self.stack_members < 1):
-            raise ConfigError(f"learner.stack={self.stack}, learner.stack_members={self.stack_members}: loop, grouped, unfold or vmap, and 1 or more")
+            raise ConfigError(
+                f"learner.stack={self.stack}, learner.stack_members={self.stack_members}: choose loop, grouped, unfold or vmap, and 1 member or more"
+            )
         if self.lookahead < 0 or (self.lookahead and self.stack != "loop"):
-            raise ConfigError(f"learner.lookahead={self.lookahead}, learner.stack={self.stack}: 0 or more steps, and stacks do not average; use loop")
+            raise ConfigError(
+                f"learner.lookahead={self.lookahead}, learner.stack={self.stack}: give 0 steps or more, and learner.stack=loop, because stacks do not average"
+            )
         if self.ddp and self.steps:
             raise ConfigError("learner.ddp=true: attacks and defenses that act on single training steps need one process; leave learner.ddp=false")
 

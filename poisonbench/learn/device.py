@@ -47,7 +47,7 @@ def set_threads(threads: int) -> None:
         ConfigError: a negative number.
     """
     if threads < 0:
-        raise ConfigError(f"threads={threads}: give a number of CPU threads, or 0 for one a core")
+        raise ConfigError(f"threads={threads}: give a number of CPU threads, or 0 for one per core")
     if threads:
         torch.set_num_threads(threads)
 

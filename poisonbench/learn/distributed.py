@@ -80,6 +80,6 @@ def check(module: nn.Module, wanted: str, least_batch: int) -> None:
     """
     size = crew(wanted).size
     if device.resolve(wanted) == "cpu" and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
-        raise ConfigError("learner.ddp=true on CPUs would normalise each process's share of a batch alone; set net.norm=group")
+        raise ConfigError("learner.ddp=true on CPUs would normalise each process's share of a batch separately; set net.norm=group")
     if least_batch < size:
         raise ConfigError(f"learner.ddp=true: {size} processes share batches of {least_batch} rows; raise learner.batch_size")

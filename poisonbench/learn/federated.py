@@ -55,7 +55,7 @@ class Federated:
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks
     from Decentralized Data", AISTATS 2017. Where we differ: contributions are combined by the defense's rule, whose
     null object is the plain mean, so every client counts the same whatever its number of rows: robust rules
-    have no weights. Input statistics (mean and deviation a channel) are those of the rows before poisoning. Networks with batch
+    have no weights. Input statistics (mean and deviation of each channel) are those of the rows before poisoning. Networks with batch
     normalisation are refused: running statistics are not parameters, and no rule says how to combine them.
 
     Malicious clients train on their poisoned rows in the rounds of the attack and on their clean rows in all

@@ -43,7 +43,7 @@ class FastCNN:
     def __post_init__(self) -> None:
         """Refuse widths that define no network."""
         if not self.widths or min(self.widths) < 1:
-            raise ConfigError(f"net.widths={list(self.widths)}: give one number of 1 or more a block")
+            raise ConfigError(f"net.widths={list(self.widths)}: give one number of 1 or more per block")
 
     def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
         """Return a fresh module; its first layer is set by `prepare`.

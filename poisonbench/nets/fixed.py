@@ -82,13 +82,13 @@ class Moduli:
     def __post_init__(self) -> None:
         """Refuse filters that cannot be built."""
         if min(self.orientations, self.window, self.stride, self.step, len(self.wavelengths)) < 1 or min((2.0, *self.wavelengths)) < 2:
-            raise ConfigError("moduli: orientations, window, stride and step are 1 or more, and wavelengths, at least one, 2 pixels or more")
+            raise ConfigError("moduli: give 1 or more for orientations, window, stride and step, and at least one wavelength, each of 2 pixels or more")
         if self.window % self.step or self.stride % self.step:
             raise ConfigError(f"moduli: window={self.window} and stride={self.stride} need to be multiples of step={self.step}")
         if self.second and self.step > 1:
-            raise ConfigError("moduli: the second order sees the moduli of the first at every pixel; set step=1")
+            raise ConfigError("moduli: the second order needs the moduli of the first order at every pixel; set step=1")
         if self.colours < 0 or self.colour_weight < 0:
-            raise ConfigError("moduli: colours and colour_weight are 0 or more")
+            raise ConfigError("moduli: give 0 or more for colours and colour_weight")
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse inputs that are not pictures, or are smaller than a window."""
@@ -201,13 +201,13 @@ class Colours:
     def __post_init__(self) -> None:
         """Refuse invalid numbers."""
         if self.bins < 2 or self.cells < 1 or not self.width > 0:
-            raise ConfigError(f"colours: bins={self.bins}, width={self.width}, cells={self.cells}: give 2, something above 0, and 1, or more")
+            raise ConfigError(f"colours: bins={self.bins}, width={self.width}, cells={self.cells}: give 2 bins or more, a width above 0, and 1 cell or more")
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse inputs without colours."""
         _check_picture(shape, self.cells)
         if shape[0] != 3:
-            raise ConfigError(f"features: inputs of shape {shape} have no colours; pick features of grey pictures, such as gabor")
+            raise ConfigError(f"features: inputs of shape {shape} have no colours; choose features of grey pictures, such as gabor")
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (M, D)."""

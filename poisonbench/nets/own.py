@@ -137,7 +137,7 @@ class _Split(FeatureNet):
                 for layer, was in modes.items():
                     layer.training = was
         if not isinstance(scores, Tensor):
-            raise ConfigError(f"your network returns a {type(scores).__name__} {mode}; return the scores alone, one tensor of the shape (rows, classes)")
+            raise ConfigError(f"your network returns a {type(scores).__name__} {mode}; return only the scores, one tensor of the shape (rows, classes)")
         if scores.ndim != 2 or len(scores) != rows:
             raise ConfigError(f"your network returns the shape {tuple(scores.shape)} {mode} for {rows} rows; return (rows, classes)")
         if scores.shape[1] != self.num_classes:
@@ -186,7 +186,7 @@ class _Split(FeatureNet):
 
     def _head(self) -> nn.Linear:
         if not self._last:
-            raise Incompatible("no nn.Linear of your network gives the scores, so it has no features; choose an attack and a defense that need scores alone")
+            raise Incompatible("no nn.Linear of your network gives the scores, so it has no features; choose an attack and a defense that need only scores")
         return self._last[0]
 
     def forward(self, inputs: Tensor) -> Tensor:

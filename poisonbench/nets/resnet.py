@@ -35,7 +35,7 @@ class PreActResNet18:
             ConfigError: inputs that are not images of 16x16 or more.
         """
         if len(shape) != 3 or min(shape[1:]) < 16:
-            raise ConfigError(f"net=preact_resnet18 is made for images of 32x32, not {shape}; use net=small")
+            raise ConfigError(f"net=preact_resnet18 is made for images of 32x32 and needs 16x16 or more, not {shape}; use net=small")
         layers: list[nn.Module] = [nn.Conv2d(shape[0], 64, 3, 1, 1, bias=False)]
         before = 64
         for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):

@@ -23,7 +23,7 @@ class SmallCNN:
 
     Args:
         widths: channels of each block.
-        depths: convolutions in each block, one number a block.
+        depths: convolutions in each block, one number per block.
         pool: "max" or "average", over positions, before the head.
         norm: "batch" or "group".
     """
@@ -37,7 +37,7 @@ class SmallCNN:
     def __post_init__(self) -> None:
         """Refuse lists that define no network."""
         if len(self.widths) != len(self.depths) or not self.widths or min(*self.widths, *self.depths) < 1:
-            raise ConfigError(f"net.widths={list(self.widths)}, net.depths={list(self.depths)}: give both lists one number of 1 or more a block")
+            raise ConfigError(f"net.widths={list(self.widths)}, net.depths={list(self.depths)}: give both lists one number of 1 or more per block")
 
     def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
         """Return a fresh module.

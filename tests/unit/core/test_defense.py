@@ -26,7 +26,7 @@ def test_a_whole_verdict_passes_as_it_is_and_none_stays_none():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"keep": KEEP.long()}, r"keep as torch.int64 of shape \(4,\); give one torch.bool a row, 4 in all"),
+        ({"keep": KEEP.long()}, r"keep as torch.int64 of shape \(4,\); give one torch.bool per row, 4 in all"),
         ({"keep": KEEP.float()}, "keep as torch.float32"),
         ({"keep": KEEP[:3]}, r"keep as torch.bool of shape \(3,\)"),
         ({"keep": KEEP[:, None]}, r"of shape \(4, 1\)"),

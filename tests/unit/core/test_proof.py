@@ -304,7 +304,7 @@ def test_an_ensemble_that_is_derived_from_a_certified_one_has_to_say_that_it_sti
     "words", [("defense=dpa", *FEW), ("defense=bagging", "defense.train.members=3"), ("defense=hash_bagging", *FEW), ("learner=federated",)]
 )
 def test_private_members_of_a_committee_and_private_clients_do_not_report_one_epsilon_for_all(tiny, store, words):
-    """Nothing adds up what they spend, so such a run is refused, and no record has an epsilon of one of them."""
+    """No accountant adds up what they spend, so such a run is refused, and no record has the epsilon of only one of them."""
     experiment = tiny("net.norm=group", *words)
     private = dataclasses.replace(experiment, learner=experiment.learner.with_step(PRIVATE.step))
     record = run(private, store)
