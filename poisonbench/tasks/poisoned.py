@@ -27,7 +27,7 @@ NONE = torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Poisoned(Split):
+class Exported(Split):
     """The folder of an `export`: train.safetensors, test.safetensors, task.json, and clean rows in trusted.safetensors and public.safetensors.
 
     Trusted and public rows are those of the exported run. They are never taken from the training rows, some of which are poisoned,

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH, file_digest
-from poisonbench.tasks.poisoned import Poisoned
+from poisonbench.tasks.poisoned import Exported
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def told(tmp_path):
 
 def load(folder, store, told):
     (folder / "task.json").write_text(json.dumps(told))
-    return Poisoned(root=str(folder), limit=None, trusted=0.0, public=0.0, split_seed=0).load(store)
+    return Exported(root=str(folder), limit=None, trusted=0.0, public=0.0, split_seed=0).load(store)
 
 
 @pytest.mark.parametrize(
