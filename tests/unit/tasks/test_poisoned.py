@@ -28,10 +28,10 @@ def load(folder, store, told):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"format": 9}, "task.json is not what `export` wrote"),
-        ({"sha256": {"train": "0" * 64, "test": "0" * 64}}, "train, test is not what `export` wrote"),
+        ({"format": 9}, "task.json differs from what `export` wrote"),
+        ({"sha256": {"train": "0" * 64, "test": "0" * 64}}, "train, test differs from what `export` wrote"),
         ({"class_names": ["a"]}, "out of range"),
-        ({"class_names": None}, "holds no training set"),
+        ({"class_names": None}, "contains no training set"),
         ({"more": json.loads("[" * DEPTH + "]" * DEPTH)}, "too deep"),
     ],
 )
