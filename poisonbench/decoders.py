@@ -1,4 +1,4 @@
-"""Files that anybody may have made, through decoders that are not ours: a value, or one sentence."""
+"""Decode files from untrusted sources with other libraries; every failure becomes one sentence."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from poisonbench.core.errors import DataError, PoisonbenchError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PIXELS = 2**26  # of one picture, about 8,000 a side; a file of more is refused before any is decoded
+PIXELS = 2**26  # of one picture, about 8,000 a side; a larger picture is refused before it is decoded
 
-NOTES = "poisonbench: what was changed"  # of a picture's info: what the conversion left out or scaled, as tuple of sentences
-CLEAR = "have transparent pixels, of which the colour alone is kept"
-DEEP = "hold 16 bits a channel, which are divided by 257 to fit 8"
-PALETTE = "hold numbers into a palette; the colours that it lists are read"
-FRAMES = "hold several frames, of which the first is read"
+NOTES = "poisonbench: what was changed"  # key in a picture's info: what the conversion changed, as a tuple of phrases
+CLEAR = "have transparent pixels, of which only the colour is kept"
+DEEP = "have 16 bits per channel, which are divided by 257 to fit 8"
+PALETTE = "use a palette, whose colours are read"
+FRAMES = "have several frames, of which only the first is read"
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # it logs what it also raises
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow logs the errors that it also raises
 
 
 @contextmanager
 def reading(name: object, kind: str, advice: str = "fetch it again") -> Iterator[None]:
-    """Turn whatever a decoder raises over damaged bytes into one sentence.
+    """Turn any exception of a decoder into one sentence.
 
     Args:
         name: what is read, such as its path.
@@ -35,7 +35,7 @@ def reading(name: object, kind: str, advice: str = "fetch it again") -> Iterator
         advice: what to do if it is not.
 
     Raises:
-        DataError: the block raised.
+        DataError: the block raised an exception.
     """
     try:
         yield
@@ -51,18 +51,18 @@ def picture(content: bytes, mode: Literal["L", "RGB", "RGBA"], name: str) -> Ima
     Args:
         content: bytes of a file.
         mode: the channels to convert to, 8 bits each; 16 bits are scaled.
-        name: what a refusal calls it.
+        name: what error messages call it.
 
     Raises:
-        DataError: bytes that are no picture, are damaged, hold 32 bits a channel, or say that they hold more than PIXELS.
+        DataError: bytes that are not a picture, are damaged, have 32 bits per channel, or declare more than PIXELS pixels.
     """
     from PIL import Image
 
     with reading(name, "an image", "remove or replace it"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a decoder thinks of a file that it can read
+        warnings.simplefilter("ignore")  # these are about files that can be decoded
         with Image.open(io.BytesIO(content)) as opened:
             if opened.width * opened.height > PIXELS:
-                raise DataError(f"{name} says that it is {opened.width}x{opened.height}; at most {PIXELS:,} pixels are decoded, scale it down first")
+                raise DataError(f"{name} declares {opened.width}x{opened.height} pixels; at most {PIXELS:,} are decoded; scale the picture down first")
             return eight_bits(opened, mode)
 
 
@@ -70,10 +70,10 @@ def eight_bits(opened: Image, mode: Literal["L", "RGB", "RGBA"]) -> Image:
     """Return a picture with these channels of 8 bits; `info[NOTES]` says what that changed or left out.
 
     Raises:
-        ValueError: 32 bits a channel.
+        ValueError: 32 bits per channel.
     """
     if opened.mode in ("I", "F"):
-        raise ValueError("it holds 32 bits a channel, and nothing says which value is white: scale it to 8 bits first")
+        raise ValueError("it has 32 bits per channel and does not say which value is white: scale it to 8 bits first")
     notes = _notes(opened, mode)
     converted = (_scaled(opened) if DEEP in notes else opened).convert(mode)
     converted.info[NOTES] = notes
@@ -88,7 +88,7 @@ def _notes(opened: Image, mode: str) -> tuple[str, ...]:
 
 
 def _scaled(opened: Image) -> Image:
-    """Scale 0..65535 to 0..255, rounded; Pillow's own conversion would cut everything off at 255."""
+    """Scale 0..65535 to 0..255, rounded; Pillow's own conversion would clip every value at 255."""
     import numpy as np
     from PIL import Image
 

@@ -36,13 +36,13 @@ def mean_bounds(samples_Bn: NDArray[np.float64], level: float = 0.95) -> tuple[N
     Source: Gaffke, "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative variable", Mathematical
     Methods of Statistics 2005; Learned-Miller and Thomas, arXiv 1905.06208; Phan, Thomas, Learned-Miller, "Towards practical mean bounds
     for small samples", ICML 2021. The lower end is the (1 - level) / 2 quantile of the sum of x_(i) D_i, where x_(0) = 0, x_(1) <= ... <= x_(n)
-    are the values and D is uniform on the simplex of n + 1 weights; the upper end is the same of 1 - x. No shape is assumed. Where values
-    are 0 or 1 it is Clopper and Pearson's interval, which covers at least what it says. For other values this is a conjecture without a
-    known exception; docs/reliability.md holds a simulation.
+    are the values and D is uniform on the simplex of n + 1 weights; the upper end is computed in the same way from 1 - x. No shape of the
+    distribution is assumed. Where values are 0 or 1 it is Clopper and Pearson's interval, whose coverage is at least `level`. For other
+    values that coverage is a conjecture without a known counterexample; docs/reliability.md has a simulation.
 
     Args:
         samples_Bn: independent values in [0, 1], n >= 1 of each distribution.
-        level: of the interval; each end is wrong with at most half of the rest.
+        level: of the interval; each end is wrong with probability at most (1 - level) / 2.
     """
     import numpy as np
 
@@ -64,9 +64,9 @@ def _quantile(sorted_Bn: NDArray[np.float64], chance: float) -> NDArray[np.float
 
 
 def _beyond(knots: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (B,) the chance that knots, in order and weighted uniformly from the simplex, sum to more than `at`.
+    """Return (B,) the probability that the sorted knots, with weights drawn uniformly from the simplex, sum to more than `at`.
 
-    It is the divided difference of (x - at)_+^n over the n + 1 knots, computed by de Boor's recursion: means of means only, so nothing cancels.
+    It is the divided difference of (x - at)_+^n over the n + 1 knots, computed by de Boor's recursion. It only averages, so no digits cancel.
     """
     import numpy as np
 
@@ -79,10 +79,10 @@ def _beyond(knots: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.f
 
 
 def intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> list[tuple[float, float] | None]:
-    """Return the interval of `mean_bounds` for each sample, one value a seed; None where a value is no proportion.
+    """Return the interval of `mean_bounds` for each sample of one value per seed; None where a value is not a proportion.
 
     Seeds are independent draws of the poison, the initialisation and the order of rows. All of them share the test set, so an
-    interval speaks of other seeds on the same test rows, not of other test rows.
+    interval describes other seeds on the same test rows, not other test rows.
     """
     import numpy as np
 
@@ -97,7 +97,7 @@ def intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> list[t
 
 
 def clopper_pearson(hits: int, trials: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a proportion (Clopper and Pearson, Biometrika 1934); it covers at least that."""
+    """Return the exact 95 % interval of a proportion (Clopper and Pearson, Biometrika 1934); its coverage is at least 95 %."""
     from scipy.stats import binomtest
 
     found = binomtest(hits, trials).proportion_ci(0.95, method="exact")
@@ -105,20 +105,20 @@ def clopper_pearson(hits: int, trials: int) -> tuple[float, float]:
 
 
 def ranks(figures: Mapping[str, Mapping[int, float]], level: float = 0.95) -> dict[str, tuple[int, int]]:
-    """Return the rank interval of each cell, 1 for the smallest mean; all of them hold at once.
+    """Return the rank interval of each cell, 1 for the smallest mean; all intervals hold simultaneously.
 
-    Source: Al Mohamad, Goeman, van Zwet, "Simultaneous confidence intervals for ranks", Biometrical Journal 2022: a cell ranks behind every one
-    that is certainly smaller, ahead of every one that is certainly larger. Here that is so where the intervals of their means do not
-    overlap, each at 1 - (1 - level) / cells (Bonferroni), whatever seeds the cells share. Differences paired by seed would need more seeds: with
-    values of 0 and 1 a pair must be certain at its share among all pairs, of which there are more than cells.
+    Source: Al Mohamad, Goeman, van Zwet, "Simultaneous confidence intervals for ranks", Biometrical Journal 2022: a cell ranks behind every cell
+    that is certainly smaller, and ahead of every cell that is certainly larger. Here two cells differ certainly where the intervals of their
+    means do not overlap, each at 1 - (1 - level) / cells (Bonferroni), whatever seeds the cells share. Differences paired by seed would need
+    more seeds: the error would be divided among all pairs, and there are more pairs than cells.
 
     Args:
         figures: of each cell, in [0, 1], by seed.
-        level: at which all ranks hold at once.
+        level: confidence level of all ranks together.
     """
     each = 1 - (1 - level) / max(1, len(figures))
-    told = zip(figures, intervals([list(values.values()) for values in figures.values()], each), strict=True)
-    ends = {name: ends or (0.0, 1.0) for name, ends in told}  # what is no proportion is certain of nothing
+    found = zip(figures, intervals([list(values.values()) for values in figures.values()], each), strict=True)
+    ends = {name: ends or (0.0, 1.0) for name, ends in found}  # nothing is certain about values that are not proportions
     behind = {name: sum(high < ends[name][0] for _, high in ends.values()) for name in ends}
     ahead = {name: sum(low > ends[name][1] for low, _ in ends.values()) for name in ends}
     return {name: (1 + behind[name], len(ends) - ahead[name]) for name in ends}
@@ -136,10 +136,10 @@ def smallest_gap(cells: int, seeds: int, level: float = 0.95) -> float | None:
 
 
 def worst(figures: Mapping[str, float], *, largest: bool) -> tuple[str, float]:
-    """Return the name and the figure of the worst case, such as the attack that a defense holds least.
+    """Return the name and the figure of the worst case, such as the attack that a defense withstands least.
 
     Args:
-        figures: one a case, at least one.
+        figures: one per case, at least one.
         largest: whether a large figure is bad, as ASR is.
     """
     name = (max if largest else min)(figures, key=lambda case: figures[case])

@@ -1,4 +1,4 @@
-"""What a person sees: progress while it runs, a small table when it is done."""
+"""Output on the terminal: progress during a run, and a small table after it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from poisonbench.report.figures import goal, malicious, over_targets, radii, rel
 from poisonbench.storage.record import Record
 
 PLAIN_SECONDS, SLOW_SECONDS = 10.0, 600.0
-UNITS = ("epochs", "rounds")  # of trainings
+UNITS = ("epochs", "rounds")  # steps of a training, as progress labels name them
 ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
 
 
 class _Lines(logging.Handler):
-    """Print log records through a console, so that they do not tear a progress bar."""
+    """Print log records through the console, so that they do not break a progress bar."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class _Lines(logging.Handler):
         if self._console.is_terminal:
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
             self._console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
-        elif not self._console.quiet:  # the same without a style, in a tenth of the time: a finished sweep does little else
+        elif not self._console.quiet:  # plain text takes a tenth of the time; a sweep whose values are all stored mostly prints
             self._console.file.write(f"{strip_control_codes(record.getMessage())}\n")
             self._console.file.flush()
 
 
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[tuple[Listen, logging.Handler]]:
-    """Yield a listener for progress, bars on a terminal and a line now and then elsewhere, and a handler for logs."""
+    """Yield a listener that shows progress, as bars on a terminal and else as occasional lines, and a handler for logs."""
     handler = _Lines(console)
     if not console.is_terminal:
         yield _warned(_plain(console), console), handler
@@ -61,11 +61,11 @@ def progress(console: Console) -> Iterator[tuple[Listen, logging.Handler]]:
         yield _warned(listen, console), handler
 
 
-Hear: TypeAlias = Callable[[str, int, int, float], None]  # as Listen, and the seconds that are left
+Hear: TypeAlias = Callable[[str, int, int, float], None]  # like Listen, with the estimated seconds left
 
 
 def _timed(hear: Hear) -> Listen:
-    """Return a listener that also tells how long a piece of work may still take; 0 s until its first step is done."""
+    """Return a listener that adds the estimated seconds left; 0 until the first step is done."""
     began: dict[str, float] = {}
 
     def listen(label: str, done: int, total: int) -> None:
@@ -90,7 +90,7 @@ def _plain(console: Console) -> Listen:
 
 
 def _warned(listen: Listen, console: Console) -> Listen:
-    """Return a listener that says what would be faster, once the first step of slow training is done; once for each label."""
+    """Return a listener that also advises how to shorten a slow training, once for each label, after its first step."""
     warned = set[str]()
 
     def hear(label: str, done: int, total: int, left: float) -> None:
@@ -98,21 +98,21 @@ def _warned(listen: Listen, console: Console) -> Listen:
         unit = label.rpartition(" ")[2]
         if done == 1 and left > SLOW_SECONDS and unit in UNITS and label not in warned:
             warned.add(label)
-            faster = f"faster: fewer rows (task.limit=2000), fewer {unit}, or a smaller network; --help shows the keys of your run"
-            console.print(f"{label}: about {span(left)} left for this alone; {faster}", markup=False, highlight=False, style="yellow", soft_wrap=True)
+            faster = f"to make it faster use fewer rows (task.limit=2000), fewer {unit} or a smaller network; --help shows the keys of your run"
+            console.print(f"{label}: about {span(left)} left for this training alone; {faster}", markup=False, highlight=False, style="yellow", soft_wrap=True)
 
     return _timed(hear)
 
 
 def span(seconds: float) -> str:
-    """Return a length of time as people say it: 50 s, 12 min, 3.5 h."""
+    """Return a duration as text, such as 50 s, 12 min or 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def show_record(console: Console, record: Record, path: Path) -> None:
-    """Print one record as a table of undefended against defended figures, and where it lies."""
+    """Print one record as a table of undefended and defended figures, and its path."""
     title = f"{_name(record, 'attack')} against {_name(record, 'defense')} on {_name(record, 'task')}, seed {record.spec['seed']}"
     if record.status != "done":
         console.print(f"{title}: {record.status}, {record.reason}", markup=False, highlight=False, soft_wrap=True)
@@ -156,11 +156,11 @@ def _trial_lines(record: Record) -> Iterator[str]:
 
 def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
     if "removed" in metrics:
-        told = [f"filter removed {metrics['removed']} rows"]
-        told += [f"{name} {percent(metrics[key])}" for name, key in (("TPR", "tpr"), ("FPR", "fpr")) if key in metrics]
-        told += [f"cover rows removed {percent(metrics['cover_removed'])}"] if "cover_removed" in metrics else []
-        told += [f"AUROC within class {metrics['auroc_in_class']:.3f}"] if "auroc_in_class" in metrics else []
-        yield ", ".join(told)
+        figures = [f"filter removed {metrics['removed']} rows"]
+        figures += [f"{name} {percent(metrics[key])}" for name, key in (("TPR", "tpr"), ("FPR", "fpr")) if key in metrics]
+        figures += [f"cover rows removed {percent(metrics['cover_removed'])}"] if "cover_removed" in metrics else []
+        figures += [f"AUROC within class {metrics['auroc_in_class']:.3f}"] if "auroc_in_class" in metrics else []
+        yield ", ".join(figures)
     if isinstance(screened := metrics.get("screen"), Mapping):
         yield "screen: " + ", ".join(f"{name} {value:.3f}" for name, value in screened.items())
     if isinstance(mended := metrics.get("repair"), Mapping):
@@ -170,17 +170,17 @@ def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:
 def _certificate_lines(record: Record) -> Iterator[str]:
     metrics, unit = record.metrics, radii(record, seed=True)
     if isinstance(certified := metrics.get("certified"), list | tuple):
-        told = [f"{percent(share)} at {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
-        yield f"certified against {unit}: {', '.join(told)}; median radius {metrics.get('median_radius', 'none')}"
+        shares = [f"{percent(share)} at {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
+        yield f"certified against {unit}: {', '.join(shares)}; median radius {metrics.get('median_radius', 'none')}"
     if "member_c_acc" in metrics:
-        yield f"a member alone is right on {percent(metrics['member_c_acc'])} of the test rows"
+        yield f"one member alone classifies {percent(metrics['member_c_acc'])} of the test rows correctly"
     if isinstance(together := metrics.get("collective"), Mapping):
-        told = [f"{percent(share)} at {changes}" for changes, share in sorted(together.items(), key=lambda item: int(item[0]))]
-        yield f"accuracy that one attack leaves at least, by number of {unit}: {', '.join(told)}"
+        shares = [f"{percent(share)} at {changes}" for changes, share in sorted(together.items(), key=lambda item: int(item[0]))]
+        yield f"least accuracy under one attack, by number of {unit}: {', '.join(shares)}"
 
 
 def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:
-    """Print one line a cell, narrow enough for 80 columns."""
+    """Print one line per cell, narrow enough for 80 columns."""
     table = Table(title="sweep: C-Acc / ASR, in %", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("attack", "defense", "rate", "seed", "undefended", "defended", "record"):
         table.add_column(column, no_wrap=column not in ("attack", "defense"), overflow="fold")
@@ -191,8 +191,8 @@ def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:
 
 
 def _pair(figures: Mapping[str, object]) -> str:
-    told = [figures.get("c_acc"), figures.get("asr")]
-    return " / ".join(f"{100 * value:.1f}" if isinstance(value, int | float) else "-" for value in told)
+    values = [figures.get("c_acc"), figures.get("asr")]
+    return " / ".join(f"{100 * value:.1f}" if isinstance(value, int | float) else "-" for value in values)
 
 
 def _rate(record: Record) -> str:
@@ -209,5 +209,5 @@ def _name(record: Record, part: str) -> str:
 
 
 def percent(fraction: object) -> str:
-    """Return a fraction as a percentage with one decimal, or nothing for a figure that does not apply."""
+    """Return a fraction as a percentage with one decimal; empty for a figure that does not apply."""
     return f"{100 * fraction:.1f} %" if isinstance(fraction, int | float) else ""

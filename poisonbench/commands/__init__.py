@@ -1,1 +1,1 @@
-"""Commands beside the run itself: `python -m poisonbench COMMAND`."""
+"""The commands `python -m poisonbench COMMAND`; a command line without one runs an experiment."""

@@ -1,4 +1,4 @@
-"""`audit task=... defense=...`: vet a training set that nobody has attacked on purpose, as far as anyone knows."""
+"""`audit task=... defense=...`: let filters search a data set of yours for suspicious rows; poisonbench attacks nothing."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 USAGE = Usage(
     call='audit task=NAME [task.KEY=VALUE...] defense=FILTER, or "defense=[FILTER,FILTER]"',
     does=(
-        "Let filters rank the training rows of a data set, most suspicious first. Nobody attacks, and no test rows are needed. All rows go to "
-        "suspects.csv and suspects.parquet, the first pictures to index.html, in results_dir/audit/TASK-DIGEST: a folder for each "
-        "set of rows and each set of options."
+        "Let filters rank the training rows of a data set, most suspicious first. The rows are not attacked, and no test rows are needed. All rows "
+        "are written to suspects.csv and suspects.parquet, and the first pictures to index.html, in results_dir/audit/TASK-DIGEST: a folder for "
+        "each set of rows and each set of options."
     ),
     options={
-        "task=image_folder": "where the rows come from; `list task` says from where they may, `describe image_folder` what its keys are",
-        "task.root=DIR": "the folder of the rows, for pictures with train/CLASS/*.png in it; other keys of the task likewise",
+        "task=image_folder": "the kind of data set; `list task` names all kinds, `describe image_folder` shows the keys of this one",
+        "task.root=DIR": "the folder of the rows, for pictures with train/CLASS/*.png in it; the other keys of the task may be set too",
         "task.trusted=0": "share of the rows that you know to be clean, for filters that need some; these rows are not judged",
-        "defense=FILTER": "the filter, such as spectral, activation_clustering, knn_outlier or deep_knn; all that `list defense` names and that judge rows",
-        '"defense=[FILTER,FILTER]"': "several filters; they look at the features of one and the same model",
-        "defense.sanitize.KEY=VALUE": "a setting of the filter, see `describe FILTER`; with several filters, one that each of them has",
-        "threat.budget.rate=0.05": "share of poisoned rows that the filters are told to expect",
-        "net=NAME, learner=NAME": "the network whose features the filters look at, and how it is trained; each has keys, see `describe NAME`",
-        "seed=0, salt=null": "root of the random draws, and what is mixed into them",
-        "device=auto, threads=0": "where the network is trained: cpu, cuda or auto; CPU threads, 0 is one a core",
+        "defense=FILTER": "the filter, such as spectral, activation_clustering, knn_outlier or deep_knn: any defense from `list defense` that judges rows",
+        '"defense=[FILTER,FILTER]"': "several filters; all use the features of the same model",
+        "defense.sanitize.KEY=VALUE": "a setting of the filter, see `describe FILTER`; with several filters, a setting that each of them has",
+        "threat.budget.rate=0.05": "share of poisoned rows that the filters expect",
+        "net=NAME, learner=NAME": "the network whose features the filters use, and how it is trained; for the keys of each see `describe NAME`",
+        "seed=0, salt=null": "seed of the random draws, and an extra value that is mixed into them",
+        "device=auto, threads=0": "where the network is trained: cpu, cuda or auto; number of CPU threads, 0 is one per core",
         **RESULTS_DIR,
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },
@@ -49,17 +49,17 @@ DEFAULTS = ("task.trusted=0", "learner=pictures")
 
 
 def main(words: Sequence[str]) -> int:
-    """Let filters judge the training rows, with no attack and no claim to know one.
+    """Let filters judge the training rows as they are, without an attack.
 
     Raises:
-        ConfigError: no filter named, or a defense that judges no rows.
+        ConfigError: no filter is named, or a defense that judges no rows.
     """
     named = [word for word in words if word.startswith("defense=")]
     if len(named) != 1:
-        raise ConfigError(f"{USAGE.call}: name the rows and the filters, once; `audit --help` explains every word")
+        raise ConfigError(f"{USAGE.call}: give defense= exactly once, and the task; `audit --help` explains every word")
     rest = [word for word in words if word not in named]
     if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
-        raise ConfigError(f"{attacks[0]}: an audit takes the rows as they are, and nobody attacks; leave it out")
+        raise ConfigError(f"{attacks[0]}: an audit judges the rows as they are, without an attack; leave this word out")
     filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
     told = with_defaults(rest)
     console = Console()
@@ -75,13 +75,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def with_defaults(words: Sequence[str]) -> list[str]:
-    """Return the words behind the defaults of an audit, without those that they replace."""
+    """Return the words, preceded by the defaults of an audit that they do not replace."""
     given = {word.partition("=")[0] for word in words}
     return [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *words]
 
 
 def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
-    """Return the verdict of every filter on the training rows; they share the victim that their features come from.
+    """Return the verdict of every filter on the training rows; all filters use the features of the same victim.
 
     Raises:
         ConfigError: a defense that judges no rows.
@@ -112,11 +112,11 @@ def _setting(words: Sequence[str], name: str) -> Setting:
 
 
 def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:
-    """Return what one filter thinks of the training rows.
+    """Return the verdict of one filter on the training rows.
 
     Raises:
-        ConfigError: it is no filter.
-        PoisonbenchError: it cannot judge these rows, or by this learner.
+        ConfigError: the defense is not a filter.
+        PoisonbenchError: the filter cannot judge these rows, or cannot use this learner.
     """
     from poisonbench.core.classwise import held_to_large
     from poisonbench.core.defense import KeepAll
@@ -126,10 +126,10 @@ def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:
     held = held_to_large(experiment.defense.sanitize, experiment.task.train)
     line = Line(experiment=dataclasses.replace(experiment, defense=dataclasses.replace(experiment.defense, sanitize=held)), store=store)
     if held == KeepAll():
-        raise ConfigError(f"defense={name} judges no training rows; choose a filter: see `list defense`")
+        raise ConfigError(f"defense={name} judges no training rows; choose a filter from `list defense`, such as spectral")
     check_training(line)
     verdict = line.judge(line.received())
-    assert verdict is not None, "a filter that judges nothing"
+    assert verdict is not None, "the filter gave no verdict"
     return verdict
 
 

@@ -1,4 +1,4 @@
-"""`describe NAME...`: what a method does, its source, its threat model, its fields, and what it has cost. Imports no torch."""
+"""`describe NAME...`: what a method does, its source, its threat model, its fields, and its cost so far. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from poisonbench.core.plugins import HOME
 from poisonbench.report.tables import ABSENT, published
 from poisonbench.storage.record import Record
 
-COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
+COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run in which the method itself works
 
 USAGE = Usage(
     call="describe NAME...",
-    does="Say what a method does, its source, what its attacker may do, every key with its default, and what it has cost in published records.",
+    does="Show what a method does, its source, what its attacker may do, every key with its default, and its seconds in published records.",
     options={
-        "NAME": "an option of any group, such as spectral, badnets or image_folder; `list` names them all; or the dotted path of a class",
-        "hydra.searchpath=[pkg://my_lab.configs]": "where options outside poisonbench lie",
+        "NAME": "an option of any group, such as spectral, badnets or image_folder (`list` shows all of them), or the dotted path of a class",
+        "hydra.searchpath=[pkg://my_lab.configs]": "where your own options are stored",
     },
 )
 
 
 def main(words: Sequence[str]) -> int:
-    """Print each named option, or the class of a dotted path; `hydra.searchpath=[pkg://my_lab.configs]` finds options outside the project.
+    """Print each named option, or the class of a dotted path; `hydra.searchpath=[pkg://my_lab.configs]` finds your own options.
 
     Raises:
-        ConfigError: no name, or one that no group offers.
+        ConfigError: no name, or a name that is in no group.
     """
     more, named = [word for word in words if "=" in word], [word for word in words if "=" not in word]
     known: dict[str, list[str]] = {}
@@ -61,16 +61,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def _own(name: str, more: Sequence[str]) -> list[str]:
-    """Return the groups in which the user's own configurations have an option."""
+    """Return the groups in which the user's own configurations contain this option."""
 
-    def there(group: str) -> bool:
+    def exists(group: str) -> bool:
         try:
             tree_of([*more, f"{group}={name}"])
         except ConfigError:
             return False
         return True
 
-    return [group for group in groups() if there(group)] if any(word.startswith(SEARCH) for word in more) else []
+    return [group for group in groups() if exists(group)] if any(word.startswith(SEARCH) for word in more) else []
 
 
 def _class(target: str) -> None:
@@ -81,7 +81,7 @@ def _class(target: str) -> None:
     """
     found = _definition(target)
     if found is None:
-        raise ConfigError(f"describe {target}: no such class; give PACKAGE.MODULE.CLASS of a file that can be imported from here")
+        raise ConfigError(f"describe {target}: no such class; give PACKAGE.MODULE.CLASS of a module that Python can import from this folder")
     _say(f"{target}\n", style="bold")
     _say(inspect.cleandoc(ast.get_docstring(found) or ""))
     fields = [node for node in found.body if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation)]
@@ -105,7 +105,7 @@ def _say(text: str, style: str = "") -> None:
 
 
 def _plugins(node: object, where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the plugins of a node, those inside a plan's slots rather than the plan."""
+    """Yield the plugins of a node; of an attack or a defense, the plugins in its slots instead."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return
     inner = [(f"{where}.{name}", item) for name, item in node.items() if isinstance(item, Mapping) and "_target_" in item]
@@ -123,7 +123,7 @@ def docstring(target: str) -> str:
 
 
 def _definition(target: str) -> ast.ClassDef | None:
-    """Return a class of a module as its file has it; None if there is none."""
+    """Return the definition of a class in the file of its module; None if there is none."""
     module, _, name = target.rpartition(".")
     places: Sequence[str] | None = [str(HOME), *sys.path]
     spec = None
@@ -139,28 +139,28 @@ def _definition(target: str) -> ast.ClassDef | None:
 
 
 def _threat(threat: Mapping[str, object]) -> str:
-    """Return what the attacker may do, without what is not asked for."""
+    """Return what the attacker may do, without limits that are not set."""
     budget = cast("Mapping[str, object]", threat["budget"])
-    told = {f"budget.{name}": value for name, value in budget.items()} | {name: threat[name] for name in ("trials", "rounds", "omniscient")}
-    return ", ".join(f"{name}={value}" for name, value in told.items() if value not in (None, False) and not name.endswith("_target_"))
+    limits = {f"budget.{name}": value for name, value in budget.items()} | {name: threat[name] for name in ("trials", "rounds", "omniscient")}
+    return ", ".join(f"{name}={value}" for name, value in limits.items() if value not in (None, False) and not name.endswith("_target_"))
 
 
 def _cost(records: Sequence[Record], group: str, plan: object) -> str:
-    """Return the median seconds that the method's own stages took, a task each, over published records of it alone, whatever it was called."""
+    """Return the median seconds of the method's own stages, per task, over published records that contain exactly its classes."""
     if not records:
         return f"unknown here; {ABSENT}"
     seconds, wanted = dict[str, list[float]](), set(_methods(plan))
     for record in records:
         if record.status == "done" and wanted and set(_methods(record.spec[group])) == wanted:
-            told = cast("Mapping[str, float]", record.cost["seconds"])
+            spent = cast("Mapping[str, float]", record.cost["seconds"])
             task = cast("Mapping[str, object]", record.spec["task"])
             rows = cast("Mapping[str, int]", task["rows"])["train"]
-            seconds.setdefault(f"{task['name']} ({rows} rows)", []).append(sum(told.get(stage, 0.0) for stage in COSTS[group]))
+            seconds.setdefault(f"{task['name']} ({rows} rows)", []).append(sum(spent.get(stage, 0.0) for stage in COSTS[group]))
     return ", ".join(f"{task} {statistics.median(some):.2g} s" for task, some in sorted(seconds.items())) or "no published record of it"
 
 
 def _methods(node: object) -> Iterator[str]:
-    """Yield the classes of methods in a configuration or a specification; what the engine itself offers is none."""
+    """Yield the classes of methods in a configuration or a specification, without the classes of poisonbench itself."""
     for name, item in node.items() if isinstance(node, Mapping) else ():
         if name in ("_target_", "class") and not str(item).startswith("poisonbench."):
             yield str(item)

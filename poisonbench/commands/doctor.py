@@ -1,4 +1,4 @@
-"""`doctor`: whether this machine can run, and what it would use."""
+"""`doctor`: check whether poisonbench can run on this machine, and what it would use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from poisonbench.commands.usage import Usage
 from poisonbench.config.setting import Setting
 from poisonbench.core.plugins import adopt_own_packages
 
-USAGE = Usage(call="doctor", does="Check whether this machine can run, and say what it would use; exit code 1 if something is broken.", options={})
+USAGE = Usage(call="doctor", does="Check whether poisonbench can run here, and show what it would use; exit code 1 if a check fails.", options={})
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one line a check; return 1 if any fails."""
+    """Print one line per check; return 1 if any fails."""
     checks: dict[str, Callable[[], str]] = {
         "python": _python,
         "torch": _torch,
@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> int:
     for name, check in checks.items():
         try:
             table.add_row(name, "ok", check())
-        except Exception as error:  # noqa: BLE001  # the whole point is to say in words what is broken
+        except Exception as error:  # noqa: BLE001  # every failure is a line of the table
             failed = 1
             table.add_row(name, "FAILED", f"{type(error).__name__}: {error}")
     Console().print(table)
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
 def _python() -> str:
     version = ".".join(map(str, sys.version_info[:3]))
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        raise RuntimeError(f"{version}; poisonbench runs on 3.11 to 3.13")
+        raise RuntimeError(f"this is Python {version}; poisonbench runs on 3.11 to 3.13")
     return version
 
 

@@ -1,4 +1,4 @@
-"""`export RECORD [FOLDER]`: what an attacker left behind, as files for other tools; `task=poisoned task.root=FOLDER` reads them."""
+"""`export RECORD [FOLDER]`: write poisoned rows as files for other tools; `task=poisoned task.root=FOLDER` reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poisonbench.core.files import file_digest, write_text
 from poisonbench.core.progress import heard
 from poisonbench.storage.record import read
 
-FORMAT = 3  # since 2 the trusted and the public rows are in the folder, since 3 what each row is
+FORMAT = 3  # since 2 the folder has the trusted and the public rows, since 3 the kind of each row: poison, cover, injected
 
 USAGE = Usage(
     call="export RECORD [FOLDER]",
@@ -26,18 +26,18 @@ USAGE = Usage(
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the poisoned rows of a record's first trial, what each of them is, the test, trusted and public rows and the undefended victim's weights.
+    """Write the rows of a record's first trial, the kind of each, the test, trusted and public rows, and the undefended victim's weights.
 
-    They come from the store of `results_dir` where it holds them, else they are made again.
+    They are read from the store in `results_dir`, and computed again if they are missing there.
 
     Raises:
-        ConfigError: wrong words, a record that poisons no rows, or one whose model comes out as another one here.
+        ConfigError: wrong words, a record that poisons no rows, or a record whose model has another C-Acc on this machine.
     """
     allowed, words = split(words)
     local = [word for word in words if word.startswith("results_dir=")]
     named = [word for word in words if word not in local]
     if not 1 <= len(named) <= 2:
-        raise ConfigError("export RECORD [FOLDER] [results_dir=PATH] [trust=PREFIX.]: give the path of a record, and the folder to write into")
+        raise ConfigError("export RECORD [FOLDER] [results_dir=PATH] [trust=PREFIX.]: give the path of one record, and optionally the folder to write into")
     from poisonbench.core.defense import Mean
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.measure import measure
@@ -55,10 +55,10 @@ def main(words: Sequence[str]) -> int:
         if not poisoned.mask.any():
             raise ConfigError(f"{source} poisons no rows; choose a record of an attack on data")
         victim = line.fit(line.attacked, poisoned.data, line.combine(Mean()), label="undefended")
-        told, now = record.undefended.get("c_acc"), measure(line, victim, line.probe(poisoned), "undefended")["c_acc"]
-    if experiment.threat.trials == 1 and told != now:
+        before, now = record.undefended.get("c_acc"), measure(line, victim, line.probe(poisoned), "undefended")["c_acc"]
+    if experiment.threat.trials == 1 and before != now:
         reason = "another processor or another torch rounds differently; export it where it was made, or run its command here and export that record"
-        raise ConfigError(f"{source}: its undefended model has a C-Acc of {told}, the one that is trained here {now}: {reason}")
+        raise ConfigError(f"{source}: the C-Acc of the undefended model is {before} in the record and {now} on this machine: {reason}")
     task, test = experiment.task, experiment.task.test
     clean = {"test": test, "trusted": task.trusted, "public": task.public}
     files = {
@@ -80,6 +80,6 @@ def main(words: Sequence[str]) -> int:
     }
     write_text(folder / "task.json", json.dumps(description, indent=1) + "\n")
     poison, cover = int(poisoned.kinds.poison.sum()), int(poisoned.kinds.cover.sum())
-    told = f"{poison} of them poisoned" + (f", {cover} more that only hide the poison (cover)" if cover else "")
-    Console().print(f"{folder}: {len(poisoned.data)} rows, {told}", markup=False, highlight=False, soft_wrap=True)
+    kinds = f"{poison} of them poisoned" + (f", {cover} more that only hide the poison (cover)" if cover else "")
+    Console().print(f"{folder}: {len(poisoned.data)} rows, {kinds}", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -1,4 +1,4 @@
-"""`--help`, or `help`: commands, options of every group, and the configuration that the other words make. Imports no torch."""
+"""`--help`, or `help`: commands, options of every group, and the configuration that the other words give. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from poisonbench.config.vocabulary import commands, groups, options
 
 USAGE = Usage(
     call="help [COMMAND | WORD...]",
-    does="Show all commands, the options of every group, and every key with its value, as --help does; or the words of one command.",
-    options={"COMMAND": "such as audit", "WORD...": "words of an experiment, such as attack=sig: their keys are shown"},
+    does="Show all commands, the options of every group, and every key with its value, as --help does; or the help of one command.",
+    options={"COMMAND": "such as audit", "WORD...": "words of an experiment, such as attack=sig; shows the keys that they give"},
 )
 
 PAGE = """poisonbench: data poisoning attacks and defenses, measured
 
 python -m poisonbench attack=backdoor defense=spectral seed=0
 
-Choose one of each group with group=option:
+Choose one option of each group with group=option:
 {options}
 
-Override any line with key=value:
+Change any value below with key=value:
 
 {configuration}
 Commands: python -m poisonbench COMMAND, one of: {commands}
-Words of a command: python -m poisonbench COMMAND --help
+Help of a command: python -m poisonbench COMMAND --help
 Sweeps:   python -m poisonbench -m attack=none,backdoor defense=none,spectral seed=0,1,2
 Keys of one plugin: python -m poisonbench describe spectral
 Version:  python -m poisonbench --version
-Exit codes: 0 done or skipped, 1 failed while computing, 2 bad configuration or input, 130 interrupted
+Exit codes: 0 done or skipped, 1 failed while running, 2 wrong configuration or input, 130 interrupted
 """
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the page, or that of a command; of a key with several values the default is shown.
+    """Print the help page, or that of one command; for a key with several values it shows the default.
 
     Raises:
-        ConfigError: a word that no experiment takes.
+        ConfigError: a word that is wrong in an experiment.
     """
     plain = [word for word in words if not word.startswith("-")]
     if plain and plain[0] in commands():

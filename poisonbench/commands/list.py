@@ -1,4 +1,4 @@
-"""`list [GROUP...] [--json]`: what can be chosen. Imports no torch."""
+"""`list [GROUP...] [--json]`: the options of each group. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ JSON = "--json"
 
 USAGE = Usage(
     call="list [GROUP...] [--json]",
-    does="Name what can be chosen.",
-    options={"GROUP": "such as attack, defense, task, net or learner; all by default", JSON: "one line for programs"},
+    does="Show the options of each group.",
+    options={"GROUP": "such as attack, defense, task, net or learner; all by default", JSON: "one line of JSON, for programs"},
 )
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the options of some groups, or of all; a group may be named in the plural.
+    """Print the options of the named groups, or of all; a group may be named in the plural.
 
     Raises:
         ConfigError: a group that does not exist.
@@ -31,8 +31,8 @@ def main(words: Sequence[str]) -> int:
     for group, word in zip(asked, [word for word in words if word != JSON], strict=True):
         if group not in known:
             raise ConfigError(f"list {word}: no such group; {meant(word, known)}")
-    told = {group: options(group) for group in asked or known}
-    lines = [json.dumps(told)] if JSON in words else [f"{group}: {', '.join(names)}" for group, names in told.items()]
+    listed = {group: options(group) for group in asked or known}
+    lines = [json.dumps(listed)] if JSON in words else [f"{group}: {', '.join(names)}" for group, names in listed.items()]
     for line in lines:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -1,7 +1,7 @@
-"""`referee RECORD... [write=true] [trust=PREFIX.]`: let the attack of a record strike again and check it by today's rules, without training victims.
+"""`referee RECORD... [write=true] [trust=PREFIX.]`: repeat the attack of a record and check it by today's rules, without training victims.
 
-A store key holds the content of the rows that a victim was trained on. Where the key that today's rows give is the one on record, the
-victims of the record were trained on exactly these rows, and its figures stand as they are.
+A store key depends on the content of the rows that a victim was trained on. If today's rows give the key in the record, its victims
+were trained on exactly these rows, and its figures remain valid.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 USAGE = Usage(
     call="referee RECORD... [write=true]",
-    does="Let the attack of a record strike again and check it by today's rules, without training a victim; exit code 1 if a command has to be run again.",
-    options={"RECORD": "path of a record", "write=true": "write a record that passes in today's schema, where it lies", **RESULTS_DIR, **TRUST},
+    does="Repeat the attack of a record and check it by today's rules, without training a victim; exit code 1 if a command has to be run again.",
+    options={"RECORD": "path of a record", "write=true": "rewrite a record that passes, in the same folder and today's schema", **RESULTS_DIR, **TRUST},
 )
 
 
@@ -36,7 +36,7 @@ class Changed(Exception):
 
 
 def main(words: Sequence[str]) -> int:
-    """Check each record; with `write=true` one that passes is written anew with schema 2, in the folder where it lies.
+    """Check each record; with `write=true` a record that passes is rewritten with schema 2, in the same folder.
 
     Returns:
         1 if a command has to be run again, else 0.
@@ -50,10 +50,11 @@ def main(words: Sequence[str]) -> int:
     paths = [Path(word) for word in words if word != "write=true" and word not in local]
     if not paths:
         raise ConfigError("referee RECORD... [write=true]: give the paths of records, such as results/records/*.json")
-    return max([_told(path, [*allowed, *local], write) for path in paths])
+    return max([_checked(path, [*allowed, *local], write) for path in paths])
 
 
-def _told(path: Path, words: Sequence[str], write: bool) -> int:
+def _checked(path: Path, words: Sequence[str], write: bool) -> int:
+    """Check one record and print the outcome; return 1 if its command has to be run again, else 0."""
     record = read(path)
     try:
         seen = refereed(record, words)
@@ -63,7 +64,7 @@ def _told(path: Path, words: Sequence[str], write: bool) -> int:
     old = record.schema < SCHEMA
     if write and old:
         before, path = path, seen.write(path.parent)
-        if path != before:  # what a plugin declares stands in the specification, and so in the name
+        if path != before:  # the name depends on the specification, and so on what plugins declare today
             before.unlink()
     checked = "plan, attack, probe and poisoned rows pass today's checks; no victim was trained again" if record.status == "done" else "is skipped today too"
     _say(f"{path}: {checked}" + ("; write=true writes it in today's schema" if old and not write else ""))
@@ -78,7 +79,7 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
         words: `trust=`, `hydra.searchpath=` and `results_dir=` as typed.
 
     Raises:
-        Changed: its figures may be others today.
+        Changed: its figures may be different today.
         BudgetError: its attack breaks a rule that was not checked then.
     """
     from poisonbench.core.errors import Incompatible
@@ -105,19 +106,19 @@ def refereed(record: Record, words: Sequence[str]) -> Record:
 
 
 def _same_plan(record: Record, now: dict[str, object]) -> None:
-    """Refuse a record of plugins of another version or of other settings."""
-    for part, told in record.spec.items():
+    """Check that plugins have the same versions and settings as in the record."""
+    for part, recorded in record.spec.items():
         today = now.get(part)
-        if isinstance(told, dict) and isinstance(today, dict):
-            wrong = [name for name, value in told.items() if today.get(name) != value]
+        if isinstance(recorded, dict) and isinstance(today, dict):
+            wrong = [name for name, value in recorded.items() if today.get(name) != value]
             if wrong:
                 raise Changed(f"its {part} has other settings or another version today: {', '.join(wrong)}")
-        elif today != told:
+        elif today != recorded:
             raise Changed(f"its {part} is not the same today")
 
 
 def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, object]:
-    """Return the metrics that the record lacks, after everything was checked that needs no victim."""
+    """Check everything that needs no victim; return the metrics that the record lacks."""
     from poisonbench.core.defense import Mean
     from poisonbench.runner.pipeline import folded
 
@@ -128,20 +129,20 @@ def _struck(record: Record, line: Line, experiment: Experiment) -> dict[str, obj
     if "clients" in record.counts:
         raise Changed("the aggregation rule was given the malicious clients before all others; today the order is drawn anew in each round")
     if any(one.injected.any() for one in kinds):
-        raise Changed("injected rows had negative ids and stood last, so that a defense could recognise them; today all rows are shuffled and numbered anew")
+        raise Changed("injected rows had negative ids and came last, so that a defense could recognise them; today all rows are shuffled and numbered anew")
     if any((one.cover | one.untouched).any() for one in kinds):
-        raise Changed("rows that only hide the poison, or that were left as they were, counted as poison; today they are counted apart")
+        raise Changed("rows that only hide the poison, and unchanged rows, were counted as poison; today they are counted separately")
     asked = line.asked(line.attacked, [trials[0][0].data], line.combine(Mean()), ["fit"])
     if line.store.named("fit", asked[0]) != record.keys.get("fit undefended"):
         raise Changed("its victims were trained on other rows, or by another recipe, than today's")
     if "certified" not in record.metrics:
         return {}
-    changes: list[dict[str, object]] = [{"changed_rows": told} for received, _ in trials if (told := received.changes(experiment.task.train))]
+    changes: list[dict[str, object]] = [{"changed_rows": count} for received, _ in trials if (count := received.changes(experiment.task.train))]
     return {"radius_unit": experiment.defense.certify.unit, **(folded(changes) if changes else {})}
 
 
 def _by(record: Record) -> dict[str, object]:
-    """Say that the victims were not trained again, by which code the rest was checked, and which record it was."""
+    """Return the commit that checked the record, the digest of the old record, and what was checked."""
     return {"commit": provenance()["commit"], "from": record.result_digest, "checked": "attack, probe and rows; victims and scores are those of the first run"}
 
 

@@ -21,11 +21,11 @@ ROUNDS = "federated_rounds"
 
 USAGE = Usage(
     call="report FILE...",
-    does="Fill documents and figures from the records in results/records.",
+    does="Update documents and figures from the records in results/records.",
     options={
         "FILE.md": "a page with <!-- records: TASK --> ... <!-- end --> blocks, such as docs/results.md",
-        "FILE.json": "a ledger, whose own figures are measured again",
-        "FILE.svg, FILE.pdf": f"a figure, named for its experiment or {ROUNDS}",
+        "FILE.json": "a ledger; our figures in it are computed again",
+        "FILE.svg, FILE.pdf": f"a figure; its file name is that of an experiment, or {ROUNDS}",
     },
 )
 
@@ -33,11 +33,11 @@ USAGE = Usage(
 def main(words: Sequence[str]) -> int:
     """Rewrite each file from `results/records`.
 
-    A Markdown file's blocks, a ledger's own figures (.json), the figure of the experiment that an .svg or .pdf is named for, or the
-    curves of federated rounds if it is named federated_rounds.
+    In a Markdown file it fills the blocks, in a ledger (.json) it computes our figures again. An .svg or .pdf shows the experiment
+    with the same name, or the curves of federated rounds if it is named federated_rounds.
 
     Raises:
-        ConfigError: no file given, or none there.
+        ConfigError: no file given, or a file that does not exist.
     """
     if not words:
         raise ConfigError("report FILE...: give Markdown files with <!-- records: TASK --> ... <!-- end --> blocks, such as docs/results.md")
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
             _figure(Path(word), records)
             continue
         if not Path(word).is_file():
-            raise ConfigError(f"report {word}: no such file")
+            raise ConfigError(f"report {word}: no such file; give the path of an existing .md or .json file, or of a figure to write")
         if word.endswith(".json"):
             entries = [ledger.measured(entry, {record.key: record for record in records}) for entry in ledger.read(Path(word))]
             write_text(Path(word), json.dumps(entries, indent=1) + "\n")
@@ -59,18 +59,18 @@ def main(words: Sequence[str]) -> int:
 
 
 def _figure(path: Path, records: Sequence[Record]) -> None:
-    """Draw what the file is named for.
+    """Draw the figure with the name of the file.
 
     Raises:
-        ConfigError: a name that is no figure's, so that no other picture is written over.
+        ConfigError: an unknown name, so that no other picture is overwritten.
     """
     names = [*options("experiment"), ROUNDS]
     if path.stem not in names:
-        raise ConfigError(f"report {path}: a figure is named for its experiment, or {ROUNDS}; {meant(path.stem, names)}")
+        raise ConfigError(f"report {path}: name the figure like its experiment, or {ROUNDS}; {meant(path.stem, names)}")
     proved = certified.of(records, path.stem)
 
     def drawn(temporary: Path) -> None:
-        whole = temporary.with_suffix(path.suffix)  # what is drawn depends on it
+        whole = temporary.with_suffix(path.suffix)  # the suffix decides the format
         if proved:
             certified.draw(proved, records, whole)
         elif path.stem == ROUNDS:

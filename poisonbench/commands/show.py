@@ -1,4 +1,4 @@
-"""`show RECORD [PNG]`: a picture of poisoned rows beside their originals."""
+"""`show RECORD [PNG]`: draw poisoned rows beside their originals."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SHOWN = 8
 USAGE = Usage(
     call="show RECORD [PNG]",
     does="Draw poisoned rows of a record beside their originals.",
-    options={"RECORD": "path of a record", "PNG": "where the picture goes; beside the record by default", **TRUST},
+    options={"RECORD": "path of a record", "PNG": "path of the picture; beside the record by default", **TRUST},
 )
 
 
 def main(words: Sequence[str]) -> int:
-    """Draw the poisoned rows of a record; the picture lies beside the record by default.
+    """Draw the poisoned rows of a record; the picture is written beside the record by default.
 
     Raises:
         ConfigError: wrong words, or a record without poisoned images.
     """
     allowed, words = split(words)
     if not 1 <= len(words) <= 2:
-        raise ConfigError("show RECORD [PNG] [trust=PREFIX.]: give the path of a record, and where the picture goes")
+        raise ConfigError("show RECORD [PNG] [trust=PREFIX.]: give the path of one record, and optionally the path of the picture")
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.stages import Line
 
@@ -57,7 +57,7 @@ def draw(task: Task, poisoned: Poisoned, title: str, path: Path) -> None:
     """Draw up to eight poisoned rows: the original, the poison, and their difference.
 
     Raises:
-        ConfigError: inputs that are no images, or no edited row.
+        ConfigError: inputs that are not images, or no edited row.
     """
     from matplotlib.figure import Figure
 

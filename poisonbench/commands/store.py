@@ -1,4 +1,4 @@
-"""`store list` and `store prune days=30`: what the store holds, and what nobody has made or used for long. Imports no torch."""
+"""`store list` and `store prune days=30`: list the values in the store, or remove old ones. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from poisonbench.storage import lease
 
 USAGE = Usage(
     call="store list, or store prune days=30",
-    does="Say what the store of trained models and decoded pictures holds, or remove what is old, with what a killed process left behind.",
-    options={"list": "the values by their kind", "prune days=DAYS": "remove values that were made so many days ago, or longer", **RESULTS_DIR},
+    does="List what the store of trained models and decoded pictures contains, or remove old values and the leftovers of killed processes.",
+    options={"list": "the values by their kind", "prune days=DAYS": "remove values that are at least so many days old", **RESULTS_DIR},
 )
 DAY = 86_400.0
 
 
 def main(words: Sequence[str]) -> int:
-    """List the values of the store by their kind, or remove old ones, with what a killed process left behind.
+    """List the values of the store by their kind, or remove old values and the leftovers of killed processes.
 
     Raises:
         ConfigError: other words.
@@ -37,8 +37,8 @@ def main(words: Sequence[str]) -> int:
         case ["list"] | []:
             Console().print(_listed(root))
         case ["prune", word] if word.startswith("days="):
-            told = _pruned(root, _days(word.removeprefix("days=")))
-            Console().print(told, markup=False, highlight=False, soft_wrap=True)
+            outcome = _pruned(root, _days(word.removeprefix("days=")))
+            Console().print(outcome, markup=False, highlight=False, soft_wrap=True)
         case _:
             raise ConfigError(f"{USAGE.call}: {USAGE.does}")
     return 0
@@ -67,7 +67,7 @@ def _listed(root: Path) -> Table:
 
 
 def _seconds(path: Path) -> float:
-    """Return what a value cost; 0 where what lies beside it is missing or damaged, as it is then made again."""
+    """Return the seconds that a value took; 0 if its seal is missing or damaged, because the value is then computed again."""
     try:
         return sealed(path)[1]
     except (OSError, ValueError):
@@ -75,12 +75,12 @@ def _seconds(path: Path) -> float:
 
 
 def _pruned(root: Path, days: float) -> str:
-    """Remove values made more than so many days ago, void leases, and temporary files a day old."""
+    """Remove values that are at least so many days old, expired leases, and temporary files that are a day old."""
     now, freed, values = time.time(), 0, 0
     for path in root.glob("*.safetensors"):
         size, age = path.stat().st_size, now - path.stat().st_mtime
         if age >= days * DAY and lease.holder(path.with_suffix(".lease")) is None:
-            path.with_suffix(".sha256").unlink(missing_ok=True)  # first: a value without it is made again
+            path.with_suffix(".sha256").unlink(missing_ok=True)  # first: a value without its seal is computed again
             path.unlink(missing_ok=True)
             freed, values = freed + size, values + 1
     for path in root.glob("*.lease"):

@@ -1,4 +1,4 @@
-"""What a command answers to `--help`. Imports nothing heavy."""
+"""The help page of a command. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 HELP = ("--help", "-h")
 WIDTH, COLUMN = 110, 30
 
-RESULTS_DIR = {"results_dir=PATH": "holds records/ and store/; results/local in a clone, ./results elsewhere"}
+RESULTS_DIR = {"results_dir=PATH": "folder of records/ and store/; by default results/local in a clone, ./results elsewhere"}
 TRUST = {
-    "trust=PREFIX.": "a prefix of classes outside poisonbench that may run, such as trust=my_lab.",
-    "hydra.searchpath=[pkg://my_lab.configs]": "where configurations outside poisonbench lie",
-    "task.download=true": "let a record's task fetch its data from the network",
+    "trust=PREFIX.": "run your own classes whose path begins with this prefix, such as trust=my_lab.",
+    "hydra.searchpath=[pkg://my_lab.configs]": "where your own configurations are stored",
+    "task.download=true": "let the task of a record download its data",
 }
 
 
@@ -24,7 +24,7 @@ class Usage:
     Args:
         call: its words, such as "verify RECORD...".
         does: what it does, in a sentence or two.
-        options: every word that it takes, and what that means.
+        options: every word that it accepts, with its meaning.
     """
 
     call: str
@@ -38,7 +38,7 @@ class Usage:
 
 
 def asked(words: Sequence[str]) -> bool:
-    """Tell whether somebody asks for the usage of a command."""
+    """Return whether the words ask for the help of a command."""
     return any(word in HELP for word in words)
 
 

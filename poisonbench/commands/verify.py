@@ -1,4 +1,4 @@
-"""`verify RECORD... [tolerance=0.02] [trust=PREFIX.]`: run a record's command again from nothing and compare every figure."""
+"""`verify RECORD... [tolerance=0.02] [trust=PREFIX.]`: run a record's command again with an empty store and compare every figure."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from poisonbench.report.figures import machine, plain
 from poisonbench.storage.record import SCHEMA, Part, Record, read
 
 TOLERANCE = 0.02  # two points of a percentage
-NEW = "nothing"  # stands for what a record does not hold; told apart by identity
+NEW = "nothing"  # in place of a value that a record does not have; compared with `is`
 RUNTIME = ("torch", "threads", "device", "bf16", "processor")
 
 USAGE = Usage(
     call="verify RECORD... [tolerance=0.02]",
-    does="Run the command of a record again from nothing and compare every figure; exit code 1 if one differs.",
+    does="Run the command of a record again with an empty store and compare every figure; exit code 1 if one differs.",
     options={
         "RECORD": "path of a record",
-        f"tolerance={TOLERANCE}": "how far figures may lie apart where device, processor, threads or versions are not those of the record",
+        f"tolerance={TOLERANCE}": "how much figures may differ if device, processor, threads or versions are not those of the record",
         **TRUST,
     },
 )
@@ -35,9 +35,9 @@ USAGE = Usage(
 def main(words: Sequence[str]) -> int:
     """Repeat each record in an empty store; return 1 if a figure differs.
 
-    Where device, processor, threads or versions cannot be those of the record, bits may differ, and figures are compared within a tolerance:
-    fractions by their difference, other numbers by their ratio. A record that brings code of its own is run only where its `trust=` and
-    `hydra.searchpath=` stand behind `verify` too.
+    If device, processor, threads or versions are not those of the record, bits may differ, and figures are compared within a tolerance:
+    numbers up to 1 by their difference, larger ones by their ratio. A record of code outside poisonbench runs only if its `trust=` and
+    `hydra.searchpath=` are also given to `verify`.
 
     Raises:
         ConfigError: no record given, or one that cannot be repeated.
@@ -55,18 +55,18 @@ def main(words: Sequence[str]) -> int:
 
 
 def _verify(path: Path, tolerance: float, allowed: Sequence[str]) -> int:
-    told = read(path)
-    if told.status != "done":
-        raise ConfigError(f"{path} is {told.status}; only a record that is done can be verified")
-    again = _again(told, allowed)
-    before, now = _runtime(told), _runtime(again)
+    recorded = read(path)
+    if recorded.status != "done":
+        raise ConfigError(f"{path} is {recorded.status}; only a record with status done can be verified")
+    again = _again(recorded, allowed)
+    before, now = _runtime(recorded), _runtime(again)
     elsewhere = [f"{name}: recorded {before[name]}, now {now[name]}" for name in before if before[name] != now[name]]
-    if not list(differences(told, again, 0.0)):
-        _say(f"{path}: verified, every figure equal")
+    if not list(differences(recorded, again, 0.0)):
+        _say(f"{path}: verified, every figure is equal")
         return 0
-    far = list(differences(told, again, tolerance if elsewhere else 0.0))
-    _say(f"{path}: {'differs' if far else f'verified within {tolerance}; bits differ, and so do'}")
-    made, here = machine(told), machine(again)
+    far = list(differences(recorded, again, tolerance if elsewhere else 0.0))
+    _say(f"{path}: {'differs' if far else f'verified within {tolerance}; the bits differ, and so do'}")
+    made, here = machine(recorded), machine(again)
     place = [f"the record was made on {made}, this machine is {here}"] if made != here else []
     for line in (*far, *place, *elsewhere):
         _say(f"  {line}")
@@ -74,13 +74,13 @@ def _verify(path: Path, tolerance: float, allowed: Sequence[str]) -> int:
 
 
 def _runtime(record: Record) -> dict[str, object]:
-    """Return what bits, and the keys of code, depend on."""
+    """Return what the bits of figures, and the keys of code outside poisonbench, depend on."""
     versions = record.provenance.get("versions")
     return {name: record.provenance.get(name, NEW) for name in RUNTIME} | {"python": versions.get("python", NEW) if isinstance(versions, Mapping) else NEW}
 
 
 def _again(told: Record, allowed: Sequence[str]) -> Record:
-    """Run a record's command in an empty store, with its threads and, where this machine has it, on its device."""
+    """Run a record's command with an empty store and its threads, and on its device if this machine has it."""
     from poisonbench.learn.device import resolve
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.pipeline import run
@@ -95,21 +95,22 @@ def _again(told: Record, allowed: Sequence[str]) -> Record:
         return run(assemble(setting.tree, setting.store), setting.store)
 
 
-def differences(told: Record, again: Record, tolerance: float) -> Iterator[str]:
-    """Yield one line a value that differs by more than `tolerance`; what is no number has to be equal, unless it names stored values.
+def differences(recorded: Record, again: Record, tolerance: float) -> Iterator[str]:
+    """Yield one line for each value that differs by more than `tolerance`; other values than numbers must be equal.
 
-    A metric that the record does not hold is one that came later, and contradicts nothing; in a record of schema 1 that holds for every value.
+    With a tolerance the names of stored values are not compared. A metric that is missing in the record was added later and is no
+    difference; in a record of schema 1 this holds for every value.
     """
-    told = renewed(told)
+    recorded = renewed(recorded)
     for name in ("spec", "metrics", "undefended", "baseline", "counts", "curves", "facts", *(() if tolerance else ("keys",))):
-        mine, theirs = (json.loads(json.dumps(dataclasses.asdict(record)[name])) for record in (again, told))
+        mine, theirs = (json.loads(json.dumps(dataclasses.asdict(record)[name])) for record in (again, recorded))
         for where, now, before in _pairs(mine, theirs, name):
-            if not _near(now, before, tolerance) and not (before is NEW and (name == "metrics" or told.schema < SCHEMA)):
+            if not _near(now, before, tolerance) and not (before is NEW and (name == "metrics" or recorded.schema < SCHEMA)):
                 yield f"{where}: recorded {before}, now {now}"
 
 
 def renewed(record: Record) -> Record:
-    """Return a record of schema 1 with the figures of its goal where schema 2 has them."""
+    """Return a record of schema 1 with the figures of its goal in the place that schema 2 has for them."""
     if record.schema == SCHEMA:
         return record
     parts: dict[Part, dict[str, object]] = {}

@@ -1,4 +1,4 @@
-"""Which words there are: flags, commands, groups, options and keys, and the one that was meant. Imports no torch."""
+"""The known commands, groups, options and keys, and suggestions for an unknown one. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from omegaconf import OmegaConf
 from poisonbench.core.errors import meant
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-CLOSE, LISTED = 0.75, 3  # how alike two names in different places have to be, and how many options a message names
+CLOSE, LISTED = 0.75, 3  # least similarity of two names in different places; options that a message names at most
 GLOBAL = "# @package _global_"
 
 
 def options(group: str) -> list[str]:
-    """Return the names that a group offers, sorted."""
+    """Return the names of a group's options, sorted."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 def groups() -> list[str]:
     """Return the groups, sorted."""
-    with os.scandir(CONFIGS) as entries:  # which knows what is a folder without a look at each: this is asked for every word
+    with os.scandir(CONFIGS) as entries:  # finds folders without a system call for each entry; this runs for every word
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("_"))
 
 
@@ -33,32 +33,32 @@ def commands() -> list[str]:
 
 
 def option_meant(word: str) -> str:
-    """Return GROUP=OPTION for the name of an option without its group; nothing for other words."""
+    """Return GROUP=OPTION for the name of an option without its group; empty for other words."""
     return next((f"{group}={word}" for group in ("attack", "defense", *groups()) if word in options(group)), "")
 
 
 def key_meant(path: str, tree: Mapping[str, object]) -> str:
-    """Return which key was meant: the same name elsewhere, a similar one beside it, one that another option has, or what there is.
+    """Return advice on an unknown key: the same name elsewhere, a similar name beside it, a key of another option, or all known keys.
 
     Args:
         path: the unknown key, such as "task.rot".
-        tree: the configuration that it was asked of.
+        tree: the configuration that does not have it.
     """
     parent, _, name = path.rpartition(".")
     beside = [str(key) for key in node if key != "_target_"] if isinstance(node := _at(tree, parent), Mapping) else []
     here, elsewhere = {key: list[str]() for key in keys(tree)}, _offered()
     if path in groups():
         place = next((key for key in keys(tree, nodes=True) if key.endswith(f".{path}")), "")
-        return f"did you mean {path}@{place}?" if place else f"nothing in this run takes it; {_some(_users(path))} do"
+        return f"did you mean {path}@{place}?" if place else f"no part of this run uses it; it is used by {_some(_users(path))}"
     if path in elsewhere:
-        return f"it comes with {_some(elsewhere[path])}"
+        return f"it is a key of {_some(elsewhere[path])}"
     if key := _nearest(path, here, 1.0):
         return f"did you mean {key}?"
     if difflib.get_close_matches(name, beside, n=1, cutoff=0.6):
         return meant(name, beside)
     for known, cutoff in ((elsewhere, 1.0), (here, CLOSE), (elsewhere, CLOSE)):
         if key := _nearest(path, known, cutoff):
-            return f"did you mean {key}?" + (f" it comes with {_some(known[key])}" if known[key] else "")
+            return f"did you mean {key}?" + (f" it is a key of {_some(known[key])}" if known[key] else "")
     return f"known: {', '.join(sorted(beside or map(str, tree)))}"
 
 
@@ -67,12 +67,12 @@ def _some(words: list[str]) -> str:
 
 
 def _users(group: str) -> list[str]:
-    """Return the options that choose one of a group for a place of their own."""
+    """Return the options of other groups that use an option of this group."""
     return [f"{path.parent.name}={path.stem}" for path in sorted(CONFIGS.glob("*/*.yaml")) if f"/{group}@" in path.read_text(encoding="utf-8")]
 
 
 def keys(node: object, where: str = "", *, nodes: bool = False) -> Iterator[str]:
-    """Yield the places of all leaves of a tree, such as "threat.budget.rate", or of all mappings in it."""
+    """Yield the paths of all values in a tree, such as "threat.budget.rate"; with `nodes` those of all mappings instead."""
     for name, item in node.items() if isinstance(node, Mapping) else ():
         place = f"{where}.{name}" if where else str(name)
         if isinstance(item, Mapping):
@@ -89,7 +89,7 @@ def _at(tree: object, path: str) -> object:
 
 
 def _nearest(path: str, known: Iterable[str], cutoff: float) -> str:
-    """Return the key whose last name is most like that of `path`; of several the one in the same group, then the shortest."""
+    """Return the key whose last name is most similar to that of `path`; of several, one in the same group, then the shortest."""
     names: dict[str, list[str]] = {}
     for key in known:
         names.setdefault(key.rpartition(".")[2], []).append(key)
@@ -98,7 +98,7 @@ def _nearest(path: str, known: Iterable[str], cutoff: float) -> str:
 
 
 def _offered() -> dict[str, list[str]]:
-    """Return the keys that options bring, each with the words that choose them."""
+    """Return the keys of all options, each with the words that choose those options."""
     found: dict[str, list[str]] = {}
     for group in groups():
         for name in options(group) if group != "experiment" else ():

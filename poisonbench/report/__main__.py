@@ -1,4 +1,4 @@
-"""`python -m poisonbench.report`: the leaderboard from the records of a folder. Imports no torch."""
+"""`python -m poisonbench.report`: make the leaderboard from the records of a folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         records = published(asked.records)
         if not records:
-            sys.stderr.write(f"poisonbench: no record in {asked.records}; make some with publish=true, or name another folder with --records\n")
+            sys.stderr.write(f"poisonbench: no records in {asked.records}; make some with publish=true, or name another folder with --records\n")
             return 2
         cells = folded(records)
         write(cells, asked.out)

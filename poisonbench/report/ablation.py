@@ -1,4 +1,4 @@
-"""One experiment as a figure: what changes with the one key that it sweeps."""
+"""Draw one experiment as a figure: how results depend on the key that it sweeps."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Lines = Mapping[str, Mapping[float, list[Record]]]
 
 
 def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
-    """Write an SVG or a PDF: a panel a figure, a line a defense, means over seeds; bars from the smallest seed to the largest.
+    """Write an SVG or a PDF: one panel per measure, one line per defense; means over seeds, bars from the smallest seed to the largest.
 
-    A failed seed counts as it does in tables; a radius it has none, so the legend names it.
+    A failed seed counts as it does in tables. It has no radius, so the legend counts the failed seeds.
 
     Raises:
-        ConfigError: no record of this experiment, or none that sweeps one key over numbers.
+        ConfigError: no record of this experiment, or an experiment that does not sweep one key over numbers.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -34,7 +34,8 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
     mine, failures = belonging(known, experiment), Failures.among(known)
     key = swept(record for record in mine if experiment_of(record) == experiment)
     if key is None or not any(record.status == "done" for record in mine):
-        raise ConfigError(f"no records of +experiment={experiment} that sweep a number; make some: python -m poisonbench +experiment={experiment} publish=true")
+        command = f"python -m poisonbench +experiment={experiment} publish=true"
+        raise ConfigError(f"no records of +experiment={experiment} that sweep a number; make some: {command}")
     lines: dict[str, dict[float, list[Record]]] = {}
     for record in mine:
         defense = record.spec["defense"]
@@ -52,7 +53,7 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
 
 
 def heights(line: Mapping[float, Sequence[Record]], name: str, failures: Failures) -> dict[float, list[float]]:
-    """Return a figure of all seeds at each place that has one; failed seeds count as `failures` says."""
+    """Return the values of all seeds at each position of the swept key; failed seeds count as in `failures`."""
     found = {place: [number({**record.metrics, **failures.figures(record)}.get(name)) for record in line[place]] for place in sorted(line)}
     values = {place: [value for value in several if value is not None] for place, several in found.items()}
     return {place: several for place, several in values.items() if several}
@@ -63,11 +64,11 @@ def _fill(axis: Axes, name: str, lines: Lines, failures: Failures) -> None:
     mine = [record for line in lines.values() for records in line.values() for record in records if name in record.metrics]
     units = sorted({radii(record) for record in mine}) if name == "median_radius" else []
     for nth, (defense, line) in enumerate(sorted(lines.items())):
-        told = {place: over_seeds(several) for place, several in heights(line, name, failures).items()}
+        spreads = {place: over_seeds(several) for place, several in heights(line, name, failures).items()}
         label = defense + failed_seeds(record for several in line.values() for record in several)
-        means = [mean for mean, _, _ in told.values()]
-        bars = ([mean - smallest for mean, smallest, _ in told.values()], [largest - mean for mean, _, largest in told.values()])
-        axis.errorbar(list(told), means, bars, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[nth % 4], label=label)
+        means = [mean for mean, _, _ in spreads.values()]
+        bars = ([mean - smallest for mean, smallest, _ in spreads.values()], [largest - mean for mean, _, largest in spreads.values()])
+        axis.errorbar(list(spreads), means, bars, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[nth % 4], label=label)
     if places[0] > 0 and places[-1] / places[0] >= 8:
         axis.set_xscale("log")
     axis.set_xticks(places, [f"{place:g}" for place in places])

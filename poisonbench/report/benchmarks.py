@@ -1,4 +1,4 @@
-"""Measured comparisons of cost: ours beside a named alternative that does the same work in the same run. Imports no torch."""
+"""Measured costs: our code and a named alternative do the same work in the same run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Comparison:
 
     Args:
         work: what is done, with its sizes.
-        ours: what of ours does it.
+        ours: which part of our code does it.
         alternative: what it is compared with.
         unit: "s" or "MiB"; less is better in both.
         ours_cost: of each repetition.
-        alternative_cost: of each repetition, taken in turns with ours.
-        note: what else was seen, or why a figure is a projection.
+        alternative_cost: of each repetition, alternating with ours.
+        note: further observations, or why a figure is a projection.
         facts: further figures of this comparison.
     """
 
@@ -60,7 +60,7 @@ class Benchmark:
     machine: Mapping[str, object]
 
     def write(self, folder: Path) -> Path:
-        """Write the benchmark into `folder`, in place of an earlier run, and return where it lies."""
+        """Write the benchmark into `folder`, in place of an earlier run, and return its path."""
         path = folder / f"{self.name}.json"
         write_text(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False) + "\n")
         return path
@@ -70,32 +70,32 @@ def read(path: Path) -> Benchmark:
     """Read a benchmark.
 
     Raises:
-        DataError: another form.
+        DataError: a file of another form.
     """
     try:
         whole = json.loads(bounded(path.read_text(encoding="utf-8")))
         if whole.pop("schema") != SCHEMA:
-            raise DataError(f"{path} has another schema; this version reads {SCHEMA}")
+            raise DataError(f"{path} has another schema; this version reads schema {SCHEMA}")
         listed = [
             Comparison(**each | {"ours_cost": tuple(each["ours_cost"]), "alternative_cost": tuple(each["alternative_cost"])})
             for each in whole.pop("comparisons")
         ]
         return Benchmark(**whole, comparisons=tuple(listed))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is no benchmark of poisonbench ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path} is not a benchmark of poisonbench ({type(error).__name__}: {error})") from error
 
 
 def table(benchmarks: Sequence[Benchmark]) -> str:
-    """Return one Markdown table, a row a comparison."""
+    """Return a Markdown table with one row per comparison."""
     lines = [COLUMNS, tuple("---" for _ in COLUMNS)]
     for benchmark in benchmarks:
         for each in benchmark.comparisons:
             note = f" ({each.note})" if each.note else ""
-            pair = (f"{each.ours}: {_told(each.ours_cost, each.unit)}", f"{each.alternative}: {_told(each.alternative_cost, each.unit)}")
+            pair = (f"{each.ours}: {_median(each.ours_cost, each.unit)}", f"{each.alternative}: {_median(each.alternative_cost, each.unit)}")
             lines.append((benchmark.name, f"{each.work}{note}", *pair, f"{each.ratio:.3g}"))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _told(costs: Sequence[float], unit: str) -> str:
+def _median(costs: Sequence[float], unit: str) -> str:
     cost = statistics.median(costs)
     return f"{cost:,.0f} {unit}" if cost >= 1000 else f"{cost:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Certified accuracy against the radius, for the records of one experiment, and what attacks of that size do."""
+"""Draw certified accuracy over the radius for one experiment, together with accuracy under attacks of that size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARKS = ("o", "s", "^", "D")
 
 
 def of(records: Sequence[Record], experiment: str) -> list[Record]:
-    """Return the records of an experiment that have a certificate, and the failed ones that were to have one; none where every one failed."""
+    """Return the records of an experiment with a certificate, and failed records of such runs; empty if all of them failed."""
     mine = [record for record in belonging([record for record in records if record.status != "skipped"], experiment) if _certifies(record)]
     return mine if any(record.status == "done" for record in mine) else []
 
@@ -33,11 +33,11 @@ def _certifies(record: Record) -> bool:
 
 
 def promises(attacked: Sequence[Record], records: Sequence[Record]) -> dict[str, Record]:
-    """Return, by the key of each attacked record, the record of the same run without an attack, if there is one: its certificate speaks of any attack.
+    """Return, by the key of each attacked record, the record of the same run without an attack, if it exists: its certificate covers any attack.
 
-    A run that failed has no certificate; it is returned too, so that a figure can count it.
+    A failed run has no certificate; it is returned as well, so that a figure can count it.
     """
-    known = sorted(records, key=lambda record: record.status == "done")  # of two with one specification, one that is done
+    known = sorted(records, key=lambda record: record.status == "done")  # of two with the same specification the last is used: a done one
     clean = {_bare(record): record for record in known if record.status != "skipped" and not _attacked(record) and _certifies(record)}
     return {record.key: clean[_bare(record)] for record in attacked if _attacked(record) and _bare(record) in clean}
 
@@ -49,12 +49,12 @@ def _attacked(record: Record) -> bool:
 def changed(record: Record) -> int | None:
     """Return how many changes an attack made, in the unit of the record's radii.
 
-    None where that unit does not count what was changed, where a record does not say it, or where each trial has an attack of its own.
+    None if the unit counts other changes, if the record does not contain the number, or if each trial has its own attack.
     """
-    told, unit = record.metrics.get("changed_rows"), radius_unit(record)
-    if not isinstance(told, Mapping) or not told or "trials" in record.counts:
+    counts, unit = record.metrics.get("changed_rows"), radius_unit(record)
+    if not isinstance(counts, Mapping) or not counts or "trials" in record.counts:
         return None
-    return sum(map(int, told.values())) if all(str(kind).partition(" ")[0] in unit for kind in told) else None
+    return sum(map(int, counts.values())) if all(str(kind).partition(" ")[0] in unit for kind in counts) else None
 
 
 def _bare(record: Record) -> str:
@@ -63,11 +63,11 @@ def _bare(record: Record) -> str:
 
 
 def draw(mine: Sequence[Record], records: Sequence[Record], path: Path) -> None:
-    """Write an SVG or a PDF: the share of test rows that no change of so many rows can turn, means over seeds with their range as a band.
+    """Write an SVG or a PDF: the share of test rows whose right answer no attack of a given size can change; means over seeds, their range as a band.
 
-    A line a defense and setting. Where all records are attacked and have partners without an attack, the lines are those of the partners. The accuracy under
-    an attack stands beside them as a point where the unit of the radii counts what that attack changes. A failed seed has neither a curve nor a number of
-    changes; the legend says how many there are.
+    There is one line per defense and setting. If all records are attacked and have partners without an attack, the lines are those of the partners, and
+    the accuracy under an attack is a point where the unit of the radii counts the changes of that attack. A failed seed has neither a curve nor a number
+    of changes; the legend counts the failed seeds.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -110,19 +110,19 @@ def _points(axis: Axes, groups: Mapping[str, Sequence[Record]]) -> None:
         for record in found:
             if (count := changed(record)) is not None:
                 heights.setdefault(count, []).append(float(cast("float", record.metrics["c_acc"])))
-        told = [over_seeds(heights[place]) for place in sorted(heights)]
-        bars = ([mean - smallest for mean, smallest, _ in told], [largest - mean for mean, _, largest in told])
+        spreads = [over_seeds(heights[place]) for place in sorted(heights)]
+        bars = ([mean - smallest for mean, smallest, _ in spreads], [largest - mean for mean, _, largest in spreads])
         named, mark = f"under {label}{failed_seeds(found)}", MARKS[number % len(MARKS)]
-        axis.errorbar(sorted(heights), [mean for mean, _, _ in told], bars, fmt=mark, markersize=4, capsize=2, label=named)
+        axis.errorbar(sorted(heights), [mean for mean, _, _ in spreads], bars, fmt=mark, markersize=4, capsize=2, label=named)
 
 
 def _grouped(records: Sequence[Record], label: Callable[[Record], str]) -> dict[str, list[Record]]:
-    """Return the records by their label, in the order of labels."""
+    """Return the records by their label, sorted by label."""
     return {text: [record for record in records if label(record) == text] for text in sorted({label(record) for record in records})}
 
 
 def _labels(records: Sequence[Record], *, with_unit: bool) -> Callable[[Record], str]:
-    """Return what names the line of a record; a failed one has no unit, and takes that of a line of its name."""
+    """Return a function from a record to the label of its line; a failed record has no unit and takes that of the line with its name."""
     key = swept(records)
     units = {_label(record, key): radii(record) for record in records if record.status == "done"}
 
@@ -143,7 +143,7 @@ def _under(record: Record) -> str:
 
 
 def _label(record: Record, key: str | None) -> str:
-    """Return what tells a line from its neighbours: the defense, the swept key, and the words of its command."""
+    """Return the label of a record's line: the defense, the swept key, and the words of its command."""
     words = {name: value for name, value in words_of(record.command).items() if name.partition("@")[0] not in HIDDEN and name != "defense"}
     if key and (value := value_of(record, key)) is not None:
         words[key] = f"{value:g}"

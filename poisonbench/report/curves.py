@@ -1,4 +1,4 @@
-"""Federated rounds as curves: how the attack's success grows with exposure, one line a rule."""
+"""Draw attack success over federated rounds, one line per aggregation rule."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 Panel = tuple[str, str]
-PLAIN = ("attack", "defense", "seed", "owners", "threat.rounds")  # words of the runs that are drawn; other settings are other experiments
-RULE = ("name", "needs", "aggregate")  # what a defense that is an aggregation rule alone consists of
+PLAIN = ("attack", "defense", "seed", "owners", "threat.rounds")  # only runs without other words are drawn
+RULE = ("name", "needs", "aggregate")  # the fields of a defense that is only an aggregation rule
 
 
 def draw(records: Iterable[Record], path: Path) -> None:
-    """Write an SVG: a panel for each way to deal rows and each range of attacked rounds, with ASR over rounds.
+    """Write an SVG of ASR over rounds, with a panel for each way to distribute rows and each range of attacked rounds.
 
-    Lines are means over seeds, bands go from the smallest to the largest seed. Runs with any other setting than the attack's own are
-    left out, and so is what acts after the last round. A failed seed has no curve; the legend says how many there are.
+    Lines are means over seeds, bands go from the smallest to the largest seed. Runs with other settings than those of the attack, and
+    defenses that act after the last round, are left out. A failed seed has no curve; the legend counts the failed seeds.
 
     Raises:
-        ConfigError: no record has a curve of an attack.
+        ConfigError: no record has the curve of an attack.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     panels = _panels(records)
     if not panels:
-        raise ConfigError("no record here has the rounds of a federated attack; make some with attack=federated publish=true")
+        raise ConfigError("no record contains the rounds of a federated attack; make some with attack=federated publish=true")
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(3.6 * len(panels), 3.4), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -67,7 +67,7 @@ def _panels(records: Iterable[Record]) -> dict[Panel, dict[str, list[Record]]]:
 
 
 def _curve(record: Record) -> list[float]:
-    """Return the ASR after every round; empty for a failed record, for one without rounds, and for a sparse one, which has another axis."""
+    """Return the ASR after every round; empty for a failed record, a record without rounds, and one that measures only some rounds."""
     curve = record.curves.get("defended")
     return curve.get("asr", []) if record.status == "done" and isinstance(curve, Mapping) and "round" not in curve else []
 
@@ -79,18 +79,18 @@ def _kind(record: Record) -> str:
 
 
 def words_of(command: str) -> dict[str, str]:
-    """Return the words of a command line by their keys."""
+    """Return the values in a command line by their keys."""
     return dict(word.split("=", 1) for word in words_in(command) if "=" in word)
 
 
 def band(curves: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Return the smallest and the largest of several curves, place by place."""
+    """Return the smallest and the largest value of several curves at each point."""
     places = list(zip(*curves, strict=True))
     return [min(values) for values in places], [max(values) for values in places]
 
 
 def _fill(axis: Axes, panel: Panel, lines: Mapping[str, Sequence[Record]], names: Sequence[str]) -> dict[str, Line2D]:
-    """Draw a panel and return its lines by name; a name looks alike in every panel."""
+    """Draw a panel and return its lines by name; a name has the same style in every panel."""
     styles, shown = ("-", "--", ":", "-."), {}
     for name, records in sorted(lines.items()):
         number = names.index(name)

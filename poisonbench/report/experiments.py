@@ -1,4 +1,4 @@
-"""Which records belong to an experiment: those that its command made, and those that another command made of the same cells."""
+"""Find the records of an experiment: those of its own command, and those of other commands for the same cells."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FIXED = ("seed", "attack", "defense")
 
 
 def experiment_of(record: Record) -> str:
-    """Return the experiment whose command made a record, or nothing."""
+    """Return the name of the experiment whose command made a record; empty if there is none."""
     return words_of(record.command).get("+experiment", "")
 
 
 def swept(records: Iterable[Record]) -> str | None:
-    """Return the key beside seed, attack and defense that takes several numbers in the commands of these records."""
+    """Return the key, other than seed, attack and defense, that has several numbers in the commands of these records."""
     values: dict[str, set[str]] = {}
     for record in records:
         for name, value in words_of(record.command).items():
@@ -30,8 +30,8 @@ def swept(records: Iterable[Record]) -> str | None:
 def belonging(records: Sequence[Record], experiment: str) -> list[Record]:
     """Return the records of an experiment.
 
-    A cell at a key's default is the same experiment as a plain run, and one record serves both: its command may be the other one's. So
-    records whose specifications differ from those of the experiment in the swept key and the seed alone belong to it too.
+    A cell with the default of the swept key equals a plain run, and both have one record, which may have the command of the plain run.
+    So records whose specifications differ from those of the experiment only in the swept key and the seed belong to it too.
     """
     mine = [record for record in records if experiment_of(record) == experiment]
     key = swept(mine)
@@ -42,7 +42,7 @@ def belonging(records: Sequence[Record], experiment: str) -> list[Record]:
 
 
 def value_of(record: Record, key: str) -> float | None:
-    """Return the number that a record's specification has for a key; None where it does not say."""
+    """Return the number that a record's specification has for a key; None if it has none."""
     node: object = record.spec
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
@@ -50,9 +50,9 @@ def value_of(record: Record, key: str) -> float | None:
 
 
 def number_of(record: Record, key: str) -> float:
-    """Return the number that a record has for a key, by its specification or else by its command."""
-    told = value_of(record, key)
-    return float(words_of(record.command)[key]) if told is None else told
+    """Return the number that a record has for a key, from its specification or else from its command."""
+    value = value_of(record, key)
+    return float(words_of(record.command)[key]) if value is None else value
 
 
 def _without(record: Record, key: str) -> str:
@@ -61,7 +61,7 @@ def _without(record: Record, key: str) -> str:
 
 
 def _pruned(node: Mapping[str, object], path: Sequence[str]) -> dict[str, object]:
-    """Return a copy of a tree, in which only what lies on the way to the key is new, without the key."""
+    """Return a copy of a tree without a key; only the mappings above the key are copied."""
     first, *rest = path
     others = {name: part for name, part in node.items() if name != first}
     return others | {first: _pruned(cast("Mapping[str, object]", node[first]), rest)} if rest else others

@@ -1,7 +1,7 @@
-"""The reproduction ledger: published figures and known defects beside what was measured here.
+"""The reproduction ledger: published figures and known defects beside our measurements.
 
-`results/ledger/<paper>.json` is a list of entries. An entry names its records and the figure in them; what is ours is computed
-from these, never typed.
+`results/ledger/<paper>.json` is a list of entries. An entry names its records and the figure in them; our value is computed from
+these records, never written by hand.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ def read(path: Path) -> list[Entry]:
     """Read the entries of a file.
 
     Raises:
-        DataError: another form, or words that the ledger does not know.
+        DataError: a file of another form, or an unknown verdict or certainty.
     """
     try:
         entries = json.loads(bounded(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no ledger ({error})") from error
+        raise DataError(f"{path} is not a ledger ({error})") from error
     if not isinstance(entries, list):
-        raise DataError(f"{path} is no ledger; give a list of entries")
+        raise DataError(f"{path} is not a ledger; give a list of entries")
     for entry in entries:
         if not isinstance(entry, dict) or set(entry) != FIELDS or entry["verdict"] not in VERDICTS or entry["certainty"] not in ("read", "memory"):
-            raise DataError(f"{path}: an entry has the fields {', '.join(sorted(FIELDS))}, a verdict of {', '.join(VERDICTS)}, a certainty of read or memory")
+            rule = f"the fields {', '.join(sorted(FIELDS))}; as verdict one of {', '.join(VERDICTS)}; as certainty read or memory"
+            raise DataError(f"{path}: an entry is wrong; every entry needs {rule}")
     return cast("list[Entry]", entries)
 
 
 def measured(entry: Entry, records: Mapping[str, Record]) -> Entry:
-    """Return the entry with what is ours computed from its records.
+    """Return the entry with our value computed from its records.
 
     Raises:
-        DataError: a record that is not there, or a figure that it does not have.
+        DataError: a missing record, or a record without the figure.
     """
     values = [_figure(str(entry["figure"]), str(key), records) for key in cast("list[str]", entry["records"])]
     if not values:
@@ -56,12 +57,12 @@ def measured(entry: Entry, records: Mapping[str, Record]) -> Entry:
 
 def _figure(path: str, key: str, records: Mapping[str, Record]) -> float:
     if key not in records:
-        raise DataError(f"the ledger names the record {key}, which is not in results/records")
+        raise DataError(f"the ledger names the record {key}, which is not in results/records; run its command with publish=true, or correct the entry")
     part, _, name = path.partition(".")
     own = records[key].goal(cast("Part", part)) if part in get_args(Part) else {}
     found = getattr(records[key], part, {}).get(name, own.get(name))
     if not isinstance(found, int | float):
-        raise DataError(f"record {key} has no figure {path}")
+        raise DataError(f"record {key} has no figure {path}; name a figure of the record, such as metrics.asr")
     return float(found)
 
 
@@ -73,13 +74,13 @@ def table(entries: Sequence[Entry]) -> str:
 
 def _line(entry: Entry) -> tuple[str, ...]:
     ours = entry["ours"]
-    told, count = (_told(ours), str(ours["n"])) if isinstance(ours, Mapping) else ("", "")
+    value, count = (_text(ours), str(ours["n"])) if isinstance(ours, Mapping) else ("", "")
     remembered = " (from memory)" if entry["certainty"] == "memory" else ""
     return (
         str(entry["claim"]),
         str(entry["source"]),
         f"{entry['published']}{remembered}",
-        told,
+        value,
         count,
         str(entry["verdict"]),
         str(entry["why"]),
@@ -87,6 +88,6 @@ def _line(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _told(ours: Mapping[str, object]) -> str:
+def _text(ours: Mapping[str, object]) -> str:
     smallest, largest = cast("list[float]", ours["range"])
     return f"{ours['mean']}" + ("" if smallest == largest else f" ({smallest} to {largest})")

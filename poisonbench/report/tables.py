@@ -1,4 +1,4 @@
-"""Records to Markdown tables: one line a cell, its seeds folded into a mean and their range."""
+"""Make Markdown tables from records: one line per cell, with the mean and the range over its seeds."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ ABSENT = "the published records are in a clone of poisonbench, not in the instal
 
 
 def published(folder: Path) -> list[Record]:
-    """Read every record of a folder, in the order of their commands.
+    """Read every record of a folder, sorted by command.
 
     Raises:
-        DataError: a file that is no record.
+        DataError: a file that is not a record.
     """
     return sorted((read(path) for path in folder.glob("*.json")), key=lambda record: record.command)
 
 
 def table(records: Iterable[Record], failures: Failures | None = None) -> str:
-    """Return one Markdown table without its empty columns; cells of fewer than three seeds say so by their number of seeds.
+    """Return one Markdown table without its empty columns; every line shows its number of seeds.
 
     Args:
         records: done or failed.
-        failures: what a failed seed counts as; by default what these records say.
+        failures: the figures of failed seeds; by default computed from these records.
     """
     records = list(records)
     rows = [_line(cell, found, failures or Failures.among(records)) for cell, found in cells_of(records)]
@@ -63,18 +63,18 @@ def table(records: Iterable[Record], failures: Failures | None = None) -> str:
 
 
 def mixed(records: Iterable[Record]) -> str:
-    """Return a note on the cells whose seeds come from different machines; nothing if there are none."""
+    """Return a note on the cells whose seeds come from different machines; empty if there are none."""
     made = [{machine(record) for record in found} for _, found in cells_of(records)]
     apart = [machines for machines in made if len(machines) > 1]
     if not apart:
         return ""
     share = "all lines" if len(apart) == len(made) else f"{len(apart)} of {len(made)} lines"
-    told = (re.sub(r"[^\w ,.=+()@-]", "", place) for place in sorted(set().union(*apart)))  # a stranger's record may hold Markdown
-    return f"\nThe seeds of {share} come from different machines, which round differently: {'; '.join(told)}.\n"
+    names = (re.sub(r"[^\w ,.=+()@-]", "", place) for place in sorted(set().union(*apart)))  # an untrusted record may contain Markdown
+    return f"\nThe seeds of {share} come from different machines, which round differently: {'; '.join(names)}.\n"
 
 
 def cells_of(records: Iterable[Record]) -> list[tuple[tuple[str, ...], list[Record]]]:
-    """Return the records of each (task, attack, rate, defense, setting), in a fixed order: those that differ by their seed alone."""
+    """Return the records of each (task, attack, rate, defense, setting), which differ only by their seed, in a fixed order."""
     cells: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         cells.setdefault(_cell(record), []).append(record)
@@ -82,7 +82,7 @@ def cells_of(records: Iterable[Record]) -> list[tuple[tuple[str, ...], list[Reco
 
 
 def matrix(records: Iterable[Record], failures: Failures | None = None) -> str:
-    """Return a Markdown table of defended C-Acc, a row a defense, a column an attack, and the worst of them at the end."""
+    """Return a Markdown table of defended C-Acc: one row per defense, one column per attack, and the worst case in the last column."""
     records = list(records)
     cells: dict[str, dict[str, list[Record]]] = {}
     for record in records:
@@ -122,10 +122,10 @@ def selected(cells: Iterable[str], records: Iterable[Record], failures: Failures
 def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: str = "") -> str:
     """Return `text` with every block filled from the records that it names.
 
-    `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` holds their table, `<!-- worst: ... -->` the matrix of their C-Acc,
-    `<!-- ledger -->` and `<!-- benchmarks -->` the tables given. A comment that begins with `<!-- selected:` and names one cell a line is
-    followed by a short table of these cells. Keys are attack, defense (names), learner (class of the recipe, such as
-    Federated) and experiment (one name). A failed seed counts as a success of the attack and as C-Acc of chance.
+    `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` gets the table of these records, `<!-- worst: ... -->` the matrix of their
+    C-Acc, `<!-- ledger -->` and `<!-- benchmarks -->` the given tables. A comment that begins with
+    `<!-- selected:` and names one cell per line is followed by a short table of these cells. Keys are attack, defense (names), learner (class of the recipe,
+    such as Federated) and experiment (one name). A failed seed counts as a success of the attack and as C-Acc of chance.
     """
     failures, usable = Failures.among(records), [record for record in records if record.status != "skipped"]
 
@@ -146,7 +146,7 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
 
 def _cell(record: Record) -> tuple[str, ...]:
     words = words_in(record.command)[3:]
-    setting = " ".join(sorted(word for word in words if word.partition("=")[0] not in NAMED))  # one cell, in whatever order it was typed
+    setting = " ".join(sorted(word for word in words if word.partition("=")[0] not in NAMED))  # sorted: the order of words makes no other cell
     budget = cast("Mapping[str, float]", cast("Mapping[str, object]", record.spec["threat"])["budget"])
     rows = cast("Mapping[str, Mapping[str, int]]", record.spec["task"])["rows"]
     share = float(budget["rate"]) if budget.get("count") is None else budget["count"] / max(1, rows["train"])
@@ -170,7 +170,7 @@ def _line(cell: tuple[str, ...], records: Sequence[Record], failures: Failures) 
 
 
 def _more(records: Sequence[Record]) -> Iterator[str]:
-    """Yield what only some defenses and attacks report, in words."""
+    """Yield phrases with the figures that only some defenses and attacks report."""
     parts: tuple[Part, ...] = ("undefended", "metrics")
     yield from _cover(records)
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
@@ -206,14 +206,14 @@ def _spent(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _cover(records: Sequence[Record]) -> Iterator[str]:
-    """Yield how many rows only hid the poison, and how many of them a filter removed."""
+    """Yield how many rows only hide the poison, and how many of them a filter removed."""
     counts = [float(count) for record in records if (count := record.counts.get("cover", 0))]
     removed = _over(records, "metrics", "cover_removed")
     yield from (f"{told(counts, 0)} cover rows{f', {removed} % of them removed' if removed else ''}" for _ in counts[:1])
 
 
 def _proved(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the median radius, certified accuracy and what one attack leaves, with what their numbers count."""
+    """Yield the median radius, certified accuracy and accuracy under one attack, with the unit of the radii."""
     units = " or ".join(sorted({radii(record, seed=len(records) == 1) for record in records if "certified" in record.metrics}))
     found = [f"median radius {radius}" for radius in [_over(records, "metrics", "median_radius", scale=1.0)] if radius]
     found += [f"certified accuracy {', '.join(shares)}" for shares in [list(_certified(records))] if shares]
@@ -225,7 +225,7 @@ def _proved(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _certified(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the certified accuracy at radii that all tables have in common, where at least one seed reaches 1 %."""
+    """Yield the certified accuracy at the radii in `RADII`, where it is at least 1 % for some seed."""
     curves = [cast("Sequence[float]", curve) for record in records if isinstance(curve := record.metrics.get("certified"), list | tuple)]
     for radius in RADII if curves else ():
         shares = [100 * curve[radius] if radius < len(curve) else 0.0 for curve in curves]
@@ -238,7 +238,7 @@ def _goals(records: Sequence[Record], part: Part, name: str) -> list[float]:
 
 
 def _inside(records: Sequence[Record], part: str, name: str, scale: float) -> str:
-    """Return a figure of one part of the metrics, over seeds."""
+    """Return one figure of a part of the metrics, over seeds."""
     parts = [inner for record in records if isinstance(inner := record.metrics.get(part), Mapping)]
     return told([scale * float(inner[name]) for inner in parts if name in inner], 2 if scale == 1.0 else 1)
 
@@ -255,6 +255,6 @@ def _defended(records: Sequence[Record], name: str, failures: Failures) -> str:
 
 
 def _part(record: Record, name: str) -> str:
-    """Return what a block's key selects by."""
+    """Return the value of a record that a block's key is compared with."""
     learner = record.spec["learner"]
     return str(learner["class"]).rpartition(".")[2] if name == "learner" and isinstance(learner, Mapping) else name_of(record, name)

@@ -1,4 +1,4 @@
-"""What filters think of a training set: rows in order, agreement, tables, a page.
+"""The result of an audit: rows sorted by suspicion, agreement of filters, tables, and a page.
 
 Shape letters: N rows, C channels, H height, W width.
 """
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from poisonbench.storage.record import Record
 
 SHOWN = 24
-NAMED = 10  # classes that a sentence names
-ODD = re.compile(r"[^\w.-]+")  # what the name of a folder does not hold
+NAMED = 10  # classes that a sentence names at most
+ODD = re.compile(r"[^\w.-]+")  # characters that are replaced in the name of a folder
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Vetted:
-    """What filters think of a training set.
+    """The verdicts of filters on a training set.
 
     Args:
         task: the rows.
         verdicts: of each filter, by its name.
-        statements: of each filter, what it removes where nobody attacked.
+        statements: of each filter, what it removes from clean rows.
         held: the filters that had to keep the rows of small classes; see `poisonbench.core.classwise`.
-        asked: digest of the rows, of their names, and of all that was asked about them.
+        asked: digest of the rows, their names, and the settings of all filters.
     """
 
     task: Task
@@ -53,12 +53,12 @@ class Vetted:
 
     @property
     def folder(self) -> str:
-        """Name of the folder that the files of this audit go to, and no other audit's do."""
+        """Name of the folder for the files of this audit; every audit has its own."""
         return f"{ODD.sub('_', self.task.name)[:40]}-{self.asked[:12]}"
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, or their numbers, as text that nothing obeys."""
+        """Names of the classes, or their numbers, without control characters."""
         return tuple(plain(name) for name in self.task.class_names or map(str, range(self.task.train.num_classes)))
 
     @cached_property
@@ -83,7 +83,7 @@ class Vetted:
 
 
 def ranked_in_class(suspicion_N: Tensor, labels_N: Tensor) -> Tensor:
-    """Return (N,) in [0, 1): the share of its class that each row is at least as suspicious as, without itself."""
+    """Return (N,) in [0, 1): for each row the rank of its suspicion within its class, divided by the size of the class."""
     import torch
 
     places = torch.zeros(len(labels_N), dtype=torch.float64)
@@ -94,7 +94,7 @@ def ranked_in_class(suspicion_N: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def statement(name: str, records: Sequence[Record]) -> str:
-    """Return what a filter removes where nobody attacked, by the published records of clean tasks."""
+    """Return the sentence on what a filter removes from clean rows, from the published records without an attack."""
     if not records:
         return f"what it removes from clean rows is unknown here; {ABSENT}"
     clean: dict[str, list[float]] = {}
@@ -104,24 +104,24 @@ def statement(name: str, records: Sequence[Record]) -> str:
         if record.status == "done" and (defense, attack) == (name, "none") and isinstance(fpr, int | float):
             clean.setdefault(str(task), []).append(100 * fpr)
     if not clean:
-        return "no record says what it removes from clean rows"
-    told = [f"{over_seeds(values).mean:.1f} % on {task} ({len(values)} records)" for task, values in sorted(clean.items())]
-    return f"of clean rows, with nobody attacking, it removed {', '.join(told)}; so being named here proves nothing"
+        return "no published record shows what it removes from clean rows"
+    shares = [f"{over_seeds(values).mean:.1f} % of the rows of {task} ({len(values)} records)" for task, values in sorted(clean.items())]
+    return f"without any attack it removed {', '.join(shares)}; so a row that it names need not be poisoned"
 
 
 def agreement(vetted: Vetted) -> list[str]:
-    """Return a sentence for each pair of filters: rows that both name, over rows that either names."""
+    """Return a sentence for each pair of filters: how many of the rows that at least one names both of them name."""
     named = {name: ~verdict.keep for name, verdict in vetted.verdicts.items()}
     pairs = [(one, other) for place, one in enumerate(named) for other in list(named)[place + 1 :]]
-    told = []
+    sentences = []
     for one, other in pairs:
         both, either = int((named[one] & named[other]).sum()), int((named[one] | named[other]).sum())
-        told.append(f"{one} and {other} both name {both} of the {either} rows that either names")
-    return told
+        sentences.append(f"{one} and {other} both name {both} of the {either} rows that at least one of them names")
+    return sentences
 
 
 def too_small(vetted: Vetted, named: int = NAMED) -> list[str]:
-    """Return a sentence on the classes whose rows stay because they are too few to judge, if there are some; it names so many of them."""
+    """Return a sentence on the classes that keep all rows because they are too small to judge, with at most `named` of their names; or none."""
     from poisonbench.core.classwise import LEAST, REASON
 
     small = [f"{name} ({_rows(size)})" for name, size in zip(vetted.classes, vetted.sizes, strict=True) if 0 < size < LEAST]
@@ -134,14 +134,15 @@ def too_small(vetted: Vetted, named: int = NAMED) -> list[str]:
 
 def wholly_named(vetted: Vetted) -> list[str]:
     """Return a sentence for each filter that names all rows of a class."""
-    labels, told = vetted.task.train.labels, []
+    labels, sentences = vetted.task.train.labels, []
     for name, verdict in vetted.verdicts.items():
         left = labels[verdict.keep].bincount(minlength=vetted.task.train.num_classes).tolist()
         whole = [f"{kind} ({_rows(size)})" for kind, size, kept in zip(vetted.classes, vetted.sizes, left, strict=True) if size and not kept]
         if whole:
             more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
-            told.append(f"{name} names every row of {', '.join(whole[:NAMED])}{more}; one that is told a rate names fewer with a lower threat.budget.rate")
-    return told
+            advice = "if this filter uses threat.budget.rate, a lower rate makes it name fewer rows"
+            sentences.append(f"{name} names every row of {', '.join(whole[:NAMED])}{more}; {advice}")
+    return sentences
 
 
 def _rows(count: int) -> str:
@@ -149,23 +150,23 @@ def _rows(count: int) -> str:
 
 
 def rows_of(vetted: Vetted) -> list[dict[str, object]]:
-    """Return one flat mapping a row, most suspicious first; a row that has no name of its own is named by its number."""
+    """Return one flat mapping per row, most suspicious first; a row without a name is named by its number."""
     from poisonbench.core.classwise import LEAST
 
     train, names = vetted.task.train, vetted.task.row_names
-    told = []
+    lines = []
     for row in vetted.order:
         ident, label = int(train.ids[row]), int(train.labels[row])
         line: dict[str, object] = {"row": ident, "name": plain(names[ident]) if names else str(ident), "label": vetted.classes[label]}
         line |= {"class_rows": vetted.sizes[label], "too_small": bool(vetted.held) and vetted.sizes[label] < LEAST, "filters": int(vetted.votes[row])}
         for name, verdict in vetted.verdicts.items():
             line |= {f"{name}_removes": not bool(verdict.keep[row]), f"{name}_suspicion": round(float(verdict.suspicion[row]), 6)}
-        told.append(line)
-    return told
+        lines.append(line)
+    return lines
 
 
 def write(vetted: Vetted, folder: Path) -> list[Path]:
-    """Write all rows as CSV and Parquet, and the page if they are pictures; return the files."""
+    """Write all rows as CSV and Parquet, and a page if they are pictures; return the paths of the files."""
     import pyarrow
     import pyarrow.parquet
 
@@ -184,7 +185,7 @@ def write(vetted: Vetted, folder: Path) -> list[Path]:
 
 
 def page(vetted: Vetted, rows: Sequence[Mapping[str, object]]) -> str:
-    """Return a page of the first of the rows as pictures, each beside two ordinary ones of its class; it needs nothing but itself."""
+    """Return a page without external files: the most suspicious rows as pictures, each beside two unsuspicious rows of its class."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     train, first = vetted.task.train, vetted.order[:SHOWN]
@@ -194,7 +195,7 @@ def page(vetted: Vetted, rows: Sequence[Mapping[str, object]]) -> str:
         if some is not None and len(some) < 2:
             some.append(_png(train.inputs[row]))
     pictures = [{"picture": _png(train.inputs[row]), "ordinary": ordinary[int(train.labels[row])]} for row in first]
-    shown = [{**told, **picture} for told, picture in zip(rows, pictures, strict=False)]
+    shown = [{**row, **picture} for row, picture in zip(rows, pictures, strict=False)]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True))
     sentences = [*too_small(vetted, len(vetted.classes)), *wholly_named(vetted), *agreement(vetted)]
     return environment.get_template("audit.html.j2").render(
@@ -203,7 +204,7 @@ def page(vetted: Vetted, rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def _png(picture: Tensor) -> str:
-    """Return a (C, H, W) uint8 picture as a data address."""
+    """Return a (C, H, W) uint8 picture as a data URL."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Frozen values to tensors and text, and back, without pickle.
+"""Convert values to tensors and JSON, and back, without pickle.
 
-A value is a tree of numbers, text, tuples, mappings, tensors and frozen dataclasses of them.
+A value is a number, text, a tensor, or a tuple, mapping or frozen dataclass of such values.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from poisonbench.core.plugins import find_class
 
 
 def freeze(value: object, tensors: dict[str, Tensor]) -> Canonical:
-    """Write a value as JSON, moving its tensors into `tensors`.
+    """Return a value as JSON; its tensors are added to `tensors`.
 
     Raises:
-        TypeError: a value that is none of the above.
+        TypeError: a value of another type.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -36,7 +36,7 @@ def freeze(value: object, tensors: dict[str, Tensor]) -> Canonical:
 
 
 def _named(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
-    """Return the name under which a tensor lies in `tensors`, put there unless the very same one already does."""
+    """Return the name of a tensor in `tensors`; it is added unless `tensors` contains a tensor with the same memory."""
     for name, other in tensors.items():
         same = (other.data_ptr(), other.shape, other.dtype) == (tensor.data_ptr(), tensor.shape, tensor.dtype)
         if same and tensor.numel():
@@ -47,10 +47,10 @@ def _named(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
 
 
 def thaw(tree: Canonical, tensors: Mapping[str, Tensor], trusted: tuple[str, ...]) -> object:
-    """Rebuild a value; classes are looked up below the `trusted` prefixes only.
+    """Rebuild a value; only classes whose path begins with a prefix in `trusted` are used.
 
     Raises:
-        ConfigError: a class outside those prefixes.
+        ConfigError: a class without such a prefix.
     """
     if not isinstance(tree, dict):
         return tree

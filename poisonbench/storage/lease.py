@@ -1,7 +1,7 @@
-"""Who is making which value: a file beside it, so that two processes never train the same victim.
+"""Leases: a file marks a value that a process computes, so that two processes do not compute it twice.
 
-A lease is a promise to spare work, not a lock: a holder that dies, or whose heart stops, loses it, and where two hold one after
-all, both make the same bytes.
+A lease saves work, it is not a lock. A process that dies or stops refreshing its lease loses it. If two processes compute the same
+value nevertheless, both write the same bytes.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from pathlib import Path
 from poisonbench.core.errors import CannotWrite
 from poisonbench.core.files import bounded
 
-BEAT = 5.0  # seconds from one sign of life to the next
-STALE = 60.0  # seconds without one after which a lease is void
-ASK = 0.2  # seconds between two looks at a lease that another holds
+BEAT = 5.0  # seconds between two refreshes of a lease
+STALE = 60.0  # seconds without a refresh after which a lease expires
+ASK = 0.2  # seconds between two checks of another process's lease
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What `take` gives.
+    """A lease that this process holds.
 
     Args:
         path: of its file.
-        folders: made for it, the innermost first.
+        folders: created for the file, the innermost first.
     """
 
     path: Path
     folders: tuple[Path, ...]
 
     def give_up(self) -> None:
-        """Remove the file, and the folders made for it that nothing else has come to lie in."""
+        """Remove the file, and the folders created for it if they are empty."""
         self.path.unlink(missing_ok=True)
         with suppress(OSError):
             for folder in self.folders:
@@ -46,10 +46,10 @@ class Lease:
 
 
 def take(path: Path) -> Lease | None:
-    """Take the lease at `path`, over a dead holder if need be; None if another holds it.
+    """Take the lease at `path`, also from a process that died; None if another process holds it.
 
     Raises:
-        CannotWrite: the disk takes no more.
+        CannotWrite: the disk is full or read-only.
     """
     fresh: tuple[Path, ...] = ()
     for _ in range(4):
@@ -60,7 +60,7 @@ def take(path: Path) -> Lease | None:
                 return None
             path.unlink(missing_ok=True)
         except FileNotFoundError:
-            fresh = tuple(folder for folder in path.parents if not folder.exists())  # nothing lies there yet, or another has just tidied it away
+            fresh = tuple(folder for folder in path.parents if not folder.exists())  # the folder does not exist yet, or another process has just removed it
             path.parent.mkdir(parents=True, exist_ok=True)
         else:
             lease = Lease(path, fresh)
@@ -75,7 +75,7 @@ def take(path: Path) -> Lease | None:
 
 
 def holder(path: Path) -> str | None:
-    """Return who holds the lease, in words; None if nobody does, or a process that is dead or has gone silent."""
+    """Describe the process that holds the lease; None if there is none, if it died, or if the lease expired."""
     try:
         silent = time.time() - path.stat().st_mtime
         text = path.read_bytes()
@@ -84,10 +84,10 @@ def holder(path: Path) -> str | None:
     if silent > STALE:
         return None
     try:
-        told = json.loads(bounded(text.decode()))
-        pid, host, started = int(told["pid"]), str(told["host"]), str(told["started"])
+        content = json.loads(bounded(text.decode()))
+        pid, host, started = int(content["pid"]), str(content["host"]), str(content["started"])
     except (ValueError, KeyError, TypeError, OverflowError):
-        return "a process that has just begun"  # the file is there before what stands in it
+        return "a process that has just begun"  # the file exists before its content is written
     if host == socket.gethostname() and _started(pid) != started:
         return None
     return f"process {pid} on {host}"
@@ -95,7 +95,7 @@ def holder(path: Path) -> str | None:
 
 @contextmanager
 def held(leases: Sequence[Lease]) -> Iterator[None]:
-    """Give signs of life for these leases while the block runs, then give them up."""
+    """Refresh these leases while the block runs, then give them up."""
     try:
         _heart.beat_for(leases)
         yield
@@ -106,15 +106,15 @@ def held(leases: Sequence[Lease]) -> Iterator[None]:
 
 
 class _Heart:
-    """One thread for all leases of this process: starting one for each lease takes longer than keeping a small value."""
+    """One thread refreshes all leases of this process: starting a thread per lease takes longer than storing a small value."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as a forked process does: its parent beats for the leases, and neither the thread nor the lock is its own."""
+        """Start without leases, as in a forked process: the parent refreshes its leases, and the thread and the lock belong to it."""
         self.paths: set[Path] = set()
-        self.due = 0.0  # when it beats next, by time.monotonic
+        self.due = 0.0  # time of the next refresh, by time.monotonic
         self.alive = False
         self.changed = threading.Condition()
 
@@ -133,7 +133,7 @@ class _Heart:
             self.paths.difference_update(lease.path for lease in leases)
 
     def _run(self) -> None:
-        """Beat until there is no lease left at a beat."""
+        """Refresh all leases every `BEAT` seconds until none is left."""
         while True:
             with self.changed:
                 while (left := self.due - time.monotonic()) > 0:
@@ -144,7 +144,7 @@ class _Heart:
                 paths = tuple(self.paths)
                 self.due = time.monotonic() + BEAT
             for path in paths:
-                with suppress(OSError):  # given up since, or a disk that fails: the other leases need their beat
+                with suppress(OSError):  # given up meanwhile, or a failing disk; the other leases must still be refreshed
                     os.utime(path)
 
 
@@ -154,14 +154,14 @@ os.register_at_fork(after_in_child=_heart.forget)
 
 @functools.lru_cache(maxsize=1)
 def _own(pid: int) -> bytes:
-    """Return what stands in the leases of this process."""
+    """Return the content of a lease of this process."""
     return json.dumps({"pid": pid, "host": socket.gethostname(), "started": _started(pid)}).encode()
 
 
 def _started(pid: int) -> str:
-    """Return when a process of this machine began, as its kernel counts; "" if it is gone, or cannot be asked."""
+    """Return the start time of a process of this machine, in clock ticks since boot; "" if it has ended or the time is not available."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if told[0] in "ZX" else told[19]  # a zombie works no more
+    return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended

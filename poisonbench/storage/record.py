@@ -1,4 +1,4 @@
-"""One JSON file a run: what was asked, what came out, what it cost, where it ran. Imports no torch."""
+"""Records: one JSON file per run, with its settings, its results, its cost and its machine. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class Record:
     """A run, as it is written to disk.
 
     Args:
-        spec: what was asked: attack, defense, task, net, learner, threat, seed.
-        status: "done", "skipped" (the learner cannot honour a slot) or "failed".
+        spec: the specification of the run: attack, defense, task, net, learner, threat, seed.
+        status: "done", "skipped" (its parts cannot be combined) or "failed".
         reason: why it was skipped or failed.
-        command: what repeats it.
+        command: the command that repeats the run.
         metrics: the defended victim's figures.
         undefended: the same without the defense.
         baseline: the same probe on a victim trained on clean rows.
         counts: absolute numbers behind the fractions.
         curves: figures over rounds or epochs.
-        facts: what trainings found out about themselves.
-        keys: where the poison and the victims lie in the store.
-        cost: seconds a stage and peak memory.
+        facts: what trainings report about themselves.
+        keys: names of the poison and the victims in the store.
+        cost: seconds per stage and peak memory.
         provenance: digests, versions, device, threads, commit.
-        assumed: what the defense takes for granted about the attack, and where that comes from.
+        assumed: what the defense assumes about the attack, and where the values come from.
         schema: 2; records of schema 1 were made before the referee checked goals, injected rows and every column (`unseen`).
     """
 
@@ -72,33 +72,33 @@ class Record:
 
     @cached_property
     def key(self) -> str:
-        """Name of the file: what was asked and on which kind of device."""
+        """Name of the file: a digest of the specification and the kind of device."""
         return _digest(_asked(self))[:16]
 
     @cached_property
     def result_digest(self) -> str:
-        """SHA-256 of all but cost and provenance: two runs with this digest in common agree to the bit."""
-        return _digest(self._told())
+        """SHA-256 of all fields except command, cost and provenance: two runs with the same digest have equal results, bit for bit."""
+        return _digest(self._results())
 
-    def _told(self) -> dict[str, object]:
+    def _results(self) -> dict[str, object]:
         apart = ("cost", "provenance", "command", *(LATER if self.schema < SCHEMA else ()))
         return {name: getattr(self, name) for name in FIELDS if name not in apart}
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Which checks of schema 2 were not made for this record, one sentence each; none for a record of schema 2."""
+        """Checks of schema 2 that were not made for this record, one sentence each; empty for a record of schema 2."""
         if self.schema >= SCHEMA or self.status != "done":
             return ()
-        return tuple(sentence for sentence, there in UNSEEN if there(self))
+        return tuple(sentence for sentence, concerns in UNSEEN if concerns(self))
 
     def goal(self, part: Part) -> Mapping[str, object]:
-        """Return the figures that the attacker's goal adds to a part of the record; schema 1 had them among all others."""
+        """Return the figures that the attacker's goal adds to a part of the record; in schema 1 they are not separate."""
         figures: Mapping[str, object] = getattr(self, part)
         own = figures.get("goal") or {}
         return {name: figures[name] for name in GOALS if name in figures} if self.schema < SCHEMA else cast("Mapping[str, object]", own)
 
     def write(self, folder: Path) -> Path:
-        """Write the record into `folder`, whole or not at all, and return where it lies."""
+        """Write the record into `folder`, completely or not at all, and return its path."""
         written = {name: value for name, value in dataclasses.asdict(self).items() if self.schema >= SCHEMA or name not in LATER}
         whole = {"schema": self.schema, **written, "result_digest": self.result_digest}
         path = folder / f"{self.key}.json"
@@ -113,7 +113,7 @@ def read(path: Path) -> Record:
     """Read a record and check it against its own digest.
 
     Raises:
-        DataError: no such file, no record, or one that was changed by hand.
+        DataError: no such file, not a record, or a record that was changed after it was written.
     """
     try:
         whole = json.loads(bounded(path.read_text(encoding="utf-8")))
@@ -121,16 +121,16 @@ def read(path: Path) -> Record:
         if type(schema) is not int or schema not in (1, SCHEMA):
             raise TypeError(f"it has schema {schema}; this version reads 1 and {SCHEMA}")
         if schema < SCHEMA and set(LATER) & whole.keys():
-            raise TypeError(f"fields of schema {SCHEMA} under schema {schema}")
+            raise TypeError(f"it has schema {schema}, but fields of schema {SCHEMA}")
         record = Record(**whole, schema=schema)
         wrong = [name for name, value in whole.items() if not isinstance(value, str if name in ("status", "reason", "command") else dict)]
         wrong += [] if wrong else [name for name, (parts, fits) in CHECKS.items() if not fits(_found(whole, parts))]
         if wrong:
-            raise TypeError(f"{', '.join(wrong)} of another form")
+            raise TypeError(f"the fields {', '.join(wrong)} have the wrong form")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is not a record of poisonbench ({type(error).__name__}: {error})") from error
-    if _digest_of_json(record._told()) != digest:
-        raise DataError(f"{path} does not agree with its own digest; it was changed after it was written")
+    if _digest_of_json(record._results()) != digest:
+        raise DataError(f"{path} does not match its own digest: it was changed after it was written; run its command again, or restore the file")
     vars(record).update(result_digest=digest, key=_digest_of_json(_asked(record))[:16])
     return record
 
@@ -177,7 +177,7 @@ def _counted(value: object) -> bool:
     return _mapped(_figure)(value) and all(re.fullmatch("[0-9]{1,9}", str(name)) for name in cast("Mapping[str, object]", value))
 
 
-FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record may rely on
+FORM: Mapping[str, Callable[[object], bool]] = {  # what readers of a record may rely on
     "status": lambda value: value in get_args(Status),
     "spec.seed": _count,
     **{f"spec.{part}.name": _text for part in ("task", "attack", "defense")},
@@ -199,7 +199,7 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what whoever reads a record 
 
 
 CHECKS = {name: (name.split("."), fits) for name, fits in FORM.items()}
-GOALS = ("c_acc_lost", "epsilon_lower", "canaries_right")  # of the goals that there were under schema 1
+GOALS = ("c_acc_lost", "epsilon_lower", "canaries_right")  # figures of the goals that existed under schema 1
 UNSEEN: tuple[tuple[str, Callable[[Record], bool]], ...] = (
     ("ASR and R-Acc: it was not checked that the probed rows and their right answers are those of the task", lambda record: "asr" in record.metrics),
     ("TPR and AUROC: every row that the attacker named counted as poison, also one that was not changed", lambda record: "tpr" in record.metrics),
@@ -218,7 +218,7 @@ def _digest(value: object) -> str:
 
 
 def _digest_of_json(value: object) -> str:
-    """Return the SHA-256 of what JSON may hold, keys in order; a number that JSON does not have counts as its text."""
+    """Return the SHA-256 of a value as JSON with sorted keys; numbers that JSON does not have, such as nan, become text."""
     try:
         text = IN_ORDER.encode(value)
     except ValueError:
@@ -227,22 +227,22 @@ def _digest_of_json(value: object) -> str:
 
 
 def _finite(value: object) -> object:
-    """Write what JSON has no number for as text, and tuples as lists."""
+    """Return a value with nan and infinities as text, and tuples as lists."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict | Mapping):  # a look at `dict` spares the slower one at `Mapping`
+    if isinstance(value, dict | Mapping):  # `dict` first: the check for `Mapping` is slower
         return {str(name): _finite(item) for name, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def words_in(command: str) -> list[str]:
-    """Return the words of a command; cut at blanks where quotes do not close, which no command of ours has."""
+    """Return the words of a command; if quotes do not close, which our commands never have, it is split at spaces."""
     return [*_words_in(command)]
 
 
-@lru_cache(maxsize=4096)  # a report asks ten times for the words of each record, at 0.1 ms
+@lru_cache(maxsize=4096)  # a report splits the command of each record ten times, at 0.1 ms
 def _words_in(command: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(command))
@@ -251,7 +251,7 @@ def _words_in(command: str) -> tuple[str, ...]:
 
 
 def provenance() -> dict[str, object]:
-    """Return versions and the commit; `dirty` ignores `results/`, which runs themselves write."""
+    """Return versions, machine and commit; `dirty` ignores `results/`, which runs write."""
     commit, dirty = _commit(int(time.monotonic()))
     return {"versions": {**_versions()}, "commit": commit, "dirty": dirty, "machine": platform.machine(), "processor": processor()}
 
@@ -277,25 +277,25 @@ def version() -> str:
 
 @lru_cache(maxsize=1)
 def _commit(second: int) -> tuple[str, bool]:
-    """Return the commit, and whether files differ from it; asked once in a second, as it takes two processes of 10 ms."""
+    """Return the commit, and whether files differ from it; cached for a second, because it starts two processes of 10 ms."""
     return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", ":!results"))
 
 
 @cache
 def processor() -> str:
-    """Name this machine's processor: its arithmetic kernels are picked by kind, and round differently."""
+    """Return the name of this machine's processor: arithmetic kernels are chosen by it, and round differently."""
     try:
-        told = dict(re.findall(r"^(vendor_id|cpu family|model|model name)\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE))
+        fields = dict(re.findall(r"^(vendor_id|cpu family|model|model name)\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE))
     except OSError:
-        told = {}
-    if not told:
+        fields = {}
+    if not fields:
         return platform.processor() or platform.machine()
-    return f"{told.get('model name', told.get('vendor_id', ''))}, family {told.get('cpu family', '')} model {told.get('model', '')}"
+    return f"{fields.get('model name', fields.get('vendor_id', ''))}, family {fields.get('cpu family', '')} model {fields.get('model', '')}"
 
 
 def _git(*words: str) -> str:
     if not (HOME / "pyproject.toml").is_file():
-        return ""  # an installed copy may lie inside somebody else's repository
+        return ""  # an installed copy may be inside another project's repository
     try:
         done = subprocess.run(["git", "-C", str(HOME), *words], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,7 @@
-"""The store: every costly value is computed once and found again by what it is made of.
+"""The store: every expensive value is computed once and found again by a key of everything it depends on.
 
-A value lies in two files, `<stage>-<key>.safetensors` and, beside it, the SHA-256 of its bytes and the seconds
-it took, each written whole. A damaged file is reported and recomputed, never trusted. No pickle.
+A value has two files: `<stage>-<key>.safetensors`, and a seal with the SHA-256 of its bytes and the seconds it
+took. Each is written completely or not at all. A damaged file is reported and computed again. No pickle.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from poisonbench.storage.freeze import freeze, thaw
 
 log = logging.getLogger("poisonbench")
 T = TypeVar("T")
-SMALL = 2**20  # bytes of a value that is written and read in one piece, a tenth of the cost; a larger one never lies in memory twice
-FIRST_LOOK = 0.001  # seconds until the first look at a lease that another holds; each later pause is half as long again, up to lease.ASK
+SMALL = 2**20  # bytes; up to here a value is written and read in one piece, at a tenth of the cost; a larger one is never in memory twice
+FIRST_LOOK = 0.001  # seconds until the first check of another process's lease; each later pause is 1.5 times as long, up to lease.ASK
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """One value asked of the store.
+    """One request for a value.
 
     Args:
-        stage: what was asked for, such as "fit undefended".
-        key: the key it lies under.
-        seconds: what it cost when it was made.
-        made: it was made now, not found.
+        stage: the kind of value and its label, such as "fit undefended".
+        key: the name of the value in the store.
+        seconds: how long it took to compute.
+        made: whether it was computed now rather than found.
     """
 
     stage: str
@@ -52,7 +52,7 @@ class Visit:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Wanted:
-    """Values asked for together, by place: their names, and what has been found or made of them so far, with how."""
+    """Values that are requested together: their names, and by position the values found or made so far, and how."""
 
     title: str
     names: list[str]
@@ -66,11 +66,11 @@ class Store:
     """A folder of values.
 
     Args:
-        root: the folder; made when the first value is kept.
+        root: the folder; created with the first value.
         trusted: prefixes of classes that may be rebuilt from files.
-        visits: all that was asked for, in order.
-        alone: make a value even while another process makes it, as the processes of one training must.
-        held: values that no file may hold, by name; they are gone with the process.
+        visits: all requests, in order.
+        alone: compute a value even while another process does, as the processes of one training must.
+        held: values that must not be written to files, by name; they are lost when the process ends.
     """
 
     root: Path
@@ -80,36 +80,36 @@ class Store:
     held: dict[str, object] = field(default_factory=dict)
 
     def memo(self, stage: str, parts: tuple[object, ...], make: Callable[[], T], *, label: str = "", filed: bool = True) -> T:
-        """Return the value made of `parts`, from disk where it lies there, else from `make`.
+        """Return the value that depends on `parts`, from disk if it is there, else from `make`.
 
-        What is returned is always what the files hold, so the first run and every later one see the same value.
+        The returned value is always the one in the files, so that the first run and every later run use the same value.
 
         Args:
             stage: the kind of value; a part of its key.
-            parts: all that the value depends on.
+            parts: everything that the value depends on.
             make: computes it; its result is a tree of frozen dataclasses, tensors and numbers.
             label: which of several values of this kind, for logs and progress.
-            filed: false keeps the value in this process alone, for one that tells a secret.
+            filed: false keeps the value in the memory of this process, for a value that reveals a secret.
         """
         return self.memo_many(stage, [parts], lambda _: [make()], label=label, filed=filed)[0]
 
     def memo_many(
         self, stage: str, asked: Sequence[tuple[object, ...]], make: Callable[[Sequence[int]], Sequence[T]], *, label: str = "", filed: bool = True
     ) -> list[T]:
-        """Return one value for each of `asked`; `make` computes those that are missing, given their places, all at once."""
+        """Return one value for each item of `asked`; one call of `make`, with their positions, computes those that are missing."""
         wanted = _Wanted(title=f"{stage} {label}".strip(), names=[self.named(stage, parts) for parts in asked], filed=filed)
         try:
             self._fill(make, wanted)
         finally:
-            self.visits.extend(visit for _, visit in sorted(wanted.visits.items()))  # in the order asked, whatever lay there before
+            self.visits.extend(visit for _, visit in sorted(wanted.visits.items()))  # in the order of the requests, whichever were stored before
         return [cast("T", wanted.found[place]) for place in range(len(asked))]
 
     def named(self, stage: str, parts: tuple[object, ...]) -> str:
-        """Return the name under which a value made of `parts` is kept."""
+        """Return the name of the value that depends on `parts`."""
         return f"{stage}-{key(stage, *parts)[:24]}"
 
     def _fill(self, make: Callable[[Sequence[int]], Sequence[object]], wanted: _Wanted) -> None:
-        """Find or make every value."""
+        """Find or compute every value."""
         alone = self.alone or not wanted.filed
         while missing := self._missing(wanted):
             leases = {} if alone else {place: got for place in missing if (got := lease.take(self._lease(wanted.names[place])))}
@@ -118,16 +118,16 @@ class Store:
                 self._wait(wanted.names[missing[0]], wanted.title)
                 continue
             with lease.held(list(leases.values())):
-                if mine := [place for place in self._missing(wanted) if place in taken]:  # somebody may have made it just before
+                if mine := [place for place in self._missing(wanted) if place in taken]:  # another process may have made some just before
                     self._make(make, mine, wanted)
 
     def holds(self, names: Iterable[str]) -> bool:
-        """Tell whether all of these values lie there, by the keys that a record gives; none is not enough."""
+        """Return whether all of these values, named by the keys of a record, are stored; False for no names."""
         names = list(names)
         return bool(names) and all((self.root / f"{name}.safetensors").is_file() for name in names)
 
     def _missing(self, wanted: _Wanted) -> list[int]:
-        """Load what lies there, and return the places of the rest."""
+        """Load the values that are stored, and return the positions of the others."""
         for place, name in enumerate(wanted.names):
             if place not in wanted.found and (kept := self._load(name) if wanted.filed else self._held(name)) is not None:
                 wanted.found[place], seconds = kept
@@ -153,16 +153,16 @@ class Store:
         return self.root / f"{name}.lease"
 
     def _wait(self, name: str, title: str) -> None:
-        """Wait until nobody makes the value any more."""
+        """Wait until no other process computes the value."""
         if who := lease.holder(self._lease(name)):
-            log.info("%s: %s is making it (%s)", title, who, name)
+            log.info("%s: %s is computing it (%s)", title, who, name)
         pause = FIRST_LOOK
         while lease.holder(self._lease(name)):
             time.sleep(min(pause, lease.ASK))
             pause *= 1.5
 
     def _keep(self, name: str, value: object, seconds: float) -> object:
-        """Write a value, and return it rebuilt from the bytes written, as every later run will see it."""
+        """Write a value, and return it rebuilt from the written bytes, as every later run will read it."""
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(freeze(value, tensors))
         path = self.root / f"{name}.safetensors"
@@ -196,29 +196,29 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
             return thaw(tree, tensors, self.trusted), seconds
         except ConfigError:
-            raise  # a class that nobody trusts
+            raise  # a class that is not trusted
         except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
-            log.warning("%s is damaged (%s); it is made again", path, str(error))  # who keeps an error keeps all that its frames hold
+            log.warning("%s is damaged (%s); it is computed again", path, str(error))  # as text: an error object would keep its frames in memory
             return None
 
     def _thawed(self, content: bytes) -> object:
         """Rebuild a value from the bytes of its file."""
-        tensors = safetensors.torch.load(content)  # first: it checks the header that is read here
+        tensors = safetensors.torch.load(content)  # first, because it checks the header that the next lines read
         header = content[8 : 8 + int.from_bytes(content[:8], "little")]
         tree: Canonical = json.loads(bounded(json.loads(bounded(header.decode()))["__metadata__"]["tree"]))
         return thaw(tree, tensors, self.trusted)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors, atomically.
+def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+    """Write tensors and notes on them as safetensors, atomically.
 
     Raises:
-        CannotWrite: the disk takes no more.
+        CannotWrite: the disk is full or read-only.
     """
 
     def save(temporary: Path) -> None:
         try:
-            safetensors.torch.save_file(tensors, temporary, told)
+            safetensors.torch.save_file(tensors, temporary, notes)
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

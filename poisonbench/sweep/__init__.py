@@ -1,1 +1,1 @@
-"""Many experiments at once, on one machine or on many: every cell ends as a record."""
+"""Many experiments at once, on one or several machines; every experiment ends with a record."""

@@ -1,4 +1,4 @@
-"""Who hears what happens in a sweep."""
+"""Listeners for the log, the progress and the results of a sweep."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Protocol
 from poisonbench.core.progress import Listen
 from poisonbench.sweep.cell import DONE, Outcome
 
-SWEEP = "cells of the sweep"  # what the bar of all cells is called
+SWEEP = "cells of the sweep"  # label of the progress bar of all cells
 
 
 class Audience(Protocol):
-    """Who hears what happens in a sweep."""
+    """A listener for what happens in a sweep."""
 
     def log(self, cell: int, level: int, message: str) -> None:
-        """Hear a line of the log of a cell, by its number."""
+        """Receive a log line of a cell, with the number of the cell."""
         ...
 
     def progress(self, cell: int, label: str, done: int, total: int) -> None:
-        """Hear how far a piece of work is."""
+        """Receive the progress of a piece of work."""
         ...
 
     def finished(self, number: int, cell: Outcome) -> None:
-        """Hear what became of a cell."""
+        """Receive the outcome of a cell."""
         ...
 
 
 @dataclass(kw_only=True)
 class Crowd:
-    """The audience of a terminal: tells cells apart and counts them.
+    """Shows a sweep on a terminal: progress of each cell, and how many cells are done.
 
     Args:
-        cells: how many there are.
-        listen: hears progress.
-        handler: prints lines.
+        cells: number of cells.
+        listen: receives progress.
+        handler: prints log lines.
         show: prints a finished cell.
     """
 
@@ -50,7 +50,7 @@ class Crowd:
     from_store: int = 0
 
     def __post_init__(self) -> None:
-        """Start the clock of the sweep."""
+        """Show the progress bar of the whole sweep."""
         self.listen(SWEEP, 0, self.cells)
 
     def log(self, cell: int, level: int, message: str) -> None:
@@ -72,16 +72,16 @@ class Crowd:
 
 
 class Plain:
-    """The audience of a job on another machine: its output is a log file."""
+    """Writes what happens in a job on another machine to standard output, which is its log file."""
 
     def log(self, cell: int, level: int, message: str) -> None:
         """Print a line."""
         sys.stdout.write(f"{message}\n")
 
     def progress(self, cell: int, label: str, done: int, total: int) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def finished(self, number: int, cell: Outcome) -> None:
-        """Print what became of a cell."""
+        """Print the outcome of a cell."""
         sys.stdout.write(f"{' '.join(cell.words)}: {cell.path or cell.sentence}\n")
         sys.stdout.flush()

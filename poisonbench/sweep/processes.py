@@ -1,7 +1,7 @@
-"""Many experiments on this machine, each in a process that may die: no crash, hang or shortage of memory ends the others.
+"""Run many experiments in processes of this machine, so that a crash, a hang or a lack of memory does not stop the others.
 
-A worker is asked for one cell after the other and answers with events. One that dies, or takes longer than it may, leaves a failed
-record behind and is replaced.
+A worker runs one cell after the other and reports events. If a worker dies or takes too long, its cell gets a failed record, and a new
+worker replaces it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from poisonbench.core.progress import heard
 from poisonbench.sweep.audience import Audience
 from poisonbench.sweep.cell import FAILED, Outcome, buried, computed
 
-LOOK = 0.5  # seconds between two looks at the clock
-START = 60.0  # seconds a first process may take to import torch, which are none of the cell's
-SERVER = multiprocessing.get_context("forkserver")  # it imports and computes nothing, so no thread is lost in a fork
+LOOK = 0.5  # seconds between two checks of the time
+START = 60.0  # seconds in which a new process may import torch; they do not count as time of the cell
+SERVER = multiprocessing.get_context("forkserver")  # it runs no computation and so has no threads, which a fork would lose
 SERVER.set_forkserver_preload(["poisonbench.runner.pipeline", "poisonbench.learn.central"])  # torch is imported once, however many workers start or die
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker is asked for.
+    """A cell for a worker.
 
     Args:
         number: of the cell, from 0.
         words: of its command line.
-        reason: why its last worker is gone; "" runs it, else its failed record is written.
+        reason: why the last worker failed; then the failed record is written. With "" the cell is run.
         setting: composed from the words by the parent process; None lets the worker compose it, which takes 80 ms.
     """
 
@@ -52,51 +52,53 @@ class Processes:
     """Workers on this machine.
 
     Args:
-        workers: processes at a time; cores are shared among them, unless `threads` is given.
-        cell_minutes: longest time of one cell; None is without end.
+        workers: processes at a time; they share the cores unless `threads` is given.
+        cell_minutes: longest time of one cell; None is without limit.
     """
 
     workers: int
     cell_minutes: float | None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check the numbers."""
         if self.workers < 1 or (self.cell_minutes is not None and not self.cell_minutes > 0):
-            raise ConfigError(f"workers={self.workers}, cell_minutes={self.cell_minutes}: processes from 1, and a time above 0 or null")
+            raise ConfigError(
+                f"engine.workers={self.workers}, engine.cell_minutes={self.cell_minutes}: give 1 worker or more, and a time above 0 or null for no limit"
+            )
 
     @property
     def threads(self) -> int | None:
-        """A worker's share of the cores; one worker alone has all of them."""
+        """CPU threads of one worker: its share of the cores; None for a single worker, which may use all of them."""
         return max(1, (os.cpu_count() or 1) // self.workers) if self.workers > 1 else None
 
     def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Outcome]:
-        """Run every cell and return what became of each, in their order."""
+        """Run every cell and return the outcome of each, in the order of `cells`."""
         waiting = deque(Job(number=number, words=tuple(words)) for number, words in enumerate(cells))
-        told: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome] = {}
         crew = [_Worker(audience) for _ in range(min(self.workers, len(cells)))]
         try:
-            while len(told) < len(cells):
+            while len(outcomes) < len(cells):
                 for worker in crew:
                     if worker.job is None and waiting:
                         worker.ask(waiting.popleft())
                 wait([worker.pipe for worker in crew if worker.job], timeout=LOOK)
                 for worker in crew:
-                    _look(worker, told, waiting, self.cell_minutes)
+                    _look(worker, outcomes, waiting, self.cell_minutes)
         finally:
             for worker in crew:
                 worker.end()
-        return [told[number] for number in range(len(cells))]
+        return [outcomes[number] for number in range(len(cells))]
 
 
-def _look(worker: _Worker, told: dict[int, Outcome], waiting: deque[Job], minutes: float | None) -> None:
-    """Hear a worker's answer, or find out that there will be none."""
+def _look(worker: _Worker, outcomes: dict[int, Outcome], waiting: deque[Job], minutes: float | None) -> None:
+    """Receive a worker's answer, or find out that it died or takes too long."""
     job = worker.job
     if job is None:
         return
     answer, reason = worker.answer(), ""
     if answer is None and not worker.process.is_alive():
-        answer = worker.answer()  # its last word may have come in between
-        reason = "" if answer else _epitaph(worker.process)
+        answer = worker.answer()  # it may have answered between the two checks
+        reason = "" if answer else _cause(worker.process)
     elif answer is None and minutes is not None and time.monotonic() - worker.since > 60 * minutes:
         worker.end()
         reason = f"took longer than cell_minutes={minutes:g}"
@@ -104,24 +106,25 @@ def _look(worker: _Worker, told: dict[int, Outcome], waiting: deque[Job], minute
         waiting.appendleft(Job(number=job.number, words=job.words, reason=reason))
         worker.job = None
     elif reason:
-        answer = Outcome(words=job.words, code=FAILED, sentence=f"{job.reason}; its failed record could not be written either: {reason}")
+        answer = Outcome(words=job.words, code=FAILED, sentence=f"{job.reason}; the failed record could not be written either: {reason}")
     if answer is not None:
-        told[job.number], worker.job = answer, None
+        outcomes[job.number], worker.job = answer, None
         worker.audience.finished(job.number, answer)
 
 
-def _epitaph(process: ForkServerProcess) -> str:
+def _cause(process: ForkServerProcess) -> str:
+    """Return why a process ended."""
     process.join()
     code = process.exitcode or 0
     if code < 0:
         name = signal.Signals(-code).name
         return f"its process was killed by {name}" + (", as happens when memory runs out" if name == "SIGKILL" else "")
-    return f"its process ended by itself, with code {code}"
+    return f"its process exited without an answer, with code {code}"
 
 
 @dataclass(eq=False)
 class _Worker:
-    """A process that is replaced when it is gone."""
+    """A process that is replaced if it has died."""
 
     audience: Audience
     job: Job | None = None
@@ -145,7 +148,7 @@ class _Worker:
         self.pipe.send(dataclasses.replace(job, setting=_setting(job.words)))
 
     def answer(self) -> Outcome | None:
-        """Pass on what has been said, and return the end of it if it came."""
+        """Pass the received events to the audience; return the finished cell if there is one."""
         assert self.job is not None
         try:
             while self.pipe.poll():
@@ -159,7 +162,7 @@ class _Worker:
                     case (str() as label, int() as done, int() as total):
                         self.audience.progress(self.job.number, label, done, total)
         except (EOFError, OSError):
-            pass  # it is dead, as its process will say
+            pass  # the process has died; `_look` finds this out
         return None
 
     def end(self) -> None:
@@ -186,8 +189,8 @@ class _Sender(logging.Handler):
 
 
 def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
-    """Answer jobs until nobody asks any more, in the environment of the one who asks: the server has that of its own start."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the one who asks
+    """Run jobs until the pipe is closed, with the parent's environment: the fork server's is as old as its start."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles an interrupt
     os.environ.clear()
     os.environ.update(environment)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -1,4 +1,4 @@
-"""Cells as tasks of a Ray cluster."""
+"""Run cells as tasks of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from poisonbench.sweep.engine import Lost, Ticket, gathered, work
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """One Ray task a load; `results_dir` and data must lie where every node sees them.
+    """One Ray task per load; every node must be able to read `results_dir` and the data.
 
     Args:
         address: of a running cluster, such as "auto" or "10.0.0.1:6379"; None starts one on this machine.
-        cpus: cores of a task, and so threads of a cell.
-        gpus: cards of a task; a half lets two tasks share one.
+        cpus: cores of a task, and also threads of a cell.
+        gpus: GPUs of a task; with 0.5 two tasks share one.
         cells_per_task: cells that one task runs one after the other.
-        cell_minutes: longest time of one cell; None is without end.
+        cell_minutes: longest time of one cell; None is without limit.
     """
 
     address: str | None
@@ -34,9 +34,10 @@ class Ray:
     cell_minutes: float | None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check the numbers."""
         if min(self.cpus, self.cells_per_task) < 1 or self.gpus < 0 or (self.cell_minutes is not None and not self.cell_minutes > 0):
-            raise ConfigError("engine: cpus and cells_per_task are 1 or more, gpus 0 or more, cell_minutes above 0 or null")
+            given = f"cpus={self.cpus}, cells_per_task={self.cells_per_task}, gpus={self.gpus}, cell_minutes={self.cell_minutes}"
+            raise ConfigError(f"engine: {given}; give cpus and cells_per_task of 1 or more, gpus of 0 or more, cell_minutes above 0 or null")
 
     @property
     def threads(self) -> int | None:
@@ -44,7 +45,7 @@ class Ray:
         return self.cpus
 
     def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Outcome]:
-        """Run every cell and return what became of each, in their order."""
+        """Run every cell and return the outcome of each, in the order of `cells`."""
         with _Cluster(self) as cluster:
             return gathered(cells, audience, cluster, per_load=self.cells_per_task)
 
@@ -53,7 +54,7 @@ class _Cluster:
     def __init__(self, asked: Ray) -> None:
         self.asked = asked
         if "RAY_AUTH_TOKEN" in os.environ or Path("~/.ray/auth_token").expanduser().is_file():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a head asks for its token since Ray 2.59; whoever joins must offer it
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # since Ray 2.59 a cluster requires its token from every client
         try:
             self.ray: ModuleType = importlib.import_module("ray")
         except ImportError as error:

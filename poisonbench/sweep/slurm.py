@@ -1,4 +1,4 @@
-"""Cells as jobs of a Slurm cluster, by submitit."""
+"""Run cells as jobs of a Slurm cluster, with submitit."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """One Slurm job a load, all loads as one array; `results_dir` and data must lie where every node sees them.
+    """One Slurm job per load, all loads as one job array; every node must be able to read `results_dir` and the data.
 
     Args:
-        cluster: "slurm", or "local": the same jobs as processes of this machine, all at once, to try a set-up.
-        partition: where jobs queue; None is the cluster's own choice.
-        cpus: cores of a job, and so threads of a cell.
-        gpus: cards of a job.
+        cluster: "slurm", or "local": the same jobs as processes of this machine, all at once, to test the settings.
+        partition: of the cluster; None is the cluster's default.
+        cpus: cores of a job, and also threads of a cell.
+        gpus: GPUs of a job.
         memory_gb: of a job.
         job_minutes: longest time of a job, with all its cells.
         at_once: jobs that run at a time.
         cells_per_job: cells that one job runs one after the other.
-        cell_minutes: longest time of one cell; None is without end.
-        setup: shell lines before a job starts, such as `module load cuda`.
+        cell_minutes: longest time of one cell; None is without limit.
+        setup: shell commands that run before a job starts, such as `module load cuda`.
         logs: folder of the jobs' output.
     """
 
@@ -48,12 +48,16 @@ class Slurm:
     logs: str
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check the numbers."""
         if min(self.cpus, self.job_minutes, self.at_once, self.cells_per_job) < 1 or self.gpus < 0 or not self.memory_gb > 0:
-            raise ConfigError("engine: cpus, job_minutes, at_once and cells_per_job are 1 or more, gpus 0 or more, memory_gb above 0")
-        if self.cell_minutes is not None and not 0 < self.cell_minutes * self.cells_per_job <= self.job_minutes:
-            told = f"{self.cells_per_job} cells of at most cell_minutes={self.cell_minutes}"
-            raise ConfigError(f"{told} may take longer than engine.job_minutes={self.job_minutes}; raise it, or lower engine.cells_per_job")
+            counts = f"cpus={self.cpus}, job_minutes={self.job_minutes}, at_once={self.at_once}, cells_per_job={self.cells_per_job}"
+            others = f"gpus={self.gpus}, memory_gb={self.memory_gb}"
+            raise ConfigError(f"engine: {counts}, {others}; give 1 or more of the first four, gpus of 0 or more, and memory_gb above 0")
+        if self.cell_minutes is not None and not self.cell_minutes > 0:
+            raise ConfigError(f"engine.cell_minutes={self.cell_minutes}: give a time above 0, or null for no limit")
+        if self.cell_minutes is not None and self.cell_minutes * self.cells_per_job > self.job_minutes:
+            cells = f"{self.cells_per_job} cells of at most engine.cell_minutes={self.cell_minutes}"
+            raise ConfigError(f"{cells} may take longer than engine.job_minutes={self.job_minutes}; raise it, or lower engine.cells_per_job")
 
     @property
     def threads(self) -> int | None:
@@ -61,7 +65,7 @@ class Slurm:
         return self.cpus
 
     def swept(self, cells: Sequence[Sequence[str]], audience: Audience) -> list[Outcome]:
-        """Run every cell and return what became of each, in their order."""
+        """Run every cell and return the outcome of each, in the order of `cells`."""
         return gathered(cells, audience, _Queue(self), per_load=self.cells_per_job)
 
 

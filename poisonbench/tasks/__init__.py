@@ -1,1 +1,1 @@
-"""Tasks: real data in, four splits out. The only room that reads data sets."""
+"""Tasks: data sets and how they are divided into four splits. Only this package reads data sets."""

@@ -1,4 +1,4 @@
-"""Made-up images for tests: one random pattern a class, and noise."""
+"""Synthetic images for tests: one random pattern per class, plus noise."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from poisonbench.tasks.source import Raw, Split
 
 @dataclass(frozen=True, kw_only=True)
 class Blobs(Split):
-    """Gaussian clouds around one random image a class; a model trains on them in under a second.
+    """Gaussian noise around one random image per class; a model trains on them in under a second.
 
     Args:
         rows: training rows.
         test_rows: test rows.
-        classes: K.
+        classes: number of classes.
         side: height and width, in pixels.
         noise: standard deviation around the pattern, in grey levels.
     """
@@ -39,7 +39,8 @@ class Blobs(Split):
     def load(self, store: Store) -> Task:
         """Return the task."""
         if min(self.rows, self.test_rows) < self.classes or self.classes < 2 or self.side < 1:
-            raise ConfigError(f"task=blobs: rows={self.rows}, classes={self.classes}, side={self.side}; give 2 classes or more and a row for each")
+            asked = f"rows={self.rows}, test_rows={self.test_rows}, classes={self.classes}, side={self.side}"
+            raise ConfigError(f"task=blobs: {asked}; give at least 2 classes, one training and one test row for each class, and side=1")
         key = Key.root(self.split_seed).child("blobs")
         patterns = 64 + 128 * key.child("patterns").numpy().random((self.classes, 1, self.side, self.side))
         raw = Raw(
@@ -51,6 +52,6 @@ class Blobs(Split):
 
     def _draw(self, patterns: NDArray[np.float64], rows: int, key: Key) -> dict[str, Tensor]:
         labels = np.arange(rows) % self.classes
-        noise = key.numpy().standard_normal((rows, 1, self.side, self.side))  # numpy's bits do not depend on the processor
+        noise = key.numpy().standard_normal((rows, 1, self.side, self.side))  # numpy draws the same bits on every processor
         pixels = np.rint(patterns[labels] + self.noise * noise).clip(0, 255).astype(np.uint8)
         return {"inputs": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}

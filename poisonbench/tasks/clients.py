@@ -1,4 +1,4 @@
-"""Who contributed which row: three ways to deal the training rows to clients.
+"""Which client contributes which row: three ways to distribute the training rows among clients.
 
 Shape letters: N rows, C clients, K classes.
 """
@@ -18,7 +18,7 @@ from poisonbench.core.rng import Key
 
 
 class Owners(Protocol):
-    """A way to deal rows, as a frozen dataclass."""
+    """A way to distribute rows among clients, as a frozen dataclass."""
 
     def deal(self, data: Dataset, clients: int, key: Key) -> Tensor:
         """Return (N,) int64, the client of each row."""
@@ -27,7 +27,7 @@ class Owners(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Iid:
-    """Every client gets a random share of equal size, of any class."""
+    """Every client gets an equal number of random rows of any class."""
 
     VERSION: ClassVar[int] = 1
 
@@ -38,10 +38,10 @@ class Iid:
 
 @dataclass(frozen=True, kw_only=True)
 class Dirichlet:
-    """The rows of each class are divided in proportions drawn from a symmetric Dirichlet distribution.
+    """The rows of each class are divided among clients in proportions drawn from a symmetric Dirichlet distribution.
 
     Source: Hsu, Qi, Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-    Classification", 2019, in the form that divides each class over the clients. Sizes of clients differ.
+    Classification", 2019, in the form that divides each class among the clients. Clients have different numbers of rows.
 
     Args:
         alpha: concentration, above 0; small values give each client few classes.
@@ -51,9 +51,9 @@ class Dirichlet:
     alpha: float
 
     def __post_init__(self) -> None:
-        """Refuse a concentration that means nothing."""
+        """Check the concentration."""
         if not self.alpha > 0:
-            raise ConfigError(f"task.owners.alpha={self.alpha}: a concentration is above 0")
+            raise ConfigError(f"task.owners.alpha={self.alpha}: give a concentration above 0")
 
     def deal(self, data: Dataset, clients: int, key: Key) -> Tensor:
         """Return (N,) int64."""
@@ -69,10 +69,10 @@ class Dirichlet:
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """Rows sorted by class are cut into shards of equal size; every client gets as many of them, at random.
+    """Rows sorted by class are cut into shards of equal size; every client gets the same number of random shards.
 
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks
-    from Decentralized Data", AISTATS 2017, section 3 (two shards a client).
+    from Decentralized Data", AISTATS 2017, section 3 (two shards per client).
 
     Args:
         per_client: shards of each client.
@@ -99,7 +99,7 @@ def dealt(owners: Owners, data: Dataset, clients: int, key: Key) -> Tensor:
     """Return (N,) int64, the client of each row.
 
     Raises:
-        ConfigError: fewer clients than one, or a client without rows.
+        ConfigError: fewer than one client, or a client without rows.
     """
     if clients < 1:
         raise ConfigError(f"task.clients={clients}: give 1 or more")
@@ -108,12 +108,12 @@ def dealt(owners: Owners, data: Dataset, clients: int, key: Key) -> Tensor:
     owned = owners.deal(data, clients, key)
     empty = (torch.bincount(owned, minlength=clients) == 0).nonzero()[:, 0].tolist()
     if empty:
-        raise ConfigError(f"task.clients={clients}: client {empty[0]} has no rows of {len(data)}; lower task.clients, or deal more evenly")
+        raise ConfigError(f"task.clients={clients}: client {empty[0]} gets none of the {len(data)} rows; lower task.clients, or choose owners=iid")
     return owned
 
 
 def _in_turn(order: Tensor, clients: int) -> Tensor:
-    """Give the things in this order to clients 0, 1, ... in turn."""
+    """Give the items, in this order, to clients 0, 1, ... in turn."""
     owners = torch.empty(len(order), dtype=torch.int64)
     owners[order] = torch.arange(len(order)) % clients
     return owners

@@ -1,4 +1,4 @@
-"""The embedded default: scikit-learn's bundled 8x8 digits, real images without a download."""
+"""The default task: the 8x8 digits that come with scikit-learn, real images without a download."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TEST_ROWS = 360
 class Digits(Split):
     """1,797 handwritten digits, 8x8 grey pixels: 1,437 rows for training, 360 for testing.
 
-    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, the part that
-    scikit-learn ships. Its 17 grey levels are spread over 0..255. The test rows are the same for every seed and
-    setting: drawn once, class by class.
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, the part that comes with
+    scikit-learn. Its 17 grey levels are scaled to 0..255. The test rows are the same for every seed and setting:
+    they are drawn once, in the proportions of the classes.
     """
 
     VERSION: ClassVar[int] = 1
@@ -47,7 +47,7 @@ class Digits(Split):
 def bundled() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return (1797, 8, 8) grey levels in 0..16 and (1797,) labels from scikit-learn's own file.
 
-    Reading it by its path takes 30 ms; importing scikit-learn takes 1.2 s of CPU. Where the file lies elsewhere, scikit-learn is asked.
+    Reading the file by its path takes 30 ms; importing scikit-learn takes 1.2 s of CPU. It is imported only if the file is not found.
     """
     package = find_spec("sklearn")
     path = Path(str(package.origin if package else "")).parent / "datasets" / "data" / "digits.csv.gz"

@@ -1,6 +1,6 @@
-"""Images in files: folders of pictures, and the data sets that torchvision knows.
+"""Images in files: folders of pictures, and data sets that torchvision can read.
 
-Decoding is done once; the pixels are kept in the store under the digest of their source.
+Pictures are decoded once; the store keeps their pixels under the digest of the files.
 Shape letters: N rows, C channels, H height, W width.
 """
 
@@ -28,17 +28,17 @@ from poisonbench.tasks.source import Raw, Split
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Pictures):
-    """A folder of pictures, which their folders or a table sort into classes.
+    """A folder of pictures whose classes are given by subfolders or by a table.
 
-    Without a table, a class is a folder that holds pictures, named by its path: below `train` and `test` (or `val`) where there are such
-    folders, else below `root`. A table lists files and classes, and may name their splits; `metadata.csv` and `metadata.jsonl` beside
-    the pictures are found. Classes are numbered by value where all names are numbers, else by the alphabet. Hidden files are left out;
-    other files that are not read are named.
+    Without a table, a class is a folder that contains pictures. Its name is its path below `train` and `test` (or `val`) if these folders
+    exist, else below `root`. A table lists files and classes, and optionally their splits; `metadata.csv` and `metadata.jsonl` beside the
+    pictures are found automatically. Classes are sorted by value if all their names are numbers, else alphabetically. Hidden files are
+    ignored; a warning names other files that are not read.
 
     Args:
-        table: CSV, TSV or JSON lines of files and classes, from the working directory or from `root`.
-        test_list: a file that names the pictures to test on, one a line; all others are training rows.
-        class_depth: how many folders of a path name the class, as 1 makes one class of dog/poodle and dog/terrier; None takes all.
+        table: CSV, TSV or JSON lines of files and classes; its path starts from the working directory or from `root`.
+        test_list: a file that names the test pictures, one per line; all others are training rows.
+        class_depth: how many folders of a path name the class: with 1, dog/poodle and dog/terrier are one class; None takes all.
     """
 
     VERSION: ClassVar[int] = 3
@@ -47,7 +47,7 @@ class ImageFolder(Pictures):
     class_depth: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a depth that names no class."""
+        """Check the depth."""
         super().__post_init__()
         if self.class_depth is not None and self.class_depth < 1:
             raise ConfigError(f"task.class_depth={self.class_depth}: give 1 or more folders, or null for the whole path")
@@ -56,8 +56,8 @@ class ImageFolder(Pictures):
         """Return the task.
 
         Raises:
-            DataError: no such folder, no pictures, a class without any, damaged pictures, or pictures of several sizes.
-            ConfigError: a word that acts on tables where there is none, or on folders where there is a table.
+            DataError: no such folder, no pictures, a class without pictures, damaged pictures, or pictures of several sizes.
+            ConfigError: a setting for tables without a table, or a setting for folders with one.
         """
         root = folder(self.root)
         listing = self.listing(root)
@@ -74,28 +74,28 @@ class ImageFolder(Pictures):
         return self.task(root.resolve().name, store.memo("pixels", (self.VERSION, source, names, self.size, self.grey), decode))
 
     def listing(self, root: Path) -> Listing:
-        """Return which pictures are read, of which class and split.
+        """Return which pictures are read, with their classes and splits.
 
         Raises:
-            DataError: a layout that says no class or two.
-            ConfigError: a word that would act on nothing.
+            DataError: a layout that gives a picture no class, or two.
+            ConfigError: a setting that would have no effect.
         """
         files = tables(root, self.table)
         if useless := [name for name in (("class_depth",) if files else ("image", "label")) if getattr(self, name) is not None]:
-            why = f"{files[0].name} names the classes" if files else "there is no table; name one with task.table=FILE"
-            raise ConfigError(f"task.{useless[0]}={getattr(self, useless[0])} has no effect, as {why}; or leave task.{useless[0]} out")
+            why = f"because {files[0].name} names the classes" if files else "because there is no table; name one with task.table=FILE"
+            raise ConfigError(f"task.{useless[0]}={getattr(self, useless[0])} has no effect, {why}; or leave task.{useless[0]} out")
         found = by_table(root, files, image=self.image, label=self.label) if files else by_folders(root, self.class_depth)
         return found if self.test_list is None else found.held_out(root, self.test_list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionSet(Split):
-    """A known data set: parquet if it lies in `root`, torchvision's own files otherwise.
+    """A well-known data set: read from parquet files if `root` contains any, else from torchvision's files.
 
     Args:
         name: "cifar10" or "mnist".
         root: the folder; variables such as $DATA are expanded.
-        download: let torchvision fetch the files into `root` if they are missing.
+        download: let torchvision download the files into `root` if they are missing.
     """
 
     VERSION: ClassVar[int] = 1
@@ -133,12 +133,12 @@ def torchvision_sets() -> dict[str, Callable[..., Any]]:
     """Import torchvision's data sets.
 
     Raises:
-        ConfigError: torchvision is missing or was built for another torch.
+        ConfigError: torchvision is missing, or was built for another version of torch.
     """
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
-            f"torchvision does not fit this torch ({error}); install the pair that constraints.txt names (constraints-cpu.txt for a CPU build)"
+            f"torchvision does not work with this torch ({error}); install the versions that constraints.txt names, or constraints-cpu.txt for a CPU build"
         ) from error
     return {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}

@@ -1,4 +1,4 @@
-"""Which pictures a folder holds, of which class, in which split: by folders, by a table, by a list. Nothing is decoded here."""
+"""List the pictures of a folder with their classes and splits, from subfolders, a table or a list. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from poisonbench.decoders import reading
 from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, ignored, in_order, is_hidden
 
 SUFFIXES = frozenset(f".{name}" for name in ["png", "jpg", "jpeg", "jpe", "jfif", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"])
-TABLES = ("metadata.csv", "metadata.jsonl")  # found by themselves, as public hubs lay them beside pictures
+TABLES = ("metadata.csv", "metadata.jsonl")  # found automatically; public hubs use these names
 IMAGE = ("file_name", "filename", "file", "image", "image_path", "path", "filepath", "img")
 LABEL = ("label", "class", "category", "target", "labels", "class_name")
 SPLIT = ("split", "set", "subset", "partition")
@@ -35,11 +35,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What will be read.
+    """The pictures to read.
 
     Args:
-        train: pictures to train on.
-        test: pictures to measure on; may be empty.
+        train: training pictures.
+        test: test pictures; may be empty.
     """
 
     train: tuple[Entry, ...]
@@ -49,31 +49,31 @@ class Listing:
         """Return the names of the classes, in the order of their numbers.
 
         Raises:
-            DataError: no training pictures, or test pictures of a class that has none.
+            DataError: no training pictures, or test pictures of a class without training pictures.
         """
         names = in_order(label for _, label in self.train)
         if not names:
-            raise DataError(f"{where} holds no pictures to train on; lay them out as <class>/<name>.png")
+            raise DataError(f"{where} contains no pictures to train on; name them <class>/<name>.png")
         if strange := sorted({label for _, label in self.test} - {*names}):
-            raise DataError(f"{where}: the test rows hold the classes {', '.join(strange[:NAMED])}, which the training rows do not; give both the same")
+            raise DataError(f"{where}: the test rows have the classes {', '.join(strange[:NAMED])}, the training rows do not; give both the same classes")
         return names
 
     def held_out(self, root: Path, name: str) -> Listing:
-        """Return the same pictures with those that a list file names as test rows.
+        """Return the same pictures, with those in a list file as test rows.
 
         Args:
-            root: the folder that names in the list start from.
-            name: of the file; one picture a line, with or without its suffix.
+            root: the folder that paths in the list start from.
+            name: of the list file; one picture per line, with or without its suffix.
 
         Raises:
-            DataError: no such file, lines that name no picture, or test rows that the pictures have already.
+            DataError: no such file, lines that name no picture, or pictures that are already divided into training and test rows.
         """
         if self.test:
-            raise DataError(f"task.test_list={name}: {root} has test rows of its own; leave task.test_list out, or move them into the folders of their classes")
+            raise DataError(f"task.test_list={name}: {root} has test rows already; leave task.test_list out, or move them into the folders of their classes")
         lines = {line.strip() for line in _text(located(root, name, "task.test_list")).splitlines() if line.strip()}
         known = _spelled(root, self.train)
         if not lines:
-            raise DataError(f"task.test_list={name} names no picture; write one a line, as <class>/<name>")
+            raise DataError(f"task.test_list={name} names no picture; write one per line, as <class>/<name>")
         if missing := sorted(line for line in lines if line.removeprefix("./") not in known):
             raise DataError(
                 f"task.test_list={name}: {len(missing)} lines name no picture of {root} ({', '.join(missing[:NAMED])}); write <class>/<name>.<suffix>"
@@ -83,7 +83,7 @@ class Listing:
 
 
 def by_folders(root: Path, depth: int | None) -> Listing:
-    """List pictures whose folders are their classes, below `train` and `test` where there are such folders, else below `root`.
+    """List pictures whose folders are their classes, below `train` and `test` if these folders exist, else below `root`.
 
     Args:
         root: the folder.
@@ -94,7 +94,7 @@ def by_folders(root: Path, depth: int | None) -> Listing:
     """
     train, test = (_child(root, names) for names in (TRAIN_NAMES, TEST_NAMES))
     if train is None and test is not None:
-        raise DataError(f"{root} holds {test.name}, and none of the folders {', '.join(TRAIN_NAMES)}; lay pictures out as train/<class>/ and test/<class>/")
+        raise DataError(f"{root} contains {test.name}, but no folder {' or '.join(TRAIN_NAMES)}; put the pictures into train/<class>/ and test/<class>/")
     if train is None:
         return Listing(train=tuple(_of_one_split(root, _entries(root, depth))), test=())
     ignored(root, [path for path in root.iterdir() if path not in (train, test)], "beside the splits")
@@ -102,19 +102,19 @@ def by_folders(root: Path, depth: int | None) -> Listing:
 
 
 def _of_one_split(root: Path, entries: Iterator[Entry]) -> Iterator[Entry]:
-    """Yield the pictures, none of which may lie in a folder that looks like one of several splits.
+    """Yield the pictures; none may be in a folder whose name looks like a split.
 
     Raises:
-        DataError: the folder; its test rows would be trained on, and its classes doubled.
+        DataError: such a folder; its test rows would be trained on, and its classes would be counted twice.
     """
     for path, label in entries:
         if found := next((part for part in path.relative_to(root).parts[:-1] if LIKE_SPLIT.search(part.lower())), None):
-            raise DataError(f"{root} holds {path.parent}, and {found} looks like a split; name with task.root the folder that holds train and test")
+            raise DataError(f"{root} contains {path.parent}, and {found} looks like a split; set task.root to the folder that contains train and test")
         yield Entry(path, label)
 
 
 class Found(NamedTuple):
-    """What lies in a folder, by name, without hidden entries."""
+    """The content of a folder, sorted by name, without hidden entries."""
 
     here: Path
     pictures: list[Path]
@@ -123,9 +123,9 @@ class Found(NamedTuple):
 
 
 def _walk(here: Path, above: tuple[Path, ...] = ()) -> Iterator[Found]:
-    """Yield what lies in a folder and in those below it; links to folders are followed."""
+    """Yield the content of a folder and of all folders below it; links to folders are followed."""
     if here.resolve() in above:
-        raise DataError(f"{here} leads back to a folder above it; remove the link")
+        raise DataError(f"{here} is a link to a folder above it; remove the link")
     entries = sorted(path for path in here.iterdir() if not is_hidden(Path(path.name)))
     pictures, folders = [path for path in entries if _is_picture(path)], [path for path in entries if path.is_dir()]
     known = {*pictures, *folders}
@@ -135,24 +135,24 @@ def _walk(here: Path, above: tuple[Path, ...] = ()) -> Iterator[Found]:
 
 
 def _entries(part: Path, depth: int | None, *, every: bool = True) -> Iterator[Entry]:
-    """Yield the pictures of a split; `every` class must have some."""
+    """Yield the pictures of a split; with `every`, each class must have at least one."""
     found = list(_walk(part))
     filled = {_kind(part, here, depth) for here, pictures, _, _ in found if pictures}
     empty = [here for here, pictures, folders, _ in found if not pictures and not folders]
     if every and (lacking := [here for here in empty if _kind(part, here, depth) not in filled]):
         others = next(files for here, _, _, files in found if here == lacking[0])
-        unread = f"; {others[0].name} is not read as one, convert it" if others else "; remove the folder"
-        told = "holds no class folders; lay" if lacking == [part] else f"holds no pictures of the class {_kind(part, lacking[0], depth)}{unread}, or lay"
-        raise DataError(f"{lacking[0]} {told} pictures out as <class>/<name>.png")
+        unread = f"; {others[0].name} cannot be read as a picture, convert it" if others else "; remove the folder"
+        lack = "no class folders; name" if lacking == [part] else f"no pictures of the class {_kind(part, lacking[0], depth)}{unread}, or name"
+        raise DataError(f"{lacking[0]} contains {lack} pictures <class>/<name>.png")
     ignored(part, [*empty, *(path for _, _, _, others in found for path in others)], "no pictures")
     for here, pictures, folders, _ in found:
         if pictures and here == part:
-            told = f"{here} holds pictures in no class folder ({pictures[0].name})"
-            raise DataError(f"{told}; lay them out as <class>/<name>.png, or name a table with task.table=FILE")
+            found_here = f"{here} contains pictures outside class folders ({pictures[0].name})"
+            raise DataError(f"{found_here}; name them <class>/<name>.png, or name a table with task.table=FILE")
         level = len(here.relative_to(part).parts)
         if pictures and folders and (depth is None or level < depth):
-            told = f"{here} holds pictures ({pictures[0].name}) and folders ({folders[0].name})"
-            raise DataError(f"{told}; to make one class of all of them set task.class_depth={level}, else give the pictures a folder of their own")
+            found_here = f"{here} contains pictures ({pictures[0].name}) and folders ({folders[0].name})"
+            raise DataError(f"{found_here}; set task.class_depth={level} to make all of them one class, or move the pictures into a separate folder")
         yield from (Entry(path, _kind(part, here, depth)) for path in pictures)
 
 
@@ -162,16 +162,16 @@ def _kind(part: Path, here: Path, depth: int | None) -> str:
 
 
 def by_table(root: Path, files: Sequence[Path], *, image: str | None, label: str | None) -> Listing:
-    """List pictures that tables name, with their classes, and their splits where a column or the folders say so.
+    """List the pictures in tables with their classes, and with their splits if a column or the folders give them.
 
     Args:
         root: the folder of all pictures.
-        files: CSV, TSV or JSON lines; names of pictures start from the table's folder, or from `root`.
-        image: the column of the names of pictures; None finds it.
-        label: the column of the classes; None finds it.
+        files: CSV, TSV or JSON lines; paths of pictures start from the table's folder, or from `root`.
+        image: the column with the paths of pictures; None finds it.
+        label: the column with the classes; None finds it.
 
     Raises:
-        DataError: a table that cannot be read, rows whose picture is not there, or a column that cannot be found.
+        DataError: a table that cannot be read, rows whose picture does not exist, or a column that cannot be found.
     """
     parts = defaultdict[str, list[Entry]](list)
     listed = set[Path]()
@@ -190,7 +190,7 @@ def by_table(root: Path, files: Sequence[Path], *, image: str | None, label: str
 
 
 def _named(root: Path, file: Path, image: str | None, label: str | None) -> Iterator[tuple[str, str, Entry]]:
-    """Yield what each row of a table says: its place for messages, its split, its picture and class."""
+    """Yield for each row of a table: its place for messages, its split, and its picture and class."""
     rows = _rows(file)
     columns = list(rows[0]) if rows else []
     pictures, kinds = _column(file, columns, image, IMAGE, "task.image"), _column(file, columns, label, LABEL, "task.label")
@@ -200,12 +200,12 @@ def _named(root: Path, file: Path, image: str | None, label: str | None) -> Iter
         path = _picture(root, file, row.get(pictures, ""))
         kind = row.get(kinds, "").strip()
         if path is None or not kind:
-            raise DataError(f"{place}: {f'no picture {row.get(pictures)!r}' if path is None else 'no class'}; mend or remove the row")
+            raise DataError(f"{place}: {f'no picture {row.get(pictures)!r}' if path is None else 'no class'}; correct or remove the row")
         yield place, _split(place, path.relative_to(root), row.get(splits, "") if splits else ""), Entry(path, kind)
 
 
 def tables(root: Path, name: str | None) -> tuple[Path, ...]:
-    """Return the table that is named, or those that lie beside the pictures as `metadata.csv` or `metadata.jsonl` and have a class column.
+    """Return the named table, or else each `metadata.csv` and `metadata.jsonl` beside the pictures that has a class column.
 
     Raises:
         DataError: no such file.
@@ -218,32 +218,32 @@ def tables(root: Path, name: str | None) -> tuple[Path, ...]:
 
 
 def located(root: Path, name: str, word: str) -> Path:
-    """Return a file by its name, from the working directory or from `root`.
+    """Return the path of a file, from the working directory or from `root`.
 
     Raises:
-        DataError: none there.
+        DataError: no such file.
     """
     given = Path(os.path.expandvars(name)).expanduser()
     for path in (given, root / given):
         if path.is_file():
             return path
-    raise DataError(f"{word}={name}: no such file here or in {root}; give the path of a file")
+    raise DataError(f"{word}={name}: no such file in the working directory or in {root}; give the path of a file")
 
 
 def _rows(file: Path) -> list[Mapping[str, str]]:
-    """Read the rows of a table; one without a header, of a file and a class, gets the header `file,label`."""
+    """Read the rows of a table; a table of files and classes without a header gets the header `file,label`."""
     text = _text(file)
     with reading(file, "a table", "write CSV, TSV or JSON lines of file and class"):
         if file.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-            told = [json.loads(bounded(line)) for line in text.splitlines() if line.strip()]
-            return [{str(name): "" if value is None else str(value) for name, value in row.items()} for row in told]
+            parsed = [json.loads(bounded(line)) for line in text.splitlines() if line.strip()]
+            return [{str(name): "" if value is None else str(value) for name, value in row.items()} for row in parsed]
         first = text.partition("\n")[0]
         lines = [line for line in csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count)) if line]
         header, rows = ([name.strip() for name in lines[0]], lines[1:]) if lines else ([], [])
         if any(Path(name).suffix.lower() in SUFFIXES for name in header):
             header, rows = ["file", "label", "split"][: len(header)], lines
         if twice := [name for name in header if header.count(name) > 1]:
-            raise DataError(f"{file} has two columns called {twice[0] or 'nothing'}; rename one of them")
+            raise DataError(f"{file} has two columns {f'named {twice[0]}' if twice[0] else 'without a name'}; rename one of them")
         return [dict(zip(header, row, strict=True)) for row in rows]
 
 
@@ -264,32 +264,32 @@ def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequen
 
 
 def _picture(root: Path, file: Path, name: str) -> Path | None:
-    """Return the picture that a row of a table names, from the table's folder or from `root`; None where there is none below `root`."""
+    """Return the picture in a row of a table, from the table's folder or from `root`; None if there is no such file below `root`."""
     for home in (file.parent, root):
-        below = os.path.relpath(home / name.strip(), root)  # by its name alone: a picture may be a link to elsewhere
+        below = os.path.relpath(home / name.strip(), root)  # without following links: a picture may be a link to another folder
         if not below.startswith(os.pardir) and (root / below).is_file():
             return root / below
     return None
 
 
-def _split(place: str, path: Path, told: str) -> str:
-    """Return the split of a row: what its column says, else the folders that the picture lies in, else "train"."""
+def _split(place: str, path: Path, column: str) -> str:
+    """Return the split of a row: from its column, else from the folders above the picture, else "train"."""
     found = {part.lower() for part in path.parts[:-1]} & {*SPLITS}
-    if not told.strip() and len(found) > 1:
-        raise DataError(f"{place}: {path} lies in folders of the splits {' and '.join(sorted(found))}; say which in a column called split")
-    return told.strip().lower() or next(iter(found), TRAIN_NAMES[0])
+    if not column.strip() and len(found) > 1:
+        raise DataError(f"{place}: {path} is in folders of the splits {' and '.join(sorted(found))}; write the right one into a column named split")
+    return column.strip().lower() or next(iter(found), TRAIN_NAMES[0])
 
 
 def _child(root: Path, names: Sequence[str]) -> Path | None:
-    """Return the folder of a split, in whatever case its name is written.
+    """Return the folder of a split; upper and lower case are the same.
 
     Raises:
-        DataError: two of them.
+        DataError: two such folders.
     """
     for name in names:
         found = sorted(path for path in root.iterdir() if path.name.lower() == name and path.is_dir())
         if len(found) > 1:
-            raise DataError(f"{root} holds {found[0].name} and {found[1].name}; keep one of them")
+            raise DataError(f"{root} contains {found[0].name} and {found[1].name}; keep one of them")
         if found:
             return found[0]
     return None
@@ -300,7 +300,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _spelled(root: Path, entries: Sequence[Entry]) -> dict[str, Entry]:
-    """Return the pictures by their names, and by those without a suffix that only one of them has."""
+    """Return the pictures by their paths, and also by their paths without the suffix where this is unambiguous."""
     bare = Counter(entry.path.with_suffix("") for entry in entries)
     whole = {entry.path.relative_to(root).as_posix(): entry for entry in entries}
     return {entry.path.relative_to(root).with_suffix("").as_posix(): entry for entry in entries if bare[entry.path.with_suffix("")] == 1} | whole

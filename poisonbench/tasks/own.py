@@ -1,4 +1,4 @@
-"""One's own rows, as whatever holds them: tensors, arrays, lists, or a data set that yields (picture, label).
+"""Tasks from your own rows in memory: tensors, arrays, lists, or a data set of (picture, label).
 
 Shape letters: N rows, C channels, H height, W width, D features.
 """
@@ -41,22 +41,22 @@ Rows: TypeAlias = "tuple[ArrayLike | Tensor, ArrayLike | Tensor] | list[ArrayLik
 
 
 def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None) -> Task:
-    """Make a task of one's own rows.
+    """Make a task from your own rows.
 
     Args:
-        name: what tables and records call it.
-        train: two things, inputs and labels, or a data set of (picture, label). Inputs are (N, C, H, W) or (N, H, W) uint8 pixels or
+        name: of the task in tables and records.
+        train: a pair of inputs and labels, or a data set of (picture, label). Inputs are (N, C, H, W) or (N, H, W) uint8 pixels or
             floats in 0..1, (N, D) floats, or (N, L) int64 tokens; labels are (N,) integers from 0, or text.
-        test: the same for the test rows; None where there are none.
+        test: the same for the test rows; None if there are none.
         split: how the training rows are divided; 5 % trusted by default.
 
     Raises:
-        DataError: rows that are not what a data set may hold.
+        DataError: rows that no data set accepts.
     """
     inputs, labels = _columns(train, f"{name}, training rows")
     others, answers = (inputs[:0], labels[:0]) if test is None else _columns(test, f"{name}, test rows")
     if (labels.dtype.kind == "U") != (answers.dtype.kind == "U"):
-        raise DataError(f"{name}: labels of the training rows are {labels.dtype}, of the test rows {answers.dtype}; give both text, or both numbers")
+        raise DataError(f"{name}: training labels are {labels.dtype}, test labels {answers.dtype}; give both as text, or both as numbers")
     names = in_order(labels.tolist()) if labels.dtype.kind == "U" else numbered(_whole(labels, f"{name}, training rows"), name)
     raw = Raw(
         train={"inputs": inputs, "labels": _numbers(labels, names, f"{name}, training rows")},
@@ -67,14 +67,14 @@ def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None
 
 
 def _columns(rows: Rows, name: str) -> tuple[Tensor, NDArray[np.generic]]:
-    """Return inputs as a data set holds them, and labels (N,) of numbers or text."""
+    """Return inputs in the form of a data set, and labels (N,) of numbers or text."""
     if isinstance(rows, tuple | list):
         if len(rows) != 2:
-            raise DataError(f"{name}: {len(rows)} things in a {type(rows).__name__}; give two, inputs and labels")
+            raise DataError(f"{name}: a {type(rows).__name__} of {len(rows)} items; give two items, inputs and labels")
         given, labels = rows
     else:
         given, labels = _pairs(rows, name)
-    with reading(name, "an array", "give inputs of one shape, and one label a row"):
+    with reading(name, "an array", "give inputs of one shape, and one label per row"):
         inputs, answers = _tensor(given), _answers(labels)
     return _inputs(inputs, name), answers
 
@@ -89,7 +89,7 @@ def _pairs(rows: Pairs, name: str) -> tuple[Sequence[NDArray[np.generic]], list[
 
 
 def _channels_first(picture: object) -> tuple[NDArray[np.generic], Sequence[str]]:
-    """Return a picture as (C, H, W) or (H, W), and what that changed: a PIL image holds its channels last, a tensor or an array first."""
+    """Return a picture as (C, H, W) or (H, W), and notes on what changed; PIL images have channels last, tensors and arrays first."""
     from PIL.Image import Image
 
     if not isinstance(picture, Image):
@@ -100,7 +100,7 @@ def _channels_first(picture: object) -> tuple[NDArray[np.generic], Sequence[str]
 
 
 def _answers(labels: object) -> NDArray[np.generic]:
-    """Return labels (N,) as text or numbers, whatever type holds them."""
+    """Return labels (N,) as text or numbers, from any type that NumPy can convert."""
     answers = _array(labels)
     return np.array(answers.tolist()) if answers.dtype.kind in "OS" else answers
 
@@ -117,7 +117,7 @@ def _inputs(given: Tensor, name: str) -> Tensor:
     """Return pixels as (N, C, H, W) uint8 and features as (N, D) float32.
 
     Raises:
-        DataError: floats outside 0..1 where pixels are meant, or channels that come last.
+        DataError: pixels as floats outside 0..1, or with channels last.
     """
     if not given.is_floating_point():
         inputs = given[:, None] if given.ndim == 3 else given
@@ -128,41 +128,41 @@ def _inputs(given: Tensor, name: str) -> Tensor:
         return given.float()
     low, high = (float(given.min()), float(given.max())) if given.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
-        raise DataError(f"{name}: pixels as floats from {low:.4g} to {high:.4g}; give floats in 0..1 (undo a normalisation), or uint8")
-    log.warning("%s: floats in 0..1 are kept as 256 levels, round(255 x)", name)
+        raise DataError(f"{name}: pixels are floats from {low:.4g} to {high:.4g}; give floats in 0..1 (undo any normalisation), or uint8")
+    log.warning("%s: floats in 0..1 are rounded to 256 levels, round(255 x)", name)
     return _inputs((given * WHITE).round().to(torch.uint8), name)
 
 
 def _check_layout(inputs: Tensor, name: str) -> None:
-    """Refuse pictures whose channels come last: nothing would fail, and triggers and windows would lie across channels.
+    """Check that channels are not the last axis: the run would not fail, but triggers and windows would be applied to the wrong axes.
 
     Raises:
-        DataError: the last axis is as long as channels are, and the second is not.
+        DataError: the last axis has the length of a channel axis, and the second axis does not.
     """
     if inputs.ndim == 4 and inputs.shape[3] in CHANNELS and inputs.shape[1] not in CHANNELS:
-        told = f"{name}: inputs of the shape {tuple(inputs.shape)} look like (rows, height, width, channels)"
-        raise DataError(f"{told}; give (rows, channels, height, width): permute(0, 3, 1, 2) of a tensor, transpose(0, 3, 1, 2) of an array")
+        layout = f"{name}: inputs of shape {tuple(inputs.shape)} look like (rows, height, width, channels)"
+        raise DataError(f"{layout}; give (rows, channels, height, width): permute(0, 3, 1, 2) of a tensor, transpose(0, 3, 1, 2) of an array")
 
 
 def _numbers(labels: NDArray[np.generic], names: Sequence[str], name: str) -> Tensor:
-    """Return labels (N,) as int64; text becomes the place of its name.
+    """Return labels (N,) as int64; text becomes the position of its name in `names`.
 
     Raises:
-        DataError: text that names no class of the training rows.
+        DataError: text that is not a class of the training rows.
     """
     if labels.dtype.kind != "U":
         return _whole(labels, name)
     places = {kind: place for place, kind in enumerate(names)}
     if strange := sorted({*labels.tolist()} - places.keys()):
-        raise DataError(f"{name}: the label {strange[0]} is of no training row; give both the same classes")
+        raise DataError(f"{name}: no training row has the label {strange[0]}; give training and test rows the same classes")
     return torch.tensor([places[label] for label in labels.tolist()], dtype=torch.int64)
 
 
 def _whole(labels: NDArray[np.generic], name: str) -> Tensor:
-    """Return numbers (N,) as int64.
+    """Return integer labels (N,) as int64.
 
     Raises:
-        DataError: labels that are no whole numbers.
+        DataError: labels that are not integers.
     """
     if labels.dtype.kind not in "iu":
         raise DataError(f"{name}: labels are {labels.dtype}; give integers from 0, or text")

@@ -1,4 +1,4 @@
-"""Pictures in parquet files, as public hubs publish image classification.
+"""Pictures in parquet files, in the layouts of public hubs.
 
 Shape letters: N rows, K classes.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-Class: TypeAlias = "int | str"  # a number that nothing names, or a name
+Class: TypeAlias = "int | str"  # the name of a class, or its number where it has no name
 LABELS = ("label", "labels", "class", "target", "category")
 ROW_NAMES = ("id", "image_id", "file_name", "filename", "__key__")
 NUMBER = r"\d+([-_.]of[-_.]\d+)?([-_.][0-9a-f]{8,})?"
@@ -34,16 +34,16 @@ NUMBER = r"\d+([-_.]of[-_.]\d+)?([-_.][0-9a-f]{8,})?"
 
 @dataclass(frozen=True, kw_only=True)
 class Parquet(Pictures):
-    """Image classification in parquet, as public hubs publish it.
+    """Image classification in parquet files, in the layouts of public hubs.
 
-    `root` holds train*.parquet and test*.parquet (or val), or such files lie in one folder below it, as data/train-00000-of-00002.parquet
-    and default/train/0000.parquet do. A lone file of another name holds the training rows. Without test files there are no test rows.
-    One column holds pictures, as a struct with their bytes or as bytes; one the classes, as text, truth values or numbers, which
-    mean what the file's own description says. Where several could, `image` and `label` choose. Rows are named by the column `id`, else by
-    the name that comes with the bytes.
+    `root` contains train*.parquet and test*.parquet (or val), or one folder below it does, as in data/train-00000-of-00002.parquet and
+    default/train/0000.parquet. A single file with another name contains the training rows. Without test files there are no test rows.
+    One column has the pictures, as bytes or as a struct with their bytes. One column has the classes, as text, booleans or numbers; the
+    metadata of the file may give the numbers names. If several columns are possible, `image` and `label` choose. Rows are named by the
+    column `id`, else by the path that is stored with the bytes.
 
     Args:
-        id: column that names the rows; None finds one that is called so.
+        id: column with the names of rows; None looks for the usual names of such a column.
     """
 
     VERSION: ClassVar[int] = 3
@@ -53,7 +53,7 @@ class Parquet(Pictures):
         """Return the task.
 
         Raises:
-            DataError: no such files, damaged ones, files whose classes differ, or none with a picture and a label.
+            DataError: no such files, damaged files, files whose classes differ, or files without pictures or labels.
         """
         root = folder(self.root)
         raw = self.read(store)
@@ -61,7 +61,7 @@ class Parquet(Pictures):
         return self.task(root.resolve().name, raw)
 
     def read(self, store: Store) -> Raw:
-        """Return the pixels, from the store where they have been decoded before."""
+        """Return the pixels, from the store if they were decoded before."""
         root = folder(self.root)
         train, test = parts(root)
         self._check_splits(train, test)
@@ -74,54 +74,54 @@ class Parquet(Pictures):
         return store.memo("pixels", (self.VERSION, source, self.size, self.grey, self.image, self.label, self.id), decode)
 
     def _check_splits(self, train: Sequence[Path], test: Sequence[Path]) -> None:
-        """Refuse a file that holds several splits itself, as its test rows would be trained on."""
+        """Check that no training file contains several splits: its test rows would be trained on."""
         for path in train if not test else ():
             with reading(path, "parquet"):
                 found = [name for name in _opened(path).schema_arrow.names if name.lower() in SPLIT and name != self.label]
             if found:
-                raise DataError(f"{path} has a column {found[0]}; write the rows of each split into a file of their own, train.parquet and test.parquet")
+                raise DataError(f"{path} has a column {found[0]}; write each split into its own file, train.parquet and test.parquet")
 
     def _classes(self, paths: Sequence[Path]) -> tuple[Class, ...]:
-        """Return the classes in the order of their numbers: as the first file describes them, else as the training rows name them."""
+        """Return the classes in the order of their numbers: from the metadata of the first file, else from the training rows."""
         columns = [self._columns(path) for path in paths]
         if columns[0].names:
             return columns[0].names
-        found = [value for path, told in zip(paths, columns, strict=True) for value in _values(path, told)]
+        found = [value for path, chosen in zip(paths, columns, strict=True) for value in _values(path, chosen)]
         texts = [value for value in found if isinstance(value, str)]
         if texts:
             return in_order(texts)
         return tuple(sorted({value for value in found if isinstance(value, int)}))
 
     def _rows(self, paths: Sequence[Path], names: tuple[Class, ...]) -> Iterator[Encoded]:
-        """Yield the rows of some files; every file's own description says what its numbers mean.
+        """Yield the rows of some files; the metadata of each file says which classes its numbers are.
 
         Raises:
-            DataError: a file whose classes are others, or a row without a picture or a class.
+            DataError: a file with other classes, or a row without a picture or a class.
         """
         numbers = {name: number for number, name in enumerate(names)}
         for path in paths:
             columns = self._columns(path)
             if columns.names and sorted(columns.names) != sorted(map(str, names)):
-                told = f"{path} describes the classes {_some(columns.names)}, the first file of the training rows {_some(names)}"
-                raise DataError(f"{told}; give all the same")
+                differ = f"{path} has the classes {_some(columns.names)}, the first training file has {_some(names)}"
+                raise DataError(f"{differ}; give all files the same classes")
             for number, (picture, value, name) in enumerate(_cells(path, columns)):
                 where = f"{path}, row {number}"
                 if picture is None or value is None or (isinstance(value, int) and not 0 <= value < 2**31):
-                    raise DataError(f"{where}, holds no bytes of a picture, or no label of 0 or more")
+                    raise DataError(f"{where}: no picture bytes, or no label of 0 or more; correct or remove the row")
                 kind = _meaning(value, columns.names, where)
                 if kind not in numbers:
-                    raise DataError(f"{where}, has the label {kind}; the training rows have the classes {_some(names)}; give all files the same")
+                    raise DataError(f"{where}: the label is {kind}; the training rows have the classes {_some(names)}; give all files the same classes")
                 yield Encoded(f"{path}: {name or number}", picture, numbers[kind], name)
 
     def _columns(self, path: Path) -> Columns:
-        """Find which columns hold pictures, classes and names of rows.
+        """Find the columns with pictures, classes and names of rows.
 
         Raises:
-            DataError: none or several that could, and none chosen.
+            DataError: no possible column, or several and none is chosen.
         """
         from pyarrow import types
 
-        with reading(path, "parquet whose description is known"):
+        with reading(path, "parquet with known metadata"):
             schema = _opened(path).schema_arrow
             described = _described(schema)
             image_like = [field.name for field in schema if _holds_bytes(field.type)]
@@ -144,7 +144,7 @@ class Columns(NamedTuple):
         image: pictures.
         label: classes.
         name: names of rows, or None.
-        names: what the numbers of the labels mean; empty where nothing says so.
+        names: of the classes, in the order of their numbers; empty if the metadata gives none.
     """
 
     image: str
@@ -154,16 +154,16 @@ class Columns(NamedTuple):
 
 
 def parts(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files of the training and of the test rows; there may be none of the latter.
+    """Return the training files and the test files; there may be no test files.
 
     Raises:
-        DataError: no files to train on, files in several folders, or one whose name begins like theirs.
+        DataError: no training files, files in several folders, or a file whose name only begins like theirs.
     """
     found = [path for path in sorted(root.rglob("*.parquet")) if not any(part.startswith(".") for part in path.relative_to(root).parts)]
     known = {path: split for path in found for split in (*TRAIN_NAMES, *TEST_NAMES) if _is_part(path, split)}
     homes = sorted({_home(path, split) for path, split in known.items()})
     if len(homes) > 1 and root not in homes:
-        raise DataError(f"{root} holds several sets of parquet files, in {', '.join(map(str, homes[:NAMED]))}; name one of them with task.root")
+        raise DataError(f"{root} contains several sets of parquet files, in {', '.join(map(str, homes[:NAMED]))}; set task.root to one of them")
     home = root if root in homes or not homes else homes[0]
     mine = {path: split for path, split in known.items() if _home(path, split) == home}
     train, test = (next((name for name in names if name in mine.values()), None) for names in (TRAIN_NAMES, TEST_NAMES))
@@ -171,12 +171,12 @@ def parts(root: Path) -> tuple[list[Path], list[Path]]:
         for split in filter(None, (train, test)):
             if path.parent == home and path.name.startswith(split) and mine.get(path) != split:
                 example = f"{split}.parquet or {split}-00000-of-00002.parquet"
-                raise DataError(f"{path} begins like a part of {split}, and is none; move it away, or name it like {example} if it belongs to it")
+                raise DataError(f"{path}: the name begins with {split} but is not that of a part; rename it like {example} if it is one, else move it away")
     chosen = [[path for path in found if split is not None and mine.get(path) == split] for split in (train, test)]
     if train is None and test is None and len(found) == 1:
         chosen = [found, []]
     if not chosen[0]:
-        raise DataError(f"{root} holds no {'*.parquet, '.join(TRAIN_NAMES)}*.parquet; set task.root=PATH, or read pictures in folders with task=image_folder")
+        raise DataError(f"{root} contains no {'*.parquet or '.join(TRAIN_NAMES)}*.parquet; set task.root=PATH, or use task=image_folder")
     for part in chosen:
         _check_complete(part)
     ignored(root, [path for path in found if path not in chosen[0] + chosen[1]], "of neither split")
@@ -184,20 +184,20 @@ def parts(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _is_part(path: Path, split: str) -> bool:
-    """Whether a file is the split SPLIT, as SPLIT.parquet, a numbered part such as SPLIT-00000-of-00002.parquet, or SPLIT/0000.parquet."""
+    """Return whether a file belongs to SPLIT: SPLIT.parquet, a numbered part such as SPLIT-00000-of-00002.parquet, or SPLIT/0000.parquet."""
     whole = rf"{split}([-_.]?{NUMBER})?\.parquet"
     return bool(re.fullmatch(whole, path.name)) or (path.parent.name == split and bool(re.fullmatch(rf"{NUMBER}\.parquet", path.name)))
 
 
 def _check_complete(paths: Sequence[Path]) -> None:
-    """Refuse parts of which some are missing, as after a download that was interrupted."""
-    told = [found for path in paths if (found := re.search(r"of[-_.](\d+)", path.name))]
-    if told and len(paths) < (whole := max(int(found[1]) for found in told)):
-        raise DataError(f"{paths[0].parent} holds {len(paths)} of the {whole} files that {paths[0].name} counts; fetch the others")
+    """Check that no part is missing, as after an interrupted download."""
+    numbered = [found for path in paths if (found := re.search(r"of[-_.](\d+)", path.name))]
+    if numbered and len(paths) < (whole := max(int(found[1]) for found in numbered)):
+        raise DataError(f"{paths[0].parent} contains {len(paths)} of {whole} files, by the name of {paths[0].name}; download the others")
 
 
 def _home(path: Path, split: str) -> Path:
-    """Return the folder that a set of files lies in."""
+    """Return the folder that contains a set of files."""
     return path.parent.parent if path.parent.name == split else path.parent
 
 
@@ -215,8 +215,8 @@ def _cells(path: Path, columns: Columns) -> Iterator[tuple[bytes | None, Class |
             names = batch[columns.name].to_pylist() if columns.name else [None] * len(batch)
             for cell, value, name in zip(batch[columns.image].to_pylist(), batch[columns.label].to_pylist(), names, strict=True):
                 content = cell.get("bytes") if isinstance(cell, dict) else cell
-                told = cell.get("path") if name is None and isinstance(cell, dict) else name
-                yield content if isinstance(content, bytes) else None, _class(value), "" if told is None else str(told)
+                stored = cell.get("path") if name is None and isinstance(cell, dict) else name
+                yield content if isinstance(content, bytes) else None, _class(value), "" if stored is None else str(stored)
 
 
 def _values(path: Path, columns: Columns) -> Iterator[Class]:
@@ -227,7 +227,7 @@ def _values(path: Path, columns: Columns) -> Iterator[Class]:
 
 
 def _class(value: object) -> Class | None:
-    """Return a number as it is, and text and truth values as text."""
+    """Return numbers unchanged, and text and booleans as text."""
     return value if value is None or (isinstance(value, int) and not isinstance(value, bool)) else str(value).strip() or None
 
 
@@ -235,14 +235,14 @@ def _meaning(value: Class, names: Sequence[str], where: str) -> Class:
     if not names or isinstance(value, str):
         return value
     if value >= len(names):
-        raise DataError(f"{where}, has the label {value}; its description names {len(names)} classes")
+        raise DataError(f"{where}: the label is {value}, but the metadata of the file names only {len(names)} classes; correct the row or the metadata")
     return names[value]
 
 
 def _described(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
-    """Return the names of the classes that each column numbers, as the file's own description says."""
+    """Return the names of the classes in each column, from the metadata of the file."""
     features = json.loads(bounded((schema.metadata or {}).get(b"huggingface", b"{}").decode())).get("info", {}).get("features", {})
-    return {name: tuple(map(str, told["names"])) for name, told in features.items() if isinstance(told, dict) and "names" in told and name in schema.names}
+    return {name: tuple(map(str, each["names"])) for name, each in features.items() if isinstance(each, dict) and "names" in each and name in schema.names}
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -258,10 +258,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _chosen(path: Path, names: Sequence[str], asked: str | None, choices: Sequence[Sequence[str]], word: str, what: str) -> str:  # noqa: PLR0913
-    """Return the column that was asked for, or the only one of the first of `choices` that has any.
+    """Return the column `asked`, or else the only column in the first of `choices` that is not empty.
 
     Raises:
-        DataError: no such column, or none or several that could be meant.
+        DataError: no such column, or no column or several columns that are possible.
     """
     if asked is not None:
         if asked not in names:
@@ -269,8 +269,8 @@ def _chosen(path: Path, names: Sequence[str], asked: str | None, choices: Sequen
         return asked
     could = next((choice for choice in choices if choice), [])
     if len(could) != 1:
-        told = f"; {word} may be {' or '.join(could)}" if could else ""
-        raise DataError(f"{path} has the columns {', '.join(names)}; {what} is needed{told}")
+        advice = f"; set {word} to {' or '.join(could)}" if could else ""
+        raise DataError(f"{path} has the columns {', '.join(names)}; {what} is needed{advice}")
     return could[0]
 
 

@@ -1,4 +1,4 @@
-"""Encoded pictures become uint8 tensors: one decoder for files in folders and for cells in tables.
+"""Decode pictures to uint8 tensors, both from files in folders and from cells in tables.
 
 Shape letters: N rows, C channels, H height, W width.
 """
@@ -24,20 +24,20 @@ from poisonbench.decoders import NOTES, picture
 from poisonbench.tasks.source import Raw, Split
 
 log = logging.getLogger("poisonbench")
-NAMED = 5  # files that a warning names
+NAMED = 5  # files that a message names at most
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures(Split):
-    """What every source of encoded pictures is told.
+    """Settings that all sources of encoded pictures have in common.
 
     Args:
         root: the folder; variables such as $DATA are expanded.
-        size: scale every picture to this many pixels a side; None demands that all have one size.
+        size: scale every picture to this many pixels a side; with None all must have one size.
         grey: read one channel instead of three.
-        image: column of a table that holds the pictures, or the names of their files; None finds it.
-        label: column of a table that holds the classes; None finds it.
+        image: column of a table with the pictures, or with the paths of their files; None finds it.
+        label: column of a table with the classes; None finds it.
     """
 
     root: str | None
@@ -54,7 +54,7 @@ class Pictures(Split):
         """
         columns, names = self._decoded(train, str(where))
         if not names:
-            raise DataError(f"{where} holds no pictures to train on")
+            raise DataError(f"{where} contains no pictures to train on; add some, or set task.root to another folder")
         others, held = self._decoded(test, str(where))
         named = tuple(name or f"row {number}" for number, name in enumerate(names)) if any(names) else ()
         present = {*columns["labels"].tolist()}
@@ -62,11 +62,11 @@ class Pictures(Split):
             log.warning("%s: %d classes have no training rows (the first is %s)", where, len(lacking), lacking[0])
         tested = others if held else {name: column[:0] for name, column in columns.items()}
         raw = Raw(train=columns, test=tested, class_names=tuple(class_names), row_names=named)
-        raw.checked(where.name)  # so that nothing but a data set is ever kept in the store
+        raw.checked(where.name)  # only a valid data set may enter the store
         return raw
 
     def _decoded(self, rows: Iterable[Encoded], where: str) -> tuple[dict[str, Tensor], list[str]]:
-        """Return uint8 pixels (N, C, H, W), labels (N,), and the names of the rows.
+        """Return uint8 pixels (N, C, H, W) and labels (N,), and the names of the rows.
 
         Raises:
             DataError: pictures that cannot be read, after a warning for each, or sizes that differ.
@@ -92,13 +92,13 @@ class Pictures(Split):
 
 
 class Encoded(NamedTuple):
-    """A picture as it lies in a file.
+    """A picture before it is decoded.
 
     Args:
-        where: what messages call it.
+        where: its name in messages.
         content: its bytes.
         label: its class.
-        name: what tables call the row; empty where the source has no name for it.
+        name: of the row in tables; empty if the source gives none.
     """
 
     where: str
@@ -108,15 +108,15 @@ class Encoded(NamedTuple):
 
 
 def noted(where: str, notes: Iterable[tuple[str, Sequence[str]]]) -> None:
-    """Count the pictures that were changed, by what was changed.
+    """Warn how many pictures the decoder changed, once for each kind of change.
 
     Args:
-        where: they lie.
-        notes: name of a picture, and what was changed in it.
+        where: the folder or data set of the pictures.
+        notes: the name of each picture, and what was changed in it.
     """
     counted = defaultdict[str, list[str]](list)
-    for name, told in notes:
-        for note in told:
+    for name, changes in notes:
+        for note in changes:
             counted[note].append(name)
     for note, found in counted.items():
         log.warning("%s: %d pictures %s (the first is %s)", where, len(found), note, found[0])
@@ -128,22 +128,22 @@ def _refuse_broken(broken: Sequence[str], where: str) -> None:
     for number, sentence in enumerate(broken, start=1):
         log.warning("%d of %d unreadable: %s", number, len(broken), sentence)
     if broken:
-        raise DataError(f"{where}: {len(broken)} pictures cannot be read, each is listed above; remove or replace them")
+        raise DataError(f"{where}: {len(broken)} pictures cannot be read; each is listed above; remove or replace them")
 
 
 def _refuse_sizes(sizes: dict[tuple[int, int], list[str]], where: str) -> None:
     if len(sizes) > 1:
-        told = sorted(sizes.items(), key=lambda item: -len(item[1]))
-        named = ", ".join(f"{width}x{height} ({len(found)}, the first is {found[0]})" for (width, height), found in told[:NAMED])
-        more = f", and {len(told) - NAMED} more sizes" if len(told) > NAMED else ""
-        raise DataError(f"{where} holds pictures of {len(told)} sizes: {named}{more}; scale all with task.size={told[0][0][0]}")
+        common = sorted(sizes.items(), key=lambda item: -len(item[1]))
+        named = ", ".join(f"{width}x{height} ({len(found)}, the first is {found[0]})" for (width, height), found in common[:NAMED])
+        more = f", and {len(common) - NAMED} more sizes" if len(common) > NAMED else ""
+        raise DataError(f"{where} contains pictures of {len(common)} sizes: {named}{more}; scale all with task.size={common[0][0][0]}")
 
 
 def folder(root: str | None) -> Path:
     """Return the folder that `task.root` names.
 
     Raises:
-        DataError: none given, or none there.
+        DataError: no name, or no such folder.
     """
     if root is None:
         raise DataError("this task reads your own files; name their folder with task.root=PATH")
@@ -160,18 +160,18 @@ def as_pixels(data: Tensor | NDArray[np.uint8]) -> Tensor:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of classes, each once: by value where all are numbers, else by the alphabet."""
+    """Return the names of classes without repetition, sorted by value if all are numbers, else alphabetically."""
     kinds = sorted(set(names))
     return tuple(sorted(kinds, key=int)) if all(re.fullmatch(r"[0-9]+", kind) for kind in kinds) else tuple(kinds)
 
 
 def is_hidden(path: Path) -> bool:
-    """Tell whether a file or a folder is of a kind that systems add: .cache, ._picture.png, __MACOSX."""
+    """Return whether a path is hidden or added by an operating system, such as .cache, ._picture.png or __MACOSX."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def ignored(where: Path, paths: Iterable[Path], why: str) -> None:
-    """Name files and folders that are read by nobody, and count the files; hidden ones are left out silently."""
+    """Warn about files and folders that are not read, with the number of files; hidden ones are ignored without a warning."""
     below = [path for path in paths if not is_hidden(path.relative_to(where))]
     count = sum(1 if path.is_file() else sum(file.is_file() for file in path.rglob("*")) for path in below)
     names = sorted(str(path.relative_to(where)) for path in below)

@@ -1,4 +1,4 @@
-"""A training set that `export` wrote: poisoned rows as they are, without a word on which."""
+"""Read a training set that `export` wrote, without the information which rows are poisoned."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ NONE = torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Poisoned(Split):
-    """The folder of an `export`: train.safetensors, test.safetensors, task.json, and clean rows in trusted.safetensors and public.safetensors.
+class Exported(Split):
+    """A folder that `export` wrote: train.safetensors, test.safetensors, task.json, and clean rows in trusted.safetensors and public.safetensors.
 
     Trusted and public rows are those of the exported run. They are never taken from the training rows, some of which are poisoned,
-    so `trusted` and `public` must be 0. Folders of format 1 hold none. The mask in the folder is not read.
+    so `trusted` and `public` must be 0. Folders of format 1 contain no trusted or public rows. The mask in the folder is not read.
 
     Args:
         root: the folder; variables such as $DATA are expanded.
@@ -44,38 +44,38 @@ class Poisoned(Split):
         """Return the task.
 
         Raises:
-            DataError: no such folder, or files that are not what was written.
-            ConfigError: a share of trusted or public rows is asked for.
+            DataError: no such folder, or files that changed since `export` wrote them.
+            ConfigError: `trusted` or `public` is not 0.
         """
         root = folder(self.root)
         try:
-            told = json.loads(bounded((root / "task.json").read_text(encoding="utf-8")))
-            names = [name for name in SPLITS if name in ("train", "test") or name in told["sha256"]]
-            changed = [name for name in names if file_digest(root / f"{name}.safetensors") != told["sha256"][name]]
-            if changed or told["format"] not in FORMATS:
-                raise DataError(f"{root}: {', '.join(changed) or 'task.json'} is not what `export` wrote; export the record again")
-            self._check_shares(root, told["format"])
+            description = json.loads(bounded((root / "task.json").read_text(encoding="utf-8")))
+            names = [name for name in SPLITS if name in ("train", "test") or name in description["sha256"]]
+            changed = [name for name in names if file_digest(root / f"{name}.safetensors") != description["sha256"][name]]
+            if changed or description["format"] not in FORMATS:
+                raise DataError(f"{root}: {', '.join(changed) or 'task.json'} differs from what `export` wrote; export the record again")
+            self._check_shares(root, description["format"])
             rows = {name: load_file(root / f"{name}.safetensors") for name in names}
-            raw = Raw(train=rows["train"], test=rows["test"], class_names=tuple(str(name) for name in told["class_names"]))
-            task = self.divided(f"{told['name']}-poisoned", raw)
+            raw = Raw(train=rows["train"], test=rows["test"], class_names=tuple(str(name) for name in description["class_names"]))
+            task = self.divided(f"{description['name']}-poisoned", raw)
             trusted, public = (_clean(rows[name], f"{root}, {name} rows", task.test) if name in rows else task.train.take(NONE) for name in SPLITS[2:])
         except PoisonbenchError:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise DataError(f"{root} holds no training set that `export` wrote ({type(error).__name__}: {error})") from error
+            raise DataError(f"{root} contains no training set from `export` ({type(error).__name__}: {error}); export the record again") from error
         return self.accepted(dataclasses.replace(task, trusted=trusted, public=public))
 
     def _check_shares(self, root: Path, written: int) -> None:
-        """Refuse to take clean rows from poisoned ones.
+        """Check that no trusted or public rows are taken from the training rows, which may be poisoned.
 
         Raises:
-            ConfigError: what to do instead.
+            ConfigError: `trusted` or `public` is not 0.
         """
         if not self.trusted and not self.public:
             return
-        asked = f"task.trusted={self.trusted}, task.public={self.public}: rows of {root} may be poisoned, so no clean ones are taken from them"
+        asked = f"task.trusted={self.trusted}, task.public={self.public}: rows of {root} may be poisoned, so they cannot serve as clean rows"
         if written == 1:
-            raise ConfigError(f"{asked}; the folder was written before exports held trusted rows: export the record again, and leave both at 0")
+            raise ConfigError(f"{asked}; the folder was written before exports contained trusted rows: export the record again, and leave both at 0")
         raise ConfigError(f"{asked}; leave both at 0: the trusted and public rows of the exported run are in the folder")
 
 
@@ -83,9 +83,9 @@ def _clean(columns: Mapping[str, Tensor], name: str, like: Dataset) -> Dataset:
     """Return exported clean rows as a data set.
 
     Raises:
-        DataError: rows that a data set may not hold, or of another shape than the test rows.
+        DataError: rows that no data set accepts, or that have another shape or type than the test rows.
     """
     rows = Dataset.of(columns["inputs"], columns["labels"], num_classes=like.num_classes, name=name)
     if rows.inputs.shape[1:] != like.inputs.shape[1:] or rows.inputs.dtype != like.inputs.dtype:
-        raise DataError(f"{name}: {rows.inputs.dtype} of shape {tuple(rows.inputs.shape[1:])}; the test rows are another")
+        raise DataError(f"{name} are {rows.inputs.dtype} of shape {tuple(rows.inputs.shape[1:])}, unlike the test rows; export the record again")
     return rows

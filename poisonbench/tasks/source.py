@@ -1,4 +1,4 @@
-"""How data become a task: read, checked, decoded once, split the same way everywhere.
+"""How data become a task: every source is checked and split in the same way.
 
 Shape letters: N rows, C channels, H height, W width, K classes.
 """
@@ -22,13 +22,13 @@ from poisonbench.tasks.clients import Iid, Owners, dealt
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Raw:
-    """What lies in files.
+    """The content of files, before it is split.
 
     Args:
-        train: inputs and labels, "inputs" (N, C, H, W) and "labels" (N,).
-        test: the same for the test rows; 0 rows, in the shape of the others, where there are none.
-        class_names: one name a class.
-        row_names: one name a training row, such as the path of its picture; or empty.
+        train: "inputs" (N, C, H, W) and "labels" (N,) of the training rows.
+        test: the same for the test rows; without test rows, 0 rows of the same shape.
+        class_names: one name per class.
+        row_names: one name per training row, such as the path of its picture; or empty.
     """
 
     train: Mapping[str, Tensor]
@@ -40,7 +40,7 @@ class Raw:
         """Return the training and the test rows as data sets.
 
         Raises:
-            DataError: rows that are not what a data set may hold; names the task and the row.
+            DataError: rows that no data set accepts; the message names the task and the row.
         """
         kinds = len(self.class_names)
         train = Dataset.of(self.train["inputs"], self.train["labels"], num_classes=kinds, name=f"{name}, training rows")
@@ -52,18 +52,18 @@ class Raw:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How the training rows are divided; the same for every seed of an experiment. The base of every source.
+    """How the training rows are divided; the same for every seed of an experiment. Base class of every source.
 
     Args:
         limit: training rows to keep, in the proportions of the classes; None keeps all.
         trusted: the defender's clean rows, as a share of the kept training rows.
-        public: rows that nobody can poison, as a share of the kept training rows.
-        split_seed: which rows, and which client holds which.
-        test: test rows to hold out, as a share of the training rows, where the source has none of its own.
-        clients: contributors that the rows left for training are dealt to.
-        owners: how they are dealt; see `poisonbench.tasks.clients`.
-        duplicates: "refuse" exact duplicates of one row in two of the splits, or "allow" and count them in the record. A row that
-            comes twice among the rows left for training is no overlap.
+        public: rows that no attacker can poison, as a share of the kept training rows.
+        split_seed: seed that decides which rows are in which split, and which client gets which row.
+        test: test rows to hold out, as a share of the training rows, if the source has no test rows.
+        clients: contributors among which the remaining training rows are distributed.
+        owners: how they are distributed; see `poisonbench.tasks.clients`.
+        duplicates: "refuse" exact duplicates of a row in two splits, or "allow" them and count them in the record. A duplicate
+            within the training rows is no overlap.
     """
 
     VERSION: ClassVar[int] = 2
@@ -77,38 +77,38 @@ class Split:
     duplicates: Overlap = field(default="refuse", metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
-        """Refuse shares and a limit that mean nothing for any data set."""
+        """Check what can be checked of shares and limit without the data."""
         if not (self.trusted >= 0 and self.public >= 0 and self.trusted + self.public < 1):
-            raise ConfigError(f"task.trusted={self.trusted}, task.public={self.public}: shares of 0 or more that leave rows to train on")
+            raise ConfigError(f"task.trusted={self.trusted}, task.public={self.public}: give shares of 0 or more with a sum below 1")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"task.limit={self.limit}: give a number of training rows, or null for all")
         if not 0 <= self.test < 1:
-            raise ConfigError(f"task.test={self.test}: give a share of the training rows between 0 and 1")
+            raise ConfigError(f"task.test={self.test}: give a share of the training rows, from 0 to below 1")
 
     def task(self, name: str, raw: Raw) -> Task:
         """Divide the rows of `raw`.
 
         Raises:
-            DataError: rows that are not what a data set may hold, or that lie in two splits.
+            DataError: rows that no data set accepts, or rows in two splits.
             ConfigError: shares or a limit that leave nothing to train on.
         """
         return self.accepted(self.divided(name, raw))
 
     def accepted(self, task: Task) -> Task:
-        """Return the task if no row lies in two of its splits, or if that is allowed.
+        """Return the task if no row is in two splits, or if `duplicates` allows that.
 
         Raises:
-            DataError: rows that do: how many, and the first of them.
+            DataError: rows in two splits; the message says how many, and names the first.
         """
         task = dataclasses.replace(task, overlap=self.duplicates)
         task.check()
         return task
 
     def divided(self, name: str, raw: Raw) -> Task:
-        """Divide the rows of `raw`, whether or not some lie in two splits.
+        """Divide the rows of `raw` without a check for rows in two splits.
 
         Raises:
-            DataError: rows that are not what a data set may hold.
+            DataError: rows that no data set accepts.
             ConfigError: shares or a limit that leave nothing to train on.
         """
         whole, test = raw.checked(name)
@@ -116,8 +116,8 @@ class Split:
         key = Key.root(self.split_seed).child("split")
         train, test = self._held_out(name, whole, test, key.child("test"))
         if self.limit is not None and not kinds <= self.limit <= len(train):
-            raise ConfigError(f"task.limit={self.limit}: the task has {len(train)} training rows of {kinds} classes; give a number between")
-        places = train.with_columns(train.columns | {"inputs": torch.arange(len(train))})  # so that pixels are copied once, or never
+            raise ConfigError(f"task.limit={self.limit}: {len(train)} training rows of {kinds} classes; give a number from {kinds} to {len(train)}")
+        places = train.with_columns(train.columns | {"inputs": torch.arange(len(train))})  # positions instead of pixels, so that pixels are copied at most once
         kept = places if self.limit is None else places.take(stratified(places, self.limit, key.child("limit"))[0])
         trusted, rest = stratified(kept, round(self.trusted * len(kept)), key.child("trusted"))
         remaining = kept.take(rest)
@@ -134,33 +134,33 @@ class Split:
         )
 
     def _held_out(self, name: str, train: Dataset, test: Dataset, key: Key) -> tuple[Dataset, Dataset]:
-        """Return the rows to train on and those to test on.
+        """Return the training rows and the test rows.
 
         Raises:
-            ConfigError: test rows are asked for where the source has some.
+            ConfigError: `test` is above 0 although the source has test rows.
         """
         if not self.test:
             return train, test
         if len(test):
-            raise ConfigError(f"task.test={self.test}: {name} has {len(test)} test rows of its own; leave task.test out")
+            raise ConfigError(f"task.test={self.test}: {name} has {len(test)} test rows already; leave task.test out")
         chosen, left = stratified(train, round(self.test * len(train)), key)
         held = train.take(chosen)
         return train.take(left), Dataset.of(held.inputs, held.labels, num_classes=train.num_classes, name=f"{name}, test rows", empty=True)
 
 
 class Source(Protocol):
-    """A task's recipe, as a frozen dataclass; those here extend `Split`."""
+    """The recipe of a task, as a frozen dataclass; those in this package extend `Split`."""
 
     def load(self, store: Store) -> Task:
-        """Return the task; costly decoding is kept in `store`."""
+        """Return the task; the store keeps decoded pixels."""
         ...
 
 
 def stratified(data: Dataset, count: int, key: Key) -> tuple[Tensor, Tensor]:
     """Choose `count` rows so that every class keeps its share, and return the others as well.
 
-    Rows are ranked at random within their class; the `count` smallest relative ranks are chosen, so shares
-    differ from the whole by less than one row a class.
+    Rows are ranked at random within their class; the rows with the `count` smallest relative ranks are chosen, so
+    shares differ from those of all rows by less than one row per class.
 
     Returns:
         Two ascending (int64) position tensors, chosen and left.
@@ -175,14 +175,14 @@ def stratified(data: Dataset, count: int, key: Key) -> tuple[Tensor, Tensor]:
 
 
 def numbered(labels: Tensor, name: str) -> tuple[str, ...]:
-    """Return the names of classes that have none: their numbers, from 0 to the largest of the training labels (N,).
+    """Return names for classes without names: their numbers, from 0 to the largest training label (N,).
 
     Raises:
-        DataError: a number below the largest that no row has.
+        DataError: a label below the largest that no row has.
     """
     kinds = int(labels.max()) + 1 if len(labels) else 0
     present = {*labels.tolist()}
     lacking = next((label for label in range(min(kinds, len(labels) + 1)) if label not in present), None)
     if lacking is not None:
-        raise DataError(f"{name}: labels go up to {kinds - 1}, and no training row has {lacking}; number the classes from 0 without a gap, or give their names")
+        raise DataError(f"{name}: the largest label is {kinds - 1}, but no training row has {lacking}; number the classes from 0 without a gap, or give names")
     return tuple(str(label) for label in range(kinds))

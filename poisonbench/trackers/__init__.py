@@ -1,1 +1,1 @@
-"""Trackers: where records may go beside the disk."""
+"""Trackers: services that receive records in addition to the disk."""

@@ -1,4 +1,4 @@
-"""A record as trackers want it: numbers with flat names."""
+"""Convert a record to numbers with flat names, for trackers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PARTS = {"baseline": "baseline", "undefended": "undefended", "defended": "metric
 
 
 def figures(record: Record) -> dict[str, list[object]]:
-    """Return C-Acc, ASR and R-Acc of each of the three victims; None where one does not apply."""
+    """Return C-Acc, ASR and R-Acc of each of the three victims; None for a figure that does not apply."""
     return {part: [cast("Mapping[str, object]", getattr(record, name)).get(figure) for figure in FIGURES] for part, name in PARTS.items()}
 
 
@@ -30,7 +30,7 @@ def _flat(node: Mapping[str, object]) -> Iterator[tuple[str, float]]:
 
 
 def curve_points(record: Record) -> Iterator[dict[str, float]]:
-    """Yield, round by round, the figures of every victim that has any then."""
+    """Yield for each round the figures of all victims that have some in this round."""
     curves = cast("Mapping[str, Mapping[str, list[float]]]", record.curves)
     points: dict[float, dict[str, float]] = {}
     for part, curve in curves.items():

@@ -1,4 +1,4 @@
-"""Send records nowhere."""
+"""The interface of trackers, and the one that sends nothing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from poisonbench.storage.record import Record
 
 
 class Tracker(Protocol):
-    """Hears of every record after it is on the disk, as a frozen dataclass."""
+    """Receives every record after it is on the disk; a frozen dataclass."""
 
     def log(self, record: Record, folder: Path) -> None:
-        """Send one record; files of the tracker's own go into `folder`."""
+        """Send one record; the tracker writes its own files into `folder`."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoTracker:
-    """The tracker that hears nothing."""
+    """The tracker that sends nothing."""
 
     VERSION: ClassVar[int] = 1
 

@@ -1,4 +1,4 @@
-"""Send records to TensorBoard's files."""
+"""Write records to files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from poisonbench.trackers.figures import curve_points, numbers
 
 @dataclass(frozen=True, kw_only=True)
 class TensorboardTracker:
-    """One folder of events a record, below `tensorboard` in the results folder; needs poisonbench[tensorboard].
+    """One folder of events per record, below `tensorboard` in the results folder; needs poisonbench[tensorboard].
 
     Args:
-        group: a folder between, for runs that belong together; None is none.
+        group: a subfolder for runs that belong together; None for no subfolder.
     """
 
     VERSION: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Send records to Weights & Biases, offline unless told otherwise."""
+"""Send records to Weights & Biases, by default offline."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from poisonbench.trackers.figures import FIGURES, curve_points, figures, numbers
 
 @dataclass(frozen=True, kw_only=True)
 class WandbTracker:
-    """One wandb run a record: its numbers as the run's summary and as a table, its curves round by round.
+    """One wandb run per record: its numbers as the run's summary and as a table, its curves round by round.
 
     Args:
-        project: of wandb.
+        project: in wandb.
         mode: "offline" writes below the results folder, for a later `wandb sync`; "online" needs an account.
-        group: which runs belong together; None is none.
+        group: name for runs that belong together; None for no group.
     """
 
     VERSION: ClassVar[int] = 1
@@ -26,7 +26,7 @@ class WandbTracker:
     group: str | None
 
     def log(self, record: Record, folder: Path) -> None:
-        """Send one record; the run ends as the record did."""
+        """Send one record; a failed record ends as a failed run."""
         import wandb
 
         settings = wandb.Settings(silent=True)

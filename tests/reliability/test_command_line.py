@@ -172,7 +172,7 @@ def wrong_size(folder: Path) -> None:
     ("damage", "says"),
     [
         (torn, "cannot be read as parquet"),
-        (wrong_label, "row 1, has the label 9; its description names 2 classes"),
+        (wrong_label, "row 1: the label is 9, but the metadata of the file names only 2 classes"),
         (wrong_size, "give both one shape"),
     ],
 )
@@ -374,7 +374,7 @@ REFUSED = {
     ("defense=dpa", "defense.train.parts=100000"): "there are 380 training rows",
     ("defense=dpa", "defense.train.member=kernel_ridge"): "as in +learner@defense.train.member=kernel_ridge",
     ("attack=federated", "defense=krum", "threat.budget.clients=0.45"): "needs n >= 2 f + 3",
-    ("attack=federated", "task.clients=5000"): "has no rows",
+    ("attack=federated", "task.clients=5000"): "gets none of the",
     ("attack=federated", "threat.budget.clients=0.01"): "selects none",
     ("attack=federated", "net.norm=batch"): "set net.norm=group",
     ("attack=sig", "threat.budget.rate=0.4"): "can be poisoned",

@@ -30,7 +30,7 @@ from poisonbench.storage.record import Record, read
 from poisonbench.storage.store import Store
 from poisonbench.tasks.images import ImageFolder, TorchvisionSet
 from poisonbench.tasks.parquet import Parquet
-from poisonbench.tasks.poisoned import Poisoned
+from poisonbench.tasks.poisoned import Exported
 from tests.conftest import TINY
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
@@ -113,7 +113,7 @@ def poisoned(folder: Path, name: str) -> tuple[bytes, Reader]:
         (folder / name).write_bytes(content)
         if name != "task.json":
             (folder / "task.json").write_bytes(described())
-        return Poisoned(root=str(folder), **SPLIT).load(Store(folder / "store"))
+        return Exported(root=str(folder), **SPLIT).load(Store(folder / "store"))
 
     return (folder / name).read_bytes(), again
 

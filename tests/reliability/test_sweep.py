@@ -54,7 +54,7 @@ REASONS = {
     "memory": "RuntimeError",
     "killed": "killed by SIGKILL, as happens when memory runs out",
     "segfault": "killed by SIGSEGV",
-    "exit": "ended by itself, with code 7",
+    "exit": "exited without an answer, with code 7",
     "hang": "took longer than cell_minutes=0.2",
     "diverged": "the loss is not finite",
 }

@@ -20,7 +20,7 @@ def encoded(image: Image.Image) -> bytes:
 def test_a_picture_of_as_many_pixels_as_are_decoded_is_one_and_a_larger_one_is_refused():
     side = 2**13
     assert picture(encoded(Image.new("1", (PIXELS // side, side))), "L", "a.png").size == (PIXELS // side, side)
-    with pytest.raises(DataError, match=rf"a.png says that it is {PIXELS // side + 1}x{side}; at most 67,108,864 pixels"):
+    with pytest.raises(DataError, match=rf"a.png declares {PIXELS // side + 1}x{side} pixels; at most 67,108,864 are decoded"):
         picture(encoded(Image.new("1", (PIXELS // side + 1, side))), "L", "a.png")
 
 
@@ -28,7 +28,7 @@ def test_a_picture_of_as_many_pixels_as_are_decoded_is_one_and_a_larger_one_is_r
 def test_32_bits_a_channel_are_refused(kind):
     stream = io.BytesIO()
     Image.fromarray(np.full((2, 2), 256, dtype=kind)).save(stream, "TIFF")
-    with pytest.raises(DataError, match="holds 32 bits a channel"):
+    with pytest.raises(DataError, match="has 32 bits per channel"):
         picture(stream.getvalue(), "L", "a.tif")
 
 

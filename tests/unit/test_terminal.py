@@ -70,7 +70,7 @@ def test_after_the_first_step_the_time_left_is_told_and_what_would_be_faster(mon
     told = shown(work)
     assert says in told
     assert bool(told) == bool(says)
-    assert ("faster: fewer rows (task.limit=2000), fewer epochs, or a smaller network" in told) == (9 * seconds > 600)
+    assert ("to make it faster use fewer rows (task.limit=2000), fewer epochs or a smaller network" in told) == (9 * seconds > 600)
 
 
 def test_work_without_epochs_is_given_no_advice_on_them(monkeypatch):
@@ -109,4 +109,4 @@ def test_advice_is_given_once_for_equal_trainings(monkeypatch):
                 monkeypatch.setattr("time.monotonic", lambda done=done: 7000 * done)
                 listen("fit defended epochs", done, 3)
 
-    assert shown(work).count("faster:") == 1
+    assert shown(work).count("to make it faster") == 1

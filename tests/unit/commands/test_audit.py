@@ -88,7 +88,7 @@ def test_names_of_files_are_text_and_nothing_else(pictures):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "name the rows and the filters"),
+        ([], "give defense= exactly once, and the task"),
         (["defense=krum"], "judges no training rows"),
         (["defense=spectrall"], "spectral"),
         (["task=nonsense", "defense=spectral"], "nonsense"),
@@ -153,7 +153,8 @@ def test_a_filter_that_names_a_whole_class_is_said_to_name_no_row_of_it(tmp_path
     words = lay_out(tmp_path / "data", *[30] * 8)
     assert entry(["audit", *words, "defense=spectral", "threat.budget.rate=0.2"]) == 0
     assert re.search(
-        r"spectral names every row of class\d \(30 rows\); one that is told a rate names fewer with a lower threat.budget.rate", capsys.readouterr().out
+        r"spectral names every row of class\d \(30 rows\); if this filter uses threat.budget.rate, a lower rate makes it name fewer rows",
+        capsys.readouterr().out,
     )
     assert entry(["audit", *words, "defense=spectral", "threat.budget.rate=0.01"]) == 0
     assert "every row" not in capsys.readouterr().out
@@ -223,4 +224,4 @@ def test_a_filter_that_needs_trusted_rows_is_refused_without_them(tmp_path, monk
 @pytest.mark.parametrize("word", ["attack=backdoor", "attack.data.size=2", "+attack=none"])
 def test_words_about_an_attack_are_refused_where_nobody_attacks(word, capsys):
     assert entry(["audit", "task=blobs", "defense=spectral", word]) == 2
-    assert f"{word}: an audit takes the rows as they are, and nobody attacks; leave it out" in capsys.readouterr().err
+    assert f"{word}: an audit judges the rows as they are, without an attack; leave this word out" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def record(tmp_path, monkeypatch):
 
 def test_a_record_is_verified_from_nothing(record, capsys):
     assert entry(["verify", str(record)]) == 0
-    assert "verified, every figure equal" in capsys.readouterr().out
+    assert "verified, every figure is equal" in capsys.readouterr().out
 
 
 def test_a_record_that_claims_too_much_is_found_out(record, capsys, monkeypatch):
@@ -72,7 +72,7 @@ def test_a_record_is_drawn(record, capsys):
         (["describe"], "known: "),
         (["report"], "report FILE"),
         (["report", "nowhere.md"], "no such file"),
-        (["report", "flow.svg"], "a figure is named for its experiment"),
+        (["report", "flow.svg"], "name the figure like its experiment"),
         (["report", "opacities.svg"], "did you mean opacity?"),
     ],
 )
@@ -107,13 +107,13 @@ def test_help_names_every_command_every_option_and_every_key(capsys, words):
     told = capsys.readouterr().out
     assert f"one of: {', '.join(COMMANDS)}" in told
     assert all(f"\n{group}: {', '.join(options(group))}\n" in told for group in groups())
-    keys = yaml.safe_load(told.partition("any line with key=value:\n\n")[2].partition("Commands:")[0])
+    keys = yaml.safe_load(told.partition("any value below with key=value:\n\n")[2].partition("Commands:")[0])
     assert keys["learner"]["net"] == "${net}"
 
 
 def test_help_shows_the_keys_of_what_the_words_choose(capsys):
     assert entry(["--help", "seed=7", "defense=[spectral,fine_pruning]", "defense.repair.epochs=3"]) == 0
-    keys = yaml.safe_load(capsys.readouterr().out.partition("any line with key=value:\n\n")[2].partition("Commands:")[0])
+    keys = yaml.safe_load(capsys.readouterr().out.partition("any value below with key=value:\n\n")[2].partition("Commands:")[0])
     assert keys["seed"] == 7
     assert keys["defense"]["repair"]["epochs"] == 3
     assert keys["defense"]["sanitize"]["margin"] == 1.5
@@ -121,7 +121,7 @@ def test_help_shows_the_keys_of_what_the_words_choose(capsys):
         assert entry(words) == 2
         assert "did you mean sig?" in capsys.readouterr().err
     assert entry(["--help", "-m", "seed=7,8", "attack=sig"]) == 0
-    keys = yaml.safe_load(capsys.readouterr().out.partition("any line with key=value:\n\n")[2].partition("Commands:")[0])
+    keys = yaml.safe_load(capsys.readouterr().out.partition("any value below with key=value:\n\n")[2].partition("Commands:")[0])
     assert (keys["seed"], keys["attack"]["data"]["frequency"]) == (0, 6.0)
 
 
@@ -253,11 +253,11 @@ def test_the_ledger_says_what_its_records_say():
 
 def test_a_ledger_of_another_form_or_about_no_record_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('[{"claim": "x"}]')
-    with pytest.raises(DataError, match="an entry has the fields"):
+    with pytest.raises(DataError, match="every entry needs the fields"):
         ledger.read(tmp_path / "a.json")
     for text in ("NaN", "{}", "[" * (DEPTH + 1) + "]" * (DEPTH + 1)):
         (tmp_path / "a.json").write_text(text)
-        with pytest.raises(DataError, match="is no ledger"):
+        with pytest.raises(DataError, match="is not a ledger"):
             ledger.read(tmp_path / "a.json")
     with pytest.raises(DataError, match="not in results/records"):
         ledger.measured({"figure": "metrics.asr", "records": ["0"]}, {})

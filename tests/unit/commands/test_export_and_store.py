@@ -75,7 +75,7 @@ def test_another_model_than_that_of_the_record_is_not_handed_on(record, capsys):
     told = read(record)
     other = dataclasses.replace(told, undefended={**told.undefended, "c_acc": 0.5}).write(record.parent)
     assert entry(["export", str(other), "out"]) == 2
-    assert "its undefended model has a C-Acc of 0.5, the one that is trained here" in capsys.readouterr().err
+    assert "the C-Acc of the undefended model is 0.5 in the record and" in capsys.readouterr().err
     assert not Path("out").exists()
 
 
@@ -106,10 +106,10 @@ def test_a_folder_of_format_1_is_read_without_trusted_rows(tmp_path, monkeypatch
     Path("out/trusted.safetensors").unlink()
     Path("out/task.json").write_text(json.dumps(told | {"format": 1}))
     assert (len(again().train), len(again().trusted), len(again().public)) == (380, 0, 0)
-    with pytest.raises(ConfigError, match="written before exports held trusted rows: export the record again"):
+    with pytest.raises(ConfigError, match="written before exports contained trusted rows: export the record again"):
         again("task.trusted=0.05")
     Path("out/task.json").write_text(json.dumps(told | {"format": 4}))
-    with pytest.raises(DataError, match=r"task\.json is not what"):
+    with pytest.raises(DataError, match=r"task\.json differs from what"):
         again()
 
 
@@ -119,10 +119,10 @@ def test_changed_trusted_rows_are_refused(tmp_path, monkeypatch, capsys):
     with open("out/trusted.safetensors", "r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"\x01")
-    with pytest.raises(DataError, match="trusted is not what `export` wrote"):
+    with pytest.raises(DataError, match="trusted differs from what `export` wrote"):
         again()
     Path("out/trusted.safetensors").unlink()
-    with pytest.raises(DataError, match="holds no training set"):
+    with pytest.raises(DataError, match="contains no training set"):
         again()
 
 
@@ -145,9 +145,9 @@ def test_a_changed_export_is_refused(record, tmp_path, capsys):
         stream.write(b"\x01")
     capsys.readouterr()
     assert entry([*TINY[1:], "task=poisoned", "task.root=out"]) == 2
-    assert "train is not what `export` wrote" in capsys.readouterr().err
+    assert "train differs from what `export` wrote" in capsys.readouterr().err
     assert entry([*TINY[1:], "task=poisoned", "task.root=."]) == 2
-    assert "holds no training set" in capsys.readouterr().err
+    assert "contains no training set" in capsys.readouterr().err
 
 
 def test_a_record_without_poison_has_nothing_to_export(record, tmp_path, capsys):

@@ -67,7 +67,7 @@ def test_a_skipped_record_gets_todays_reason(old, tmp_path):
     [
         (("attack=federated",), {}, "given the malicious clients before all others"),
         (("attack=canaries",), {}, "a defense could recognise them"),
-        (("attack=random_label",), {}, "counted as poison; today they are counted apart"),
+        (("attack=random_label",), {}, "counted as poison; today they are counted separately"),
         (("attack=backdoor",), {"keys": {"fit undefended": "fit-0"}}, "trained on other rows"),
         (("attack=backdoor",), {"status": "skipped"}, "can be run today"),
     ],

@@ -79,7 +79,7 @@ def test_fields_that_came_later_are_no_fields_of_schema_1(tmp_path):
     path = OLD.write(tmp_path)
     whole = json.loads(path.read_text())
     path.write_text(json.dumps({**whole, "assumed": {"defense.sanitize.expected_rate": {"value": 0.05, "source": "invented"}}}))
-    with pytest.raises(DataError, match="fields of schema 2 under schema 1"):
+    with pytest.raises(DataError, match="it has schema 1, but fields of schema 2"):
         read(path)
 
 

@@ -177,7 +177,7 @@ def test_a_value_that_another_process_is_making_is_waited_for(tmp_path, caplog, 
         thread = threading.Thread(target=wait)
         thread.start()
         deadline = time.monotonic() + 5
-        while "is making it" not in caplog.text and time.monotonic() < deadline:
+        while "is computing it" not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.01)
         threads.append(thread)
         return counting([])()
@@ -186,7 +186,7 @@ def test_a_value_that_another_process_is_making_is_waited_for(tmp_path, caplog, 
     first.memo("fit", (1,), make)
     threads[0].join(5)
     assert [value.note for value in others] == ["made"]
-    assert re.search(r"fit mine: .* is making it \(fit-[0-9a-f]{24}\)", caplog.text)
+    assert re.search(r"fit mine: .* is computing it \(fit-[0-9a-f]{24}\)", caplog.text)
 
 
 def test_a_value_that_is_told_too_deep_is_made_again_though_its_digest_is_right(tmp_path):

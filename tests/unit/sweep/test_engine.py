@@ -92,7 +92,7 @@ def test_cells_under_which_every_machine_is_lost_end_as_failed_records(tmp_path)
     assert done[0].code == FAILED
     record = read(Path(done[0].path))
     assert record.status == "failed"
-    assert "3 machines were lost under it: the node went away" in record.reason
+    assert "3 machines failed while they ran it: the node went away" in record.reason
 
 
 def test_an_interrupt_takes_back_what_is_out(monkeypatch):

@@ -37,4 +37,4 @@ def test_each_sweep_has_the_environment_that_it_is_asked_in(tmp_path, monkeypatc
         (tmp_path / name).mkdir()
         monkeypatch.setenv("PICTURES", str(tmp_path / name))
         (cell,) = Processes(workers=1, cell_minutes=None).swept([["task=image_folder", "task.root=$PICTURES", f"results_dir={tmp_path}"]], Quiet())
-        assert f"{tmp_path / name} holds no class folders" in cell.sentence
+        assert f"{tmp_path / name} contains no class folders" in cell.sentence

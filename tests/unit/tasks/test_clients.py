@@ -47,7 +47,7 @@ def test_one_client_owns_all():
 
 
 def test_a_client_without_rows_and_numbers_that_mean_nothing_are_refused():
-    with pytest.raises(ConfigError, match="has no rows"):
+    with pytest.raises(ConfigError, match="gets none of the"):
         dealt(Iid(), rows(5, 5), 6, Key.root(0))
     with pytest.raises(ConfigError, match=r"task\.clients=0"):
         dealt(Iid(), rows(), 0, Key.root(0))

@@ -99,7 +99,7 @@ def test_a_file_that_moves_from_test_to_train_is_another_source(parquets, store)
 def test_a_class_without_training_pictures_is_refused(folders, store):
     source = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT)
     (folders / "train" / "newt").mkdir()
-    with pytest.raises(DataError, match="newt holds no pictures of the class newt; remove the folder"):
+    with pytest.raises(DataError, match="newt contains no pictures of the class newt; remove the folder"):
         source.load(store)
 
 
@@ -107,7 +107,7 @@ def test_pictures_beside_the_folders_of_other_classes_are_refused_by_name(folder
     (folders / "train" / "dog" / "poodle").mkdir()
     picture(7).save(folders / "train" / "dog" / "poodle" / "0.png")
     source = ImageFolder(root=str(folders), size=None, grey=False, **SPLIT)
-    with pytest.raises(DataError, match=r"dog holds pictures \(0.png\) and folders \(poodle\); to make one class of all of them set task.class_depth=1"):
+    with pytest.raises(DataError, match=r"dog contains pictures \(0.png\) and folders \(poodle\); set task.class_depth=1 to make all of them one class"):
         source.load(store)
     task = dataclasses.replace(source, class_depth=1).load(store)
     assert task.class_names == ("cat", "dog")
@@ -146,9 +146,9 @@ def test_each_file_says_what_its_numbers_mean(parquets, store):
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (("day", "dusk"), "describes the classes day, dusk, the first file of the training rows night, day"),
-        (("day",), "describes the classes day, the first file of the training rows night, day"),
-        (None, "row 0, has the label 0; the training rows have the classes night, day"),
+        (("day", "dusk"), "has the classes day, dusk, the first training file has night, day"),
+        (("day",), "has the classes day, the first training file has night, day"),
+        (None, "row 0: the label is 0; the training rows have the classes night, day"),
     ],
 )
 def test_files_that_describe_other_classes_are_refused(parquets, store, names, says):
@@ -160,7 +160,7 @@ def test_files_that_describe_other_classes_are_refused(parquets, store, names, s
 @pytest.mark.parametrize("name", ["train_corrupted.parquet", "training.parquet", "train-old-00000-of-00001.parquet"])
 def test_a_neighbour_that_begins_like_a_split_is_refused_by_name(parquets, store, name):
     write_parquet(parquets / name, [0, 100])
-    with pytest.raises(DataError, match=rf"{name} begins like a part of train"):
+    with pytest.raises(DataError, match=rf"{name}: the name begins with train but is not that of a part"):
         Parquet(root=str(parquets), size=None, grey=False, **SPLIT).load(store)
 
 
@@ -181,7 +181,7 @@ def test_hidden_folders_are_no_classes_and_a_class_of_test_rows_alone_is_refused
     (folders / "test" / "zebra").mkdir()
     assert source.load(store).class_names == ("cat", "dog")
     picture(3).save(folders / "test" / "zebra" / "3.png")
-    with pytest.raises(DataError, match=r"the test rows hold the classes zebra, which the training rows do not"):
+    with pytest.raises(DataError, match=r"the test rows have the classes zebra, the training rows do not"):
         source.load(store)
 
 
@@ -233,9 +233,9 @@ def no_train(root):
     ("damage", "says"),
     [
         (broken_picture, "1.png cannot be read as an image"),
-        (other_size, r"holds pictures of 2 sizes: 4x4 \(7, .*, 5x4 \(1, the first is .*2.png\); scale all with task.size=4"),
-        (no_classes, "holds no class folders"),
-        (no_train, "holds test, and none of the folders train"),
+        (other_size, r"contains pictures of 2 sizes: 4x4 \(7, .*, 5x4 \(1, the first is .*2.png\); scale all with task.size=4"),
+        (no_classes, "contains no class folders"),
+        (no_train, "contains test, but no folder train"),
     ],
 )
 def test_damaged_folders_are_refused_in_words(folders, store, damage, says):
@@ -295,11 +295,11 @@ def described_too_deep(root):
         (torn, "cannot be read as parquet"),
         (flipped, "cannot be read as"),
         (stranger, "one struct with picture bytes"),
-        (beyond, "has the label 9; its description names 2 classes"),
-        (incomplete, "holds 1 of the 2 files that train-00000-of-00002.parquet counts; fetch the others"),
+        (beyond, "the label is 9, but the metadata of the file names only 2 classes"),
+        (incomplete, "contains 1 of 2 files, by the name of train-00000-of-00002.parquet; download the others"),
         (too_large, r"no label of 0 or more"),
         (below, "no label of 0 or more"),
-        (described_by_a_list, "description is known"),
+        (described_by_a_list, "parquet with known metadata"),
         (described_too_deep, "too deep, or a number too long"),
     ],
 )

@@ -62,7 +62,7 @@ def test_test_rows_are_held_out_by_a_share_of_every_class(tmp_path, store):
 
 
 def test_a_share_of_test_rows_beside_test_rows_is_refused(tmp_path, store):
-    with pytest.raises(ConfigError, match=r"task.test=0.2: pets has 1 test rows of its own; leave task.test out"):
+    with pytest.raises(ConfigError, match=r"task.test=0.2: pets has 1 test rows already; leave task.test out"):
         loaded(paint(tmp_path / "pets", "train/cat/0.png", "test/cat/1.png"), store, test=0.2)
 
 
@@ -79,7 +79,7 @@ def test_nested_folders_are_classes_by_their_path_or_by_their_first_folders(tmp_
 def test_a_folder_that_leads_back_to_itself_is_refused(tmp_path, store):
     root = paint(tmp_path / "pets", "cat/0.png", "dog/poodle/1.png")
     (root / "dog" / "again").symlink_to(root / "dog")
-    with pytest.raises(DataError, match="again leads back to a folder above it"):
+    with pytest.raises(DataError, match="again is a link to a folder above it"):
         loaded(root, store)
 
 
@@ -98,7 +98,7 @@ def test_what_lies_beside_the_splits_is_named(tmp_path, store, caplog):
 
 
 def test_pictures_in_no_class_are_refused(tmp_path, store):
-    with pytest.raises(DataError, match=r"holds pictures in no class folder \(0.png\); lay them out as <class>/<name>.png, or name a table"):
+    with pytest.raises(DataError, match=r"contains pictures outside class folders \(0.png\); name them <class>/<name>.png, or name a table"):
         loaded(paint(tmp_path / "pets", "0.png", "1.png"), store)
 
 
@@ -181,12 +181,12 @@ def test_a_column_names_the_splits(tmp_path, store, caplog):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("file,label\n0.png,a\n9.png,b\n", r"row 2: no picture '9.png'; mend or remove the row"),
+        ("file,label\n0.png,a\n9.png,b\n", r"row 2: no picture '9.png'; correct or remove the row"),
         ("file,label\n0.png,\n", r"row 1: no class"),
         ("file,label\n0.png,a\n./0.png,b\n", r"row 2: 0.png is listed twice"),
         ("file,label\n../outside.png,a\n", r"row 1: no picture '../outside.png'"),
-        ("file,label,label\n0.png,a,b\n", r"has two columns called label; rename one of them"),
-        ("file,label,split\n0.png,a,third\n", r"holds no pictures to train on"),
+        ("file,label,label\n0.png,a,b\n", r"has two columns named label; rename one of them"),
+        ("file,label,split\n0.png,a,third\n", r"contains no pictures to train on"),
         ("file,breed\n0.png,a\n", r"has the columns file, breed; name one with task.label=COLUMN"),
         ("file,label,class\n0.png,a,b\n", r"has the columns file, label, class; name one with task.label=COLUMN"),
         ("file,label\n0.png,a,b,c\n", r"cannot be read as a table"),
@@ -203,12 +203,12 @@ def test_tables_that_say_too_little_are_refused(tmp_path, store, text, says):
 
 def test_words_about_tables_and_folders_act_or_are_refused(tmp_path, store):
     root = paint(tmp_path / "pets", "cat/0.png")
-    with pytest.raises(ConfigError, match=r"task.label=breed has no effect, as there is no table; name one with task.table=FILE"):
+    with pytest.raises(ConfigError, match=r"task.label=breed has no effect, because there is no table; name one with task.table=FILE"):
         loaded(root, store, label="breed")
-    with pytest.raises(DataError, match=r"task.table=labels.csv: no such file here or in"):
+    with pytest.raises(DataError, match=r"task.table=labels.csv: no such file in the working directory or in"):
         loaded(root, store, table="labels.csv")
     (root / "labels.csv").write_text("cat/0.png,cat\n")
-    with pytest.raises(ConfigError, match=r"task.class_depth=1 has no effect, as labels.csv names the classes"):
+    with pytest.raises(ConfigError, match=r"task.class_depth=1 has no effect, because labels.csv names the classes"):
         loaded(root, store, table="labels.csv", class_depth=1)
 
 
@@ -232,7 +232,7 @@ def test_all_pictures_that_cannot_be_read_are_listed(tmp_path, store, caplog):
     root = paint(tmp_path / "pets", "cat/0.png", "cat/1.png", "dog/2.png")
     for name in ("cat/1.png", "dog/2.png"):
         (root / name).write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"2 pictures cannot be read, each is listed above"):
+    with pytest.raises(DataError, match=r"2 pictures cannot be read; each is listed above"):
         loaded(root, store)
     assert [line.split(" cannot be read")[0].replace(f"{root}/", "") for line in told(caplog).splitlines()] == [
         "1 of 2 unreadable: cat/1.png",
@@ -245,8 +245,8 @@ def test_pictures_of_16_bits_and_with_palettes_are_counted(tmp_path, store, capl
     Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16)).save(root / "cat" / "2.png")
     draw(200).quantize(4).save(root / "dog" / "3.png")
     assert red(loaded(root, store).train) == [0, 255, 1, 200]
-    assert "1 pictures hold 16 bits a channel, which are divided by 257 to fit 8 (the first is" in told(caplog)
-    assert "1 pictures hold numbers into a palette" in told(caplog)
+    assert "1 pictures have 16 bits per channel, which are divided by 257 to fit 8 (the first is" in told(caplog)
+    assert "1 pictures use a palette" in told(caplog)
 
 
 def encoded(value: int) -> bytes:
@@ -282,7 +282,7 @@ def test_a_cloned_folder_of_a_hub_is_read(tmp_path, store, names, caplog):
 def test_several_sets_of_one_hub_folder_are_named(tmp_path, store):
     for name in ("full", "small"):
         write(tmp_path / "set" / name / "train-00000-of-00001.parquet", {"label": [0, 1]})
-    with pytest.raises(DataError, match=r"holds several sets of parquet files, in .*full, .*small; name one of them with task.root"):
+    with pytest.raises(DataError, match=r"contains several sets of parquet files, in .*full, .*small; set task.root to one of them"):
         parquet(tmp_path / "set", store)
 
 
@@ -294,9 +294,9 @@ def test_a_lone_file_of_any_name_holds_training_rows(tmp_path, store):
 
 def test_columns_of_other_names_are_chosen(tmp_path, store):
     write(tmp_path / "set" / "train.parquet", {"thumbnail": [encoded(7), encoded(8)], "breed": [0, 1], "age": [3, 4]})
-    with pytest.raises(DataError, match=r"one struct with picture bytes, or bytes is needed; task.image may be image or thumbnail"):
+    with pytest.raises(DataError, match=r"one struct with picture bytes, or bytes is needed; set task.image to image or thumbnail"):
         parquet(tmp_path / "set", store)
-    with pytest.raises(DataError, match=r"one column of classes is needed; task.label may be breed or age"):
+    with pytest.raises(DataError, match=r"one column of classes is needed; set task.label to breed or age"):
         parquet(tmp_path / "set", store, image="thumbnail")
     task = parquet(tmp_path / "set", store, image="thumbnail", label="breed")
     assert (red(task.train), task.train.labels.tolist()) == ([7, 8], [0, 1])
@@ -307,7 +307,7 @@ def test_columns_of_other_names_are_chosen(tmp_path, store):
 def test_of_two_label_columns_one_is_chosen_with_its_own_names(tmp_path, store):
     classes = {"fine_label": ["bee", "fly", "oak"], "coarse_label": ["insect", "tree"]}
     write(tmp_path / "set" / "train.parquet", {"fine_label": [2, 0], "coarse_label": [1, 0]}, classes)
-    with pytest.raises(DataError, match=r"task.label may be fine_label or coarse_label"):
+    with pytest.raises(DataError, match=r"set task.label to fine_label or coarse_label"):
         parquet(tmp_path / "set", store)
     task = parquet(tmp_path / "set", store, label="coarse_label")
     assert task.class_names == ("insect", "tree")
@@ -335,7 +335,7 @@ def test_text_and_truth_values_are_labels(tmp_path, store, labels, names):
 def test_a_test_label_that_no_training_row_has_is_refused(tmp_path, store):
     write(tmp_path / "set" / "train.parquet", {"label": ["dog", "cat"]})
     write(tmp_path / "set" / "test.parquet", {"label": ["dog", "newt"]})
-    with pytest.raises(DataError, match=r"test.parquet, row 1, has the label newt; the training rows have the classes cat, dog"):
+    with pytest.raises(DataError, match=r"test.parquet, row 1: the label is newt; the training rows have the classes cat, dog"):
         parquet(tmp_path / "set", store)
 
 
@@ -356,7 +356,7 @@ def test_a_file_without_bytes_is_refused(tmp_path, store):
     (tmp_path / "set").mkdir()
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(pa.table({"image": pa.array([{"bytes": None, "path": "a.png"}], kind), "label": [0]}), tmp_path / "set" / "train.parquet")
-    with pytest.raises(DataError, match=r"train.parquet, row 0, holds no bytes of a picture"):
+    with pytest.raises(DataError, match=r"train.parquet, row 0: no picture bytes"):
         parquet(tmp_path / "set", store)
 
 
@@ -409,17 +409,17 @@ def test_text_labels_are_classes_of_both_splits():
     task = own_task(train=(PIXELS, ["dog", "cat", "dog", "cat"]), test=(255 - PIXELS, ["cat", "cat", "dog", "dog"]), trusted=0.0)
     assert task.class_names == ("cat", "dog")
     assert (task.train.labels.tolist(), task.test.labels.tolist()) == ([1, 0, 1, 0], [0, 0, 1, 1])
-    with pytest.raises(DataError, match="the label newt is of no training row"):
+    with pytest.raises(DataError, match="no training row has the label newt"):
         own_task(train=(PIXELS, ["dog", "cat", "dog", "cat"]), test=(255 - PIXELS, ["cat", "cat", "dog", "newt"]))
 
 
 @pytest.mark.parametrize(
     ("train", "says"),
     [
-        ((PIXELS / 127.5 - 1, LABELS), r"pixels as floats from -1 to 0.498; give floats in 0..1"),
-        ((PIXELS * 1.0, LABELS), r"pixels as floats from 0 to 191; give floats in 0..1"),
+        ((PIXELS / 127.5 - 1, LABELS), r"pixels are floats from -1 to 0.498; give floats in 0..1"),
+        ((PIXELS * 1.0, LABELS), r"pixels are floats from 0 to 191; give floats in 0..1"),
         ((np.zeros((4, 5, 5, 3), np.uint8), LABELS), r"look like \(rows, height, width, channels\)"),
-        ((PIXELS, LABELS, LABELS), r"3 things in a tuple; give two"),
+        ((PIXELS, LABELS, LABELS), r"a tuple of 3 items; give two"),
         (([PIXELS[0], PIXELS[1][:, :2]], LABELS[:2]), r"cannot be read as an array"),
         (7, r"cannot be read as a data set of \(picture, label\)"),
         ((PIXELS, LABELS[:3]), r"4 inputs, labels of shape \(3,\)"),
@@ -441,7 +441,7 @@ def test_splits_are_found_in_whatever_case_they_are_written(tmp_path, store, tra
     "names", [("data/train/cat/0.png", "data/test/cat/1.png"), ("seg_train/cat/0.png", "seg_test/cat/1.png"), ("cat/test/0.png", "cat/train/1.png")]
 )
 def test_splits_below_the_root_are_refused_rather_than_trained_on(tmp_path, store, names):
-    with pytest.raises(DataError, match=r"looks like a split; name with task.root the folder that holds train and test"):
+    with pytest.raises(DataError, match=r"looks like a split; set task.root to the folder that contains train and test"):
         loaded(paint(tmp_path / "pets", *names), store)
 
 
@@ -451,7 +451,7 @@ def test_a_table_finds_the_split_in_any_folder_of_a_path(tmp_path, store):
     task = loaded(root, store)
     assert (red(task.train), red(task.test)) == ([0], [1])
     (root / "metadata.csv").write_text("file_name,label\ntrain/test/2.png,a\n")
-    with pytest.raises(DataError, match=r"lies in folders of the splits test and train; say which in a column called split"):
+    with pytest.raises(DataError, match=r"is in folders of the splits test and train; write the right one into a column named split"):
         loaded(root, store)
 
 
@@ -486,20 +486,20 @@ def test_files_of_other_kinds_and_what_systems_add_make_no_class(tmp_path, store
     assert loaded(root, store).class_names == ("cat",)
     (root / "dog").mkdir()
     (root / "dog" / "1.heic").write_text("a kind that is not read")
-    with pytest.raises(DataError, match=r"dog holds no pictures of the class dog; 1.heic is not read as one, convert it"):
+    with pytest.raises(DataError, match=r"dog contains no pictures of the class dog; 1.heic cannot be read as a picture, convert it"):
         loaded(root, store)
 
 
 def test_a_column_called_label_and_another_with_names_have_to_be_chosen_from(tmp_path, store):
     write(tmp_path / "set" / "train.parquet", {"label": [0, 1], "side": [1, 0]}, {"side": ["left", "right"]})
-    with pytest.raises(DataError, match=r"task.label may be label or side"):
+    with pytest.raises(DataError, match=r"set task.label to label or side"):
         parquet(tmp_path / "set", store)
     assert parquet(tmp_path / "set", store, label="label").class_names == ("0", "1")
 
 
 def test_a_file_that_holds_all_splits_is_refused(tmp_path, store):
     write(tmp_path / "set" / "pictures.parquet", {"label": [0, 1], "split": ["train", "test"]})
-    with pytest.raises(DataError, match=r"has a column split; write the rows of each split into a file of their own"):
+    with pytest.raises(DataError, match=r"has a column split; write each split into its own file"):
         parquet(tmp_path / "set", store)
 
 
@@ -507,7 +507,7 @@ def test_text_labels_are_stripped_and_empty_ones_refused(tmp_path, store):
     write(tmp_path / "set" / "train.parquet", {"label": ["cat", " cat"]})
     assert parquet(tmp_path / "set", store).class_names == ("cat",)
     write(tmp_path / "set" / "train.parquet", {"label": ["cat", " "]})
-    with pytest.raises(DataError, match=r"row 1, holds no bytes of a picture, or no label"):
+    with pytest.raises(DataError, match=r"row 1: no picture bytes, or no label"):
         parquet(tmp_path / "set", store)
 
 
@@ -551,7 +551,7 @@ def test_pairs_of_palettes_are_read_by_their_colours_and_counted(caplog):
     task = own_task(train=Palettes(), test=None, trusted=0.0)
     assert red(task.train) == [200, 201, 202, 203]
     assert task.train.inputs.shape == (4, 3, 4, 4)
-    assert "4 pictures hold numbers into a palette" in told(caplog)
+    assert "4 pictures use a palette" in told(caplog)
 
 
 @pytest.mark.parametrize("labels", [np.array(["b", "a", "b", "a"], dtype=object), np.array(["b", "a", "b", "a"])])
@@ -561,11 +561,11 @@ def test_text_labels_of_any_type_are_classes(labels):
 
 def test_whole_numbers_of_any_type_are_labels_and_leave_no_class_empty():
     assert own_task(train=(PIXELS, np.array(LABELS, dtype=np.uint16)), test=None, trusted=0.0).train.labels.dtype == torch.int64
-    with pytest.raises(DataError, match="labels go up to 5, and no training row has 1; number the classes from 0 without a gap"):
+    with pytest.raises(DataError, match="the largest label is 5, but no training row has 1; number the classes from 0 without a gap"):
         own_task(train=(PIXELS, [0, 5, 0, 5]), test=None)
-    with pytest.raises(DataError, match="labels go up to 2, and no training row has 0"):
+    with pytest.raises(DataError, match="the largest label is 2, but no training row has 0"):
         own_task(train=(PIXELS, [1, 2, 1, 2]), test=None)
-    with pytest.raises(DataError, match="give both text, or both numbers"):
+    with pytest.raises(DataError, match="give both as text, or both as numbers"):
         own_task(train=(PIXELS, ["1", "2", "1", "2"]), test=(255 - PIXELS, [1, 1, 0, 1]))
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import DEPTH, file_digest
-from poisonbench.tasks.poisoned import Poisoned
+from poisonbench.tasks.poisoned import Exported
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def told(tmp_path):
 
 def load(folder, store, told):
     (folder / "task.json").write_text(json.dumps(told))
-    return Poisoned(root=str(folder), limit=None, trusted=0.0, public=0.0, split_seed=0).load(store)
+    return Exported(root=str(folder), limit=None, trusted=0.0, public=0.0, split_seed=0).load(store)
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"format": 9}, "task.json is not what `export` wrote"),
-        ({"sha256": {"train": "0" * 64, "test": "0" * 64}}, "train, test is not what `export` wrote"),
+        ({"format": 9}, "task.json differs from what `export` wrote"),
+        ({"sha256": {"train": "0" * 64, "test": "0" * 64}}, "train, test differs from what `export` wrote"),
         ({"class_names": ["a"]}, "out of range"),
-        ({"class_names": None}, "holds no training set"),
+        ({"class_names": None}, "contains no training set"),
         ({"more": json.loads("[" * DEPTH + "]" * DEPTH)}, "too deep"),
     ],
 )

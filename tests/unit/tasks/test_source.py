@@ -26,7 +26,7 @@ def digits(store, **fields):
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_digits_are_those_of_scikit_learn_wherever_its_file_lies(monkeypatch, moved):
-    """The file is read by its path; if it is not there, scikit-learn is asked."""
+    """The file is read by its path; if it does not exist, scikit-learn reads it."""
     monkeypatch.setattr(Path, "is_file", lambda path: not moved)
     images, labels = bundled()
     theirs = load_digits()
