@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from poisonbench.record import Part, Record
-from poisonbench.report.figures import Failures, defended, name_of, net_asr, number, plain, radii, relation
+from poisonbench.report.figures import Failures, defended, name_of, number, plain, radii, relation
+from poisonbench.report.measures import FIGURES, Figure, certified, figures_of, values_of
 from poisonbench.report.tables import cells_of
-from poisonbench.stats import intervals, over_seeds, ranks
+from poisonbench.stats import ranks
 
-PROPORTIONS: dict[str, Callable[[Record], float | None]] = {
-    "c_acc": lambda record: defended(record, "c_acc"),
-    "asr": lambda record: defended(record, "asr"),
-    "net_asr": net_asr,
-    "r_acc": lambda record: number(record.metrics.get("r_acc")),
-    "undefended_c_acc": lambda record: number(record.undefended.get("c_acc")),
-    "undefended_asr": lambda record: number(record.undefended.get("asr")),
-    "undefended_r_acc": lambda record: number(record.undefended.get("r_acc")),
-    "clean_c_acc": lambda record: number(record.baseline.get("c_acc")),
-    "clean_asr": lambda record: number(record.baseline.get("asr")),
-    "tpr": lambda record: number(record.metrics.get("tpr")),
-    "fpr": lambda record: number(record.metrics.get("fpr")),
-    "auroc": lambda record: number(record.metrics.get("auroc_in_class")),
-    "cover_removed": lambda record: number(record.metrics.get("cover_removed")),
-    "certified": lambda record: certified[0] if (certified := _certified(record)) else None,
-}
-FIGURES: dict[str, Callable[[Record], float | None]] = {
-    **PROPORTIONS,
-    "cover": lambda record: number(record.counts.get("cover")),
-    "median_radius": lambda record: number(record.metrics.get("median_radius")),
-    "epsilon": lambda record: number(record.facts.get("epsilon")),
-    "seconds": lambda record: math.fsum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
-}
 LOSS = 0.05  # of C-Acc, beyond which a defense is not ranked
-
-
-class Figure(NamedTuple):
-    """A mean over seeds, the smallest and the largest seed, and the ends of the 95 % interval; no interval for what is no proportion."""
-
-    mean: float
-    smallest: float
-    largest: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,27 +66,11 @@ def folded(records: Iterable[Record]) -> list[Cell]:
     """Return the cells of all records, seeds folded, in a fixed order."""
     records = list(records)
     failures, found = Failures.among(records), cells_of(records)
-    values = [_values(mine, failures) for _, mine in found]
-    cells = [_cell(named, mine, figures) for (named, mine), figures in zip(found, _figures(values), strict=True)]
+    values = [values_of(mine, failures) for _, mine in found]
+    cells = [_cell(named, mine, figures) for (named, mine), figures in zip(found, figures_of(values), strict=True)]
     clean = _without_attack(records)
     reasons = [_unranked(mine, clean, failures) for _, mine in found]
     return _ranked(cells, values, reasons)
-
-
-def _values(records: Sequence[Record], failures: Failures) -> dict[str, list[float]]:
-    """Return every figure of a cell by its seeds; a failed one counts, a skipped one does not."""
-    told: list[Mapping[str, float | None]] = [{name: figure(record) for name, figure in FIGURES.items()} for record in records if record.status == "done"]
-    told += [failures.figures(record) for record in records if record.status == "failed"]
-    values = {name: [value for figures in told if (value := figures.get(name)) is not None] for name in FIGURES}
-    return {name: several for name, several in values.items() if several}
-
-
-def _figures(values: Sequence[Mapping[str, list[float]]]) -> list[dict[str, Figure]]:
-    asked = [(place, name) for place, cell in enumerate(values) for name in cell if name in PROPORTIONS]
-    ends = dict(zip(asked, intervals([values[place][name] for place, name in asked]), strict=True))
-    return [
-        {name: Figure(*over_seeds(several), *(ends.get((place, name)) or (None, None))) for name, several in cell.items()} for place, cell in enumerate(values)
-    ]
 
 
 def _ranked(cells: Sequence[Cell], values: Sequence[Mapping[str, list[float]]], reasons: Sequence[str]) -> list[Cell]:
@@ -196,7 +146,7 @@ def _cell(named: tuple[str, ...], records: Sequence[Record], figures: Mapping[st
         setting=setting,
         command=plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
         figures=figures,
-        unit=plain(" or ".join(sorted({radii(record) for record in done if _certified(record)}))),
+        unit=plain(" or ".join(sorted({radii(record) for record in done if certified(record)}))),
         relation=plain(" or ".join(sorted({relation(record) for record in done if "epsilon" in record.facts}))),
         unseen=tuple(sorted({plain(sentence) for record in done for sentence in record.unseen})),
         curves=_curves(done),
@@ -211,15 +161,9 @@ def _seed(record: Record) -> dict[str, object]:
 
 
 def _curves(records: Sequence[Record]) -> dict[str, list[float]]:
-    told = {"certified": [_certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
+    told = {"certified": [certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
     curves = {name: [[float(value) for value in curve] for curve in found if curve] for name, found in told.items()}
     return {name: [round(sum(values) / len(values), 4) for values in zip(*found, strict=False)] for name, found in curves.items() if found}
-
-
-def _certified(record: Record) -> list[float]:
-    """Return certified accuracy over radii, in the record's unit; empty where there is none."""
-    curve = record.metrics.get("certified")
-    return curve if isinstance(curve, list) else []
 
 
 def _rounds(record: Record) -> list[float]:

@@ -19,7 +19,8 @@ from poisonbench.assemble import HOME
 from poisonbench.record import Record
 from poisonbench.report.__main__ import main
 from poisonbench.report.cells import folded
-from poisonbench.report.leaderboard import as_csv, as_markdown, gaps, page, rows
+from poisonbench.report.exports import as_csv, as_markdown, rows
+from poisonbench.report.leaderboard import gaps, page
 from poisonbench.report.tables import published
 from poisonbench.stats import intervals
 from tests.unit.report.payloads import EVIL
