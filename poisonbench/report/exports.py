@@ -11,12 +11,14 @@ from poisonbench.report.figures import text
 from poisonbench.report.measures import FIGURES, PROPORTIONS
 from poisonbench.stats import Spread
 
+NAMES = ("kind", "task", "family", "threat", "attack", "rate", "defense", "learner", "setting")
+
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
     """Return one flat mapping a cell: every figure's mean, smallest and largest seed, and the 95 % interval of a proportion."""
     told = []
     for cell in cells:
-        row: dict[str, object] = {name: getattr(cell, name) for name in ("task", "family", "threat", "attack", "rate", "defense", "learner", "setting")}
+        row: dict[str, object] = {name: getattr(cell, name) for name in NAMES}
         row |= {"rank_low": cell.rank[0] if cell.rank else None, "rank_high": cell.rank[1] if cell.rank else None}
         row |= {
             "ranked": cell.compared if cell.rank else None,

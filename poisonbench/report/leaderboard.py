@@ -1,4 +1,4 @@
-"""Cells to a leaderboard: one page that needs nothing but itself, and the same cells as Markdown, CSV and Parquet."""
+"""Cells to a leaderboard: one page that needs no other file, and the same cells as Markdown, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ HERE = Path(__file__).parent
 SEEDS = (3, 5, 10)  # for which the page says what ranks can separate
 
 
-def page(cells: Sequence[Cell]) -> str:
-    """Return the whole page. All text comes in as data, and is put into the page as text."""
+def page(cells: Sequence[Cell], site: str | None = None) -> str:
+    """Return the whole page. All text comes in as data, and is put into the page as text.
+
+    Args:
+        cells: of the leaderboard.
+        site: the documentation site as seen from the page, such as "../"; None for names without links.
+    """
     from base64 import b64encode
     from hashlib import sha256
 
@@ -26,7 +31,7 @@ def page(cells: Sequence[Cell]) -> str:
     script = (HERE / "leaderboard.js").read_text(encoding="utf-8")
     allowed = f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=select_autoescape(default=True), keep_trailing_newline=True)
-    data = json.dumps(packed(cells), separators=(",", ":"), ensure_ascii=True)
+    data = json.dumps(packed(cells, site), separators=(",", ":"), ensure_ascii=True)
     for mark in "<>&":
         data = data.replace(mark, f"\\u{ord(mark):04x}")  # no text of a record can end the block it lies in
     return environment.get_template("leaderboard.html.j2").render(
@@ -47,12 +52,18 @@ def gaps(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     return [(str(number), *("none" if gap is None else f"{100 * gap:.0f} points" for gap in several)) for number, several in found]
 
 
-def write(cells: Sequence[Cell], folder: Path) -> None:
-    """Write index.html, leaderboard.csv, leaderboard.md and leaderboard.parquet into `folder`."""
+def write(cells: Sequence[Cell], folder: Path, site: str | None = None) -> None:
+    """Write index.html, leaderboard.csv, leaderboard.md and leaderboard.parquet into `folder`.
+
+    Args:
+        cells: of the leaderboard.
+        folder: where to write.
+        site: the documentation site as seen from the page, such as "../"; None for names without links.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    write_text(folder / "index.html", page(cells))
+    write_text(folder / "index.html", page(cells, site))
     write_text(folder / "leaderboard.csv", as_csv(cells))
     write_text(folder / "leaderboard.md", as_markdown(cells))
     table = pyarrow.Table.from_pylist(rows(cells))

@@ -27,10 +27,22 @@ def certified(record: Record) -> list[float]:
     return curve if isinstance(curve, list) else []
 
 
+def lost(record: Record) -> float | None:
+    """Return how much lower C-Acc is than with the model of clean training; 0 where it is higher, as in `net_asr`."""
+    after, before = defended(record, "c_acc"), number(record.baseline.get("c_acc"))
+    return None if after is None or before is None else max(0.0, before - after)
+
+
+def _median_radius(record: Record) -> float | None:
+    """Return the median radius; -1, the radius of a wrong answer, where fewer than half of the answers are proved right at radius 0."""
+    return number(record.metrics.get("median_radius", -1.0 if certified(record) else None))
+
+
 PROPORTIONS: dict[str, Callable[[Record], float | None]] = {
     "c_acc": lambda record: defended(record, "c_acc"),
     "asr": lambda record: defended(record, "asr"),
     "net_asr": net_asr,
+    "c_acc_lost": lost,
     "r_acc": lambda record: number(record.metrics.get("r_acc")),
     "undefended_c_acc": lambda record: number(record.undefended.get("c_acc")),
     "undefended_asr": lambda record: number(record.undefended.get("asr")),
@@ -46,7 +58,7 @@ PROPORTIONS: dict[str, Callable[[Record], float | None]] = {
 FIGURES: dict[str, Callable[[Record], float | None]] = {
     **PROPORTIONS,
     "cover": lambda record: number(record.counts.get("cover")),
-    "median_radius": lambda record: number(record.metrics.get("median_radius")),
+    "median_radius": _median_radius,
     "epsilon": lambda record: number(record.facts.get("epsilon")),
     "seconds": lambda record: math.fsum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
 }
@@ -55,9 +67,15 @@ FIGURES: dict[str, Callable[[Record], float | None]] = {
 def values_of(records: Sequence[Record], failures: Failures) -> dict[str, list[float]]:
     """Return every figure of a cell by its seeds; a failed one counts, a skipped one does not."""
     told: list[Mapping[str, float | None]] = [{name: figure(record) for name, figure in FIGURES.items()} for record in records if record.status == "done"]
-    told += [failures.figures(record) for record in records if record.status == "failed"]
+    told += [failed(record, failures) for record in records if record.status == "failed"]
     values = {name: [value for figures in told if (value := figures.get(name)) is not None] for name in FIGURES}
     return {name: several for name, several in values.items() if several}
+
+
+def failed(record: Record, failures: Failures) -> dict[str, float]:
+    """Return the figures that a failed seed counts with; its C-Acc is that of chance, where clean training might have reached 1."""
+    figures = failures.figures(record)
+    return figures | {"c_acc_lost": 1 - figures["c_acc"]}
 
 
 def figures_of(values: Sequence[Mapping[str, list[float]]]) -> list[dict[str, Figure]]:
