@@ -1,7 +1,8 @@
 "use strict";
 const { kinds, cells, boards, skipped, links, unseen, figures: numbers } = JSON.parse(document.getElementById("data").textContent);
 const SEED = ["seed", "record", "digest", "commit", "c_acc", "asr", "status", "reason"];
-for (const cell of cells) {
+for (const [place, cell] of cells.entries()) {
+  cell.place = place;
   for (const name in cell.m) cell.m[name] = numbers[cell.m[name]]; // equal figures are sent once
   if (cell.v !== undefined) cell.cost = numbers[cell.v];
   cell.n = cell.n.map((seed) => Object.fromEntries(SEED.map((name, place) => [name, seed[place] ?? undefined])));
@@ -49,8 +50,8 @@ function change(told) {
 }
 const NO_FILTER = { family: "", threat: "", learner: "", rate: "", q: "" };
 function openCell(cell) {
-  change({ ...NO_FILTER, kind: cell.y, task: cell.t, open: String(cells.indexOf(cell)) });
-  const button = byId("open-" + cells.indexOf(cell));
+  change({ ...NO_FILTER, kind: cell.y, task: cell.t, open: String(cell.place) });
+  const button = byId("open-" + cell.place);
   button.scrollIntoView({ block: "center" });
   button.focus({ preventScroll: true });
 }
@@ -258,7 +259,7 @@ function table(now, chosen) {
   const rows = [...chosen].sort((one, other) => {
     const left = value(one, key), right = value(other, key);
     if (left === null || right === null) return (left === null) - (right === null);
-    return sign * (left < right ? -1 : left > right ? 1 : 0) || cells.indexOf(one) - cells.indexOf(other);
+    return sign * (left < right ? -1 : left > right ? 1 : 0) || one.place - other.place;
   });
   const opened = now.open === undefined ? null : cells[+now.open];
   if (opened && rows.includes(opened)) { rows.splice(rows.indexOf(opened), 1); rows.unshift(opened); }
@@ -267,7 +268,7 @@ function table(now, chosen) {
   const head = make("tr", {}, ...columns.map(([name, label]) => make("th", { scope: "col", class: TEXT.has(name) ? "text" : undefined, "aria-sort": name === key ? (now.down ? "descending" : "ascending") : "none" }, make("button", { id: "sort-" + name, type: "button", on: () => change({ sort: name, down: name === key && !now.down ? "1" : "" }) }, label + (name === key ? (now.down ? " ▾" : " ▴") : "")))));
   const body = [];
   for (const cell of rows.slice(0, shown)) {
-    const place = String(cells.indexOf(cell));
+    const place = String(cell.place);
     body.push(make("tr", { class: [few(cell), cell === opened && "open"].filter(Boolean).join(" ") || undefined }, ...columns.map(([name]) => {
       if (name === "a") return make("td", { class: "text" }, make("button", { class: "link", id: "open-" + place, type: "button", "aria-expanded": String(cell === opened), on: () => change({ open: cell === opened ? "" : place }) }, cell.a));
       const text = name === "n" ? cell.n.length + (cell.x === undefined ? "" : " \u2020") : name === "r" ? percent(cell.r) : name === "o" ? ranked(cell) || (cell.w ? "not ranked" : "") : TEXT.has(name) ? cell[name] : told(cell, name);
@@ -296,7 +297,7 @@ function detail(cell) {
 
 function barred() {
   show("skipped", skipped.length);
-  fill("reasons", ...skipped.map(([reason, pairs]) => make("div", {}, make("h3", {}, reason), make("ul", {}, ...pairs.map(([task, defense, attacks]) => make("li", {}, make("b", {}, named("defense", defense)), " on " + task + ", against " + attacks.join(", ")))))));
+  fill("reasons", ...skipped.map(([reason, pairs]) => make("div", {}, make("h3", {}, reason.slice(0, 1).toUpperCase() + reason.slice(1)), make("ul", {}, ...pairs.map(([task, defense, attacks]) => make("li", {}, make("b", {}, named("defense", defense)), " on " + task + ", against " + attacks.map((attack) => (attack === "none" ? "no attack" : attack)).join(", ")))))));
 }
 
 function plot(title, frame, series) {
