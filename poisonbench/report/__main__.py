@@ -19,6 +19,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m poisonbench.report", description="Turn records into a leaderboard: a page, CSV, Markdown, Parquet.")
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="folder of records (default: results/records)")
     parser.add_argument("--out", type=Path, default=Path("results/leaderboard"), help="folder to write into (default: results/leaderboard)")
+    parser.add_argument("--site", help="the documentation site as seen from the page, such as ../ ; names then link to it (default: no links)")
     asked = parser.parse_args(words)
     try:
         records = published(asked.records)
@@ -26,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
             sys.stderr.write(f"poisonbench: no records in {asked.records}; make some with publish=true, or name another folder with --records\n")
             return 2
         cells = folded(records)
-        write(cells, asked.out)
+        write(cells, asked.out, asked.site)
     except PoisonbenchError as error:
         sys.stderr.write(f"poisonbench: {error}\n")
         return 2

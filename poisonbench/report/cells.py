@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from poisonbench.report.figures import Failures, defended, name_of, net_asr, number, plain, radii, relation
+from poisonbench.report.figures import Failures, defended, goal, name_of, number, plain, radii, relation
+from poisonbench.report.kinds import kind_of
+from poisonbench.report.measures import FIGURES, Figure, certified, failed, figures_of, lost, values_of
 from poisonbench.report.tables import cells_of
-from poisonbench.stats import intervals, over_seeds, ranks
+from poisonbench.stats import ranks
 from poisonbench.storage.record import Part, Record
 
-PROPORTIONS: dict[str, Callable[[Record], float | None]] = {
-    "c_acc": lambda record: defended(record, "c_acc"),
-    "asr": lambda record: defended(record, "asr"),
-    "net_asr": net_asr,
-    "r_acc": lambda record: number(record.metrics.get("r_acc")),
-    "undefended_c_acc": lambda record: number(record.undefended.get("c_acc")),
-    "undefended_asr": lambda record: number(record.undefended.get("asr")),
-    "undefended_r_acc": lambda record: number(record.undefended.get("r_acc")),
-    "clean_c_acc": lambda record: number(record.baseline.get("c_acc")),
-    "clean_asr": lambda record: number(record.baseline.get("asr")),
-    "tpr": lambda record: number(record.metrics.get("tpr")),
-    "fpr": lambda record: number(record.metrics.get("fpr")),
-    "auroc": lambda record: number(record.metrics.get("auroc_in_class")),
-    "cover_removed": lambda record: number(record.metrics.get("cover_removed")),
-    "certified": lambda record: certified[0] if (certified := _certified(record)) else None,
-}
-FIGURES: dict[str, Callable[[Record], float | None]] = {
-    **PROPORTIONS,
-    "cover": lambda record: number(record.counts.get("cover")),
-    "median_radius": lambda record: number(record.metrics.get("median_radius")),
-    "epsilon": lambda record: number(record.facts.get("epsilon")),
-    "seconds": lambda record: math.fsum(map(float, seconds.values())) if isinstance(seconds := record.cost.get("seconds"), Mapping) else None,
-}
 LOSS = 0.05  # of C-Acc, beyond which a defense is not ranked
 
 
-class Figure(NamedTuple):
-    """A mean over seeds, the smallest and the largest seed, and the ends of the 95 % interval; no interval for what is no proportion."""
+class Met(NamedTuple):
+    """An attack in one setting, on one task and learner."""
 
-    mean: float
-    smallest: float
-    largest: float
-    low: float | None
-    high: float | None
+    task: str
+    attack: str
+    rate: float | None
+    learner: str
+    setting: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +33,7 @@ class Cell:
     """One line of the leaderboard: a setting with all its seeds.
 
     Args:
+        kind: name of the tab that it belongs to.
         task: its name.
         family: of the attack.
         threat: what the attacker may do.
@@ -65,10 +44,14 @@ class Cell:
         setting: further words of the command.
         command: of every seed, `seed=` left out.
         figures: those that apply. A failed seed counts as ASR 1 and C-Acc of chance.
+        damage: name of the figure that says what the attack achieved: "net_asr" of an attack with a target, "c_acc_lost" of one that lowers
+            accuracy; empty for any other.
+        cost: C-Acc lost by the same defense, task and learner without an attack; None without such a record.
+        reference: why this is no defense to be ranked, such as "no defense"; empty for a defense.
         rank: by net ASR among the defenses that met the same attack in the same setting, 1 for the lowest: the 95 % interval that holds for
             all of them at once; None where nothing is compared.
         compared: number of cells that are ranked together, this one with them.
-        unranked: why a cell that met an attack is not ranked; empty if it is.
+        unranked: why a cell that met an attack with a target is not ranked; empty if it is.
         unit: what radii count, and over whose draws they hold; empty without a certificate.
         relation: between which neighbours and over whose draws epsilon holds; empty without one.
         unseen: checks of today that were not made for these records.
@@ -76,6 +59,7 @@ class Cell:
         seeds: one a record.
     """
 
+    kind: str
     task: str
     family: str
     threat: str
@@ -86,6 +70,9 @@ class Cell:
     setting: str
     command: str
     figures: Mapping[str, Figure]
+    damage: str = ""
+    cost: Figure | None = None
+    reference: str
     rank: tuple[int, int] | None = None
     compared: int = 0
     unranked: str = ""
@@ -95,45 +82,75 @@ class Cell:
     curves: Mapping[str, list[float]]
     seeds: Sequence[Mapping[str, object]]
 
+    @property
+    def met(self) -> Met:
+        """What the defense met; cells in which it is equal are compared with each other."""
+        return Met(self.task, self.attack, self.rate, self.learner, self.setting)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether no seed was run, because the pair cannot be run."""
+        return all(seed.get("status") == "skipped" for seed in self.seeds)
+
+    @property
+    def harm(self) -> Figure | None:
+        """What the attack achieved; None where nothing was measured."""
+        return self.figures.get(self.damage)
+
 
 def folded(records: Iterable[Record]) -> list[Cell]:
     """Return the cells of all records, seeds folded, in a fixed order."""
     records = list(records)
-    failures, found = Failures.among(records), cells_of(records)
-    values = [_values(mine, failures) for _, mine in found]
-    cells = [_cell(named, mine, figures) for (named, mine), figures in zip(found, _figures(values), strict=True)]
+    failures, found = Failures.among(records), [(named, alike) for named, mine in cells_of(records) for alike in _by_learner(mine)]
+    values = [values_of(mine, failures) for _, mine in found]
+    cells = [_cell(named, mine, figures) for (named, mine), figures in zip(found, figures_of(values), strict=True)]
     clean = _without_attack(records)
-    reasons = [_unranked(mine, clean, failures) for _, mine in found]
-    return _ranked(cells, values, reasons)
+    partners = [_partners(mine, clean) for _, mine in found]
+    reasons = [_unranked(mine, calm, failures) for (_, mine), calm in zip(found, partners, strict=True)]
+    return _ranked(_judged(cells, records, _costs(partners, failures)), values, reasons)
 
 
-def _values(records: Sequence[Record], failures: Failures) -> dict[str, list[float]]:
-    """Return every figure of a cell by its seeds; a failed one counts, a skipped one does not."""
-    told: list[Mapping[str, float | None]] = [{name: figure(record) for name, figure in FIGURES.items()} for record in records if record.status == "done"]
-    told += [failures.figures(record) for record in records if record.status == "failed"]
-    values = {name: [value for figures in told if (value := figures.get(name)) is not None] for name in FIGURES}
-    return {name: several for name, several in values.items() if several}
+def _by_learner(records: Sequence[Record]) -> list[list[Record]]:
+    """Return records of one line by their learner, which an experiment sets without a word in the setting."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(_learner(record), []).append(record)
+    return list(found.values())
 
 
-def _figures(values: Sequence[Mapping[str, list[float]]]) -> list[dict[str, Figure]]:
-    asked = [(place, name) for place, cell in enumerate(values) for name in cell if name in PROPORTIONS]
-    ends = dict(zip(asked, intervals([values[place][name] for place, name in asked]), strict=True))
-    return [
-        {name: Figure(*over_seeds(several), *(ends.get((place, name)) or (None, None))) for name, several in cell.items()} for place, cell in enumerate(values)
-    ]
+def _learner(record: Record) -> str:
+    learner = record.spec.get("learner")
+    return plain(str(learner.get("class", "")).rpartition(".")[2]) if isinstance(learner, Mapping) else ""
+
+
+def _costs(partners: Sequence[Sequence[Record]], failures: Failures) -> list[Figure | None]:
+    """Return, for each cell, the C-Acc that its defense loses without an attack."""
+    each = [[failed(record, failures)["c_acc_lost"] if record.status == "failed" else lost(record) for record in calm] for calm in partners]
+    values = [{"c_acc_lost": known} if (known := [value for value in several if value is not None]) else {} for several in each]
+    return [figures.get("c_acc_lost") for figures in figures_of(values)]
+
+
+def _judged(cells: Sequence[Cell], records: Sequence[Record], costs: Sequence[Figure | None]) -> list[Cell]:
+    """Add to each cell what its attack achieves and what its defense costs."""
+    lowering = {plain(name_of(record, "attack")) for record in records if record.status == "done" and "c_acc_lost" in goal(record, "metrics")}
+
+    def damage(cell: Cell) -> str:
+        return "net_asr" if "net_asr" in cell.figures else "c_acc_lost" if cell.attack in lowering else ""
+
+    return [replace(cell, damage="" if cell.attack == "none" else damage(cell), cost=cost) for cell, cost in zip(cells, costs, strict=True)]
 
 
 def _ranked(cells: Sequence[Cell], values: Sequence[Mapping[str, list[float]]], reasons: Sequence[str]) -> list[Cell]:
-    met: dict[tuple[object, ...], dict[int, list[float]]] = {}
+    met: dict[Met, dict[int, list[float]]] = {}
     for place, cell in enumerate(cells):
         if "net_asr" in values[place] and not reasons[place]:
-            met.setdefault((cell.task, cell.attack, cell.rate, cell.learner, cell.setting), {})[place] = values[place]["net_asr"]
+            met.setdefault(cell.met, {})[place] = values[place]["net_asr"]
     found: dict[int, tuple[tuple[int, int], int]] = {}
     for board in met.values():
         told = ranks({str(place): dict(enumerate(several)) for place, several in board.items()}) if len(board) > 1 else {}
         found |= {int(place): (rank, len(board)) for place, rank in told.items()}
     ranked = [replace(cell, rank=found[place][0], compared=found[place][1]) if place in found else cell for place, cell in enumerate(cells)]
-    return [replace(cell, unranked=reason if "net_asr" in several else "") for cell, several, reason in zip(ranked, values, reasons, strict=True)]
+    return [replace(cell, unranked=reason if cell.damage == "net_asr" else "") for cell, reason in zip(ranked, reasons, strict=True)]
 
 
 def _bare(record: Record) -> str:
@@ -149,12 +166,16 @@ def _without_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def _unranked(records: Sequence[Record], clean: Mapping[str, list[Record]], failures: Failures) -> str:
+def _partners(records: Sequence[Record], clean: Mapping[str, list[Record]]) -> list[Record]:
+    """Return the records of the same defense, task and learner without an attack."""
+    return list({record.key: record for one in records for record in clean.get(_bare(one), [])}.values())
+
+
+def _unranked(records: Sequence[Record], partners: Sequence[Record], failures: Failures) -> str:
     """Return why a cell is not ranked: what the defense costs without an attack, or what the attack takes from the defended model alone."""
     defense, mine = records[0].spec.get("defense"), [record for record in records if record.status != "skipped"]
-    if isinstance(defense, Mapping) and not set(defense) - {"name"}:
+    if not _acts(defense):
         return ""  # nothing is done, so nothing is lost
-    partners = list({record.key: record for one in records for record in clean.get(_bare(one), [])}.values())
     source = partners or mine
     if not all(any(record.status == "done" for record in several) for several in (source, mine)):
         return "no seed was done"
@@ -184,19 +205,20 @@ def _points(before: Sequence[float], after: Sequence[float]) -> str:
 def _cell(named: tuple[str, ...], records: Sequence[Record], figures: Mapping[str, Figure]) -> Cell:
     task, attack, rate, defense, setting = (plain(text) for text in named)
     done = [record for record in records if record.status == "done"]
-    learner = records[0].spec.get("learner")
     return Cell(
+        kind=kind_of(records[0]).name,
         task=task,
         family=_family(records[0]),
         threat=_threat(records[0]),
         attack=attack,
         rate=float(rate.removesuffix(" %")) / 100 if rate else None,
         defense=defense,
-        learner=plain(str(learner.get("class", "")).rpartition(".")[2]) if isinstance(learner, Mapping) else "",
+        learner=_learner(records[0]),
         setting=setting,
         command=plain(" ".join(word for word in records[0].command.split(" ") if not word.startswith("seed="))),
         figures=figures,
-        unit=plain(" or ".join(sorted({radii(record) for record in done if _certified(record)}))),
+        reference=_reference(records[0]),
+        unit=plain(" or ".join(sorted({radii(record) for record in done if certified(record)}))),
         relation=plain(" or ".join(sorted({relation(record) for record in done if "epsilon" in record.facts}))),
         unseen=tuple(sorted({plain(sentence) for record in done for sentence in record.unseen})),
         curves=_curves(done),
@@ -211,15 +233,9 @@ def _seed(record: Record) -> dict[str, object]:
 
 
 def _curves(records: Sequence[Record]) -> dict[str, list[float]]:
-    told = {"certified": [_certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
+    told = {"certified": [certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
     curves = {name: [[float(value) for value in curve] for curve in found if curve] for name, found in told.items()}
     return {name: [round(sum(values) / len(values), 4) for values in zip(*found, strict=False)] for name, found in curves.items() if found}
-
-
-def _certified(record: Record) -> list[float]:
-    """Return certified accuracy over radii, in the record's unit; empty where there is none."""
-    curve = record.metrics.get("certified")
-    return curve if isinstance(curve, list) else []
 
 
 def _rounds(record: Record) -> list[float]:
@@ -236,6 +252,20 @@ def _threat(record: Record) -> str:
     acts = {"train": "run the training", "update": "send updates"}
     rows = "add rows" if budget.get("inject") else "relabel and edit rows" if budget.get("relabel") else "edit rows, labels kept"
     return next((told for slot, told in acts.items() if slot in attack), rows)
+
+
+def _acts(defense: object) -> bool:
+    """Whether a defense has a slot, and so does anything."""
+    return not isinstance(defense, Mapping) or bool(set(defense) - {"name"})
+
+
+def _reference(record: Record) -> str:
+    """Return why a cell is listed for comparison only; empty for a defense."""
+    defense = record.spec.get("defense")
+    if not _acts(defense):
+        return "no defense"
+    needs = defense.get("needs") if isinstance(defense, Mapping) else None
+    return "knows which rows are poison" if isinstance(needs, list | tuple) and "truth" in needs else ""
 
 
 def _family(record: Record) -> str:

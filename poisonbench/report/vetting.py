@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poisonbench.core.files import write_atomically, write_text
+from poisonbench.report.exports import harmless
 from poisonbench.report.figures import plain
-from poisonbench.report.leaderboard import harmless
 from poisonbench.report.tables import ABSENT
 from poisonbench.stats import over_seeds
 

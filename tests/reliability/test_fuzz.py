@@ -22,7 +22,7 @@ from attacks.backdoor.triggers import from_file
 from poisonbench.core.errors import PoisonbenchError
 from poisonbench.core.files import File, file_digest
 from poisonbench.core.learner import Trained
-from poisonbench.report import benchmarks, leaderboard, ledger, tables
+from poisonbench.report import benchmarks, exports, leaderboard, ledger, tables
 from poisonbench.report.cells import folded
 from poisonbench.report.tables import published
 from poisonbench.storage import lease
@@ -243,8 +243,8 @@ def fuzz_shared(folder: Path, times: int) -> None:
             whole += 1
             cells = folded(records)
             assert leaderboard.page(cells), time
-            assert leaderboard.as_csv(cells), time
-            assert leaderboard.as_markdown(cells), time
+            assert exports.as_csv(cells), time
+            assert exports.as_markdown(cells), time
             assert tables.table(records), time
     assert whole > times / 10  # most junk is refused when it is read; some of it has to come further
 

@@ -18,7 +18,8 @@ import pytest
 from poisonbench.core.plugins import HOME
 from poisonbench.report.__main__ import main
 from poisonbench.report.cells import folded
-from poisonbench.report.leaderboard import as_csv, as_markdown, gaps, page, rows
+from poisonbench.report.exports import as_csv, as_markdown, rows
+from poisonbench.report.leaderboard import gaps, page
 from poisonbench.report.tables import published
 from poisonbench.stats import intervals
 from poisonbench.storage.record import Record
@@ -78,7 +79,7 @@ def test_a_failed_seed_is_a_success_of_the_attack_and_an_answer_by_chance():
 
 def test_a_chance_that_no_record_tells_is_nothing_and_an_attack_without_asr_gets_none():
     cells = {cell.attack: cell for cell in folded([failed(0), made(attack="degrade", seed=0, metrics={"c_acc": 0.5}), failed(1, attack="degrade")])}
-    assert cells["badnets"].figures.keys() == {"c_acc"}
+    assert cells["badnets"].figures.keys() == {"c_acc", "c_acc_lost"}
     assert cells["badnets"].figures["c_acc"].mean == 0.0
     assert cells["degrade"].figures["c_acc"].mean == 0.25
     assert "asr" not in cells["degrade"].figures
@@ -355,9 +356,12 @@ def opened(tmp_path_factory):
     return look
 
 
-def cells_in(dom: str) -> list[list[str]]:
-    body = re.search(r'<table id="cells">.*?<tbody>(.*)</tbody>', dom, re.DOTALL)[1]
-    return [re.findall(r"<td[^>]*>(?:<button[^>]*>)?(.*?)(?:</button>)?</td>", row) for row in body.split("</tr>") if "<td" in row]
+def cells_in(dom: str) -> list[dict[str, str]]:
+    """Return the rows of the table of all cells, by the heads of its columns."""
+    head, body = re.search(r'<table id="cells"><thead>(.*?)</thead><tbody>(.*?)</tbody></table></div>', dom, re.DOTALL).groups()
+    names = [name.rstrip(" ▴▾") for name in re.findall(r"<th[^>]*><button[^>]*>(.*?)</button></th>", head)]
+    rows = [re.findall(r"<td[^>]*>(?:<button[^>]*>)?(.*?)(?:</button>)?</td>", row) for row in body.split("</tr>") if "<td" in row]
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
 
 def elements(dom: str) -> set[str]:
@@ -379,11 +383,17 @@ def test_a_browser_shows_every_cell_without_a_complaint(opened):
 
 
 def test_a_browser_sorts_and_filters(opened):
-    ascending = [row[10] for row in cells_in(opened("sort=asr")[0])]
-    assert [float(text.split()[0]) for text in ascending if text] == [10.0, 20.0, 50.0, 100.0, 100.0]
-    assert [float(text.split()[0]) for text in [row[10] for row in cells_in(opened("sort=asr&down=1")[0])] if text] == [100.0, 100.0, 50.0, 20.0, 10.0]
-    assert [row[1] for row in cells_in(opened("q=sig")[0])] == ["sig"]
-    assert [row[2] for row in cells_in(opened("rate=0.1")[0])] == ["10 %"]
+    ascending, descending = ([row["ASR"].split()[0] for row in cells_in(opened(view)[0]) if row["ASR"]] for view in ("sort=asr", "sort=asr&down=1"))
+    assert ascending == ["10.0", "20.0", "50.0", "100.0", "100.0"]
+    assert descending == ["100.0", "100.0", "50.0", "20.0", "10.0"]
+    assert [row["attack"] for row in cells_in(opened("q=sig")[0])] == ["sig"]
+    assert [row["rate"] for row in cells_in(opened("rate=0.1")[0])] == ["10 %"]
+
+
+def test_a_browser_shows_no_column_without_a_figure(opened):
+    names = cells_in(opened("")[0])[0].keys()
+    assert {"attack", "defense", "C-Acc", "ASR"} < names
+    assert not {"median radius", "epsilon", "TPR"} & names
 
 
 def test_a_browser_opens_a_cell(opened):

@@ -1,0 +1,63 @@
+"""The kinds of runs, one tab of the leaderboard each. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from poisonbench.storage.record import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One tab of the leaderboard.
+
+    Args:
+        name: in addresses and in the CSV file.
+        title: of the tab.
+        about: what the reader finds there, in one or two sentences.
+        slots: dotted names of slots in the specification. A record belongs here if it has one of them.
+    """
+
+    name: str
+    title: str
+    about: str
+    slots: tuple[str, ...] = ()
+
+
+KINDS = (  # the tabs from left to right; a new kind is a new entry
+    Kind(
+        name="data",
+        title="Data attacks",
+        about="The attacker changes or adds training rows. The defender filters rows, changes the training, repairs the model or refuses inputs.",
+    ),
+    Kind(
+        name="training",
+        title="Outsourced training",
+        about="The attacker runs the training and hands over a model. The defender can only repair the model or refuse inputs.",
+        slots=("attack.train",),
+    ),
+    Kind(
+        name="federated",
+        title="Federated attacks",
+        about="Some clients of federated learning are malicious. The server combines the updates by a robust rule, or repairs the model afterwards.",
+        slots=("learner.client", "attack.update", "defense.aggregate"),
+    ),
+    Kind(
+        name="certificates",
+        title="Certificates",
+        about="The defense proves that an answer stays right under every attack up to a radius. What a radius counts stands above each group.",
+        slots=("defense.certify",),
+    ),
+)
+
+
+def kind_of(record: Record) -> Kind:
+    """Return the last kind of the list whose slots the record has; the first kind takes all others."""
+    return next((kind for kind in reversed(KINDS) if any(_has(record.spec, slot) for slot in kind.slots)), KINDS[0])
+
+
+def _has(spec: object, slot: str) -> bool:
+    for part in slot.split("."):
+        spec = spec.get(part) if isinstance(spec, Mapping) else None
+    return spec is not None
