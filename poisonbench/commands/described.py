@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import cast
@@ -23,6 +24,7 @@ from poisonbench.record import Record
 COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
 PLANS = ("poisonbench.core.attack.", "poisonbench.core.defense.")  # classes that hold plugins and do nothing themselves
 REFERENCE = "${"
+WITHIN = {"features": ("learner=ridge", "learner.features")}  # groups that no run has by itself: a word that makes place for one, and the place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class Option:
     Args:
         group: such as "attack".
         name: such as "badnets".
+        words: what chooses it on the command line.
         note: the comment at the head of its file.
         base: the option of the same group that it starts from; empty for none.
         parts: its classes.
@@ -73,6 +76,7 @@ class Option:
 
     group: str
     name: str
+    words: str
     note: str
     base: str
     parts: tuple[Part, ...]
@@ -103,19 +107,22 @@ def option(group: str, name: str, more: Sequence[str] = ()) -> Option:
     Raises:
         ConfigError: one sentence on the first mistake.
     """
-    found = composed([*more, f"+{group}={name}" if group == "experiment" else f"{group}={name}"])
-    usual = composed(more)
+    first, place = WITHIN.get(group, ("", group))
+    word = f"+{group}={name}" if group == "experiment" else f"{group}@{place}={name}" if first else f"{group}={name}"
+    more = [*more, first] if first else more
+    found, usual = composed((*more, word)), composed(tuple(more))
     brings = {other: choice for other, choice in found.chosen.items() if other != group and usual.chosen.get(other) != choice}
-    plain = composed([*more, *(f"{other}={choice}" for other, choice in brings.items())]) if brings else usual
+    plain = composed((*more, *(f"{other}={choice}" for other, choice in brings.items()))) if brings else usual
     before = dict(_leaves(plain.written))
-    sets = {key: value for key, value in _leaves(found.written) if before.get(key, plain) != value and not key.startswith(f"{group}.")}
+    sets = {key: value for key, value in _leaves(found.written) if before.get(key, plain) != value and not key.startswith(f"{place}.")}
     path = CONFIGS / group / f"{name}.yaml"
     return Option(
         group=group,
         name=name,
+        words=" ".join([first, word]).strip(),
         note=_note(path),
         base=_base(path),
-        parts=tuple(_parts(found.resolved.get(group), found.written.get(group), group)),
+        parts=tuple(_parts(_at(found.resolved, place), _at(found.written, place), place)),
         brings=brings,
         sets=sets,
         swept=found.swept,
@@ -123,7 +130,14 @@ def option(group: str, name: str, more: Sequence[str] = ()) -> Option:
     )
 
 
-def composed(words: Sequence[str]) -> Composition:
+def origin(found: Option) -> Option | None:
+    """Return the option that another is a variant of: the same classes, perhaps with other defaults; None for an option with classes of its own."""
+    base = option(found.group, found.base) if found.base else None
+    return base if base and [part.target for part in base.parts] == [part.target for part in found.parts] else None
+
+
+@lru_cache(maxsize=256)
+def composed(words: tuple[str, ...]) -> Composition:
     """Compose words, and keep what was chosen and swept beside the values.
 
     Raises:
@@ -135,18 +149,24 @@ def composed(words: Sequence[str]) -> Composition:
         known = groups()
         chosen = {str(group): str(name) for group, name in config.hydra.runtime.choices.items() if group in known and group != "experiment"}
         swept = {str(key): str(values) for key, values in (config.hydra.sweeper.params or {}).items()}
-        plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        resolved, written = (cast("dict[str, object]", OmegaConf.to_container(plain, resolve=resolve)) for resolve in (True, False))
+        nodes = {str(key): config[key] for key in config if key != "hydra"}
+        resolved = {key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node for key, node in nodes.items()}
+        written = cast("dict[str, object]", OmegaConf.to_container(config, resolve=False))
+        written = {key: written[key] for key in nodes}
         return Composition(resolved=resolved, written=written, chosen=chosen, swept=swept)
 
 
 def _leaves(tree: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Yield each key of a tree and its value."""
     for key in keys(tree):
-        node: object = tree
-        for name in key.split("."):
-            node = cast("Mapping[str, object]", node)[name]
-        yield key, node
+        yield key, _at(tree, key)
+
+
+def _at(tree: Mapping[str, object], key: str) -> object:
+    node: object = tree
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
 
 
 def _note(path: Path) -> str:
