@@ -15,16 +15,17 @@ from poisonbench.core.files import write_atomically
 from poisonbench.storage.record import read
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from poisonbench.core.attack import Poisoned
-    from poisonbench.core.data import Task
+    from poisonbench.core.data import Dataset, Task
 
 SHOWN = 8
 
 USAGE = Usage(
     call="show RECORD [PNG]",
-    does="Draw poisoned rows of a record beside their originals.",
+    does="Draw poisoned rows of a record beside their originals, and what was changed.",
     options={"RECORD": "path of a record", "PNG": "path of the picture; beside the record by default", **TRUST},
 )
 
@@ -54,32 +55,52 @@ def main(words: Sequence[str]) -> int:
 
 
 def draw(task: Task, poisoned: Poisoned, title: str, path: Path) -> None:
-    """Draw up to eight poisoned rows: the original, the poison, and their difference.
+    """Draw up to eight poisoned rows: the original, the poison, and their difference, which is brightened where it is faint.
+
+    A row that the attacker added has no original, unless the attack names the row that it was made from.
 
     Raises:
-        ConfigError: inputs that are not images, or no edited row.
+        ConfigError: inputs that are not images, or no poisoned row.
     """
     from matplotlib.figure import Figure
 
-    rows = poisoned.mask[: len(task.train)].nonzero()[:, 0][:SHOWN]
+    rows = poisoned.mask.nonzero()[:, 0][:SHOWN]
     if len(rows) == 0 or task.train.inputs.ndim != 4:
         raise ConfigError("this record has no poisoned images to show; choose one with an attack on image rows")
-    before, after = task.train.take(rows), poisoned.data.take(rows)
-    figure = Figure(figsize=(1.3 * len(rows), 4.4), layout="constrained")
-    figure.suptitle(f"{title}: original, poisoned, difference", fontsize=10)
-    grid = figure.subplots(3, len(rows), squeeze=False)
+    pairs = [(_original(task, poisoned, int(row)), poisoned.data.take(row[None])) for row in rows]
     names = task.class_names or tuple(map(str, range(task.train.num_classes)))
-    for column in range(len(rows)):
-        difference = (after.inputs[column].int() - before.inputs[column].int()).abs().byte()
-        pictures = (before.inputs[column], after.inputs[column], difference)
-        titles = (names[int(before.labels[column])], names[int(after.labels[column])], "")
-        for axis, picture, label in zip(grid[:, column], pictures, titles, strict=True):
-            axis.imshow(_canvas(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set_title(label, fontsize=8)
-            axis.set_axis_off()
+    differences = [None if before is None else (after.inputs[0].int() - before.inputs[0].int()).abs() for before, after in pairs]
+    largest = max((int(each.max()) for each in differences if each is not None), default=0)
+    scale = 255 // largest if largest else 1
+    figure = Figure(figsize=(1.3 * len(rows), 4.4), layout="constrained")
+    figure.suptitle(f"{title}: original, poisoned, difference" + (f" x {scale}" if scale > 1 else ""), fontsize=10)
+    grid = figure.subplots(3, len(rows), squeeze=False)
+    for column, (before, after) in enumerate(pairs):
+        difference = differences[column]
+        _paint(grid[0, column], None if before is None else before.inputs[0], "" if before is None else names[int(before.labels[0])])
+        _paint(grid[1, column], after.inputs[0], names[int(after.labels[0])])
+        _paint(grid[2, column], None if difference is None else (difference * scale).byte(), "")
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
-def _canvas(picture: Tensor) -> object:
-    """Return (H, W) or (H, W, 3) for matplotlib."""
-    return picture[0].numpy() if len(picture) == 1 else picture.permute(1, 2, 0).numpy()
+def _original(task: Task, poisoned: Poisoned, row: int) -> Dataset | None:
+    """Return the clean row that a poisoned one was made from, as one row; None for an added row without an origin."""
+    clean = len(task.train)
+    if row >= clean and poisoned.origins is None:
+        return None
+    import torch
+
+    origin = row if row < clean or poisoned.origins is None else int(poisoned.origins[row - clean])
+    return task.train.take(torch.tensor([origin]))
+
+
+def _paint(axis: Axes, picture: Tensor | None, title: str) -> None:
+    """Put a (C, H, W) uint8 picture and its title into a field of the grid; the field stays empty without one."""
+    axis.set_title(title, fontsize=8)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_color("0.6")  # without a border a white patch would run into the white page
+    if picture is None:
+        axis.set_axis_off()
+    else:
+        axis.imshow(picture[0].numpy() if len(picture) == 1 else picture.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -1,0 +1,1 @@
+"""Pages of the documentation that are made from docstrings, configurations and pictures. Needs the extra `docs`."""

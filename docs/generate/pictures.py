@@ -1,0 +1,77 @@
+"""`python -m docs.generate.pictures [NAME...]`: let each attack of the gallery poison the digits, and draw the rows."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from poisonbench.commands.described import Option
+from poisonbench.commands.show import draw
+from poisonbench.config.setting import Setting
+from poisonbench.core.files import write_atomically
+
+FOLDER = Path(__file__).parent.parent / "gallery"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An entry of the gallery.
+
+    Args:
+        name: of the attack.
+        words: the experiment whose rows are drawn; empty for an attack without a picture.
+        sees: what one sees, in a sentence or two, or why there is no picture.
+        like: the attack whose picture shows the same rows; empty for none.
+    """
+
+    name: str
+    words: str = ""
+    sees: str = ""
+    like: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Where the picture lies."""
+        return FOLDER / f"{self.name}.png"
+
+    def draw(self) -> None:
+        """Let the attack poison its rows, and draw them as `show` draws those of a record; no victim is trained for it."""
+        from poisonbench.runner.experiment import assemble  # these need torch, and the page of the gallery does not
+        from poisonbench.runner.stages import Line
+
+        with tempfile.TemporaryDirectory() as results:
+            setting = Setting.of(shlex.split(self.words), results_dir=results)
+            experiment = assemble(setting.tree, setting.store)
+            poisoned = Line(experiment=experiment, store=setting.store).struck()
+            title = f"{self.name} on {experiment.task.name}"
+            write_atomically(self.path, lambda temporary: draw(experiment.task, poisoned, title, temporary))
+
+
+def pictures() -> Mapping[str, Picture]:
+    """Return the entries of the gallery by the name of their attack, as docs/gallery/pictures.yaml lists them."""
+    listed = yaml.safe_load((FOLDER / "pictures.yaml").read_text(encoding="utf-8"))
+    return {name: Picture(name=name, **entry) for name, entry in listed.items()}
+
+
+def changes_rows(found: Option) -> bool:
+    """Whether an attack has a method of its own for training rows."""
+    return any(part.where == "attack.data" and part.target.startswith("attacks.") for part in found.parts)
+
+
+def main(names: Sequence[str]) -> None:
+    """Draw the named pictures, or all."""
+    listed = pictures()
+    for picture in [listed[name] for name in names] or [each for each in listed.values() if each.words]:
+        picture.draw()
+        Console().print(f"picture: {picture.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
