@@ -17,10 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # the command `mkd
 from docs.generate import gallery, reference
 from docs.generate.links import COPIES, address, as_page, copied, for_the_site
 from poisonbench.core.plugins import HOME
+from poisonbench.report import leaderboard
+from poisonbench.report.cells import folded
+from poisonbench.report.tables import published
 
 LOG = logging.getLogger("mkdocs.plugins.poisonbench")
+BOARD = Path("results/leaderboard/index.html")
 LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\s(?:src|href)=["']?((?:https?:)?//[^"'>\s]+)""")
-SOURCES = {"contributing.md": "CONTRIBUTING.md"}  # pages whose text is a file at the top of the repository
+SOURCES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # pages whose text is a file at the top of the repository
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -48,10 +52,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Warn of every page that would load something from a network, which fails a strict build."""
+    """Let the names of the leaderboard link to this site; warn of pages that load something from a network, which fails a strict build."""
+    board = Path(config.site_dir) / address(str(BOARD))
+    board.write_text(linked_board(board.relative_to(config.site_dir)), encoding="utf-8")
     for path in sorted(Path(config.site_dir).rglob("*.html")):
         for found in LOADED.findall(path.read_text(encoding="utf-8")):
             LOG.warning("%s loads %s from the network", path.relative_to(config.site_dir), found)
+
+
+def linked_board(place: Path) -> str:
+    """Return the leaderboard of the committed records, with links to the gallery and the reference, for a page at `place` within the site."""
+    return leaderboard.page(folded(published(HOME / "results" / "records")), "../" * len(place.parent.parts))
 
 
 def source(uri: str) -> str:

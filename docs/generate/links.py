@@ -20,7 +20,7 @@ from docs.generate.markdown import code, page
 from poisonbench.core.plugins import HOME
 
 COPIES = "repository"  # the folder of the site that has files of the repository
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json", ".js": "javascript"}
 TEXTS = {"", ".md", ".txt", ".cff", *LANGUAGES}
 

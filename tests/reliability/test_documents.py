@@ -95,23 +95,6 @@ def test_every_target_of_make_in_the_documents_exists():
     assert asked <= set(targets)
 
 
-def anchors(text: str) -> set[str]:
-    """Return the names that the headings of a page get on the web: GitHub's rule, which mkdocs shares for these headings."""
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    return {re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_link_of_a_document_leads_to_a_file_and_a_heading(name):
-    page, inside = HOME / name, HOME / "docs" if name.startswith("docs/") else HOME
-    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", TEXTS[name], flags=re.DOTALL)):
-        file, _, heading = target.partition("#")
-        path = (page.parent / file).resolve() if file else page
-        assert path.exists(), target
-        assert path.is_relative_to(inside), f"{target}: pages below docs/ are also a site, which holds nothing else"
-        assert not heading or heading in anchors(path.read_text(encoding="utf-8")), target
-
-
 def test_the_index_links_to_every_page():
     index = TEXTS["docs/index.md"]
     pages = [name.removeprefix("docs/") for name in TEXTS if re.fullmatch(r"docs/(guide/)?\w+\.md", name) and name != "docs/index.md"]
