@@ -41,7 +41,7 @@ class KnnOutlier:
 
     VERSION: ClassVar[int] = 1
     BY_CLASS: ClassVar[bool] = True
-    expected_rate: float | None = field(metadata={"told": POISON_RATE})
+    expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     margin: float
     neighbours: int | None
 

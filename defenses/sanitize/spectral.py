@@ -59,7 +59,7 @@ class SpectralSignatures:
 
     VERSION: ClassVar[int] = 1
     BY_CLASS: ClassVar[bool] = True
-    expected_rate: float | None = field(metadata={"told": POISON_RATE})
+    expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     score: Literal["paper", "released_code"]
     classes: Literal["suspected", "all", "each"]
     margin: float

@@ -70,7 +70,7 @@ class Bags(Committee):
         draws = [(rng.child(f"bag/{member}").per_row(places)[:, 0] * len(data)).long() for member in range(self.members)]
         return [numbered(data.take(rows)) for rows in draws]
 
-    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
+    def facts_of(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return s and N, which the certificate depends on."""
         return {"drawn": self.drawn, "training_rows": len(data)}
 

@@ -41,7 +41,7 @@ class Committee(Around):
         """Return the rows of each member; a member may have none."""
         raise NotImplementedError
 
-    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
+    def facts_of(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return the facts that a certificate needs, such as what was drawn or spent; an epsilon is that of all members together."""
         return {}
 
@@ -72,7 +72,7 @@ class Committee(Around):
         filled = [place for place, part in enumerate(parts) if len(part)]
         victims = self.member.fit_many([parts[place] for place in filled], combine, [rng.child(f"member/{place}") for place in filled])
         facts: dict[str, object] = {"members": len(parts), "rows_of_smallest": min(map(len, parts)), "rows_of_largest": max(map(len, parts))}
-        return Votes(members=dict(zip(filled, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.told(data, rng, victims))
+        return Votes(members=dict(zip(filled, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.facts_of(data, rng, victims))
 
     def restore(self, trained: Trained, like: Dataset) -> Votes:
         """Rebuild the members."""
@@ -92,7 +92,7 @@ class Votes:
         members: the trained members, by number; members without rows are missing.
         committee: the learner that trained them.
         kinds: K.
-        facts: number of members, rows of the smallest and the largest part, and what `Committee.told` adds.
+        facts: number of members, rows of the smallest and the largest part, and what `Committee.facts_of` adds.
         history: earlier states.
         module: None: votes have no gradient.
     """
@@ -103,7 +103,7 @@ class Votes:
     facts: Mapping[str, object]
     history: Sequence[State] = ()
     module: None = None
-    told: dict[str, Tally] = field(default_factory=dict)  # the tally of the last inputs: a certificate needs those that were just scored
+    tallies: dict[str, Tally] = field(default_factory=dict)  # the tally of the last inputs: a certificate needs those that were just scored
 
     @property
     def rule(self) -> Rule:
@@ -117,7 +117,7 @@ class Votes:
             Diverged: a score of a member is not finite.
         """
         name = hashlib.blake2b(inputs.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
-        if name not in self.told:
+        if name not in self.tallies:
             count = self.committee.size
             answers = torch.zeros(len(inputs), count, dtype=torch.int32)  # a member without rows votes for class 0
             wins = torch.zeros(len(inputs), self.kinds, self.kinds, dtype=torch.int64)
@@ -129,9 +129,9 @@ class Votes:
                 for kind in range(self.kinds):
                     wins[some, kind] += (scores[:, :, kind, None] > scores).sum(1)
                 at += len(scores)
-            self.told.clear()
-            self.told[name] = Tally(answers_MR=answers, wins_MKK=wins)
-        return self.told[name]
+            self.tallies.clear()
+            self.tallies[name] = Tally(answers_MR=answers, wins_MKK=wins)
+        return self.tallies[name]
 
     def reach(self) -> Tensor:  # shape letters
         """The (H, d) int64 members that are trained on each partition."""

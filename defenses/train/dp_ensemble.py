@@ -70,7 +70,7 @@ class Repetitions(Committee):
         """Return all rows for each member."""
         return [data] * self.members
 
-    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
+    def facts_of(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return the noise of one training, which the certificate depends on, and the epsilon of all of them."""
         return composed(members[0].facts, self.members)
 

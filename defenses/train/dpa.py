@@ -110,7 +110,7 @@ class Ensemble(Committee):
         partitions = divided(data, self.size, rng.child("parts"), self.split)
         return partitions if self.spread == 1 else [_joined(partitions, place, self._offsets(rng)) for place in range(self.size)]
 
-    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
+    def facts_of(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return the offsets of a spread above 1."""
         return {"offsets": list(self._offsets(rng))} if self.spread > 1 else {}
 

@@ -70,7 +70,7 @@ class Groups(Committee):
         """Return the rows of each member, group after group."""
         return [part for group in range(self.groups) for part in divided(data, self.parts, rng.child(f"parts/{group}"))]
 
-    def told(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
+    def facts_of(self, data: Dataset, rng: Key, members: Sequence[Victim]) -> dict[str, object]:
         """Return G, which the certificate depends on."""
         return {"groups": self.groups}
 

@@ -83,15 +83,15 @@ def _like(found: Option, base: Option) -> str:
 
 def _part(found: Option, part: Part) -> str:
     """Return what a class says, and its keys."""
-    told = documented(part.target)
+    known = documented(part.target)
     head = f"### {code(part.where)}: {part.target.rpartition('.')[2]}" if len(found.parts) > 1 else ""
-    source = f"**Source.** {prose(told.source)}" if told.source else ""
-    keys = table(HEAD, [_row(setting, told) for setting in part.settings]) if part.settings else ""
-    return "\n\n".join(block for block in (head, f"**{prose(told.summary)}**", source, *map(prose, told.rest), f"Class: {code(part.target)}", keys) if block)
+    source = f"**Source.** {prose(known.source)}" if known.source else ""
+    keys = table(HEAD, [_row(setting, known) for setting in part.settings]) if part.settings else ""
+    return "\n\n".join(block for block in (head, f"**{prose(known.summary)}**", source, *map(prose, known.rest), f"Class: {code(part.target)}", keys) if block)
 
 
-def _row(setting: OptionKey, told: Documented) -> tuple[str, str, str, str]:
-    field = told.fields.get(setting.name.rpartition(".")[2], Field("", ""))
+def _row(setting: OptionKey, known: Documented) -> tuple[str, str, str, str]:
+    field = known.fields.get(setting.name.rpartition(".")[2], Field("", ""))
     return code(setting.name), _default(setting), code(field.kind) if field.kind else "", prose(field.meaning)
 
 
@@ -121,5 +121,5 @@ def _plain(value: object) -> str:
 
 
 def _cost(found: Option) -> str:
-    told = cost(records(), found.group, found.tree[found.group])
-    return prose(f"Median time of its own steps in the committed records: {told}.") if told[-1] == "s" else "No committed record of it alone."
+    seconds = cost(records(), found.group, found.tree[found.group])
+    return prose(f"Median time of its own steps in the committed records: {seconds}.") if seconds[-1] == "s" else "No committed record of it alone."

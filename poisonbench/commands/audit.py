@@ -61,11 +61,11 @@ def main(words: Sequence[str]) -> int:
     if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
         raise ConfigError(f"{attacks[0]}: an audit judges the rows as they are, without an attack; leave this word out")
     filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
-    told = with_defaults(rest)
+    completed = with_defaults(rest)
     console = Console()
-    folder = _setting(told, filters[0]).places.results / "audit"
+    folder = _setting(completed, filters[0]).places.results / "audit"
     with terminal.progress(console) as (listen, handler), heard(listen, handler):
-        vetted = judged(told, filters)
+        vetted = judged(completed, filters)
     written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
     statements = [f"{name}: {statement}" for name, statement in vetted.statements.items()]

@@ -79,19 +79,19 @@ def _runtime(record: Record) -> dict[str, object]:
     return {name: record.provenance.get(name, NEW) for name in RUNTIME} | {"python": versions.get("python", NEW) if isinstance(versions, Mapping) else NEW}
 
 
-def _again(told: Record, allowed: Sequence[str]) -> Record:
+def _again(record: Record, allowed: Sequence[str]) -> Record:
     """Run a record's command with an empty store and its threads, and on its device if this machine has it."""
     from poisonbench.learn.device import resolve
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.pipeline import run
 
-    device, threads = str(told.provenance.get("device", "auto")), told.provenance.get("threads", 0)
+    device, threads = str(record.provenance.get("device", "auto")), record.provenance.get("threads", 0)
     try:
         resolve(device)
     except ConfigError:
         device = "auto"
     with tempfile.TemporaryDirectory() as folder:
-        setting = setting_from(told, allowed, f"threads={threads}", f"device={device}", results_dir=folder)
+        setting = setting_from(record, allowed, f"threads={threads}", f"device={device}", results_dir=folder)
         return run(assemble(setting.tree, setting.store), setting.store)
 
 

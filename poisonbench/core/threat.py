@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Plan = TypeVar("Plan", bound=DataclassInstance)
 
-POISON_RATE = "poison_rate"  # a field with `metadata={"told": POISON_RATE}` that is None gets the threat's poison rate
+POISON_RATE = "poison_rate"  # a field with `metadata={"fact": POISON_RATE}` that is None gets the threat's poison rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +200,9 @@ def informed(plan: Plan, facts: Mapping[str, float]) -> Plan:
 
     Args:
         plan: a frozen dataclass of plugins; those nested in it are informed as well.
-        facts: by the name in the field's `metadata={"told": NAME}`.
+        facts: by the name in the field's `metadata={"fact": NAME}`.
     """
-    known = {field.name: facts[field.metadata["told"]] for field in dataclasses.fields(plan) if "told" in field.metadata and getattr(plan, field.name) is None}
+    known = {field.name: facts[field.metadata["fact"]] for field in dataclasses.fields(plan) if "fact" in field.metadata and getattr(plan, field.name) is None}
     inner = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
     nested = {name: part for name, part in inner.items() if dataclasses.is_dataclass(part) and not isinstance(part, type)}
     changed = {name: new for name, part in nested.items() if (new := informed(part, facts)) is not part}
@@ -213,7 +213,7 @@ def assumptions(plan: DataclassInstance, where: str) -> Iterator[tuple[str, floa
     """Yield the place and the value of every filled field for a fact of the threat, such as "defense.sanitize.expected_rate"."""
     for field in dataclasses.fields(plan):
         value, place = getattr(plan, field.name), f"{where}.{field.name}"
-        if "told" in field.metadata and value is not None:
+        if "fact" in field.metadata and value is not None:
             yield place, value
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from assumptions(value, place)

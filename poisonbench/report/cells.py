@@ -147,8 +147,8 @@ def _ranked(cells: Sequence[Cell], values: Sequence[Mapping[str, list[float]]], 
             met.setdefault(cell.met, {})[place] = values[place]["net_asr"]
     found: dict[int, tuple[tuple[int, int], int]] = {}
     for board in met.values():
-        told = ranks({str(place): dict(enumerate(several)) for place, several in board.items()}) if len(board) > 1 else {}
-        found |= {int(place): (rank, len(board)) for place, rank in told.items()}
+        intervals = ranks({str(place): dict(enumerate(several)) for place, several in board.items()}) if len(board) > 1 else {}
+        found |= {int(place): (rank, len(board)) for place, rank in intervals.items()}
     ranked = [replace(cell, rank=found[place][0], compared=found[place][1]) if place in found else cell for place, cell in enumerate(cells)]
     return [replace(cell, unranked=reason if cell.damage == "net_asr" else "") for cell, reason in zip(ranked, reasons, strict=True)]
 
@@ -227,14 +227,14 @@ def _cell(named: tuple[str, ...], records: Sequence[Record], figures: Mapping[st
 
 
 def _seed(record: Record) -> dict[str, object]:
-    told = {"seed": record.spec.get("seed"), "record": record.key, "digest": record.result_digest[:16], "commit": str(record.provenance.get("commit", ""))[:10]}
+    head = {"seed": record.spec.get("seed"), "record": record.key, "digest": record.result_digest[:16], "commit": str(record.provenance.get("commit", ""))[:10]}
     figures = {name: round(value, 4) for name in ("c_acc", "asr") if (value := FIGURES[name](record)) is not None}
-    return told | figures | ({} if record.status == "done" else {"status": record.status, "reason": plain(record.reason)})
+    return head | figures | ({} if record.status == "done" else {"status": record.status, "reason": plain(record.reason)})
 
 
 def _curves(records: Sequence[Record]) -> dict[str, list[float]]:
-    told = {"certified": [certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
-    curves = {name: [[float(value) for value in curve] for curve in found if curve] for name, found in told.items()}
+    curves_by_seed = {"certified": [certified(record) for record in records], "rounds": [_rounds(record) for record in records]}
+    curves = {name: [[float(value) for value in curve] for curve in found if curve] for name, found in curves_by_seed.items()}
     return {name: [round(sum(values) / len(values), 4) for values in zip(*found, strict=False)] for name, found in curves.items() if found}
 
 
@@ -251,7 +251,7 @@ def _threat(record: Record) -> str:
         return "none"
     acts = {"train": "run the training", "update": "send updates"}
     rows = "add rows" if budget.get("inject") else "relabel and edit rows" if budget.get("relabel") else "edit rows, labels kept"
-    return next((told for slot, told in acts.items() if slot in attack), rows)
+    return next((phrase for slot, phrase in acts.items() if slot in attack), rows)
 
 
 def _acts(defense: object) -> bool:

@@ -16,7 +16,7 @@ NAMES = ("kind", "task", "family", "threat", "attack", "rate", "defense", "learn
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
     """Return one flat mapping a cell: every figure's mean, smallest and largest seed, and the 95 % interval of a proportion."""
-    told = []
+    flat = []
     for cell in cells:
         row: dict[str, object] = {name: getattr(cell, name) for name in NAMES}
         row |= {"rank_low": cell.rank[0] if cell.rank else None, "rank_high": cell.rank[1] if cell.rank else None}
@@ -32,8 +32,8 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, object]]:
             row |= {name if part == "mean" else f"{name}_{part}": getattr(found, part, None) for part in ("mean", "smallest", "largest")}
             row |= {f"{name}_{end}": getattr(found, end, None) for end in ("low", "high") if name in PROPORTIONS}
         row["unseen"] = len(cell.unseen)
-        told.append(row | {"command": cell.command, "records": " ".join(str(seed["record"]) for seed in cell.seeds)})
-    return told
+        flat.append(row | {"command": cell.command, "records": " ".join(str(seed["record"]) for seed in cell.seeds)})
+    return flat
 
 
 def as_csv(cells: Sequence[Cell]) -> str:

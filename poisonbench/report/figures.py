@@ -103,7 +103,7 @@ def text(spread: Spread, digits: int, scale: float = 1.0) -> str:
     return mean if smallest == largest else f"{mean} ({smallest} to {largest})"
 
 
-def told(values: Sequence[float], digits: int, scale: float = 1.0) -> str:
+def spread_text(values: Sequence[float], digits: int, scale: float = 1.0) -> str:
     """Return `text` of the spread of values; empty for no values."""
     return text(over_seeds(values), digits, scale) if values else ""
 

@@ -66,9 +66,9 @@ FIGURES: dict[str, Callable[[Record], float | None]] = {
 
 def values_of(records: Sequence[Record], failures: Failures) -> dict[str, list[float]]:
     """Return every figure of a cell by its seeds; a failed one counts, a skipped one does not."""
-    told: list[Mapping[str, float | None]] = [{name: figure(record) for name, figure in FIGURES.items()} for record in records if record.status == "done"]
-    told += [failed(record, failures) for record in records if record.status == "failed"]
-    values = {name: [value for figures in told if (value := figures.get(name)) is not None] for name in FIGURES}
+    by_seed: list[Mapping[str, float | None]] = [{name: figure(record) for name, figure in FIGURES.items()} for record in records if record.status == "done"]
+    by_seed += [failed(record, failures) for record in records if record.status == "failed"]
+    values = {name: [value for figures in by_seed if (value := figures.get(name)) is not None] for name in FIGURES}
     return {name: several for name, several in values.items() if several}
 
 

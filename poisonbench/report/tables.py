@@ -9,7 +9,7 @@ from typing import cast
 
 from poisonbench.core.errors import DataError
 from poisonbench.report.experiments import belonging
-from poisonbench.report.figures import Failures, goal, machine, malicious, name_of, number, over_targets, radii, relation, told
+from poisonbench.report.figures import Failures, goal, machine, malicious, name_of, number, over_targets, radii, relation, spread_text
 from poisonbench.stats import worst
 from poisonbench.storage.record import Part, Record, read, words_in
 
@@ -174,7 +174,7 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     parts: tuple[Part, ...] = ("undefended", "metrics")
     yield from _cover(records)
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
-    yield from (f"C-Acc lost {told([100 * value for value in values], 1)}" for values in lost[:1] if values)
+    yield from (f"C-Acc lost {spread_text([100 * value for value in values], 1)}" for values in lost[:1] if values)
     if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
         yield f"95 % interval of the undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f}, from {records[0].counts.get('trials', 0)} targets"
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
@@ -186,7 +186,9 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     yield from _proved(records)
     yield from (f"mean C-Acc of a member {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
     yield from _spent(records)
-    yield from (f"{whose}canaries prove an epsilon of at least {told(values, 2)}" for whose, values in zip(("undefended: ", ""), least, strict=True) if values)
+    yield from (
+        f"{whose}canaries prove an epsilon of at least {spread_text(values, 2)}" for whose, values in zip(("undefended: ", ""), least, strict=True) if values
+    )
     yield from sorted({clients for record in records if (clients := malicious(record))})
 
 
@@ -209,7 +211,7 @@ def _cover(records: Sequence[Record]) -> Iterator[str]:
     """Yield how many rows only hide the poison, and how many of them a filter removed."""
     counts = [float(count) for record in records if (count := record.counts.get("cover", 0))]
     removed = _over(records, "metrics", "cover_removed")
-    yield from (f"{told(counts, 0)} cover rows{f', {removed} % of them removed' if removed else ''}" for _ in counts[:1])
+    yield from (f"{spread_text(counts, 0)} cover rows{f', {removed} % of them removed' if removed else ''}" for _ in counts[:1])
 
 
 def _proved(records: Sequence[Record]) -> Iterator[str]:
@@ -230,7 +232,7 @@ def _certified(records: Sequence[Record]) -> Iterator[str]:
     for radius in RADII if curves else ():
         shares = [100 * curve[radius] if radius < len(curve) else 0.0 for curve in curves]
         if max(shares) >= 1:
-            yield f"{told(shares, 1)} at {radius}"
+            yield f"{spread_text(shares, 1)} at {radius}"
 
 
 def _goals(records: Sequence[Record], part: Part, name: str) -> list[float]:
@@ -240,18 +242,18 @@ def _goals(records: Sequence[Record], part: Part, name: str) -> list[float]:
 def _inside(records: Sequence[Record], part: str, name: str, scale: float) -> str:
     """Return one figure of a part of the metrics, over seeds."""
     parts = [inner for record in records if isinstance(inner := record.metrics.get(part), Mapping)]
-    return told([scale * float(inner[name]) for inner in parts if name in inner], 2 if scale == 1.0 else 1)
+    return spread_text([scale * float(inner[name]) for inner in parts if name in inner], 2 if scale == 1.0 else 1)
 
 
 def _over(records: Sequence[Record], part: str, name: str, *, scale: float = 100.0, digits: int = 1) -> str:
     values = [value for record in records if (value := number(getattr(record, part).get(name))) is not None]
-    return told([scale * value for value in values], digits)
+    return spread_text([scale * value for value in values], digits)
 
 
 def _defended(records: Sequence[Record], name: str, failures: Failures) -> str:
     """Return a figure of the defended models, in per cent; failed seeds count."""
     found = [number({**record.metrics, **failures.figures(record)}.get(name)) for record in records]
-    return told([100 * value for value in found if value is not None], 1)
+    return spread_text([100 * value for value in found if value is not None], 1)
 
 
 def _part(record: Record, name: str) -> str:
