@@ -51,11 +51,11 @@ def computed(words: Sequence[str], setting: Setting | None = None, loaded: Loade
         setting: composed from these words, if it exists already.
         loaded: keeps the task for the next cell of a sweep.
     """
-    from poisonbench.runner.experiment import assemble
-
     try:
         setting = Setting.of(words) if setting is None else setting
         tracker = tracker_of(setting)
+        from poisonbench.runner.experiment import assemble  # which imports torch; refused words need none
+
         record = _record(assemble(setting.tree, setting.store, loaded=loaded), setting.store, words)
         path = save(record, setting, tracker)
     except PoisonbenchError as error:
@@ -66,10 +66,10 @@ def computed(words: Sequence[str], setting: Setting | None = None, loaded: Loade
 
 def buried(words: Sequence[str], reason: str) -> Outcome:
     """Write the failed record of an experiment whose process ended before it could write one."""
-    from poisonbench.runner.experiment import assemble
-
     try:
         setting = Setting.of(words)
+        from poisonbench.runner.experiment import assemble
+
         record = _failed(assemble(setting.tree, setting.store), setting.store, reason, words)
         path = save(record, setting, tracker_of(setting))
     except PoisonbenchError as error:

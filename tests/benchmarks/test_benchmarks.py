@@ -42,7 +42,7 @@ def test_a_benchmark_comes_back_as_it_was_written(tmp_path):
 
 def test_a_file_of_another_form_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": 1}')
-    with pytest.raises(DataError, match="no benchmark"):
+    with pytest.raises(DataError, match="not a benchmark"):
         read(tmp_path / "a.json")
 
 

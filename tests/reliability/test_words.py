@@ -200,7 +200,7 @@ ADVICE = {  # words, and words of the sentence that stand in their place
     ),
     "defense=[spectral,dpa]": ("~defense.certify", "defense=[spectral,dpa] ~defense.certify"),
     "threat.budget.norm=linf": ("set both or neither", "set threat.budget.limit=8"),
-    "learner.stack=grouped learner.lookahead=2": ("use loop", "set learner.stack=loop"),
+    "learner.stack=grouped learner.lookahead=2": ("and learner.stack=loop", "set learner.stack=loop"),
 }
 
 
@@ -240,7 +240,7 @@ RANGES = {
     "seed=-1": "seed=-1: give a whole number from 0",
     "task.limit=0": "task.limit=0: give a number of training rows",
     "task.trusted=1.5": "task.trusted=1.5.*shares of 0 or more",
-    "task.public=-0.1": "task.public=-0.1: shares of 0 or more",
+    "task.public=-0.1": "task.public=-0.1: give shares of 0 or more",
     "defense=spectral defense.sanitize.expected_rate=7": r"defense.sanitize.expected_rate=7.0: a rate to expect lies in \[0, 0.5\)",
     "task=cifar10 task.root=/nonexistent": "no folder at task.root=/nonexistent",
 }

@@ -98,7 +98,7 @@ def test_the_wheel_lists_its_methods_and_says_its_version_from_an_empty_folder(i
 def test_the_wheel_runs_verifies_and_reports_from_an_empty_folder(installed, tmp_path):
     ran = done(str(installed / "bin" / "python"), "-c", RUN, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "verified, every figure equal" in ran.stdout
+    assert "verified, every figure is equal" in ran.stdout
     assert ran.stdout.count("the published records are in a clone of poisonbench, not in the installed package") == 2, "describe and audit say so"
     assert ran.stderr.startswith("poisonbench: no records of +experiment=trigger_size")
     assert [path.name for path in tmp_path.iterdir()] == ["results"]

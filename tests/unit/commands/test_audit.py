@@ -53,7 +53,7 @@ def test_planted_rows_come_first_under_their_file_names(pictures, capsys):
     out = capsys.readouterr().out
     assert "128 rows of data" in out
     assert re.search(r"spectral and knn_outlier both name \d+ of the \d+ rows", out)
-    assert "nobody attacking" in out
+    assert "without any attack" in out
     (folder,) = (pictures / "results" / "audit").iterdir()
     rows = list(csv.DictReader((folder / "suspects.csv").read_text().splitlines()))
     assert len(rows) == 128

@@ -14,7 +14,7 @@ def test_an_entry_has_the_words_the_source_and_every_key_with_default_type_and_m
     told = entry(option("attack", "badnets"))
     assert told.startswith("## badnets {#badnets}\n\n```text\nattack=badnets\n```")
     assert "**Source.** Gu, Dolan-Gavitt, Garg" in told
-    assert "| `attack.data.size` | `3` | `int` | side of the patch, in pixels. |" in told
+    assert "| `attack.data.size` | `3` | `int` | side of the patch in pixels, 1 or more. |" in told
     assert "| `attack.data.pattern` | `white` | `'white' | 'checkerboard'` |" in told
     assert "`budget.rate=0.05, budget.relabel=True" in told
 
@@ -42,7 +42,7 @@ def test_an_entry_says_what_its_option_brings_and_sets():
 def test_an_attack_stands_with_the_family_of_the_class_that_bears_its_name():
     assert own(option("attack", "model_replacement")).target == "attacks.federated.model_replacement.ModelReplacement"
     assert own(option("attack", "federated")).target == "attacks.federated.model_replacement.ModelReplacement"
-    assert summary(option("attack", "badnets")) == "Stamp a patch on some rows and relabel them."
+    assert summary(option("attack", "badnets")) == "Stamp a patch on some training rows and give them the target label."
 
 
 def test_plain_text_is_not_read_as_markdown_outside_code():
