@@ -165,7 +165,7 @@ def test_a_member_whose_scores_are_not_finite_has_no_vote(tiny, store):
     line = Line(experiment=tiny(*WORDS), store=store)
     data = line.experiment.task.train
     victim = line.fit(line.defended, data, line.honest)
-    broken = dataclasses.replace(victim, members={**victim.members, 3: Broken()}, told={})
+    broken = dataclasses.replace(victim, members={**victim.members, 3: Broken()}, tallies={})
     with pytest.raises(
         Diverged, match="scores of an ensemble, by row, trained member and class: 800 of 4800 values are not finite, the first at \\[0, 3, 0\\]"
     ):
