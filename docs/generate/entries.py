@@ -43,7 +43,7 @@ def entry(found: Option) -> str:
 
 
 def summary(found: Option) -> str:
-    """Return one sentence on an option: that of its own class, or the comment of its file."""
+    """Return one sentence on an option: the one of its class, or the comment of its file."""
     if not found.parts or found.group == "threat":
         return found.note or "Nothing."
     return documented(own(found).target).summary
@@ -122,4 +122,4 @@ def _plain(value: object) -> str:
 
 def _cost(found: Option) -> str:
     seconds = cost(records(), found.group, found.tree[found.group])
-    return prose(f"Median time of its own steps in the committed records: {seconds}.") if seconds[-1] == "s" else "No committed record of it alone."
+    return prose(f"Median time of its steps in the committed records: {seconds}.") if seconds[-1] == "s" else "No committed record of it alone."

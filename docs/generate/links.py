@@ -83,7 +83,7 @@ def copied(markdown: str, source: str) -> Iterator[str]:
 
 
 def _place(path: str) -> str | None:
-    """Return where the site has what lies at a path of the repository; None for a folder without a page of its own."""
+    """Return the page of the site for a path of the repository; None for a folder that has no page."""
     if path.startswith("docs/") or path in PAGES:
         return PAGES.get(path, path.removeprefix("docs/"))
     if (HOME / path).is_dir():
