@@ -18,10 +18,9 @@ from rich.console import Console
 from poisonbench import terminal
 from poisonbench.commands import help, usage
 from poisonbench.commands.usage import Usage
-from poisonbench.config.build import build, fitted
-from poisonbench.config.compose import CONFIGS, cells_of, check_words, explaining
+from poisonbench.config.build import build, check_targets, fitted
+from poisonbench.config.compose import CONFIGS, cells_of, check_words, explaining, tree_of
 from poisonbench.config.mistakes import COMPLETION, DRY, HELP, SWEEP, VERSION, parted, read_words
-from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError, PoisonbenchError
 from poisonbench.core.progress import heard
 from poisonbench.storage.record import read, version
@@ -153,8 +152,8 @@ def _engine(cells: Sequence[Sequence[str]]) -> Engine:
     asked = {tuple(word for word in words if word.partition("=")[0].partition(".")[0] in ENGINE_WORDS) for words in cells}
     if len(asked) != 1:
         raise ConfigError("workers, cell_minutes and engine are one of each for a whole sweep")
-    setting = Setting.of(list(*asked))
-    return cast("Engine", fitted(build(setting.tree["engine"], setting.trusted, "engine"), Engine, "engine"))
+    tree = tree_of(list(*asked))  # no Setting: the folder of results is a matter of the cells
+    return cast("Engine", fitted(build(tree["engine"], check_targets(tree, str(tree["trust"])), "engine"), Engine, "engine"))
 
 
 def _shown(cell: Outcome, console: Console) -> int:

@@ -40,10 +40,18 @@ class Places:
         in_clone = Path.cwd() == HOME.resolve() and (HOME / "pyproject.toml").is_file()
         default = Path("results/local") if in_clone else Path("results")
         results = default if results_dir is None else Path(os.path.expandvars(str(results_dir))).expanduser()
-        nearest = next(parent for parent in (results.absolute(), *results.absolute().parents) if parent.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        if not _writable(results.absolute()):
             raise ConfigError(f"results_dir={results}: cannot be written; name a folder that can")
         return cls(results=results, published=Path("results/records"))
+
+
+def _writable(folder: Path) -> bool:
+    """Return whether a folder can be written, or created in the nearest folder above it that exists."""
+    try:
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError:  # a folder on the way that this user cannot search
+        return False
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,11 @@ from dataclasses import fields, is_dataclass
 
 from torch import Tensor
 
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.keys import Canonical
-from poisonbench.core.plugins import find_class
+from poisonbench.core.plugins import OWN, find_class
+
+MOVED = {"poisonbench.line.Repaired": "poisonbench.runner.stages.Repaired"}  # classes in stores of version 0.1, and their paths today
 
 
 def freeze(value: object, tensors: dict[str, Tensor]) -> Canonical:
@@ -51,6 +54,7 @@ def thaw(tree: Canonical, tensors: Mapping[str, Tensor], trusted: tuple[str, ...
 
     Raises:
         ConfigError: a class without such a prefix.
+        ValueError: a class of poisonbench that this version does not have.
     """
     if not isinstance(tree, dict):
         return tree
@@ -62,5 +66,16 @@ def thaw(tree: Canonical, tensors: Mapping[str, Tensor], trusted: tuple[str, ...
         return {name: thaw(item, tensors, trusted) for name, item in mapping.items()}
     held = tree["fields"]
     assert isinstance(held, dict)
-    kind = find_class(str(tree["class"]), trusted)
+    kind = _class(str(tree["class"]), trusted)
     return kind(**{name: thaw(item, tensors, trusted) for name, item in held.items()})
+
+
+def _class(path: str, trusted: tuple[str, ...]) -> type:
+    """Return the class of a stored value, under its path of today."""
+    path = MOVED.get(path, path)
+    try:
+        return find_class(path, trusted)
+    except ConfigError as error:
+        if path.startswith(OWN) and path.startswith(trusted):
+            raise ValueError(f"it was written by another version: {error}") from error
+        raise

@@ -198,7 +198,7 @@ class Store:
         except ConfigError:
             raise  # a class that is not trusted
         except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
-            log.warning("%s is damaged (%s); it is computed again", path, str(error))  # as text: an error object would keep its frames in memory
+            log.warning("%s cannot be used (%s); it is computed again", path, str(error))  # as text: an error object would keep its frames in memory
             return None
 
     def _thawed(self, content: bytes) -> object:

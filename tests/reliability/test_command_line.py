@@ -150,6 +150,14 @@ def test_a_results_folder_that_cannot_be_made_is_refused(here, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_sweep_writes_where_results_dir_says_whatever_the_default_is(here, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path("results").touch()  # no folder can be made there
+    assert entry(["-m", *TINY, "attack=none", "seed=100,101", f"results_dir={tmp_path / 'mine'}"]) == 0
+    assert len(list((tmp_path / "mine" / "records").iterdir())) == 2
+
+
 def test_a_missing_data_folder_is_named(here, capsys):
     assert entry(["task=cifar10", f"task.root={here}/nowhere"]) == 2
     assert "no folder at task.root=" in capsys.readouterr().err

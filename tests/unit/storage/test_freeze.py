@@ -5,6 +5,7 @@ from attacks.backdoor.triggers import Patch
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.plugins import OWN, find_class
+from poisonbench.runner.stages import Repaired
 from poisonbench.storage.freeze import freeze, thaw
 
 
@@ -34,3 +35,14 @@ def test_only_dataclasses_are_built(path):
 def test_a_value_that_is_no_tree_is_refused():
     with pytest.raises(TypeError, match="cannot store"):
         freeze({1, 2}, {})
+
+
+def test_a_value_of_version_0_1_is_rebuilt_by_the_class_at_its_new_path():
+    found = thaw({"class": "poisonbench.line.Repaired", "fields": {"trained": None, "figures": {"mapping": {"epochs": 2.0}}}}, {}, OWN)
+    assert type(found) is Repaired
+    assert found.figures == {"epochs": 2.0}
+
+
+def test_a_class_of_ours_that_this_version_does_not_have_is_no_question_of_trust():
+    with pytest.raises(ValueError, match="another version"):
+        thaw({"class": "poisonbench.nowhere.Thing", "fields": {}}, {}, OWN)

@@ -278,3 +278,15 @@ def test_a_value_that_cannot_be_read_again_is_not_written(tmp_path):
     with pytest.raises(ConfigError):
         Store(tmp_path).memo("fit", (1,), counting([]))  # a class that nobody trusts
     assert not list(tmp_path.iterdir())
+
+
+def test_a_value_of_another_version_is_computed_again(tmp_path, caplog):
+    store = mine(tmp_path)
+    store.memo("fit", ("key",), counting([]))
+    (path,) = tmp_path.glob("fit-*.safetensors")
+    write_tensors(path, {}, {"tree": '{"class": "poisonbench.nowhere.Thing", "fields": {}}'})
+    seal(path, 0.0)
+    calls: list[int] = []
+    assert mine(tmp_path).memo("fit", ("key",), counting(calls)).note == "made"
+    assert calls == [1]
+    assert "written by another version" in caplog.text
