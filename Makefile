@@ -1,4 +1,4 @@
-# Three commands: `make demo`, `make test` and `make docs`. They set up .venv first and reuse it afterwards.
+# Four commands: `make setup`, `make demo`, `make test` and `make docs`. They set up .venv first and reuse it afterwards.
 # TORCH=cpu installs a CPU build of torch, without the CUDA libraries: `make demo TORCH=cpu INDEX=URL`. INDEX is the package index of
 # PyTorch's CPU builds, which pytorch.org names under "Get Started"; leave it out where pip's own settings know it. .venv keeps its kind.
 VENV := .venv
