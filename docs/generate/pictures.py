@@ -61,7 +61,7 @@ def pictures() -> Mapping[str, Picture]:
 
 
 def changes_rows(found: Option) -> bool:
-    """Whether an attack has a method of its own for training rows."""
+    """Whether an attack changes training rows by a separate method."""
     return any(part.where == "attack.data" and part.target.startswith("attacks.") for part in found.parts)
 
 

@@ -14,6 +14,7 @@ from poisonbench.commands.help import PAGE as HELP
 from poisonbench.commands.usage import HELP as ASK
 from poisonbench.commands.usage import Usage
 from poisonbench.config.vocabulary import CONFIGS, commands, options
+from poisonbench.report.links import SLOTS as DEFENSE_SLOTS
 
 FOLDER = "reference"
 FAMILIES = {
@@ -145,7 +146,7 @@ def _section(found: Option) -> str:
     if found.group == "attack":
         return own(found).target.split(".")[1]
     filled = {part.where.split(".")[1] for part in found.parts}
-    return next(slot for slot in ("certify", "aggregate", "sanitize", "repair", "screen", "train") if slot in filled)
+    return next(slot for slot in DEFENSE_SLOTS if slot in filled)
 
 
 def _overview(listed: Sequence[Kind]) -> str:
@@ -176,14 +177,12 @@ def _run() -> str:
             comment = []
         else:
             comment = []
-    intro = (
-        "Every run has these keys. Change one with `KEY=VALUE` on the command line. The groups (`attack`, `defense`, `task` and so on) have pages of their own."
-    )
+    intro = "Every run has these keys. Change one with `KEY=VALUE` on the command line. The groups (`attack`, `defense`, `task` and so on) have separate pages."
     return page("Keys of every run", intro, table(("key", "default", "meaning"), rows))
 
 
 def _commands() -> str:
-    """Return the page of the commands, each from its own USAGE."""
+    """Return the page of the commands, each from its USAGE."""
     blocks = [
         "A run needs no command: `python -m poisonbench attack=backdoor defense=spectral seed=0` runs one experiment, and `-m` runs a sweep. "
         "The commands below do everything else. `python -m poisonbench COMMAND --help` prints the same in a terminal. "

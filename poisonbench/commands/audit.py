@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -61,11 +61,11 @@ def main(words: Sequence[str]) -> int:
     if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
         raise ConfigError(f"{attacks[0]}: an audit judges the rows as they are, without an attack; leave this word out")
     filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
-    completed = with_defaults(rest)
+    settings = settings_of(with_defaults(rest), filters)
     console = Console()
-    folder = _setting(completed, filters[0]).places.results / "audit"
+    folder = settings[filters[0]].places.results / "audit"
     with terminal.progress(console) as (listen, handler), heard(listen, handler):
-        vetted = judged(completed, filters)
+        vetted = judged(settings)
     written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
     statements = [f"{name}: {statement}" for name, statement in vetted.statements.items()]
@@ -80,8 +80,20 @@ def with_defaults(words: Sequence[str]) -> list[str]:
     return [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *words]
 
 
-def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
+def settings_of(words: Sequence[str], filters: Sequence[str]) -> dict[str, Setting]:
+    """Return the setting of each filter, by its name.
+
+    Raises:
+        ConfigError: one sentence on the first mistake.
+    """
+    return {name: Setting.of([*words, "attack=none", f"defense={name}"]) for name in filters}
+
+
+def judged(settings: Mapping[str, Setting]) -> Vetted:
     """Return the verdict of every filter on the training rows; all filters use the features of the same victim.
+
+    Args:
+        settings: one for each filter, by its name.
 
     Raises:
         ConfigError: a defense that judges no rows.
@@ -92,8 +104,7 @@ def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
     from poisonbench.runner.spec import spec
 
     verdicts, asked, task = dict[str, "Verdict"](), dict[str, "Experiment"](), None
-    for name in filters:
-        setting = _setting(words, name)
+    for name, setting in settings.items():
         asked[name] = assemble(setting.tree, setting.store, task=task)
         verdicts[name], task = _verdict(asked[name], setting.store, name), asked[name].task
     assert task is not None
@@ -105,10 +116,6 @@ def judged(words: Sequence[str], filters: Sequence[str]) -> Vetted:
         held=[name for name, experiment in asked.items() if judges_classes(experiment.defense.sanitize)],
         asked=key({name: spec(experiment) for name, experiment in asked.items()}, task.class_names, task.row_names),
     )
-
-
-def _setting(words: Sequence[str], name: str) -> Setting:
-    return Setting.of([*words, "attack=none", f"defense={name}"])
 
 
 def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:

@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 from poisonbench.config.compose import CONFIGS, check_words, explaining
 from poisonbench.config.vocabulary import GLOBAL, groups, keys
 from poisonbench.core.plugins import HOME
+from poisonbench.core.trees import value_at
 from poisonbench.report.tables import ABSENT
 from poisonbench.storage.record import Record
 
-COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run that a method's own work is in
+COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run in which the method itself works
 PLANS = ("poisonbench.core.attack.", "poisonbench.core.defense.")  # classes that hold plugins and do nothing themselves
 REFERENCE = "${"
 WITHIN = {"features": ("learner=ridge", "learner.features")}  # groups that no run has by itself: a word that makes place for one, and the place
@@ -123,7 +124,7 @@ def option(group: str, name: str, more: Sequence[str] = ()) -> Option:
         words=" ".join([first, word]).strip(),
         note=_note(path),
         base=_base(path),
-        parts=tuple(_parts(_at(found.resolved, place), _at(found.written, place), place)),
+        parts=tuple(_parts(value_at(found.resolved, place.split(".")), value_at(found.written, place.split(".")), place)),
         brings=brings,
         sets=sets,
         swept=found.swept,
@@ -132,7 +133,7 @@ def option(group: str, name: str, more: Sequence[str] = ()) -> Option:
 
 
 def origin(found: Option) -> Option | None:
-    """Return the option that another is a variant of: the same classes, perhaps with other defaults; None for an option with classes of its own."""
+    """Return the option that another is a variant of: the same classes, with the same or other defaults; None for an option with other classes."""
     base = option(found.group, found.base) if found.base else None
     return base if base and [part.target for part in base.parts] == [part.target for part in found.parts] else None
 
@@ -160,14 +161,7 @@ def composed(words: tuple[str, ...]) -> Composition:
 def _leaves(tree: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Yield each key of a tree and its value."""
     for key in keys(tree):
-        yield key, _at(tree, key)
-
-
-def _at(tree: Mapping[str, object], key: str) -> object:
-    node: object = tree
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, Mapping) else None
-    return node
+        yield key, value_at(tree, key.split("."))
 
 
 def _note(path: Path) -> str:
@@ -259,7 +253,7 @@ def cost(records: Sequence[Record], group: str, plan: object) -> str:
 
 
 def _methods(node: object) -> Iterator[str]:
-    """Yield the classes of methods in a configuration or a specification; what the engine itself offers is none."""
+    """Yield the classes of methods in a configuration or a specification, without the classes of poisonbench itself."""
     for name, item in node.items() if isinstance(node, Mapping) else ():
         if name in ("_target_", "class") and not str(item).startswith("poisonbench."):
             yield str(item)

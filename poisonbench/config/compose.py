@@ -78,7 +78,7 @@ def written(words: Sequence[str]) -> str:
     tree, overrides = tree_of(words), read_words(words)
     with explaining(words):
         kinds = [override.key_or_group for override in overrides if _is_plan_list(override)]
-        config = _by_hydra(_outside(kinds, overrides))
+        config = _config(_outside(kinds, overrides))
         OmegaConf.set_struct(config, value=False)
         config.update({kind: tree[kind] for kind in kinds})
         return OmegaConf.to_yaml(config)
@@ -252,6 +252,14 @@ def _by_hydra(words: Sequence[str]) -> DictConfig:
     started = GlobalHydra.instance().is_initialized()  # inside hydra.main it is; from Python it is not
     with contextlib.nullcontext() if started else initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS.resolve())):
         return compose("config", overrides=list(words))
+
+
+def _config(words: Sequence[str]) -> DictConfig:
+    """Return Hydra's configuration; if the words only choose options, `tree_of` has composed them already."""
+    overrides = [parsed(word) for word in words]
+    if all(_is_common(override) and not _sets_a_value(override) for override in overrides):
+        return copy.deepcopy(_options_composed(tuple(words), _last_change(CONFIGS)))
+    return _by_hydra(words)
 
 
 def _joined(kind: str, names: list[str], overrides: list[Override]) -> dict[str, object]:

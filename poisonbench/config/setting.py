@@ -59,13 +59,11 @@ class Setting:
     """The composed configuration of one run, checked, with all that does not depend on a method.
 
     Args:
-        words: the words of the command line that it was composed from.
         tree: the configuration as plain values.
         places: the folders that the run writes to.
         trusted: prefixes of the class paths that may be built.
     """
 
-    words: tuple[str, ...]
     tree: Mapping[str, object]
     places: Places
     trusted: tuple[str, ...]
@@ -83,7 +81,7 @@ class Setting:
         """
         tree = tree_of(words)
         trusted = check_targets(tree, str(tree["trust"]))
-        return cls(words=tuple(words), tree=tree, places=Places.of(results_dir or tree["results_dir"]), trusted=trusted)
+        return cls(tree=tree, places=Places.of(results_dir or tree["results_dir"]), trusted=trusted)
 
     @cached_property
     def store(self) -> Store:

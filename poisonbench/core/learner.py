@@ -109,7 +109,7 @@ class Combine:
         aggregate: how the server combines all contributions.
         malicious: (M,) int64, the contributors that the attacker controls.
         rounds: first round of the attack and the one after its last; None is every round.
-        omniscient: the attacker sees every update, not only those of its own clients.
+        omniscient: the attacker sees every update, not only those of the malicious clients.
         clean: the rows before poisoning; malicious contributors train on them outside those rounds.
         trusted: the server's own clean rows; may be empty.
     """

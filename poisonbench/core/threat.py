@@ -143,7 +143,7 @@ class Threat:
         trials: independent (target, poison, victim) triples, each with the whole budget.
         rounds: first federated round of the attack and the one after its last, such as [15, 20]; None is every round.
             In all other rounds malicious clients train honestly on their clean rows.
-        omniscient: an attacker on updates sees all of them; otherwise only those of its own clients.
+        omniscient: an attacker on updates sees all of them; otherwise only those of the malicious clients.
     """
 
     VERSION: ClassVar[int] = 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded, write_text
+from poisonbench.report.figures import markdown
 
 SCHEMA = 1
 COLUMNS = ("benchmark", "work", "ours", "alternative", "ratio")
@@ -93,7 +94,7 @@ def table(benchmarks: Sequence[Benchmark]) -> str:
             note = f" ({each.note})" if each.note else ""
             pair = (f"{each.ours}: {_median(each.ours_cost, each.unit)}", f"{each.alternative}: {_median(each.alternative_cost, each.unit)}")
             lines.append((benchmark.name, f"{each.work}{note}", *pair, f"{each.ratio:.3g}"))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def _median(costs: Sequence[float], unit: str) -> str:

@@ -101,21 +101,13 @@ class Cell:
 def folded(records: Iterable[Record]) -> list[Cell]:
     """Return the cells of all records, seeds folded, in a fixed order."""
     records = list(records)
-    failures, found = Failures.among(records), [(named, alike) for named, mine in cells_of(records) for alike in _by_learner(mine)]
+    failures, found = Failures.among(records), cells_of(records)
     values = [values_of(mine, failures) for _, mine in found]
     cells = [_cell(named, mine, figures) for (named, mine), figures in zip(found, figures_of(values), strict=True)]
     clean = _without_attack(records)
     partners = [_partners(mine, clean) for _, mine in found]
     reasons = [_unranked(mine, calm, failures) for (_, mine), calm in zip(found, partners, strict=True)]
     return _ranked(_judged(cells, records, _costs(partners, failures)), values, reasons)
-
-
-def _by_learner(records: Sequence[Record]) -> list[list[Record]]:
-    """Return records of one line by their learner, which an experiment sets without a word in the setting."""
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(_learner(record), []).append(record)
-    return list(found.values())
 
 
 def _learner(record: Record) -> str:

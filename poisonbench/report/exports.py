@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from poisonbench.report.cells import Cell
-from poisonbench.report.figures import text
+from poisonbench.report.figures import markdown, text
 from poisonbench.report.measures import FIGURES, PROPORTIONS
 from poisonbench.stats import Spread
 
@@ -62,7 +62,7 @@ def as_markdown(cells: Sequence[Cell]) -> str:
         ]
         rate = "" if cell.rate is None else f"{100 * cell.rate:g} %"
         lines.append((cell.task, cell.attack, rate, cell.defense, cell.setting, str(len(cell.seeds)), *pairs))
-    return "".join("| " + " | ".join(word.replace("|", "\\|").replace("<", "&lt;") for word in line) + " |\n" for line in lines)
+    return markdown([word.replace("|", "\\|").replace("<", "&lt;") for word in line] for line in lines)
 
 
 def _percent(cell: Cell, name: str) -> str:

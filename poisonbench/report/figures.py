@@ -103,6 +103,11 @@ def text(spread: Spread, digits: int, scale: float = 1.0) -> str:
     return mean if smallest == largest else f"{mean} ({smallest} to {largest})"
 
 
+def markdown(lines: Iterable[Iterable[str]]) -> str:
+    """Return the lines of a Markdown table; each is a list of cells."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def spread_text(values: Sequence[float], digits: int, scale: float = 1.0) -> str:
     """Return `text` of the spread of values; empty for no values."""
     return text(over_seeds(values), digits, scale) if values else ""

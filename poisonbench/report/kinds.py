@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from poisonbench.core.trees import value_at
 from poisonbench.storage.record import Record
 
 
@@ -46,7 +46,7 @@ KINDS = (  # the tabs from left to right; a new kind is a new entry
     Kind(
         name="certificates",
         title="Certificates",
-        about="The defense proves that an answer stays right under every attack up to a radius. What a radius counts stands above each group.",
+        about="The defense proves that an answer stays correct for up to a number of changes, the radius. Each heading says which changes are counted.",
         slots=("defense.certify",),
     ),
 )
@@ -54,10 +54,4 @@ KINDS = (  # the tabs from left to right; a new kind is a new entry
 
 def kind_of(record: Record) -> Kind:
     """Return the last kind of the list whose slots the record has; the first kind takes all others."""
-    return next((kind for kind in reversed(KINDS) if any(_has(record.spec, slot) for slot in kind.slots)), KINDS[0])
-
-
-def _has(spec: object, slot: str) -> bool:
-    for part in slot.split("."):
-        spec = spec.get(part) if isinstance(spec, Mapping) else None
-    return spec is not None
+    return next((kind for kind in reversed(KINDS) if any(value_at(record.spec, slot.split(".")) is not None for slot in kind.slots)), KINDS[0])

@@ -13,6 +13,7 @@ from typing import cast, get_args
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded
+from poisonbench.report.figures import markdown
 from poisonbench.stats import over_seeds
 from poisonbench.storage.record import Part, Record
 
@@ -69,7 +70,7 @@ def _figure(path: str, key: str, records: Mapping[str, Record]) -> float:
 def table(entries: Sequence[Entry]) -> str:
     """Return the ledger as a Markdown table."""
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(_line, entries)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def _line(entry: Entry) -> tuple[str, ...]:

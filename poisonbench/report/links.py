@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from poisonbench.core.errors import ConfigError
 
 PLUGIN = re.compile(r"_target_: (?:attacks|defenses)\.(\w+)\.")
-SLOTS = ("certify", "aggregate", "sanitize", "repair", "screen", "train")  # a defense of several slots stands in the reference under the first of these
+SLOTS = ("certify", "aggregate", "sanitize", "repair", "screen", "train")  # the reference lists a defense of several slots under the first of these
 
 
 def links(site: str, group: str, names: Iterable[str]) -> dict[str, str]:

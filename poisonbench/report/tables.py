@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from poisonbench.core.errors import DataError
 from poisonbench.report.experiments import belonging
-from poisonbench.report.figures import Failures, goal, machine, malicious, name_of, number, over_targets, radii, relation, spread_text
+from poisonbench.report.figures import Failures, goal, machine, malicious, markdown, name_of, number, over_targets, radii, relation, spread_text
 from poisonbench.stats import worst
 from poisonbench.storage.record import Part, Record, read, words_in
 
@@ -28,7 +30,8 @@ COLUMNS = (
     "AUROC within class",
     "more",
 )
-NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "threat.budget.count", "+experiment")
+EXPERIMENT = "+experiment"
+NAMED = ("task", "attack", "defense", "seed", "task.root", "threat.budget.rate", "threat.budget.count", EXPERIMENT)
 OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTALL)
 SELECTION = re.compile(r"(<!-- selected:\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 SELECTED = (*COLUMNS[:2], "poison rate", *COLUMNS[3:9], "more")
@@ -59,7 +62,7 @@ def table(records: Iterable[Record], failures: Failures | None = None) -> str:
     rows = [_line(cell, found, failures or Failures.among(records)) for cell, found in cells_of(records)]
     used = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
-    return "".join(f"| {' | '.join(line[place] for place in used)} |\n" for line in lines) + mixed(records)
+    return markdown([line[place] for place in used] for line in lines) + mixed(records)
 
 
 def mixed(records: Iterable[Record]) -> str:
@@ -74,11 +77,16 @@ def mixed(records: Iterable[Record]) -> str:
 
 
 def cells_of(records: Iterable[Record]) -> list[tuple[tuple[str, ...], list[Record]]]:
-    """Return the records of each (task, attack, rate, defense, setting), which differ only by their seed, in a fixed order."""
-    cells: dict[tuple[str, ...], list[Record]] = {}
+    """Return the records of each (task, attack, rate, defense, setting), which differ only by their seed, in a fixed order.
+
+    An experiment sets more than the words of the command show. If two recipes have the same words, the setting names the experiment.
+    """
+    alike: dict[tuple[tuple[str, ...], str], list[Record]] = {}
     for record in records:
-        cells.setdefault(_cell(record), []).append(record)
-    return [(cell, cells[cell]) for cell in sorted(cells, key=_order)]
+        alike.setdefault((_cell(record), _recipe(record)), []).append(record)
+    recipes = Counter(cell for cell, _ in alike)
+    cells = [(cell if recipes[cell] == 1 else (*cell[:-1], _setting(mine[0], but=frozenset(NAMED) - {EXPERIMENT})), mine) for (cell, _), mine in alike.items()]
+    return sorted(cells, key=lambda found: _order(found[0]))
 
 
 def matrix(records: Iterable[Record], failures: Failures | None = None) -> str:
@@ -93,7 +101,7 @@ def matrix(records: Iterable[Record], failures: Failures | None = None) -> str:
         figures = {attack: _defended(row[attack], "c_acc", failures or Failures.among(records)) for attack in attacks if attack in row}
         attack, figure = worst({name: float(shown.split()[0]) for name, shown in figures.items()}, largest=False)
         lines.append((defense, *(figures.get(name, "") for name in attacks), f"{figure:.1f} ({attack})"))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def selected(cells: Iterable[str], records: Iterable[Record], failures: Failures | None = None) -> str:
@@ -116,7 +124,7 @@ def selected(cells: Iterable[str], records: Iterable[Record], failures: Failures
         done = [record for record in found[cell] if record.status == "done"]
         lines.append((*_line(cell, found[cell], failures or Failures.among(records))[:9], "; ".join(_briefly(done))))
         shown += found[cell]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + mixed(shown)
+    return markdown(lines) + mixed(shown)
 
 
 def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: str = "") -> str:
@@ -145,13 +153,21 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
 
 
 def _cell(record: Record) -> tuple[str, ...]:
-    words = words_in(record.command)[3:]
-    setting = " ".join(sorted(word for word in words if word.partition("=")[0] not in NAMED))  # sorted: the order of words makes no other cell
     budget = cast("Mapping[str, float]", cast("Mapping[str, object]", record.spec["threat"])["budget"])
     rows = cast("Mapping[str, Mapping[str, int]]", record.spec["task"])["rows"]
     share = float(budget["rate"]) if budget.get("count") is None else budget["count"] / max(1, rows["train"])
     rate = f"{100 * share:.3g} %" if name_of(record, "attack") != "none" else ""
-    return name_of(record, "task"), name_of(record, "attack"), rate, name_of(record, "defense"), setting
+    return name_of(record, "task"), name_of(record, "attack"), rate, name_of(record, "defense"), _setting(record)
+
+
+def _setting(record: Record, but: Container[str] = NAMED) -> str:
+    """Return the words of a command except those that set one of these keys; sorted, since their order does not matter."""
+    return " ".join(sorted(word for word in words_in(record.command)[3:] if word.partition("=")[0] not in but))
+
+
+def _recipe(record: Record) -> str:
+    """Return what was asked, except the rows and the seed, as text."""
+    return json.dumps({part: value for part, value in record.spec.items() if part not in ("task", "seed")}, sort_keys=True, default=str)
 
 
 def _order(cell: tuple[str, ...]) -> tuple[str, str, float, str, str]:

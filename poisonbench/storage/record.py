@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
@@ -23,6 +23,7 @@ from typing import Literal, cast, get_args
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import bounded, write_text
 from poisonbench.core.plugins import HOME
+from poisonbench.core.trees import value_at
 
 SCHEMA = 2
 LATER = ("schema", "assumed")  # fields that records of schema 1 do not have
@@ -124,7 +125,7 @@ def read(path: Path) -> Record:
             raise TypeError(f"it has schema {schema}, but fields of schema {SCHEMA}")
         record = Record(**whole, schema=schema)
         wrong = [name for name, value in whole.items() if not isinstance(value, str if name in ("status", "reason", "command") else dict)]
-        wrong += [] if wrong else [name for name, (parts, fits) in CHECKS.items() if not fits(_found(whole, parts))]
+        wrong += [] if wrong else [name for name, (parts, fits) in CHECKS.items() if not fits(value_at(whole, parts))]
         if wrong:
             raise TypeError(f"the fields {', '.join(wrong)} have the wrong form")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -133,12 +134,6 @@ def read(path: Path) -> Record:
         raise DataError(f"{path} does not match its own digest: it was changed after it was written; run its command again, or restore the file")
     vars(record).update(result_digest=digest, key=_digest_of_json(_asked(record))[:16])
     return record
-
-
-def _found(node: object, parts: Sequence[str]) -> object:
-    for part in parts:
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
 
 
 def _text(value: object) -> bool:

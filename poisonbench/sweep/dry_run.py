@@ -127,6 +127,7 @@ def show(console: Console, cells: Sequence[Foreseen]) -> None:
         console.print(f"{cell.state}: {' '.join(cell.words)}{reason}", markup=False, highlight=False, soft_wrap=True)
     count = Counter(cell.state for cell in cells)
     console.print(f"{len(cells)} cells: {', '.join(f'{number} {state}' for state, number in sorted(count.items()))}", markup=False, highlight=False)
-    blind = sum(cell.state == "to run" and not cell.stages for cell in cells)
-    estimate = f"about {seconds(cells) / 60:.1f} minutes one after the other, estimated from records of the same recipe"
-    console.print(estimate + (f"; {blind} cells without such a record" if blind else ""), markup=False, highlight=False, soft_wrap=True)
+    blind, known = (sum(cell.state == "to run" and bool(cell.stages) is timed for cell in cells) for timed in (False, True))
+    parts = [f"about {seconds(cells) / 60:.1f} minutes one after the other, estimated from records of the same recipe"] if known or not blind else []
+    parts += [f"{blind} cells without such a record" if known else "no estimate: there is no record of the same recipe"] if blind else []
+    console.print("; ".join(parts), markup=False, highlight=False, soft_wrap=True)

@@ -122,7 +122,7 @@ def refusal(store, tree: dict[str, object]) -> str:
     try:
         allowed = check_targets(tree, "")
         fitted(build(tree["engine"], allowed, "engine"), Engine, "engine")
-        tracker_of(Setting(words=(), tree=tree, places=Places.of(store.root), trusted=allowed))
+        tracker_of(Setting(tree=tree, places=Places.of(store.root), trusted=allowed))
         assemble(tree, store)
     except PoisonbenchError as error:
         return str(error)

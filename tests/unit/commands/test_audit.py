@@ -194,12 +194,12 @@ def test_rows_keep_the_names_of_their_files_where_only_some_of_them_are_judged(p
 
 
 def test_the_work_of_a_filter_is_told_class_by_class(tmp_path, monkeypatch):
-    from poisonbench.commands.audit import judged
+    from poisonbench.commands.audit import judged, settings_of
 
     monkeypatch.chdir(tmp_path)
     words, heard = lay_out(tmp_path / "data", 30, 30, 30), []
     with listening(lambda *told: heard.append(told)):
-        judged([*words, "task.trusted=0"], ["spectral"])
+        judged(settings_of([*words, "task.trusted=0"], ["spectral"]))
     assert [told for told in heard if told[0] == "judge classes"] == [("judge classes", done, 3) for done in (0, 1, 2, 3)]
 
 

@@ -186,8 +186,19 @@ def test_certificates_under_an_attack_stand_in_for_those_that_are_missing_withou
 
 def test_records_of_two_learners_are_never_one_cell():
     record = made()
-    other = dataclasses.replace(record, spec={**record.spec, "learner": {"class": "poisonbench.learn.closed_form.LinearRidge"}, "seed": 1})
-    assert sorted(cell.learner for cell in folded([record, other])) == ["Central", "LinearRidge"]
+    other = dataclasses.replace(
+        record,
+        spec={**record.spec, "learner": {"class": "poisonbench.learn.closed_form.LinearRidge"}, "seed": 1},
+        command=f"{record.command} +experiment=solved",
+    )
+    assert sorted((cell.learner, cell.setting) for cell in folded([record, other])) == [("Central", ""), ("LinearRidge", "+experiment=solved")]
+
+
+def test_records_of_an_experiment_that_sets_nothing_else_join_those_of_the_same_words():
+    record = made()
+    other = dataclasses.replace(record, spec={**record.spec, "seed": 1}, command=f"{record.command} +experiment=seeds")
+    (cell,) = folded([record, other])
+    assert (len(cell.seeds), cell.setting) == (2, "")
 
 
 def test_the_committed_summary_of_federated_rules_is_that_of_the_records():

@@ -53,7 +53,8 @@ def test_a_dry_run_computes_nothing_and_tells_the_sum(here, capsys):
     assert entry(["--dry-run", "-m", *words("seed=100,101")]) == 0
     out = capsys.readouterr().out
     assert "2 cells: 2 to run" in out
-    assert "2 cells without such a record" in out
+    assert out.endswith("no estimate: there is no record of the same recipe\n")
+    assert "minutes" not in out
     assert not list(here.glob("results/records/*"))
     assert entry(["--dry-run", *words("threat.budget.rate=7")]) == 2
 
