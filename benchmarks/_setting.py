@@ -52,3 +52,8 @@ def made_up(rows: int, shape: tuple[int, ...], *, classes: int = 10) -> tuple[Te
     labels = torch.arange(rows) % classes
     inputs = torch.randint(0, 128, (rows, *shape), generator=generator, dtype=torch.uint8)
     return inputs + (labels * (128 // classes)).to(torch.uint8).view(-1, *[1] * len(shape)), labels
+
+
+def empty_rows(shape: tuple[int, ...], classes: int) -> Dataset:
+    """Return no rows of this shape, to build a network for."""
+    return Dataset.of(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64), num_classes=classes)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks._options import Options
 from benchmarks._plain import train
-from benchmarks._setting import setting
+from benchmarks._setting import empty_rows, setting
 from benchmarks._timing import seconds
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key, seeded
@@ -41,7 +41,7 @@ def measure(options: Options, *, held_out: int = 5000) -> Iterator[Comparison]:
     spent = seconds(lambda: victims.append(ours.learner.fit(ours.data, ours.combine, Key.root(100))))
     right = victims[0].scores(task.train.inputs[held]).argmax(1) == task.train.labels[held]
     with seeded(Key.root(100)):
-        net = PreActResNet18(pool="average", norm="batch").build((3, 32, 32), 10).to(resolve("auto"))
+        net = PreActResNet18(pool="average", norm="batch").build(empty_rows((3, 32, 32), 10)).net.to(resolve("auto"))
     some = torch.arange(SAMPLE)
     plain = seconds(lambda: train(net, rows.inputs[some], rows.labels[some], batch_size=128, workers=2))
     accuracy = float(right.float().mean())

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks._options import Options
-from benchmarks._setting import made_up, setting
+from benchmarks._setting import empty_rows, made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.core.learner import Plan
 from poisonbench.core.rng import Key, seeded
@@ -30,8 +30,8 @@ BATCH, BOUND, DELTA, EPSILON = 256, 1.0, 1e-5, 3.0
 def nets(side: int) -> dict[str, tuple[str, FeatureNet]]:
     """Return for each network its name, the words that choose it, and an instance for grey pictures of `side`."""
     with seeded(Key.root(100)):
-        mlp = MLP(widths=(128,), norm="none").build((1, side, side), 10)
-        cnn = SmallCNN(widths=(64, 128, 256), depths=(1, 1, 1), pool="max", norm="group").build((1, side, side), 10)
+        mlp = MLP(widths=(128,), norm="none").build(empty_rows((1, side, side), 10)).net
+        cnn = SmallCNN(widths=(64, 128, 256), depths=(1, 1, 1), pool="max", norm="group").build(empty_rows((1, side, side), 10)).net
     return {f"MLP {side * side}-128-10": ("net=mlp", mlp), f"CNN of 64, 128, 256 channels on {side}x{side}": ("net=small", cnn)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks._options import Options
 from benchmarks._plain import train
-from benchmarks._setting import made_up, setting
+from benchmarks._setting import empty_rows, made_up, setting
 from benchmarks._timing import in_turns
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn.device import resolve
@@ -20,7 +20,7 @@ def measure(options: Options, *, rows: int = 4 * BATCH, repeats: int = 2) -> Ite
     """Yield one comparison for each precision of ours; one epoch over made-up 32x32 rows."""
     made = made_up(rows, (3, 32, 32))
     with seeded(Key.root(100)):
-        net = PreActResNet18(pool="average", norm="batch").build((3, 32, 32), 10).to(resolve("auto"))
+        net = PreActResNet18(pool="average", norm="batch").build(empty_rows((3, 32, 32), 10)).net.to(resolve("auto"))
     for precision in ("bf16", "fp32"):
         ours = setting("learner=standard", "learner.epochs=1", f"learner.precision={precision}", data=made)
         costs = in_turns(

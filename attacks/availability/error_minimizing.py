@@ -19,6 +19,7 @@ from poisonbench.core.goals import Degrade
 from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 CHUNK = 500  # rows per gradient computation
 
@@ -46,6 +47,7 @@ class ErrorMinimizing:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     noise: Literal["sample", "class"]
     steps: int
     step_size: float
@@ -62,10 +64,10 @@ class ErrorMinimizing:
         """Return the rows with noise on as many of them as the budget allows.
 
         Raises:
-            ConfigError: the budget has no Linf limit, or the inputs are not images.
+            ConfigError: the budget has no Linf limit.
         """
         rows, limit = known.rows, known.budget.limit
-        if known.budget.norm != "linf" or limit is None or rows.inputs.ndim != 4:
+        if known.budget.norm != "linf" or limit is None:
             raise ConfigError("attack=error_minimizing perturbs images within threat.budget.norm=linf and a limit, such as threat=unlearnable")
         chosen = known.choose(torch.ones(len(rows), dtype=torch.bool), rng.child("rows"))
         if len(chosen) == 0:

@@ -15,6 +15,7 @@ from poisonbench.core.files import File
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class BadNets:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     pattern: Literal["white", "checkerboard"]
     image: File | None
     size: int

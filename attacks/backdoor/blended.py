@@ -15,6 +15,7 @@ from poisonbench.core.files import File
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +53,7 @@ class Blended:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     image: File | None
     pattern_seed: int
     alpha: float

@@ -15,6 +15,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class Sig:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     delta: float
     frequency: float
     target: int

@@ -20,6 +20,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Backdoor
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ class WaNet:
     """
 
     VERSION: ClassVar[int] = 2
+    READS: ClassVar[frozenset[str]] = PICTURES
     control: int
     strength: float
     pattern_seed: int

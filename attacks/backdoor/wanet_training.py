@@ -15,6 +15,7 @@ from poisonbench.core.goals import Backdoor
 from poisonbench.core.learner import Batch, Moment, PlainStep
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class WaNetStep(PlainStep):
     """
 
     VERSION: ClassVar[int] = 2
+    READS: ClassVar[frozenset[str]] = PICTURES
     like: WaNet
 
     def rows(self, batch: Batch, moment: Moment) -> Batch:

@@ -15,11 +15,13 @@ from scipy import stats
 from torch import Tensor
 
 from poisonbench.core.attack import Poisoned
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import NoGoal
 from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.reals import NUMBERS
 
 MOST = 50.0  # the largest epsilon that is tested
 
@@ -44,6 +46,7 @@ class Canaries:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = NUMBERS
     guessed: float
     confidence: float
 
@@ -90,7 +93,7 @@ class Reveal(NoGoal):
     guessed: float
     confidence: float
 
-    def measure(self, victim: Victim) -> Mapping[str, float]:
+    def measure(self, victim: Victim, test: Dataset, rng: Key) -> Mapping[str, float]:
         """Return "epsilon_lower" and "canaries_right", the share of right guesses; the bound is at the delta that the victim's training spent, or 0."""
         each = int(self.guessed * len(self.labels)) // 2
         if not each:

@@ -108,7 +108,7 @@ def clean_label(attack: CleanLabel, known: Known, rng: Key) -> Poisoned:
             budget.
     """
     rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng)
-    if known.budget.norm != "linf" or limit is None or rows.inputs.ndim != 4:
+    if known.budget.norm != "linf" or limit is None:
         raise ConfigError("this attack perturbs images within threat.budget.norm=linf and a limit, such as threat=targeted")
     goal = Flip(ids=known.targets.ids, wish=wish)
     if known.budget.rows(len(rows)) == 0:

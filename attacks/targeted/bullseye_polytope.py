@@ -16,6 +16,7 @@ from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class BullseyePolytope:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     wish: Wish
     bases: Bases
     iterations: int

@@ -18,6 +18,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Differentiable
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class GradientMatching:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     wish: Wish
     bases: Bases
     steps: int

@@ -18,6 +18,7 @@ from poisonbench.core.defense import Means, Mended, Verdict
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Differentiable, Victim
 from poisonbench.core.rng import Key
+from poisonbench.forms.pixels import PICTURES
 
 PATIENCE = 5  # steps in a row that change the weight
 FACTOR = 1.5  # multiplies the weight; FACTOR ** 1.5 divides it
@@ -105,6 +106,7 @@ class NeuralCleanse:
     """
 
     VERSION: ClassVar[int] = 2
+    READS: ClassVar[frozenset[str]] = PICTURES
     NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
     steps: int
     lr: float
@@ -126,9 +128,9 @@ class NeuralCleanse:
         """Return the victim after unlearning, or unchanged if no class is flagged.
 
         Raises:
-            Incompatible: the victim has no gradients, or the inputs are not images.
+            Incompatible: the victim has no gradients.
         """
-        if victim.module is None or means.trusted.inputs.ndim != 4:
+        if victim.module is None:
             raise Incompatible("defense=neural_cleanse needs a victim with gradients by pixels")
         found = [self.invert(victim.module, means.trusted, label) for label in range(means.trusted.num_classes)]
         indices = anomaly_indices([trigger.size for trigger in found])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.defense import Means
-from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 
@@ -43,18 +43,12 @@ class Strip:
             raise ConfigError("defense.screen: overlays is 1 or more, weight lies in (0, 1]")
 
     def suspicion(self, victim: Victim, inputs: Tensor, means: Means, rng: Key) -> Tensor:
-        """Return (M,) minus the mean entropy over the overlays, in nats.
-
-        Raises:
-            Incompatible: the inputs are not images.
-        """
-        if inputs.ndim != 4:
-            raise Incompatible("defense=strip lays pictures over each other; these inputs are none")
+        """Return (M,) minus the mean entropy over the overlays, in nats."""
         total = torch.zeros(len(inputs))
         for number in range(self.overlays):
             draws = torch.rand(len(inputs), generator=rng.child(f"overlay/{number}").torch())
             chosen = means.trusted.inputs[(draws * len(means.trusted)).long()]
-            laid = (self.weight * inputs.float() + self.weight * chosen.float()).clamp(0, 255).round().to(torch.uint8)
+            laid = means.trusted.form.mixed(inputs, chosen, self.weight, rng.child(f"mix/{number}"))
             total += entropy(victim.scores(laid))
         return -total / self.overlays
 

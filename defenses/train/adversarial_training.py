@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.proof import Looks
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class WorstCaseStep(PlainStep):
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     limit: float
     step_size: float

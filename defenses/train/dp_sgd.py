@@ -22,7 +22,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Moment, PlainStep, Plan, Step
 from poisonbench.core.proof import PRIVATE, Tolerance
 from poisonbench.core.rng import Key, seeded
-from poisonbench.nets.net import FeatureNet
+from poisonbench.nets.net import FeatureNet, NormalizedNet
 
 if TYPE_CHECKING:
     from defenses.train.per_example import PerExample, RowGradients
@@ -33,6 +33,7 @@ ORDERS: dict[str, dict[str, list[float]]] = {
     "rdp": {"alphas": [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), *range(64, 1025, 32), 2048, 4096]},
     "prv": {},
 }
+STANDARDISES = (FeatureNet.prepare, NormalizedNet.prepare)  # these measure nothing but what `measured` returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class PrivateStep(PlainStep):
         Raises:
             ConfigError: it is, and there are no public rows.
         """
-        if any(isinstance(part, FeatureNet) and type(part).prepare is not FeatureNet.prepare for part in module.modules()):
+        if any(isinstance(part, FeatureNet) and type(part).prepare not in STANDARDISES for part in module.modules()):
             raise ConfigError("DP-SGD cannot set the first layer of this net from private rows; set task.public=0.1, or choose net=small")
 
     def begin(self, module: nn.Module) -> None:

@@ -20,8 +20,9 @@ from poisonbench.core.finite import finite
 from poisonbench.core.learner import Around, Batch, Combine, Fitted, Learner, Moment, PlainStep, Plan, State, Trained, Victim
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
+from poisonbench.forms.pixels import PICTURES
 
-PICTURES = 20_000  # ablated pictures per chunk
+CHUNK = 20_000  # ablated pictures per chunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,7 @@ class Ablating(Around):
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     MECHANISM: ClassVar[bool] = True
     recipe: RandomizedAblation
@@ -168,7 +170,7 @@ class AblatedVictim:
         """Return (M, K) int64, how many of `draws` ablations of each picture get each class; each purpose has its own draws."""
         key = Key(str(self.facts["_ablations"])).child(purpose)
         counts = torch.zeros(len(inputs), self.kinds, dtype=torch.int64)
-        for start in range(0, len(inputs), some := max(1, PICTURES // draws)):
+        for start in range(0, len(inputs), some := max(1, CHUNK // draws)):
             pictures = doubled(inputs[start : start + some])
             many = ablated(pictures.repeat_interleave(draws, 0), self.recipe.kept, key.child(str(start)).torch())
             scores = finite(self.member.scores(many), "scores of ablated pictures")

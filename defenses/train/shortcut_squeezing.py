@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.proof import Looks
+from poisonbench.forms.pixels import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class SqueezeStep(PlainStep):
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     how: Literal["greyscale", "jpeg", "bit_depth"]
     quality: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from poisonbench.core.attack import Crafted, Poisoned, Round
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import BudgetError
+from poisonbench.core.form import Form
 from poisonbench.core.goals import Probe
 from poisonbench.core.keys import tensor_digest
 from poisonbench.core.threat import Budget
@@ -84,8 +86,12 @@ def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor, 
 
 def changed_rows(clean: Dataset, data: Dataset) -> Tensor:
     """Return (N,) bool, whether each clean row differs in some column from the row at its position in `data`."""
-    pairs = [(column, data.columns[name][: len(clean)]) for name, column in clean.columns.items()]
-    return torch.stack([(one != other).reshape(len(clean), -1).any(1) for one, other in pairs]).any(0)
+    return torch.stack([differing(column, data.columns[name][: len(clean)]) for name, column in clean.columns.items()]).any(0)
+
+
+def differing(one: Tensor, other: Tensor) -> Tensor:
+    """Return (N,) bool, whether two columns (N, ...) differ in each row."""
+    return (one != other)[:, None].flatten(1).any(1)
 
 
 def copies(clean: Dataset, rows: Dataset) -> Tensor:
@@ -117,17 +123,9 @@ def _bits(data: Dataset) -> list[str]:
 
 def _check_form(clean: Dataset, poisoned: Poisoned) -> None:
     data, mask = poisoned.data, poisoned.mask
-    if data.num_classes != clean.num_classes:
-        raise BudgetError(f"{data.num_classes} classes after poisoning, {clean.num_classes} before")
     if len(data) < len(clean) or not torch.equal(data.ids[: len(clean)], clean.ids):
         raise BudgetError("clean rows are missing or moved; keep them at their positions and append injected rows")
     _check_columns(clean, data)
-    if data.inputs.dtype.is_floating_point and not data.inputs.isfinite().all():
-        raise BudgetError("poisoned inputs hold values that are not finite")
-    if data.labels.min() < 0 or data.labels.max() >= clean.num_classes:
-        raise BudgetError(f"a poisoned label is out of range; {clean.num_classes} classes allow 0 to {clean.num_classes - 1}")
-    if not torch.equal(data.owners[: len(clean)], clean.owners):
-        raise BudgetError("owners changed; a row stays with the client that contributed it")
     injected = data.ids[len(clean) :]
     if (injected >= 0).any() or len(injected.unique()) != len(injected):
         raise BudgetError("injected rows need distinct negative ids: -1, -2, ...")
@@ -139,9 +137,15 @@ def _check_columns(clean: Dataset, data: Dataset) -> None:
     if new := sorted(data.columns.keys() - clean.columns.keys()):
         raise BudgetError(f"the column {new[0]} is new after poisoning; keep the columns of the clean rows")
     for name, column in clean.columns.items():
-        mine = data.columns.get(name)
+        mine, what = data.columns.get(name), clean.schema[name]
         if mine is None or mine.dtype != column.dtype or mine.shape[1:] != column.shape[1:] or len(mine) != len(data):
             raise BudgetError(f"column {name} has another type or shape after poisoning; keep those of the clean rows")
+        if data.schema.get(name) != what:
+            raise BudgetError(f"column {name} has another form or role after poisoning; keep those of the clean rows")
+        if fault := what.form.fault(mine):
+            raise BudgetError(f"column {name} after poisoning: {fault}")
+        if what.role == "sealed" and not torch.equal(mine[: len(clean)], column):
+            raise BudgetError(f"{name} changed; this column is sealed, so no attacker can write it")
 
 
 def _check_rows(changed: Tensor, poisoned: Poisoned, budget: Budget, writable: Tensor) -> None:
@@ -193,16 +197,16 @@ def _origins(clean: Dataset, poisoned: Poisoned) -> Tensor:
 
 def _check_moves(rows: Dataset, before: Dataset, budget: Budget) -> None:
     """Compare each row with the clean row that it was made from."""
-    relabelled = int((rows.labels != before.labels).sum())
-    if not budget.relabel and relabelled:
-        raise BudgetError(f"{relabelled} labels changed, but threat.budget.relabel=false is a clean-label threat")
-    for name, column in before.extra.items():
-        if not budget.relabel and not torch.equal(rows.extra[name], column):
-            raise BudgetError(f"column {name} changed, but threat.budget.relabel=false allows only inputs to change")
-    if budget.norm is None or budget.limit is None:
-        return
-    sizes = change(rows.inputs, before.inputs, budget.norm)
-    if sizes.numel() and sizes.max() > budget.limit + 1e-4:
+    for name, column in before.schema.items():
+        new, old = rows.columns[name], before.columns[name]
+        if column.role == "said" and not budget.relabel and (changed := int(differing(new, old).sum())):
+            raise BudgetError(f"{changed} {name} changed, but threat.budget.relabel=false is a clean-label threat")
+        if column.role == "seen" and budget.norm is not None and budget.limit is not None:
+            _check_size(change(new, old, column.form, budget.norm), budget)
+
+
+def _check_size(sizes: Tensor, budget: Budget) -> None:
+    if sizes.numel() and sizes.max() > cast("float", budget.limit) + 1e-4:
         raise BudgetError(f"a row changed by {float(sizes.max()):.4g} in {budget.norm}; threat.budget.limit={budget.limit}")
 
 
@@ -232,8 +236,8 @@ def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:
         raise BudgetError(f"probed inputs are {probe.inputs.dtype} of shape {tuple(probe.inputs.shape)}, unlike those of the {count} test rows")
     if probe.hit.shape != (count, kinds_) or probe.hit.dtype != torch.bool:
         raise BudgetError(f"hits are {probe.hit.dtype} of shape {tuple(probe.hit.shape)}; give one bool for each of {count} rows and {kinds_} answers")
-    if probe.inputs.dtype.is_floating_point and not probe.inputs.isfinite().all():
-        raise BudgetError("probed inputs hold values that are not finite")
+    if fault := test.form.fault(probe.inputs):
+        raise BudgetError(f"probed inputs: {fault}")
     if not torch.equal(probe.truth, test.labels[probe.rows]):
         raise BudgetError("the right answers of a probe are the labels of its test rows")
     if probe.hit.gather(1, probe.truth[:, None]).any():
@@ -243,15 +247,15 @@ def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:
         raise BudgetError(f"{stray} of the rows that a goal names as targets are not among the {len(aims)} targets that the threat drew")
 
 
-def change(edited: Tensor, clean: Tensor, norm: str) -> Tensor:
-    """Return (N,) float64, the size of each row's change in a norm of `Budget`."""
-    delta = (edited.to(torch.float64) - clean.to(torch.float64)).flatten(1)
-    measures = {
-        "linf": lambda: delta.abs().amax(1),
-        "l2": lambda: delta.square().sum(1).sqrt(),
-        "tokens": lambda: (delta != 0).sum(1).to(torch.float64),
-    }
-    return measures[norm]()
+def change(edited: Tensor, clean: Tensor, form: Form, norm: str) -> Tensor:
+    """Return (N,) float64, the size of each row's change in a norm of its form.
+
+    Raises:
+        BudgetError: a norm that the form does not have.
+    """
+    if norm not in form.NORMS:
+        raise BudgetError(f"threat.budget.norm={norm}: changes of {form.NAME} are measured by {' or '.join(form.NORMS) or 'no norm'}; set one of them, or null")
+    return form.NORMS[norm](edited, clean)
 
 
 def audit_round(before: Round, after: Crafted) -> None:

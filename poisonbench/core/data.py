@@ -1,6 +1,6 @@
 """Data sets as immutable values, and the task that an experiment starts from.
 
-Shape letters: N rows, C channels, H height, W width, L tokens, D features, R rows touched.
+Shape letters: N rows, K answers, R rows touched.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from poisonbench.core.duplicates import duplicates
 from poisonbench.core.errors import DataError
+from poisonbench.core.form import IDENTITY, Choice, Column, Form
 from poisonbench.core.keys import key, tensor_digest
 
 Overlap: TypeAlias = Literal["refuse", "allow"]
 NAMED = 3  # duplicates that an error names
 NO_COLUMNS: Mapping[str, Tensor] = MappingProxyType({})
+PLAIN = Form()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,11 +32,11 @@ class Dataset:
     """Rows of one split. Read-only by contract: `take`, `edit` and `append` return new values.
 
     Args:
-        inputs: (N, C, H, W) uint8 pixels, (N, L) int64 token ids with 0 as padding, or (N, D) float32.
+        inputs: (N, ...), in the form that the schema names.
         labels: (N,) int64 in [0, num_classes).
         ids: (N,) int64 row number in the clean set; injected rows are -1, -2, ... Random draws depend on it.
         owners: (N,) int64 contributing client; 0 when central.
-        num_classes: number of answers.
+        schema: the form and the role of every column.
         extra: further columns, (N, ...) each; every operation treats them alike.
     """
 
@@ -42,25 +44,59 @@ class Dataset:
     labels: Tensor
     ids: Tensor
     owners: Tensor
-    num_classes: int
+    schema: Mapping[str, Column]
     extra: Mapping[str, Tensor] = field(default_factory=lambda: NO_COLUMNS)
 
     @classmethod
-    def of(cls, inputs: Tensor, labels: Tensor, *, num_classes: int, name: str = "data", empty: bool = False) -> Dataset:
-        """Check tensors and number their rows from 0. Only a split that may be `empty` may have no rows.
+    def of(cls, inputs: Tensor, labels: Tensor, *, num_classes: int, form: Form = PLAIN, name: str = "data") -> Dataset:
+        """Check tensors and number their rows from 0.
+
+        Args:
+            inputs: (N, ...).
+            labels: (N,) integers.
+            num_classes: number of answers.
+            form: of the inputs.
+            name: of the rows, for errors.
 
         Raises:
-            DataError: wrong shapes or types, labels out of range, values that are not finite, no rows.
+            DataError: values that do not fit their form, or labels out of range.
         """
-        if len(labels) == 0 and not empty:
-            raise DataError(f"{name}: no rows; give at least one row per class")
-        _check(inputs, labels, num_classes, name)
+        if labels.ndim != 1 or len(labels) != len(inputs):
+            raise DataError(f"{name}: {len(inputs)} inputs, labels of shape {tuple(labels.shape)}; give one label per row")
+        answers = Choice(size=num_classes)
+        for values, fits in ((labels, answers), (inputs, form)):
+            if fault := fits.fault(values):
+                raise DataError(f"{name}: {fault}")
         rows = torch.arange(len(labels))
-        return cls(inputs=inputs, labels=labels.to(torch.int64), ids=rows, owners=torch.zeros_like(rows), num_classes=num_classes)
+        schema = {"inputs": Column(form=form, role="seen"), "labels": Column(form=answers, role="said"), "ids": IDENTITY, "owners": IDENTITY}
+        return cls(inputs=inputs, labels=labels.to(torch.int64), ids=rows, owners=torch.zeros_like(rows), schema=MappingProxyType(schema))
+
+    def with_column(self, name: str, values: Tensor, column: Column) -> Dataset:
+        """Return a data set with a further column (N, ...).
+
+        Raises:
+            DataError: not one value per row, or values that do not fit the column's form.
+        """
+        if len(values) != len(self) or (fault := column.form.fault(values)):
+            raise DataError(f"column {name}: {fault if len(values) == len(self) else f'{len(values)} values for {len(self)} rows'}")
+        extra, schema = MappingProxyType({**self.extra, name: values}), MappingProxyType({**self.schema, name: column})
+        return dataclasses.replace(self, extra=extra, schema=schema)
 
     def __len__(self) -> int:
         """Count the rows."""
         return len(self.labels)
+
+    @property
+    def form(self) -> Form:
+        """The form of the inputs."""
+        return self.schema["inputs"].form
+
+    @property
+    def num_classes(self) -> int:
+        """Number of answers, K."""
+        choice = self.schema["labels"].form
+        assert isinstance(choice, Choice)
+        return choice.size
 
     @property
     def columns(self) -> dict[str, Tensor]:
@@ -91,8 +127,10 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, shapes, dtypes and bytes of every column."""
+        """SHA-256 over names, shapes, dtypes and bytes of every column, and over the forms that are part of it."""
         whole = hashlib.sha256(str(self.num_classes).encode())
+        if told := {name: column for name, column in self.schema.items() if name in self.extra or column.form.KEYED}:
+            whole.update(key(told).encode())
         for name, column in self.columns.items():
             whole.update(f"{name}={tensor_digest(column)};".encode())
         return whole.hexdigest()
@@ -109,37 +147,6 @@ def _put(column: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     return fresh
 
 
-def _check(inputs: Tensor, labels: Tensor, num_classes: int, name: str) -> None:
-    if labels.ndim != 1 or len(labels) != len(inputs):
-        raise DataError(f"{name}: {len(inputs)} inputs, labels of shape {tuple(labels.shape)}; give one label per row")
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise DataError(f"{name}: labels are {labels.dtype}; give integers")
-    wrong = (labels < 0) | (labels >= num_classes)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise DataError(f"{name}: label {int(labels[row])} in row {row} is out of range; {num_classes} classes allow 0 to {num_classes - 1}")
-    shapes = {torch.uint8: 4, torch.int64: 2, torch.float32: 2}
-    if shapes.get(inputs.dtype) != inputs.ndim:
-        raise DataError(
-            f"{name}: inputs are {inputs.dtype} of shape {tuple(inputs.shape)}; give uint8 pixels (N, C, H, W), int64 tokens (N, L) or float32 features (N, D)"
-        )
-    if inputs.dtype.is_floating_point and not inputs.isfinite().all():
-        row = int((~inputs.isfinite()).any(1).nonzero()[0])
-        raise DataError(f"{name}: row {row} holds a value that is not finite; remove or correct it")
-
-
-class Codec(Protocol):
-    """Text to tokens and back, for tasks whose inputs are token ids."""
-
-    def encode(self, text: str) -> Tensor:
-        """Return (L,) int64 token ids."""
-        ...
-
-    def decode(self, tokens: Tensor) -> str:
-        """Return the text of (L,) token ids."""
-        ...
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
     """Where an experiment starts: four splits, which share no row unless the task's recipe says `duplicates: allow`.
@@ -152,7 +159,6 @@ class Task:
         public: rows that cannot be poisoned, for extractors; may be empty.
         class_names: one name per class, or empty.
         row_names: one name per training row of the source, by its id; or empty.
-        codec: for token inputs.
         overlap: "refuse" exact duplicates of one row in two of the splits, or "allow" them; the record then counts them.
     """
 
@@ -163,7 +169,6 @@ class Task:
     public: Dataset
     class_names: tuple[str, ...] = ()
     row_names: tuple[str, ...] = ()
-    codec: Codec | None = None
     overlap: Overlap = "refuse"
 
     def check(self) -> None:

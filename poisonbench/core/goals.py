@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
+from poisonbench.core.rng import Key
 
 if TYPE_CHECKING:
     from poisonbench.core.learner import Victim
@@ -52,8 +53,14 @@ class Goal(Protocol):
         """Build the inputs to be judged from test rows."""
         ...
 
-    def measure(self, victim: Victim) -> Mapping[str, float]:
-        """Return figures that do not follow from the answers; empty where there are none. The record stores them under "goal"."""
+    def measure(self, victim: Victim, test: Dataset, rng: Key) -> Mapping[str, float]:
+        """Return figures that are not ASR and R-Acc; empty where there are none. The record stores them under "goal".
+
+        Args:
+            victim: to measure.
+            test: the task's test rows.
+            rng: for figures that need random draws.
+        """
         ...
 
     def compare(self, figures: Mapping[str, float], baseline: Mapping[str, float]) -> Mapping[str, float]:
@@ -72,7 +79,7 @@ class NoGoal:
         none = torch.zeros(0, dtype=torch.int64)
         return Probe(rows=none, inputs=test.inputs[:0], truth=test.labels[:0], hit=torch.zeros(0, test.num_classes, dtype=torch.bool))
 
-    def measure(self, victim: Victim) -> Mapping[str, float]:
+    def measure(self, victim: Victim, test: Dataset, rng: Key) -> Mapping[str, float]:
         """Return nothing: the answers are enough."""
         return {}
 
@@ -117,7 +124,7 @@ class Trigger(Protocol):
     """A change of inputs that the attacker can make at test time, as a frozen dataclass."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return triggered copies of (M, C, H, W) uint8 inputs, same shape and dtype."""
+        """Return triggered copies of (M, ...) inputs as the data set stores them, same shape and dtype."""
         ...
 
 

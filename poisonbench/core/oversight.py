@@ -77,7 +77,7 @@ class Refereed(PlainStep):
         if not self.budget.relabel and not torch.equal(after.labels, batch.labels):
             raise BudgetError("labels changed in a training step, but threat.budget.relabel=false is a clean-label threat")
         if self.budget.norm is not None and self.budget.limit is not None and changed.any():
-            size = float(change(after.inputs[changed], batch.inputs[changed], self.budget.norm).max())
+            size = float(change(after.inputs[changed], batch.inputs[changed], batch.form, self.budget.norm).max())
             if size > self.budget.limit + 1e-4:
                 raise BudgetError(f"a row changed by {size:.4g} in {self.budget.norm} in a training step; threat.budget.limit={self.budget.limit}")
         return after
@@ -115,7 +115,7 @@ def allowed(budget: Budget, moment: Moment) -> int:
 
 def _copy(batch: Batch) -> Batch:
     """Return a copy of the batch, so that writing into it does not change the original that it is compared with."""
-    return Batch(inputs=batch.inputs.clone(), labels=batch.labels.clone(), ids=batch.ids.clone())
+    return dataclasses.replace(batch, inputs=batch.inputs.clone(), labels=batch.labels.clone(), ids=batch.ids.clone())
 
 
 def _changed(before: Batch, after: Batch) -> Tensor:

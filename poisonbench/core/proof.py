@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from poisonbench.core.errors import Incompatible
+from poisonbench.core.form import Form
 from poisonbench.core.learner import Learner, PlainStep, Step
 
 if TYPE_CHECKING:
@@ -90,6 +91,14 @@ def needs(plugin: object) -> frozenset[str]:
     "truth": the poison mask, which no real defender has. "trusted": the defender's clean rows.
     """
     return frozenset[str]().union(*(getattr(part, "NEEDS", ()) for part in parts(plugin)))
+
+
+def strangers(plugin: object, form: Form) -> list[object]:
+    """Return the parts of a plugin that cannot read inputs of this form; a part that declares READS speaks for everything inside it."""
+    read = getattr(plugin, "READS", None)
+    if read is not None:
+        return [] if form.NAME in read else [plugin]
+    return [stranger for path in paths(plugin) if len(path) == 2 for stranger in strangers(path[-1], form)]
 
 
 def check_proofs(train: Step, defense: Defense, learner: Learner) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class Budget:
     Args:
         rate: poisoned rows / clean training rows, in [0, 1]; also for clean-label attacks.
         count: poisoned rows, instead of `rate`.
-        norm: how a change of one row is measured: "linf" or "l2" over 0..255, "tokens" changed; None is any change.
+        norm: how a change of one row is measured: a norm of the form of the inputs, such as "linf" or "l2" for pixels in 0..255 and "tokens"
+            (insertions, deletions and replacements) for texts; None is any change.
         limit: the largest change of one row in that norm.
         relabel: labels may change; False is a clean-label threat.
         inject: rows may be added.
@@ -42,7 +43,7 @@ class Budget:
     VERSION: ClassVar[int] = 1
     rate: float = 0.05
     count: int | None = None
-    norm: Literal["linf", "l2", "tokens"] | None = None
+    norm: str | None = None
     limit: float | None = None
     relabel: bool = True
     inject: bool = False

@@ -6,12 +6,15 @@ Shape letters: B rows, C channels, H height, W width, R draws per row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poisonbench.core.form import Form
 from poisonbench.core.rng import Key
+from poisonbench.forms.pixels import PICTURES
 
 CROP, FLIP, CUTOUT = slice(0, 2), slice(2, 3), slice(3, 5)
 DRAWS = 5
@@ -26,16 +29,24 @@ class Augmentation:
         flip: mirror left to right at random.
         cutout: side of the erased square, in pixels; 0 is off.
         alternate: with `flip`, mirror each row in every second epoch instead of at random.
+        mirror: in evaluation, look at each picture and at its mirror image.
     """
+
+    READS: ClassVar[frozenset[str]] = PICTURES
 
     crop: int
     flip: bool
     cutout: int
     alternate: bool
+    mirror: bool = False
 
-    def changes(self, inputs: Tensor) -> bool:
-        """Return whether these inputs change from epoch to epoch."""
-        return inputs.ndim == 4 and bool(self.crop or self.flip or self.cutout)
+    def changes(self, form: Form) -> bool:
+        """Return whether inputs of this form change from epoch to epoch."""
+        return form.NAME in self.READS and bool(self.crop or self.flip or self.cutout)
+
+    def views(self, inputs: Tensor, form: Form) -> tuple[Tensor, ...]:
+        """Return the views of (B, ...) inputs whose scores are averaged in evaluation."""
+        return (inputs, inputs.flip(-1)) if self.mirror and form.NAME in self.READS else (inputs,)
 
     def draws(self, ids: Tensor, epoch: int, rng: Key) -> Tensor:
         """Return the (B, R) draws that decide how each row is augmented in this epoch."""

@@ -27,9 +27,10 @@ from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.loop import Training
 from poisonbench.learn.stacked import fit_stacked
 from poisonbench.learn.stacked_layers import How
-from poisonbench.nets.net import FeatureNet, Net, Normalized, NormalizedNet
+from poisonbench.nets.net import FeatureNet, Net
 
 EVAL_BATCH = 500
+NO_ROWS = torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class Central:
     @property
     def augmentation(self) -> Augmentation:
         """The random changes of image rows."""
-        return Augmentation(crop=self.crop, flip=self.flip, cutout=self.cutout, alternate=self.alternate)
+        return Augmentation(crop=self.crop, flip=self.flip, cutout=self.cutout, alternate=self.alternate, mirror=self.mirror)
 
     def _crew(self) -> Crew:
         return crew(self.device) if self.ddp else Crew()
@@ -148,7 +149,7 @@ class Central:
     def check(self, data: Dataset, combine: Combine) -> None:
         """Build the network once, so that it can refuse the inputs; then let each step refuse."""
         with seeded(Key.root(0)):
-            module = self.net.build(tuple(data.inputs.shape[1:]), data.num_classes)
+            module = self.net.build(data)
         plan = self._agreed(data, combine)
         if self.stack in ("grouped", "unfold") and not module.stackable:
             raise ConfigError(f"learner.stack={self.stack}: your own network may mix the members of a stack; use loop or vmap")
@@ -163,9 +164,9 @@ class Central:
         """Return a victim with initial weights and input statistics; these are of `data` unless a step measures other rows."""
         measured = self._measured(data)
         with seeded(rng.child("init")):
-            module = Normalized.over(measured.inputs).before(self.net.build(tuple(data.inputs.shape[1:]), data.num_classes))
+            module = self.net.build(data)
         module.prepare(measured.inputs)
-        return NetVictim(built=self._placed(module).eval(), facts={}, learner=self)
+        return NetVictim(built=self._placed(module).eval(), like=data.take(NO_ROWS), facts={}, learner=self)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
         """Train on `data`; there is one contributor, and only the clean rows of `combine` are used.
@@ -179,13 +180,13 @@ class Central:
         for step in self.steps:
             step.check(module, plan)
             step.begin(module)
-        _fits(module.net, plan)
+        _fits(module, plan)
         place = device.resolve(self.device)
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
         Training(recipe=self, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
-        return NetVictim(built=module.eval(), facts=facts, learner=self)
+        return NetVictim(built=module.eval(), like=data.take(NO_ROWS.to(place)), facts=facts, learner=self)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim per part; in a stack if the recipe says so, there are several parts, and no steps of attacks or defenses."""
@@ -199,15 +200,15 @@ class Central:
 
     def restore(self, trained: Trained, like: Dataset) -> NetVictim:
         """Rebuild a victim; its network is built on first use, and never if its scores are in the store."""
-        return NetVictim(like=(tuple(like.inputs.shape[1:]), like.num_classes), weights=trained.state, facts=trained.facts, learner=self)
+        return NetVictim(like=like.take(NO_ROWS), weights=trained.state, facts=trained.facts, learner=self)
 
-    def untrained(self, shape: tuple[int, ...], num_classes: int) -> NormalizedNet:
+    def untrained(self, like: Dataset) -> FeatureNet:
         """Return a network whose weights will be replaced."""
         with seeded(Key.root(0)):
-            module = Normalized(torch.zeros(shape[0]), torch.ones(shape[0])).before(self.net.build(shape, num_classes))
+            module = self.net.build(like)
         return self._placed(module).eval()
 
-    def _placed(self, module: NormalizedNet) -> NormalizedNet:
+    def _placed(self, module: FeatureNet) -> FeatureNet:
         return module.to(device.resolve(self.device)).to(memory_format=torch.channels_last)
 
     def autocast(self) -> torch.autocast:
@@ -252,8 +253,8 @@ class NetVictim:
     """A trained network.
 
     Args:
-        built: from pixels 0..255 to scores, in evaluation mode, on the learner's device; None builds one on first use.
-        like: shape of an input and number of classes, to build a network for.
+        built: from inputs to scores, in evaluation mode, on the learner's device; None builds one on first use.
+        like: no rows of the kind that the network takes.
         facts: facts about the training.
         learner: the recipe, for its device and precision.
         history: states during the training.
@@ -261,25 +262,21 @@ class NetVictim:
             of one architecture need memory only for their weights.
     """
 
-    built: NormalizedNet | None = None
-    like: tuple[tuple[int, ...], int] | None = None
+    built: FeatureNet | None = None
+    like: Dataset
     facts: Mapping[str, object]
     learner: Central
     history: Sequence[State] = ()
     weights: State | None = None
 
     @cached_property
-    def net(self) -> NormalizedNet:
-        """From pixels 0..255 to scores."""
+    def net(self) -> FeatureNet:
+        """From inputs to scores."""
         if self.weights is None:
             assert self.built is not None
             return self.built
         with torch.inference_mode(False):  # the first caller may be in inference mode, a later one may need gradients
-            if self.like is not None:
-                net = self.learner.untrained(*self.like)
-            else:
-                assert self.built is not None
-                net = copy.deepcopy(self.built)
+            net = self.learner.untrained(self.like) if self.built is None else copy.deepcopy(self.built)
             net.load_state_dict(dict(self.weights))
         return net
 
@@ -293,8 +290,9 @@ class NetVictim:
         return torch.cat([self._asked(batch).float().cpu() for batch in self._batches(inputs)])
 
     def _asked(self, batch: Tensor) -> Tensor:
-        scores: Tensor = self.net(batch)
-        return (scores + self.net(batch.flip(-1))) / 2 if self.learner.mirror else scores
+        views = [self.net(view) for view in self.learner.augmentation.views(batch, self.like.form)]
+        scores: Tensor = views[0] if len(views) == 1 else sum(views) / len(views)
+        return scores
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
         """Return (M, D) float32, the inputs of the last linear layer.
@@ -326,7 +324,7 @@ class NetVictim:
         place = device.resolve(self.learner.device)
         with torch.inference_mode(), self.learner.autocast():
             for batch in inputs.split(EVAL_BATCH):
-                yield device.as_floats(batch.to(place))
+                yield device.laid_out(self.like.form.ready(batch.to(place)))
 
 
 def _fits(net: FeatureNet, plan: Plan) -> None:
@@ -342,7 +340,7 @@ def _fits(net: FeatureNet, plan: Plan) -> None:
 
 
 class _Portable(nn.Module):
-    def __init__(self, inner: NormalizedNet, learner: Central) -> None:
+    def __init__(self, inner: FeatureNet, learner: Central) -> None:
         super().__init__()
         self.inner, self.learner = inner, learner
 

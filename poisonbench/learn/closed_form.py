@@ -9,18 +9,19 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Self, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.keys import key, tensor_digest
-from poisonbench.core.learner import Combine, Fitted, State, Step, Trained, Victim, fit_each
+from poisonbench.core.learner import Combine, PlainLearner, PlainVictim, State, Trained, Victim
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
+from poisonbench.forms.pixels import PICTURES
 from poisonbench.learn import device
 from poisonbench.nets.fixed import FixedMap
 
@@ -31,8 +32,8 @@ SLICE = 1000  # test rows at a time: (rows, R, K) scores are held, 120 MB for 3,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solved:
-    """Base class of the learners here.
+class Solved(PlainLearner):
+    """Base class of the learners here. `fit_many` solves for each victim from its own rows, so that no bit of it depends on other rows.
 
     Args:
         features: the feature map.
@@ -53,17 +54,14 @@ class Solved:
             raise ConfigError(f"learner.ridge={self.ridge}: give a number above 0, such as 0.05")
 
     @property
-    def stages(self) -> frozenset[str]:
-        """The slots that need no training steps."""
-        return frozenset({"attack.data", "defense.sanitize", "defense.train", "defense.screen"})
-
-    @property
     def runtime(self) -> Mapping[str, str | int]:
         """Device type, threads, versions."""
         return device.runtime(self.device)
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse inputs that the feature map refuses."""
+        """Refuse inputs that the feature map refuses, and mirror images of anything but pictures."""
+        if self.mirror and data.form.NAME not in PICTURES:
+            raise ConfigError("learner.mirror=true: only pictures have a mirror image; set learner.mirror=false")
         self.features.check(tuple(data.inputs.shape[1:]))
 
     def featured(self, inputs: Tensor) -> Tensor:
@@ -79,22 +77,6 @@ class Solved:
             return data.inputs, targets
         return torch.cat([data.inputs, data.inputs.flip(-1)]), torch.cat([targets, targets])
 
-    def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
-        """Return this recipe: it learns nothing from other rows."""
-        return self
-
-    def with_epochs(self, epochs: int) -> Self:
-        """Return this recipe: it has no epochs."""
-        return self
-
-    def with_step(self, step: Step) -> Self:
-        """Refuse: there are no training steps.
-
-        Raises:
-            Incompatible: always.
-        """
-        raise Incompatible(f"{type(self).__name__} is solved in closed form, so {type(step).__name__} has no training step to act on; use learner=small")
-
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> SolvedVictim:
         """Solve for the weights."""
         raise NotImplementedError
@@ -102,10 +84,6 @@ class Solved:
     def restore(self, trained: Trained, like: Dataset) -> SolvedVictim:
         """Rebuild a victim."""
         raise NotImplementedError
-
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Solve for one victim per part, each from its own rows only, so that no bit of it depends on other rows."""
-        return fit_each(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
         """Score each slice of inputs with all victims: its features are computed once, the products separately for each victim."""
@@ -116,22 +94,16 @@ class Solved:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SolvedVictim:
+class SolvedVictim(PlainVictim):
     """Base class of the victims here.
 
     Args:
         learner: the recipe.
         weights: the solution.
-        facts: number of training rows.
-        history: states during the training; none.
-        module: none: features have no gradient here.
     """
 
     learner: Solved
     weights: Tensor
-    facts: Mapping[str, object]
-    history: Sequence[State] = ()
-    module: None = None
 
     def asked(self, features_MD: Tensor) -> Tensor:
         """Return (M, K) scores from features."""
@@ -148,14 +120,6 @@ class SolvedVictim:
     def state(self) -> State:
         """Return the weights."""
         return {"weights": self.weights}
-
-    def silenced(self, channels_D: Tensor) -> SolvedVictim:
-        """Refuse: the map has no channels to prune.
-
-        Raises:
-            Incompatible: always.
-        """
-        raise Incompatible("a fixed feature map has no channels to prune")
 
 
 @dataclass(frozen=True, kw_only=True)

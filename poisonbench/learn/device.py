@@ -52,9 +52,9 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def as_floats(inputs: Tensor) -> Tensor:
-    """Return float32 inputs, images channels last in memory, which is the layout that convolutions want."""
-    return inputs.float().contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs.float()
+def laid_out(inputs: Tensor) -> Tensor:
+    """Return inputs of four axes with the second one last in memory, which is the layout that convolutions want; others as they are."""
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
 def peak_bytes() -> int:

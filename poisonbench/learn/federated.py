@@ -132,7 +132,7 @@ class Federated:
         if participants is not None and participants > clients:
             raise ConfigError(f"learner.participants={participants}: there are {clients} clients")
         self.client.check(data, combine)
-        if self.client.begin(data, Key.root(0)).net.net.drifts:
+        if self.client.begin(data, Key.root(0)).net.drifts:
             raise ConfigError("learner=federated cannot combine running statistics, as of batch normalisation; set net.norm=group, or use another layer")
         combine.aggregate.check(participants or clients, self._assumed(len(combine.malicious), clients))
 

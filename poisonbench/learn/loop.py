@@ -23,7 +23,7 @@ from poisonbench.learn import device
 from poisonbench.learn.averaging import Lookahead
 from poisonbench.learn.descent import Descent, Group, decays
 from poisonbench.learn.distributed import Crew
-from poisonbench.nets.net import NormalizedNet
+from poisonbench.nets.net import FeatureNet
 
 if TYPE_CHECKING:
     from poisonbench.learn.central import Central
@@ -68,7 +68,7 @@ class Training:
     """
 
     recipe: Central
-    module: NormalizedNet
+    module: FeatureNet
     data: Dataset
     plan: Plan
     rng: Key
@@ -107,13 +107,14 @@ class Training:
 
     def batch(self, rows: Tensor, moment: Moment) -> Batch:
         """Return the rows at these positions as they are trained on: changed by steps before and after augmentation."""
-        batch = Batch(inputs=self.data.inputs[rows], labels=self.data.labels[rows], ids=self.data.ids[rows])
+        form = self.data.form
+        batch = Batch(inputs=self.data.inputs[rows], labels=self.data.labels[rows], ids=self.data.ids[rows], form=form)
         for step in self.recipe.steps:
             batch = step.rows(batch, moment)
         inputs, augmentation = batch.inputs, self.recipe.augmentation
-        if augmentation.changes(inputs):
+        if augmentation.changes(form):
             inputs = augmentation(inputs, augmentation.draws(batch.ids, moment.epoch, self.rng))
-        batch = dataclasses.replace(batch, inputs=device.as_floats(inputs))
+        batch = dataclasses.replace(batch, inputs=device.laid_out(form.ready(inputs)))
         for step in self.recipe.steps:
             batch = step.batch(batch, moment)
         return batch

@@ -25,7 +25,7 @@ from poisonbench.learn import device
 from poisonbench.learn.descent import decays
 from poisonbench.learn.loop import ORDER, row_losses, run_epochs
 from poisonbench.learn.stacked_layers import How, MaskedNorm, stacked_layer
-from poisonbench.nets.net import NormalizedNet
+from poisonbench.nets.net import FeatureNet
 
 if TYPE_CHECKING:
     from poisonbench.learn.central import Central, NetVictim
@@ -50,7 +50,7 @@ class Stack:
         ConfigError: a layer that has no stacked form here.
     """
 
-    def __init__(self, module: NormalizedNet, states: Sequence[State], how: How) -> None:
+    def __init__(self, module: FeatureNet, states: Sequence[State], how: How) -> None:
         self.members, self.how = len(states), how
         self.one = copy.deepcopy(module)
         self._names = {name: value.ndim for name, value in states[0].items()}
@@ -186,14 +186,15 @@ class _Shelf:
         order = draws.argsort(stable=True)
         order = order[self.member[order].argsort(stable=True)]
         augmentation, drawn = self.learner.augmentation, None
-        if augmentation.changes(self.inputs):
+        form = self.parts[0].form
+        if augmentation.changes(form):
             drawn = torch.cat([augmentation.draws(part.ids, epoch, rng) for part, rng in zip(self.parts, self.rngs, strict=True)]).to(self.place)
         plan = self.rows.clone()
         plan[self.at] = order
         for rows, mask in zip(plan.transpose(1, 2).to(self.place), self.masks, strict=True):
             flat = rows.flatten()
             inputs = self.inputs[flat] if drawn is None else augmentation(self.inputs[flat], drawn[flat])
-            yield Batch(inputs=inputs.float().unflatten(0, rows.shape), labels=self.labels[rows], ids=rows), mask
+            yield Batch(inputs=form.ready(inputs).unflatten(0, rows.shape), labels=self.labels[rows], ids=rows, form=form), mask
 
 
 def cut(places_N: Tensor, sizes_N: Tensor, steps_N: Tensor) -> tuple[Tensor, Tensor]:

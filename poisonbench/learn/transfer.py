@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
+from poisonbench.core.form import Column, Form
 from poisonbench.core.learner import Combine, Differentiable, Fitted, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
@@ -41,6 +42,11 @@ class Transfer:
     extractor: Central
     head: Central
     fitted: State = field(default_factory=dict)
+
+    @property
+    def READS(self) -> frozenset[str]:
+        """The forms that the extractor can read; the head reads features."""
+        return frozenset(getattr(self.extractor.net, "READS", ()))
 
     @property
     def stages(self) -> frozenset[str]:
@@ -79,7 +85,7 @@ class Transfer:
         """Refuse inputs that the extractor or the head refuses."""
         self.extractor.check(data, combine)
         width = self.extractor.begin(data, Key.root(0)).features(data.inputs[:1]).shape[1]
-        self.head.check(data.with_columns(data.columns | {"inputs": torch.zeros(len(data), width)}), combine)
+        self.head.check(_with_inputs(data, torch.zeros(len(data), width)), combine)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> TransferVictim:
         """Train the head, or continue with the head of `start`."""
@@ -164,7 +170,13 @@ class _Joined(nn.Module):
 
 
 def _featured(extractor: NetVictim, data: Dataset) -> Dataset:
-    return data.with_columns(data.columns | {"inputs": extractor.features(data.inputs)})
+    return _with_inputs(data, extractor.features(data.inputs))
+
+
+def _with_inputs(data: Dataset, features: Tensor) -> Dataset:
+    """Return the rows with features (N, D) as inputs, which are plain numbers."""
+    schema = {**data.schema, "inputs": Column(form=Form(), role="seen")}
+    return dataclasses.replace(data.with_columns(data.columns | {"inputs": features}), schema=schema)
 
 
 def _under(prefix: str, state: State) -> dict[str, Tensor]:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
+from poisonbench.forms.pixels import PICTURES
+from poisonbench.nets.net import FeatureNet, NormalizedNet, NormKind, Pool, PooledNet, norm, standardised
 
 PATCH = 2
 
@@ -34,6 +36,7 @@ class FastCNN:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     widths: tuple[int, ...]
     pool: Pool
     norm: NormKind
@@ -45,13 +48,13 @@ class FastCNN:
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"net.widths={list(self.widths)}: give one number of 1 or more per block")
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+    def build(self, like: Dataset) -> NormalizedNet:
         """Return a fresh module; its first layer is set by `prepare`.
 
         Raises:
             ConfigError: inputs that are not images, or too small for the number of blocks.
         """
-        least = 2 ** len(self.widths) + 1
+        shape, least = tuple(like.inputs.shape[1:]), 2 ** len(self.widths) + 1
         if len(shape) != 3 or min(shape[1:]) < least:
             raise ConfigError(f"net=fast with {len(self.widths)} blocks needs images of {least}x{least} or more, not {shape}; lower net.widths")
         whiten = _Whiten(shape[0], self.whiten_eps)
@@ -60,7 +63,8 @@ class FastCNN:
             layers += [_near_identity(channels, width), nn.MaxPool2d(2, ceil_mode=True), _shift_only(self.norm, width), nn.GELU()]
             layers += [_near_identity(width, width), _shift_only(self.norm, width), nn.GELU()]
             channels = width
-        return _Fast(whiten, PooledNet(nn.Sequential(*layers), self.pool, nn.Linear(channels, num_classes, bias=False)), self.scale)
+        pooled = PooledNet(nn.Sequential(*layers), self.pool, nn.Linear(channels, like.num_classes, bias=False))
+        return standardised(_Fast(whiten, pooled, self.scale), like)
 
 
 class _Fast(FeatureNet):

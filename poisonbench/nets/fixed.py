@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F  # the usual name
 
 from poisonbench.core.errors import ConfigError
+from poisonbench.forms.pixels import PICTURES
+from poisonbench.forms.reals import NUMBERS
 from poisonbench.nets.pictures import TINY, deskewed, gabor, opponents
 
 
@@ -38,6 +40,7 @@ class Pixels:
     """The inputs themselves, scaled to length 1."""
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = NUMBERS
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse nothing."""
@@ -69,6 +72,7 @@ class Moduli:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     orientations: int
     wavelengths: tuple[float, ...]
     window: int
@@ -144,6 +148,7 @@ class Hog:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     bins: int
     cell: int
     stride: int
@@ -194,6 +199,7 @@ class Colours:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     bins: int
     width: float
     cells: int

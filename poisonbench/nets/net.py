@@ -5,11 +5,12 @@ Shape letters: M rows, C channels, D features, K classes.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import Incompatible
 
 NormKind = Literal["batch", "group"]
@@ -21,15 +22,18 @@ PREPARE = 5000
 class Net(Protocol):
     """A network's recipe, as a frozen dataclass. Weights come from torch's global generator, which the learner seeds."""
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
-        """Return a fresh module for inputs of `shape`, such as (3, 32, 32)."""
+    def build(self, like: Dataset) -> FeatureNet:
+        """Return a fresh module for rows like these; only their forms, shapes and number of classes count, and there may be no rows."""
         ...
 
 
 class FeatureNet(nn.Module):
-    """A module in two parts: forward(x) = head(features(x))."""
+    """A module in two parts, forward(x) = head(features(x)), that takes inputs as `Form.ready` returns them."""
 
-    stackable: ClassVar[bool] = True  # its layers can be stacked one by one (`learn/stacked.py`)
+    @property
+    def stackable(self) -> bool:
+        """Return whether its layers can be stacked one by one (`learn/stacked.py`)."""
+        return True
 
     @property
     def alone(self) -> bool:
@@ -50,7 +54,7 @@ class FeatureNet(nn.Module):
         raise NotImplementedError
 
     def prepare(self, inputs: Tensor) -> None:
-        """Measure on (N, C, ...) standardised training inputs, once, before the first step."""
+        """Measure on (N, ...) training inputs as the data set stores them, once, before the first step."""
 
     def silence(self, channels_D: Tensor) -> None:
         """Make the features where (D,) bool holds zero, now and in later training.
@@ -133,18 +137,40 @@ class Normalized(nn.Module):
         shape = (1, -1) + (1,) * (inputs.ndim - 2)
         return (inputs - self.mean.view(shape)) / self.std.view(shape)
 
-    def before(self, net: FeatureNet) -> NormalizedNet:
-        """Return the model that standardises inputs, then applies `net`."""
-        return NormalizedNet(self, net)
+    def measure(self, inputs: Tensor) -> None:
+        """Take mean and deviation from (N, C, ...) training inputs."""
+        measured = Normalized.over(inputs)
+        self.mean, self.std = measured.mean.to(self.mean), measured.std.to(self.std)
 
 
-class NormalizedNet(nn.Module):
+def standardised(net: FeatureNet, like: Dataset) -> NormalizedNet:
+    """Return the network that standardises inputs like these, then applies `net`; `prepare` measures the statistics."""
+    channels = like.inputs.shape[1]
+    return NormalizedNet(Normalized(torch.zeros(channels), torch.ones(channels)), net)
+
+
+class NormalizedNet(FeatureNet):
     """A network after its normalisation."""
 
     def __init__(self, normalized: Normalized, net: FeatureNet) -> None:
         super().__init__()
         self.normalized = normalized
         self.net = net
+
+    @property
+    def stackable(self) -> bool:
+        """Return what the network says."""
+        return self.net.stackable
+
+    @property
+    def alone(self) -> bool:
+        """Return what the network says."""
+        return self.net.alone
+
+    @property
+    def drifts(self) -> bool:
+        """Return what the network says."""
+        return self.net.drifts
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D) from pixels."""
@@ -155,7 +181,8 @@ class NormalizedNet(nn.Module):
         return self.net.head(features)
 
     def prepare(self, inputs: Tensor) -> None:
-        """Let the network measure on up to 5,000 training inputs, spread evenly and standardised."""
+        """Measure mean and deviation; let the network measure on up to 5,000 of the inputs, spread evenly and standardised."""
+        self.normalized.measure(inputs)
         some = inputs[:: -(-len(inputs) // PREPARE)]
         self.net.prepare(self.normalized(some.float()))
 

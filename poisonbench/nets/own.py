@@ -16,11 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.identity import identity
 from poisonbench.core.keys import key
 from poisonbench.core.rng import Key, seeded
-from poisonbench.nets.net import FeatureNet
+from poisonbench.forms.reals import NUMBERS
+from poisonbench.nets.net import FeatureNet, NormalizedNet, standardised
 
 TRIED = 4  # rows of the batch that a network is tested on
 
@@ -48,6 +50,7 @@ class OwnNet:
     """
 
     VERSION: ClassVar[int] = 2
+    READS: ClassVar[frozenset[str]] = NUMBERS
     make: nn.Module | Callable[[], nn.Module]
     shape: tuple[int, ...]
     num_classes: int
@@ -59,13 +62,13 @@ class OwnNet:
             raise ConfigError(f"net={self.make!r}: give an nn.Module, or a function that makes one")
         _ = self.content
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+    def build(self, like: Dataset) -> NormalizedNet:
         """Return a fresh module.
 
         Raises:
             ConfigError: a network that fails on inputs of this shape, or returns anything but scores.
         """
-        return _Split(self._made(), shape, num_classes)
+        return standardised(_Split(self._made(), tuple(like.inputs.shape[1:]), like.num_classes), like)
 
     def _made(self) -> nn.Module:
         module = copy.deepcopy(self.make) if isinstance(self.make, nn.Module) else self.make()
@@ -91,14 +94,17 @@ class OwnNet:
 
 
 class _Split(FeatureNet):
-    stackable = False  # its forward pass may mix the members of a stack
-
     def __init__(self, module: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.module, self.shape, self.num_classes = module, shape, num_classes
         if any(nn.parameter.is_lazy(weight) for weight in [*module.parameters(), *module.buffers()]):
             self._answers(module, training=False)  # lazy layers get their widths
         self._last = self._heads()  # in a list, so that it is not registered twice
+
+    @property
+    def stackable(self) -> bool:
+        """Return false: its forward pass may mix the members of a stack."""
+        return False
 
     @property
     def alone(self) -> bool:

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
+from poisonbench.forms.pixels import PICTURES
+from poisonbench.nets.net import NormalizedNet, NormKind, Pool, PooledNet, norm, standardised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +27,17 @@ class PreActResNet18:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     pool: Pool
     norm: NormKind
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+    def build(self, like: Dataset) -> NormalizedNet:
         """Return a fresh module.
 
         Raises:
             ConfigError: inputs that are not images of 16x16 or more.
         """
+        shape = tuple(like.inputs.shape[1:])
         if len(shape) != 3 or min(shape[1:]) < 16:
             raise ConfigError(f"net=preact_resnet18 is made for images of 32x32 and needs 16x16 or more, not {shape}; use net=small")
         layers: list[nn.Module] = [nn.Conv2d(shape[0], 64, 3, 1, 1, bias=False)]
@@ -42,7 +46,7 @@ class PreActResNet18:
             layers += [_Block(self.norm, before, width, stride), _Block(self.norm, width, width, 1)]
             before = width
         blocks = nn.Sequential(*layers, norm(self.norm, before), nn.ReLU())
-        return PooledNet(blocks, self.pool, nn.Linear(before, num_classes))
+        return standardised(PooledNet(blocks, self.pool, nn.Linear(before, like.num_classes)), like)
 
 
 class _Block(nn.Module):

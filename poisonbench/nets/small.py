@@ -8,8 +8,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.nets.net import FeatureNet, NormKind, Pool, PooledNet, norm
+from poisonbench.forms.pixels import PICTURES
+from poisonbench.forms.reals import NUMBERS
+from poisonbench.nets.net import FeatureNet, NormalizedNet, NormKind, Pool, PooledNet, norm, standardised
 
 LEAST = 8  # channels of a block
 
@@ -29,6 +32,7 @@ class SmallCNN:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     pool: Pool
@@ -39,13 +43,13 @@ class SmallCNN:
         if len(self.widths) != len(self.depths) or not self.widths or min(*self.widths, *self.depths) < 1:
             raise ConfigError(f"net.widths={list(self.widths)}, net.depths={list(self.depths)}: give both lists one number of 1 or more per block")
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+    def build(self, like: Dataset) -> NormalizedNet:
         """Return a fresh module.
 
         Raises:
             ConfigError: inputs that are not images, or too small for the number of blocks.
         """
-        least = 2 ** (len(self.widths) - 1)
+        shape, least = tuple(like.inputs.shape[1:]), 2 ** (len(self.widths) - 1)
         if len(shape) != 3 or min(shape[1:]) < least:
             raise ConfigError(f"net=small with {len(self.widths)} blocks needs images of {least}x{least} or more, not {shape}; lower net.widths")
         channels, layers = shape[0], list[nn.Module]()
@@ -54,7 +58,7 @@ class SmallCNN:
             for _ in range(depth):
                 layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(self.norm, width), nn.ReLU()]
                 channels = width
-        return PooledNet(nn.Sequential(*layers), self.pool, nn.Linear(channels, num_classes))
+        return standardised(PooledNet(nn.Sequential(*layers), self.pool, nn.Linear(channels, like.num_classes)), like)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ class PyramidCNN:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = PICTURES
     top: int
     rest: int
     pool: Pool
@@ -88,14 +93,14 @@ class PyramidCNN:
         halvings = max(2, math.ceil(math.log2(max(side, 1) / self.rest)))
         return tuple(max(LEAST, self.top >> left) for left in reversed(range(halvings + 1)))
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+    def build(self, like: Dataset) -> NormalizedNet:
         """Return a fresh module.
 
         Raises:
             ConfigError: inputs that are not images, or too small for three blocks.
         """
-        widths = self.widths(min(shape[1:], default=1))
-        return SmallCNN(widths=widths, depths=(1,) * len(widths), pool=self.pool, norm=self.norm).build(shape, num_classes)
+        widths = self.widths(min(like.inputs.shape[2:], default=1))
+        return SmallCNN(widths=widths, depths=(1,) * len(widths), pool=self.pool, norm=self.norm).build(like)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,7 @@ class MLP:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = NUMBERS
     widths: tuple[int, ...]
     norm: Literal["none", "group"]
 
@@ -117,13 +123,13 @@ class MLP:
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"net.widths={list(self.widths)}: give the units of one hidden layer or more, or use net=linear")
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+    def build(self, like: Dataset) -> NormalizedNet:
         """Return a fresh module."""
-        units, layers = math.prod(shape), list[nn.Module]()
+        units, layers = math.prod(like.inputs.shape[1:]), list[nn.Module]()
         for width in self.widths:
             layers += [nn.Linear(units, width), nn.GroupNorm(1, width) if self.norm == "group" else nn.Identity(), nn.ReLU()]
             units = width
-        return _Perceptron(nn.Sequential(*layers), nn.Linear(units, num_classes))
+        return standardised(_Perceptron(nn.Sequential(*layers), nn.Linear(units, like.num_classes)), like)
 
 
 class _Perceptron(FeatureNet):
@@ -152,11 +158,12 @@ class Linear:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = NUMBERS
     norm: Literal["none", "group"]
 
-    def build(self, shape: tuple[int, ...], num_classes: int) -> FeatureNet:
+    def build(self, like: Dataset) -> NormalizedNet:
         """Return a fresh module."""
-        return _Linear(math.prod(shape), num_classes, grouped=self.norm == "group")
+        return standardised(_Linear(math.prod(like.inputs.shape[1:]), like.num_classes, grouped=self.norm == "group"), like)
 
 
 class _Linear(FeatureNet):

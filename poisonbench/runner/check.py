@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from poisonbench.core.attack import Untouched
 from poisonbench.core.defense import KeepAll
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import PlainStep, Unchanged
-from poisonbench.core.proof import check_proofs, needs
+from poisonbench.core.proof import check_proofs, needs, strangers
+from poisonbench.runner.experiment import Experiment
 from poisonbench.runner.spec import filled
 from poisonbench.runner.stages import Line, under_attack
 
@@ -35,6 +37,7 @@ def check_training(line: Line) -> None:
     experiment = line.experiment
     attack, defense = experiment.attack, experiment.defense
     experiment.task.check()
+    check_form(experiment)
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible(
             "the attacker runs the training, so defense.sanitize and defense.train never see it; choose a repair or a screen, such as defense=fine_tune"
@@ -48,6 +51,24 @@ def check_training(line: Line) -> None:
         raise ConfigError("this defense needs trusted clean rows; set task.trusted to a share above 0, such as 0.05")
     known = learner.with_public(experiment.task.public, None)
     known.check(experiment.task.train, line.combine(experiment.defense.aggregate))
+
+
+def check_form(experiment: Experiment) -> None:
+    """Refuse plugins that cannot read the task's inputs, and a norm that their form does not have.
+
+    Raises:
+        Incompatible: the first plugin, and the forms that it can read.
+        ConfigError: the norms that can be used.
+    """
+    form, threat = experiment.task.train.form, experiment.threat
+    acting = {"attack": experiment.attack, "defense": experiment.defense, "learner": experiment.learner, "threat.surrogate": threat.surrogate}
+    for place, plugin in acting.items():
+        for part in strangers(plugin, form):
+            read = " or ".join(sorted(part.READS))  # type: ignore[attr-defined]
+            raise Incompatible(f"{place}: {type(part).__name__} reads {read}, but the inputs of {experiment.task.name} are {form.NAME}; choose another {place}")
+    if experiment.attack.data != Untouched() and threat.budget.norm is not None and threat.budget.norm not in form.NORMS:
+        known = " or ".join(form.NORMS) or "no norm"
+        raise ConfigError(f"threat.budget.norm={threat.budget.norm}: changes of {form.NAME} are measured by {known}; choose that, or null")
 
 
 def alternative(asked: set[str], missing: Sequence[str]) -> str:

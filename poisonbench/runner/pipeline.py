@@ -96,7 +96,8 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
     mended = line.repair(trial.defended, verdict, poisoned, trial.number)
     repaired = {"baseline": baseline, "undefended": trial.undefended, "defended": mended.victim}
     figures = {name: measure(line, victim, probe, name) for name, victim in repaired.items()}
-    goals = {name: {**poisoned.goal.measure(victim)} for name, victim in repaired.items()}
+    test, rng = line.experiment.task.test, line.root.child(numbered("goal", trial.number))
+    goals = {name: {**poisoned.goal.measure(victim, test, rng)} for name, victim in repaired.items()}
     for name in ("undefended", "defended"):
         goals[name] |= poisoned.goal.compare(dict(figures[name]), dict(figures["baseline"]))  # copies, so that a goal cannot change a figure
     more: Figures = {

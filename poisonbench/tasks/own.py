@@ -6,7 +6,7 @@ Shape letters: N rows, C channels, H height, W width, D features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -16,7 +16,10 @@ from torch import Tensor
 
 from poisonbench.core.data import Task
 from poisonbench.core.errors import DataError
+from poisonbench.core.form import Form
 from poisonbench.decoders import NOTES, eight_bits, reading
+from poisonbench.forms.pixels import Pixels
+from poisonbench.forms.reals import Reals
 from poisonbench.tasks.pictures import in_order, noted
 from poisonbench.tasks.source import Raw, Split, numbered
 
@@ -62,8 +65,22 @@ def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None
         train={"inputs": inputs, "labels": _numbers(labels, names, f"{name}, training rows")},
         test={"inputs": others, "labels": _numbers(answers, names, f"{name}, test rows")},
         class_names=names,
+        form=_form(inputs, f"{name}, training rows"),
     )
     return (split or Split(limit=None, trusted=0.05, public=0.0, split_seed=0)).task(name, raw)
+
+
+def _form(inputs: Tensor, name: str) -> Form:
+    """Return the form of inputs that came without one: pictures, or rows of a table.
+
+    Raises:
+        DataError: tokens, whose words are unknown, or another shape.
+    """
+    shapes: Mapping[tuple[torch.dtype, int], Form] = {(torch.uint8, 4): Pixels(), (torch.float32, 2): Reals.numbered(inputs.shape[-1])}
+    if (form := shapes.get((inputs.dtype, inputs.ndim))) is None:
+        given = f"{name}: inputs are {inputs.dtype} of shape {tuple(inputs.shape)}"
+        raise DataError(f"{given}; give pixels (N, C, H, W), floats (N, D), or texts; for token ids name their vocabulary with form=Tokens(vocabulary=...)")
+    return form
 
 
 def _columns(rows: Rows, name: str) -> tuple[Tensor, NDArray[np.generic]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 import torch
@@ -15,9 +16,14 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset, Overlap, Task
 from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.core.form import Column, Form
 from poisonbench.core.rng import Key
+from poisonbench.forms.pixels import Pixels
 from poisonbench.storage.store import Store
 from poisonbench.tasks.clients import Iid, Owners, dealt
+
+PIXELS = Pixels()
+NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,16 +31,20 @@ class Raw:
     """The content of files, before it is split.
 
     Args:
-        train: "inputs" (N, C, H, W) and "labels" (N,) of the training rows.
+        train: "inputs" (N, ...), "labels" (N,) and the further columns of the training rows.
         test: the same for the test rows; without test rows, 0 rows of the same shape.
         class_names: one name per class.
         row_names: one name per training row, such as the path of its picture; or empty.
+        form: of the inputs.
+        columns: form and role of further columns.
     """
 
     train: Mapping[str, Tensor]
     test: Mapping[str, Tensor]
     class_names: tuple[str, ...]
     row_names: tuple[str, ...] = ()
+    form: Form = PIXELS
+    columns: Mapping[str, Column] = field(default_factory=lambda: NO_COLUMNS)
 
     def checked(self, name: str) -> tuple[Dataset, Dataset]:
         """Return the training and the test rows as data sets.
@@ -42,12 +52,18 @@ class Raw:
         Raises:
             DataError: rows that no data set accepts; the message names the task and the row.
         """
-        kinds = len(self.class_names)
-        train = Dataset.of(self.train["inputs"], self.train["labels"], num_classes=kinds, name=f"{name}, training rows")
-        test = Dataset.of(self.test["inputs"], self.test["labels"], num_classes=kinds, name=f"{name}, test rows", empty=True)
+        train, test = self._rows(self.train, f"{name}, training rows"), self._rows(self.test, f"{name}, test rows")
+        if len(train) == 0:
+            raise DataError(f"{name}, training rows: no rows; give at least one row per class")
         if train.inputs.shape[1:] != test.inputs.shape[1:]:
             raise DataError(f"{name}: training inputs are {tuple(train.inputs.shape[1:])}, test inputs {tuple(test.inputs.shape[1:])}; give both one shape")
         return train, test
+
+    def _rows(self, rows: Mapping[str, Tensor], name: str) -> Dataset:
+        data = Dataset.of(rows["inputs"], rows["labels"], num_classes=len(self.class_names), form=self.form, name=name)
+        for column, what in self.columns.items():
+            data = data.with_column(column, rows[column], what)
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +161,7 @@ class Split:
             raise ConfigError(f"task.test={self.test}: {name} has {len(test)} test rows already; leave task.test out")
         chosen, left = stratified(train, round(self.test * len(train)), key)
         held = train.take(chosen)
-        return train.take(left), Dataset.of(held.inputs, held.labels, num_classes=train.num_classes, name=f"{name}, test rows", empty=True)
+        return train.take(left), held.with_columns(held.columns | {"ids": torch.arange(len(held))})
 
 
 class Source(Protocol):

@@ -7,6 +7,7 @@ from poisonbench.core.attack import Crafted, Poisoned, Round
 from poisonbench.core.audit import audit, audit_round, change
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import BudgetError, ConfigError
+from poisonbench.core.form import Choice, Column, Form
 from poisonbench.core.goals import NoGoal
 from poisonbench.core.threat import Budget
 
@@ -44,16 +45,16 @@ CHEATS = {
     ),
     "changed by 50 in linf": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="linf", limit=49.0)),
     "changed by 100 in l2": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="l2", limit=99.0)),
-    "changed by 4 in tokens": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="tokens", limit=3.0)),
+    "changes of numbers are measured by linf or l2": lambda d: (poisoned(bright(d, 1), 1), Budget(rate=0.5, norm="tokens", limit=3.0)),
     "missing or moved": lambda d: (poisoned(d.take(torch.arange(9))), Budget()),
     "out of range": lambda d: (poisoned(d.edit(torch.tensor([1]), labels=torch.tensor([2])), 1), Budget(rate=0.5)),
-    "classes after poisoning": lambda d: (poisoned(dataclasses.replace(d, num_classes=3)), Budget()),
+    "labels has another form or role": lambda d: (poisoned(with_classes(d, 3)), Budget()),
     "another type or shape": lambda d: (poisoned(d.with_columns({**d.columns, "inputs": d.inputs.float()})), Budget()),
     "owners changed": lambda d: (poisoned(d.edit(torch.tensor([1]), owners=torch.tensor([1])), 1), Budget(rate=0.5)),
     "rows injected, but": lambda d: (poisoned(injected(d), 10), Budget(rate=0.5)),
     "must be marked in the mask": lambda d: (poisoned(injected(d)), Budget(rate=0.5, inject=True)),
     "distinct negative ids": lambda d: (poisoned(d.append(d.take(torch.tensor([0]))), 10), Budget(rate=0.5, inject=True)),
-    "inputs hold values that are not finite": lambda d: (poisoned(endless(d), 1), Budget(rate=0.5)),
+    "column inputs after poisoning: row 1 holds a value that is not finite": lambda d: (poisoned(endless(d), 1), Budget(rate=0.5)),
     "2 classes allow 0 to 1": lambda d: (poisoned(d.edit(torch.tensor([1]), labels=torch.tensor([-1])), 1), Budget(rate=0.5)),
     "2 rows changed outside the mask": lambda d: (poisoned(bright(d, 1, 2, 3), 3, 4), Budget(rate=0.5)),
     "1 rows injected, but": lambda d: (poisoned(injected(d), 10), Budget(rate=0.5)),
@@ -61,6 +62,10 @@ CHEATS = {
     "clean rows are missing": lambda d: (poisoned(d.take(torch.arange(10).flip(0))), Budget()),
     "the mask is": lambda d: (Poisoned(data=d, mask=torch.zeros(3, dtype=torch.bool), goal=NoGoal()), Budget()),
 }
+
+
+def with_classes(data: Dataset, count: int) -> Dataset:
+    return dataclasses.replace(data, schema={**data.schema, "labels": Column(form=Choice(size=count), role="said")})
 
 
 def endless(data: Dataset) -> Dataset:
@@ -89,9 +94,8 @@ def test_rows_that_the_attacker_does_not_own_are_out_of_bounds():
 
 def test_a_change_downwards_counts_like_one_upwards():
     before, after = torch.tensor([[10, 0]], dtype=torch.uint8), torch.tensor([[0, 3]], dtype=torch.uint8)
-    assert change(after, before, "linf").item() == 10
-    assert change(after, before, "l2").item() == pytest.approx(109**0.5)
-    assert change(after, before, "tokens").item() == 2
+    assert change(after, before, Form(), "linf").item() == 10
+    assert change(after, before, Form(), "l2").item() == pytest.approx(109**0.5)
 
 
 def test_a_budget_never_allows_more_than_its_rate_and_never_selects_nothing_silently():
@@ -137,7 +141,6 @@ def test_what_a_budget_just_allows_passes():
 def test_every_row_has_a_change_of_its_own():
     before = torch.tensor([[1, 1], [5, 5], [0, 9]], dtype=torch.uint8)
     after = torch.tensor([[1, 1], [8, 1], [1, 9]], dtype=torch.uint8)
-    assert change(after, before, "linf").tolist() == [0, 4, 1]
-    assert change(after, before, "l2").tolist() == [0, 5, 1]
-    assert change(after, before, "tokens").tolist() == [0, 2, 1]
-    assert {change(after, before, norm).dtype for norm in ("linf", "l2", "tokens")} == {torch.float64}
+    assert change(after, before, Form(), "linf").tolist() == [0, 4, 1]
+    assert change(after, before, Form(), "l2").tolist() == [0, 5, 1]
+    assert {change(after, before, Form(), norm).dtype for norm in ("linf", "l2")} == {torch.float64}

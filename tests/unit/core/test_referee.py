@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import pytest
@@ -15,6 +14,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Defense, Verdict
 from poisonbench.core.delivery import delivered
 from poisonbench.core.errors import BudgetError
+from poisonbench.core.form import Column, Form
 from poisonbench.core.goals import Backdoor, NoGoal, Probe
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.oversight import Refereed, allowed
@@ -86,10 +86,10 @@ def test_an_injected_row_belongs_to_a_client_of_the_attackers():
 
 
 def test_a_rewritten_caption_is_no_clean_label_poison():
-    data = dataclasses.replace(clean(), extra=MappingProxyType({"captions": torch.arange(10)}))
+    data = clean().with_column("captions", torch.arange(10), Column(form=Form(), role="said"))
     edited = data.edit(torch.tensor([4]), captions=torch.tensor([99]))
     attempt = Poisoned(data=edited, mask=torch.arange(10) == 4, goal=NoGoal())
-    with pytest.raises(BudgetError, match="column captions changed"):
+    with pytest.raises(BudgetError, match="1 captions changed"):
         audit(data, attempt, Budget(rate=0.5, relabel=False), EVERYWHERE)
     audit(data, attempt, Budget(rate=0.5), EVERYWHERE)
 
@@ -215,7 +215,7 @@ class Boast(NoGoal):
 
     VERSION: ClassVar[int] = 1
 
-    def measure(self, victim):
+    def measure(self, victim, test, rng):
         return {"c_acc": 0.123, "asr": 1.0, "tpr": 0.0}
 
     def compare(self, figures, baseline):

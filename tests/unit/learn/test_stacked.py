@@ -12,6 +12,7 @@ from poisonbench.nets.fast import FastCNN
 from poisonbench.nets.resnet import PreActResNet18
 from poisonbench.nets.small import MLP, Linear, SmallCNN
 from poisonbench.runner.stages import Line
+from tests.unit.nets.likes import like
 
 BATCH = SmallCNN(widths=(8, 16), depths=(1, 1), pool="max", norm="batch")
 GROUP = SmallCNN(widths=(8, 16), depths=(2, 1), pool="average", norm="group")
@@ -159,10 +160,9 @@ def test_what_has_no_stacked_form_is_refused(world):
 
 def test_a_residual_network_is_stacked_as_well():
     from poisonbench.learn.stacked import Stack
-    from poisonbench.nets.net import Normalized
 
     net = PreActResNet18(pool="average", norm="group")
-    members = [Normalized(torch.zeros(3), torch.ones(3)).before(net.build((3, 16, 16), 4)) for _ in range(2)]
+    members = [net.build(like((3, 16, 16), 4)) for _ in range(2)]
     inputs = torch.rand(2, 3, 3, 16, 16)
     scores = Stack(members[0], [member.state_dict() for member in members], "grouped").scores(inputs, torch.ones(2, 3, dtype=torch.bool))
     torch.testing.assert_close(scores, torch.stack([member(rows) for member, rows in zip(members, inputs, strict=True)]), atol=1e-4, rtol=1e-4)

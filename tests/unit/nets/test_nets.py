@@ -9,6 +9,7 @@ from poisonbench.nets.net import Normalized, norm
 from poisonbench.nets.own import OwnNet
 from poisonbench.nets.resnet import PreActResNet18
 from poisonbench.nets.small import MLP, Linear, PyramidCNN, SmallCNN
+from tests.unit.nets.likes import like
 
 NETS = [
     (SmallCNN(widths=(8, 16), depths=(2, 1), pool="max", norm="batch"), (1, 8, 8)),
@@ -29,7 +30,7 @@ NETS = [
 @pytest.mark.parametrize(("net", "shape"), NETS)
 def test_forward_is_the_head_of_the_features(net, shape):
     with seeded(Key.root(0)):
-        module = net.build(shape, 7).eval()
+        module = net.build(like(shape, 7)).net.eval()
         inputs = torch.rand(3, *shape)
     features = module.features(inputs)
     assert features.ndim == 2
@@ -39,7 +40,7 @@ def test_forward_is_the_head_of_the_features(net, shape):
 
 @pytest.mark.parametrize(("net", "shape"), [case for case in NETS if case[0].norm == "group"])
 def test_group_variants_hold_no_batch_statistics(net, shape):
-    module = net.build(shape, 7)
+    module = net.build(like(shape, 7)).net
     assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
     inputs = torch.rand(4, *shape)
     torch.testing.assert_close(module(inputs)[:1], module(inputs[:1]))
@@ -48,7 +49,7 @@ def test_group_variants_hold_no_batch_statistics(net, shape):
 def test_pooling_is_what_it_says():
     maps = torch.rand(2, 3, 4, 4)
     for pool, expected in (("max", maps.amax((2, 3))), ("average", maps.mean((2, 3)))):
-        module = SmallCNN(widths=(3,), depths=(1,), pool=pool, norm="batch").build((3, 4, 4), 2)
+        module = SmallCNN(widths=(3,), depths=(1,), pool=pool, norm="batch").build(like((3, 4, 4), 2)).net
         module.blocks = nn.Identity()
         assert torch.equal(module.features(maps), expected)
 
@@ -62,13 +63,13 @@ PYRAMID = PyramidCNN(top=128, rest=8, pool="max", norm="batch")
 )
 def test_a_larger_image_has_more_blocks_of_fewer_channels(side, widths):
     assert PYRAMID.widths(side) == widths
-    assert [layer.out_channels for layer in PYRAMID.build((3, side, side + 1), 5).modules() if isinstance(layer, nn.Conv2d)] == list(widths)
+    assert [layer.out_channels for layer in PYRAMID.build(like((3, side, side + 1), 5)).net.modules() if isinstance(layer, nn.Conv2d)] == list(widths)
 
 
 def test_arithmetic_grows_with_the_side_of_the_image_and_not_with_its_square():
     def products(side):
         counted = []
-        module = PYRAMID.build((3, side, side), 10)
+        module = PYRAMID.build(like((3, side, side), 10)).net
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_hook(lambda layer, _, maps: counted.append(maps[0, 0].numel() * layer.weight.numel()))
@@ -86,7 +87,7 @@ def test_a_pyramid_of_no_size_is_refused(top, rest):
 
 
 def test_the_residual_network_has_the_published_size():
-    module = PreActResNet18(pool="average", norm="batch").build((3, 32, 32), 10)
+    module = PreActResNet18(pool="average", norm="batch").build(like((3, 32, 32), 10)).net
     assert sum(weight.numel() for weight in module.parameters()) == 11_172_170
 
 
@@ -107,7 +108,7 @@ def test_normalisation_measures_each_channel():
 @pytest.mark.parametrize("net", [SmallCNN(widths=(4,) * 5, depths=(1,) * 5, pool="max", norm="batch"), PreActResNet18(pool="max", norm="batch")])
 def test_images_that_are_too_small_are_refused(net):
     with pytest.raises(ConfigError, match="images"):
-        net.build((1, 8, 8), 10)
+        net.build(like((1, 8, 8), 10))
 
 
 def tower() -> nn.Module:
@@ -120,7 +121,7 @@ def own(make, shape=(1, 4, 4), num_classes=3, name=None) -> OwnNet:
 
 def test_an_own_network_is_split_at_its_last_linear_layer():
     with seeded(Key.root(0)):
-        module = own(tower).build((1, 4, 4), 3)
+        module = own(tower).build(like((1, 4, 4), 3)).net
     inputs = torch.rand(2, 1, 4, 4)
     assert module.features(inputs).shape == (2, 5)
     torch.testing.assert_close(module.head(module.features(inputs)), module(inputs))
@@ -129,13 +130,13 @@ def test_an_own_network_is_split_at_its_last_linear_layer():
 
 def test_an_own_module_starts_from_its_weights_and_a_function_from_the_seed():
     held = tower()
-    one, other = (own(held).build((1, 4, 4), 3).module for _ in range(2))
+    one, other = (own(held).build(like((1, 4, 4), 3)).net.module for _ in range(2))
     assert torch.equal(one[1].weight, held[1].weight)
     assert one is not other
     with seeded(Key.root(0)):
-        first = own(tower).build((1, 4, 4), 3).module[1].weight
+        first = own(tower).build(like((1, 4, 4), 3)).net.module[1].weight
     with seeded(Key.root(1)):
-        second = own(tower).build((1, 4, 4), 3).module[1].weight
+        second = own(tower).build(like((1, 4, 4), 3)).net.module[1].weight
     assert not torch.equal(first, second)
 
 
@@ -157,7 +158,7 @@ FAST = FastCNN(widths=(32, 16), pool="max", norm="batch", scale=0.25, whiten_eps
 def fast():
     """Return a fast network prepared on 300 pictures with similar neighbouring pixels, and those pictures."""
     with seeded(Key.root(0)):
-        module = FAST.build((3, 8, 8), 5)
+        module = FAST.build(like((3, 8, 8), 5)).net
         inputs = nn.functional.avg_pool2d(torch.randn(300, 3, 9, 9), 2, 1)
     module.prepare(inputs)
     return module, inputs
@@ -172,7 +173,7 @@ def test_whitened_patches_are_uncorrelated_with_unit_variance_and_come_with_both
 
 
 def test_convolutions_of_the_fast_network_start_as_the_identity_where_they_can():
-    conv = FAST.build((3, 8, 8), 5).pooled.blocks[2]
+    conv = FAST.build(like((3, 8, 8), 5)).net.pooled.blocks[2]
     inputs = torch.rand(2, 24, 6, 6)
     torch.testing.assert_close(conv(inputs)[:, :24], inputs)
     assert conv(inputs)[:, 24:].abs().sum() > 0

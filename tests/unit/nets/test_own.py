@@ -15,6 +15,7 @@ from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.identity import identity
 from poisonbench.core.rng import Key, seeded
 from poisonbench.nets.own import OwnNet
+from tests.unit.nets.likes import like
 
 SHAPE, CLASSES = (1, 4, 4), 3
 SCALE = 1.0
@@ -154,7 +155,7 @@ def test_features_are_those_of_the_last_linear_layer_that_is_called():
         def forward(self, inputs):
             return self.head(torch.relu(self.body(inputs.flatten(1))))
 
-    module, inputs = own(Twisted).build(SHAPE, CLASSES), torch.rand(2, *SHAPE)
+    module, inputs = own(Twisted).build(like(SHAPE, CLASSES)).net, torch.rand(2, *SHAPE)
     assert module.features(inputs).shape == (2, 8)
     torch.testing.assert_close(module.head(module.features(inputs)), module(inputs))
 
@@ -170,25 +171,25 @@ def test_an_auxiliary_head_is_not_the_head():
             self.aside(inputs.flatten(1))
             return scores
 
-    assert own(Auxiliary).build(SHAPE, CLASSES).features(torch.rand(2, *SHAPE)).shape == (2, 8)
+    assert own(Auxiliary).build(like(SHAPE, CLASSES)).net.features(torch.rand(2, *SHAPE)).shape == (2, 8)
 
 
 def test_a_network_without_a_linear_head_trains_and_has_no_features():
-    module = own(lambda: nn.Sequential(nn.Conv2d(1, CLASSES, 4), nn.Flatten())).build(SHAPE, CLASSES)
+    module = own(lambda: nn.Sequential(nn.Conv2d(1, CLASSES, 4), nn.Flatten())).build(like(SHAPE, CLASSES)).net
     assert module(torch.rand(2, *SHAPE)).shape == (2, CLASSES)
     with pytest.raises(Incompatible, match="has no features"):
         module.features(torch.rand(2, *SHAPE))
 
 
 def test_lazy_layers_find_out_their_widths():
-    module = own(lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, CLASSES))).build(SHAPE, CLASSES)
+    module = own(lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, CLASSES))).build(like(SHAPE, CLASSES)).net
     assert module.features(torch.rand(2, *SHAPE)).shape == (2, 8)
 
 
 def test_trying_a_network_leaves_it_as_it_was():
     held = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
     held[2].eval()
-    split = own(held).build(SHAPE, CLASSES)
+    split = own(held).build(like(SHAPE, CLASSES)).net
     assert split.drifts
     assert not split.alone
     assert int(split.module[2].num_batches_tracked) == int(held[2].num_batches_tracked) == 0
