@@ -27,7 +27,7 @@ USAGE = Usage(
     call='audit task=NAME [task.KEY=VALUE...] defense=FILTER, or "defense=[FILTER,FILTER]"',
     does=(
         "Let filters rank the training rows of a data set, most suspicious first. The rows are not attacked, and no test rows are needed. All rows "
-        "are written to suspects.csv and suspects.parquet, and the first pictures to index.html, in results_dir/audit/TASK-DIGEST: a folder for "
+        "are written to suspects.csv and suspects.parquet, and a page of the first rows to index.html, in results_dir/audit/TASK-DIGEST: a folder for "
         "each set of rows and each set of options."
     ),
     options={
@@ -45,7 +45,7 @@ USAGE = Usage(
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },
 )
-DEFAULTS = ("task.trusted=0", "learner=pictures")
+DEFAULTS = ("task.trusted=0",)
 
 
 def main(words: Sequence[str]) -> int:

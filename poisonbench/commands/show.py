@@ -1,17 +1,19 @@
-"""`show RECORD [PNG]`: draw poisoned rows beside their originals."""
+"""`show RECORD [PNG]`: draw or print poisoned rows beside their originals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from poisonbench.commands.usage import TRUST, Usage
 from poisonbench.config.rerun import setting_from, split
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import write_atomically
+from poisonbench.report.figures import plain
 from poisonbench.storage.record import read
 
 if TYPE_CHECKING:
@@ -20,21 +22,22 @@ if TYPE_CHECKING:
 
     from poisonbench.core.attack import Poisoned
     from poisonbench.core.data import Dataset, Task
+    from poisonbench.core.form import Piece
 
 SHOWN = 8
 
 USAGE = Usage(
     call="show RECORD [PNG]",
-    does="Draw poisoned rows of a record beside their originals, and what was changed.",
+    does="Show poisoned rows of a record beside their originals, and what was changed: pictures are drawn, other rows are printed.",
     options={"RECORD": "path of a record", "PNG": "path of the picture; beside the record by default", **TRUST},
 )
 
 
 def main(words: Sequence[str]) -> int:
-    """Draw the poisoned rows of a record; the picture is written beside the record by default.
+    """Draw the poisoned rows of a record, or print them; a picture is written beside the record by default.
 
     Raises:
-        ConfigError: wrong words, or a record without poisoned images.
+        ConfigError: wrong words, a path for rows that are not pictures, or a record without poisoned rows.
     """
     allowed, words = split(words)
     if not 1 <= len(words) <= 2:
@@ -49,32 +52,59 @@ def main(words: Sequence[str]) -> int:
     experiment = assemble(setting.tree, setting.store)
     poisoned = Line(experiment=experiment, store=setting.store).struck()
     title = f"{record.spec['attack']['name']} on {experiment.task.name}"  # type: ignore[index]
+    if not poisoned.mask.any():
+        raise ConfigError("this record has no poisoned rows to show; choose one with an attack on rows")
+    if experiment.task.train.form.picture(poisoned.data.inputs[0]) is None:
+        if len(words) == 2:
+            raise ConfigError(f"the rows of {experiment.task.name} are no pictures and are printed; leave {words[1]} out")
+        for line in printed(experiment.task, poisoned, title):
+            Console().print(line, highlight=False, soft_wrap=True)
+        return 0
     write_atomically(path, lambda temporary: draw(experiment.task, poisoned, title, temporary))
     Console().print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def printed(task: Task, poisoned: Poisoned, title: str) -> Iterator[Text]:
+    """Yield lines on up to eight poisoned rows: what was added is marked {+so+}, what was removed [-so-], as wdiff writes it."""
+    pairs, names = compared(task, poisoned), _names(task)
+    yield Text(f"{title}: {len(pairs)} of {int(poisoned.mask.sum())} poisoned rows")
+    for before, after in pairs:
+        label, origin = names[int(after.labels[0])], None if before is None else before.inputs[0]
+        was = "added" if before is None else f"was {names[int(before.labels[0])]}" if before.labels[0] != after.labels[0] else "label kept"
+        yield Text(f"[{label}, {was}] ", style="bold") + _marked(task.train.form.pieces(after.inputs[0], origin))
+
+
+def _marked(pieces: Sequence[Piece]) -> Text:
+    """Return the pieces of a row with marks and colours."""
+    how = {"kept": ("{}", ""), "added": ("{{+{}+}}", "green"), "removed": ("[-{}-]", "red")}
+    return Text(" ").join(Text(how[piece.change][0].format(plain(piece.text)), style=how[piece.change][1]) for piece in pieces)
+
+
+def compared(task: Task, poisoned: Poisoned) -> list[tuple[Dataset | None, Dataset]]:
+    """Return up to eight poisoned rows, each after the clean row that it was made from; None for an added row without an origin."""
+    rows = poisoned.mask.nonzero()[:, 0][:SHOWN]
+    return [(_original(task, poisoned, int(row)), poisoned.data.take(row[None])) for row in rows]
+
+
+def _names(task: Task) -> tuple[str, ...]:
+    return task.class_names or tuple(map(str, range(task.train.num_classes)))
 
 
 def draw(task: Task, poisoned: Poisoned, title: str, path: Path) -> None:
     """Draw up to eight poisoned rows: the original, the poison, and their difference, which is brightened where it is faint.
 
     A row that the attacker added has no original, unless the attack names the row that it was made from.
-
-    Raises:
-        ConfigError: inputs that are not images, or no poisoned row.
     """
     from matplotlib.figure import Figure
 
-    rows = poisoned.mask.nonzero()[:, 0][:SHOWN]
-    if len(rows) == 0 or task.train.inputs.ndim != 4:
-        raise ConfigError("this record has no poisoned images to show; choose one with an attack on image rows")
-    pairs = [(_original(task, poisoned, int(row)), poisoned.data.take(row[None])) for row in rows]
-    names = task.class_names or tuple(map(str, range(task.train.num_classes)))
+    pairs, names = compared(task, poisoned), _names(task)
     differences = [None if before is None else (after.inputs[0].int() - before.inputs[0].int()).abs() for before, after in pairs]
     largest = max((int(each.max()) for each in differences if each is not None), default=0)
     scale = 255 // largest if largest else 1
-    figure = Figure(figsize=(1.3 * len(rows), 4.4), layout="constrained")
+    figure = Figure(figsize=(1.3 * len(pairs), 4.4), layout="constrained")
     figure.suptitle(f"{title}: original, poisoned, difference" + (f" x {scale}" if scale > 1 else ""), fontsize=10)
-    grid = figure.subplots(3, len(rows), squeeze=False)
+    grid = figure.subplots(3, len(pairs), squeeze=False)
     for column, (before, after) in enumerate(pairs):
         difference = differences[column]
         _paint(grid[0, column], None if before is None else before.inputs[0], "" if before is None else names[int(before.labels[0])])

@@ -17,12 +17,14 @@ class Kind:
         title: of the tab.
         about: what the reader finds there, in one or two sentences.
         slots: dotted names of slots in the specification. A record belongs here if it has one of them.
+        forms: of the inputs, such as "tokens". A record belongs here if its task has one of them.
     """
 
     name: str
     title: str
     about: str
     slots: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
 
 
 KINDS = (  # the tabs from left to right; a new kind is a new entry
@@ -30,6 +32,18 @@ KINDS = (  # the tabs from left to right; a new kind is a new entry
         name="data",
         title="Data attacks",
         about="The attacker changes or adds training rows. The defender filters rows, changes the training, repairs the model or refuses inputs.",
+    ),
+    Kind(
+        name="text",
+        title="Texts",
+        about="The training rows are texts: reviews with a sentiment, or mail that is ham or spam. The attacker adds words or whole texts.",
+        forms=("tokens",),
+    ),
+    Kind(
+        name="tables",
+        title="Tables",
+        about="The training rows are rows of a table. The attacker flips labels or sets some columns to chosen values.",
+        forms=("reals",),
     ),
     Kind(
         name="training",
@@ -53,5 +67,7 @@ KINDS = (  # the tabs from left to right; a new kind is a new entry
 
 
 def kind_of(record: Record) -> Kind:
-    """Return the last kind of the list whose slots the record has; the first kind takes all others."""
-    return next((kind for kind in reversed(KINDS) if any(value_at(record.spec, slot.split(".")) is not None for slot in kind.slots)), KINDS[0])
+    """Return the last kind of the list of which the record has a slot or the form; the first kind takes all others."""
+    form = value_at(record.spec, ["task", "form"])
+    fitting = [kind for kind in KINDS if form in kind.forms or any(value_at(record.spec, slot.split(".")) is not None for slot in kind.slots)]
+    return fitting[-1] if fitting else KINDS[0]

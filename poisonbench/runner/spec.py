@@ -61,7 +61,7 @@ def spec(experiment: Experiment) -> dict[str, object]:
     return {
         "attack": {"name": name_of(experiment.attack), **_slots(experiment.attack)},
         "defense": {"name": name_of(experiment.defense), **_slots(experiment.defense)},
-        "task": {"name": task.name, "digest": task.digest, "rows": rows},
+        "task": {"name": task.name, **({"form": task.train.form.NAME} if task.train.form.KEYED else {}), "digest": task.digest, "rows": rows},
         "net": net,
         "learner": learner,
         "threat": threat,

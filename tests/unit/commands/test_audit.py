@@ -206,8 +206,8 @@ def test_the_work_of_a_filter_is_told_class_by_class(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], ["task.trusted=0", "learner=pictures"]),
-        (["learner.epochs=3"], ["task.trusted=0", "learner=pictures", "learner.epochs=3"]),
+        ([], ["task.trusted=0"]),
+        (["learner.epochs=3"], ["task.trusted=0", "learner.epochs=3"]),
         (["learner=quick", "task.trusted=0.1"], ["learner=quick", "task.trusted=0.1"]),
     ],
 )

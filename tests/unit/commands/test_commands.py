@@ -136,7 +136,7 @@ def test_a_run_without_poison_has_nothing_to_draw(tmp_path, monkeypatch, capsys)
     assert entry([*TINY]) == 0
     (path,) = tmp_path.glob("results/records/*.json")
     assert entry(["show", str(path)]) == 2
-    assert "no poisoned images" in capsys.readouterr().err
+    assert "no poisoned rows" in capsys.readouterr().err
 
 
 def test_a_difference_says_what_the_record_was_made_on_and_what_this_machine_is(record, capsys):
