@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from poisonbench.core.ask import SCORES, Scores
 from poisonbench.core.duplicates import duplicates
 from poisonbench.core.errors import DataError
 from poisonbench.core.form import IDENTITY, Choice, Column, Form
@@ -38,6 +39,7 @@ class Dataset:
         owners: (N,) int64 contributing client; 0 when central.
         schema: the form and the role of every column.
         extra: further columns, (N, ...) each; every operation treats them alike.
+        ask: how a victim is asked about these rows; of use for test rows.
     """
 
     inputs: Tensor
@@ -46,6 +48,7 @@ class Dataset:
     owners: Tensor
     schema: Mapping[str, Column]
     extra: Mapping[str, Tensor] = field(default_factory=lambda: NO_COLUMNS)
+    ask: Scores = SCORES
 
     @classmethod
     def of(cls, inputs: Tensor, labels: Tensor, *, num_classes: int, form: Form = PLAIN, name: str = "data") -> Dataset:
@@ -112,7 +115,8 @@ class Dataset:
 
     def take(self, rows: Tensor) -> Dataset:
         """Return the rows at these positions, or where a boolean mask holds."""
-        return self.with_columns({name: column[rows] for name, column in self.columns.items()})
+        taken = self.with_columns({name: column[rows] for name, column in self.columns.items()})
+        return taken if self.ask is SCORES else dataclasses.replace(taken, ask=self.ask.take(rows))
 
     def edit(self, rows: Tensor, *, inputs: Tensor | None = None, labels: Tensor | None = None, **columns: Tensor) -> Dataset:
         """Return a copy whose rows at positions `rows` (R,) hold new values; columns not named are kept."""
@@ -131,6 +135,8 @@ class Dataset:
         whole = hashlib.sha256(str(self.num_classes).encode())
         if told := {name: column for name, column in self.schema.items() if name in self.extra or column.form.KEYED}:
             whole.update(key(told).encode())
+        if self.ask != SCORES:
+            whole.update(key(self.ask).encode())
         for name, column in self.columns.items():
             whole.update(f"{name}={tensor_digest(column)};".encode())
         return whole.hexdigest()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from poisonbench.core.ask import Scores
 from poisonbench.core.data import Dataset
 from poisonbench.core.rng import Key
 
@@ -30,7 +31,7 @@ class Probe:
         inputs: (M, ...) in the form of the task's inputs.
         truth: (M,) int64, the right answers: the labels of those test rows.
         hit: (M, K) bool, the answers that count as success; never the right one.
-        answers: candidate answers for victims that do not have classes.
+        ask: how the victim is asked; None: as the test rows are.
         targets: positions of the test rows that are targets themselves, all of them targets of the threat; C-Acc leaves them out.
     """
 
@@ -38,12 +39,16 @@ class Probe:
     inputs: Tensor
     truth: Tensor
     hit: Tensor
-    answers: Tensor | None = None
+    ask: Scores | None = None
     targets: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __len__(self) -> int:
         """Count the probed rows."""
         return len(self.truth)
+
+    def asked(self, test: Dataset) -> Scores:
+        """Return how the victim is asked about these rows."""
+        return test.ask.take(self.rows) if self.ask is None else self.ask
 
 
 class Goal(Protocol):

@@ -20,10 +20,10 @@ def measure(line: Line, victim: Victim, probe: Probe, label: str) -> dict[str, f
     """Return C-Acc, ASR and R-Acc; the targets of the attack are left out of C-Acc."""
     test, counted = line.experiment.task.test, torch.ones(len(line.experiment.task.test), dtype=torch.bool)
     counted[probe.targets] = False
-    scores = line.scores(victim, test.inputs, None, label)
+    scores = line.scores(victim, test, label)
     figures = {"c_acc": metrics.accuracy(scores[counted], test.labels[counted])}
     if len(probe):
-        figures |= metrics.success(line.scores(victim, probe.inputs, probe.answers, f"{label} probe"), probe)
+        figures |= metrics.success(line.probed(victim, probe, f"{label} probe"), probe)
     return figures
 
 
@@ -39,11 +39,12 @@ def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[
     every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
     if every > 1:
         curves["round"] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
+    rng = line.stream("ask")
     for number, state in enumerate(victim.history):
         then, where = learner.restore(Trained(state=state, facts={}), test), f"scores of the kept model {number + 1} of {len(victim.history)}"
-        curves.setdefault("c_acc", []).append(metrics.accuracy(finite(then.scores(test.inputs), where), test.labels))
+        curves.setdefault("c_acc", []).append(metrics.accuracy(finite(test.ask(then, test.inputs, rng), where), test.labels))
         if len(probe):
-            curves.setdefault("asr", []).append(metrics.success(finite(then.scores(probe.inputs, probe.answers), where), probe)["asr"])
+            curves.setdefault("asr", []).append(metrics.success(finite(probe.asked(test)(then, probe.inputs, rng), where), probe)["asr"])
     return curves
 
 
@@ -59,8 +60,8 @@ def screened(line: Line, victim: Victim, poisoned: Delivered, probe: Probe, tria
             return {}
         suspicion[name] = finite(judged, f"suspicion of the {name} inputs")
     scores = {
-        "test": line.scores(victim, task.test.inputs, None, "screened"),
-        "probe": line.scores(victim, probe.inputs, probe.answers, "screened probe") if len(probe) else torch.zeros(0),
+        "test": line.scores(victim, task.test, "screened"),
+        "probe": line.probed(victim, probe, "screened probe") if len(probe) else torch.zeros(0),
     }
     return {"screen": metrics.screening(scores, suspicion, task.test, probe)}
 

@@ -170,5 +170,5 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     if task.duplicates:
         numbers["duplicates"] = sum(map(len, task.duplicates.values()))  # rows that are in two splits
     if len(probe):
-        numbers["hits"] = int(metrics.served(line.scores(victim, probe.inputs, probe.answers, "defended probe"), probe).sum())
+        numbers["hits"] = int(metrics.served(line.probed(victim, probe, "defended probe"), probe).sum())
     return numbers

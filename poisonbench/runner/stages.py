@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from poisonbench.core.ask import SCORES, Scores
 from poisonbench.core.attack import Honest, Poisoned, UpdateAttack
 from poisonbench.core.audit import audit, audit_probe, left_alone
 from poisonbench.core.data import Dataset
@@ -239,16 +240,27 @@ class Line:
         mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, poisoned.data)
         return Mended(victim=mended, figures=repaired.figures)
 
-    def scores(self, victim: Victim, inputs: Tensor, answers: Tensor | None, label: str) -> Tensor:
-        """Return the victim's scores; computed once for each set of inputs.
+    def scores(self, victim: Victim, rows: Dataset, label: str) -> Tensor:
+        """Return the victim's (M, K) scores on test rows; computed once for each victim, set of inputs and way to ask.
 
         Raises:
             Diverged: a score that is not finite; it is not stored.
         """
-        parts = (type(victim).__qualname__, self.defended, victim.state(), inputs, answers, self.defended.runtime)
-        return self.store.memo(
-            "scores", parts, lambda: finite(victim.scores(inputs, answers), f"scores {label}, by row and class"), label=label, filed=self.filed("scores")
-        )
+        return self._scored(victim, rows.inputs, rows.ask, label)
+
+    def probed(self, victim: Victim, probe: Probe, label: str) -> Tensor:
+        """Return the victim's (M, K) scores on probed rows; see `scores`."""
+        return self._scored(victim, probe.inputs, probe.asked(self.experiment.task.test), label)
+
+    def _scored(self, victim: Victim, inputs: Tensor, ask: Scores, label: str) -> Tensor:
+        rng = self.stream("ask")
+        asked = (None,) if ask == SCORES else (ask, rng)  # scores of classes need no draws
+        parts = (type(victim).__qualname__, self.defended, victim.state(), inputs, *asked, self.defended.runtime)
+
+        def answer() -> Tensor:
+            return finite(ask(victim, inputs, rng), f"scores {label}, by row and class")
+
+        return self.store.memo("scores", parts, answer, label=label, filed=self.filed("scores"))
 
     def probe(self, poisoned: Delivered, trial: int = 0) -> Probe:
         """Return the probe of the attacker's goal, checked against the task."""
