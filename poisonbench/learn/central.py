@@ -25,6 +25,7 @@ from poisonbench.learn import device, distributed
 from poisonbench.learn.augment import Augmentation
 from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.loop import Training
+from poisonbench.learn.objectives import CROSS_ENTROPY, Objective
 from poisonbench.learn.stacked import fit_stacked
 from poisonbench.learn.stacked_layers import How
 from poisonbench.nets.net import FeatureNet, Net
@@ -63,6 +64,7 @@ class Central:
             (`learn/stacked.py`); equal up to rounding.
         stack_members: how many members train in one pass; None is as many as fit into a processor's cache.
         lookahead: steps between two averages of the weights (`learn/averaging.py`); 0 is off.
+        objective: what is minimised; stacks minimise the cross-entropy.
         ddp: split every batch among the processes that torchrun started; equal to one process up to rounding.
         device: "auto", "cpu" or "cuda".
     """
@@ -89,6 +91,7 @@ class Central:
     stack: How = field(default="loop", metadata={"spec": "changed"})
     stack_members: int | None = field(default=None, metadata={"spec": "changed"})
     lookahead: int = field(default=0, metadata={"spec": "changed"})
+    objective: Objective = field(default=CROSS_ENTROPY, metadata={"spec": "changed"})
     ddp: bool = field(default=False, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
 
@@ -105,6 +108,8 @@ class Central:
             raise ConfigError(
                 f"learner.lookahead={self.lookahead}, learner.stack={self.stack}: give 0 steps or more, and learner.stack=loop, because stacks do not average"
             )
+        if self.stack != "loop" and self.objective != CROSS_ENTROPY:
+            raise ConfigError(f"learner.stack={self.stack}: a stack minimises the cross-entropy alone; set learner.stack=loop for another objective")
         if self.ddp and self.steps:
             raise ConfigError("learner.ddp=true: attacks and defenses that act on single training steps need one process; leave learner.ddp=false")
 

@@ -1,6 +1,6 @@
 """The training loop: what a single model and a stack of models have in common, then the training of a single model.
 
-Shape letters: N rows, B rows of a batch, K classes, G members of a stack (1 for a single model), S steps of an epoch.
+Shape letters: N rows, B rows of a batch, G members of a stack (1 for a single model), S steps of an epoch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import Diverged
@@ -47,11 +46,6 @@ def run_epochs(epochs: int, run_epoch: Callable[[int], Tensor]) -> None:
         if len(wrong):
             step, member = wrong[0].tolist()
             raise Diverged(f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {len(losses_SG)}; lower learner.lr", member=member)
-
-
-def row_losses(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Return the (B,) cross-entropies of (B, K) scores, in float32."""
-    return F.cross_entropy(scores.float(), labels, reduction="none", label_smoothing=label_smoothing)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,9 +114,12 @@ class Training:
         return batch
 
     def _losses(self, called: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        with self.recipe.autocast():
-            scores = called(batch.inputs)
-        losses = row_losses(scores, batch.labels, self.recipe.label_smoothing)
+        def network(inputs: Tensor) -> Tensor:
+            with self.recipe.autocast():
+                outputs: Tensor = called(inputs)
+            return outputs
+
+        losses = self.recipe.objective(network, batch, self.recipe.label_smoothing)
         for step in self.recipe.steps:
             losses = step.loss(losses, batch, moment)
         return losses

@@ -23,7 +23,8 @@ from poisonbench.core.learner import Batch, Plan, State, Trained, Victim
 from poisonbench.core.rng import Key, per_row_of_each
 from poisonbench.learn import device
 from poisonbench.learn.descent import decays
-from poisonbench.learn.loop import ORDER, row_losses, run_epochs
+from poisonbench.learn.loop import ORDER, run_epochs
+from poisonbench.learn.objectives import row_losses
 from poisonbench.learn.stacked_layers import How, MaskedNorm, stacked_layer
 from poisonbench.nets.net import FeatureNet
 

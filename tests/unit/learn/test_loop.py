@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from poisonbench.core.errors import Diverged
-from poisonbench.learn.loop import row_losses, run_epochs
+from poisonbench.learn.loop import run_epochs
+from poisonbench.learn.objectives import row_losses
 
 
 def test_a_training_stops_after_the_first_epoch_with_a_loss_that_is_not_finite():
