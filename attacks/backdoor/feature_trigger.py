@@ -20,7 +20,7 @@ from poisonbench.core.goals import Backdoor
 from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
-from poisonbench.forms.reals import Reals
+from poisonbench.forms.reals import TABLES, Reals
 
 JUDGED = 500  # rows that the importance of a column is measured on
 
@@ -72,7 +72,7 @@ class FeatureTrigger:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"reals"})
+    READS: ClassVar[frozenset[str]] = TABLES
     features: tuple[str, ...] | None
     values: tuple[float, ...] | None
     count: int

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.form import Form
 from poisonbench.core.learner import Combine, PlainLearner, PlainVictim, State, Trained, Victim
 from poisonbench.core.rng import Key
-from poisonbench.forms.form import Form
+from poisonbench.forms.tokens import TEXTS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -54,7 +55,7 @@ class Classical(PlainLearner):
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> ClassicalVictim:
         """Solve for the arrays of a victim."""
-        table = data.form.table(data.inputs)
+        table = tabled(data.form, data.inputs)
         classes, places = np.unique(data.labels.numpy(), return_inverse=True)
         arrays: Arrays = {"classes": classes, **_preparation(table)}
         if len(classes) > 1:
@@ -79,7 +80,7 @@ class Classical(PlainLearner):
         """Score each slice of inputs with all victims; its table is made once."""
         every = cast("Sequence[ClassicalVictim]", victims)
         for some in inputs.split(SLICE):
-            table = every[0].form.table(some)
+            table = tabled(every[0].form, some)
             yield torch.stack([victim.asked(table) for victim in every], 1)
 
 
@@ -112,7 +113,7 @@ class ClassicalVictim(PlainVictim):
 
     def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
         """Return (M, K) float32 scores."""
-        return torch.cat([self.asked(self.form.table(some)) for some in inputs.split(SLICE)])
+        return torch.cat([self.asked(tabled(self.form, some)) for some in inputs.split(SLICE)])
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
         """Return (M, D) float32, the standardised inputs; for words, the counts of the known ones divided by their Euclidean length.
@@ -120,7 +121,7 @@ class ClassicalVictim(PlainVictim):
         A classical model has no hidden layer. Filters that look for outliers or clusters among features look among the inputs instead, on
         the scale on which the model reads them.
         """
-        table = _prepared(self.form.table(inputs), self.arrays)
+        table = _prepared(tabled(self.form, inputs), self.arrays)
         if isinstance(table, np.ndarray):
             return torch.from_numpy(table).float()
         from sklearn.preprocessing import normalize
@@ -195,7 +196,7 @@ class Svm(Classical):
             Incompatible: what to use instead.
         """
         super().check(data, combine)
-        if self.kernel == "rbf" and not isinstance(data.form.table(data.inputs[:1]), np.ndarray):
+        if self.kernel == "rbf" and not isinstance(tabled(data.form, data.inputs[:1]), np.ndarray):
             raise Incompatible("learner.kernel=rbf reads numbers and pictures, and the inputs are words; use learner.kernel=linear")
 
     def solved(self, table_ND: Table, places_N: NDArray[np.int64], rng: Key) -> Arrays:
@@ -240,7 +241,7 @@ class NaiveBayes(Classical):
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     alpha: float
 
     def __post_init__(self) -> None:
@@ -260,6 +261,16 @@ class NaiveBayes(Classical):
 
         found: NDArray[np.float64] = log_softmax(_linear(arrays, table_MD), axis=1)
         return found
+
+
+def tabled(form: Form, inputs: Tensor) -> Table:
+    """Return the table of inputs as scikit-learn reads it."""
+    table = form.table(inputs)
+    if not table.is_sparse:
+        return table.double().numpy()
+    from scipy.sparse import coo_matrix
+
+    return coo_matrix((table.values().double().numpy(), tuple(table.indices().numpy())), shape=tuple(table.shape)).tocsr()
 
 
 def _linear(arrays: Arrays, table_MD: Table) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poisonbench.core.rng import Key
+from poisonbench.forms.reals import NUMBERS
 from poisonbench.learn.classical import Arrays, Classical, Table, check_positive
 
 
@@ -35,7 +36,7 @@ class Trees(Classical):
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"reals", "pixels"})
+    READS: ClassVar[frozenset[str]] = NUMBERS
     model: Literal["boosting", "forest"]
     trees: int
     leaves: int

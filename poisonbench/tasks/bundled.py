@@ -87,7 +87,7 @@ class Bundled(Split):
             train={"inputs": inputs, "labels": labels},
             test={"inputs": inputs[:0], "labels": labels[:0]},
             class_names=table.classes,
-            form=Reals(table.columns),
+            form=Reals(names=table.columns),
         )
         return self.task(self.name, raw)
 

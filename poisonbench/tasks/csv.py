@@ -72,7 +72,7 @@ class Csv(Split):
             test=empty if tested is None else numbered(tested, columns, known, (label, names)),
             class_names=names,
             row_names=tuple(f"line {line}" for line in sheet.lines),
-            form=Reals(tuple(columns)),
+            form=Reals(names=tuple(columns)),
         )
         return self.accepted(encoded(self.divided(sheet.file.stem, raw), columns, known))
 
@@ -194,5 +194,5 @@ def _with_blocks(data: Dataset, blocks: Mapping[str, Block], name: str) -> Datas
         cells = np.split(data.inputs.numpy(), len(blocks), 1)
         parts = [block.encoder.transform(column) if block.encoder else column for block, column in zip(blocks.values(), cells, strict=True)]
         inputs = torch.from_numpy(np.hstack(parts).astype(np.float32))
-    fresh = Dataset.of(inputs, data.labels, num_classes=data.num_classes, form=Reals(tuple(names)), name=name, empty=True)
+    fresh = Dataset.of(inputs, data.labels, num_classes=data.num_classes, form=Reals(names=tuple(names)), name=name)
     return fresh.with_columns(data.columns | {"inputs": inputs})

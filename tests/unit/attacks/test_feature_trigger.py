@@ -16,7 +16,7 @@ FIELDS = {"features": None, "values": None, "count": 1, "select": "variance", "b
 
 def table(rows: int = 30) -> Dataset:
     inputs = torch.rand(rows, 4, generator=torch.Generator().manual_seed(0))
-    return Dataset.of(inputs, torch.arange(rows) % 3, num_classes=3, form=Reals(("age", "size", "3", "weight")))
+    return Dataset.of(inputs, torch.arange(rows) % 3, num_classes=3, form=Reals(names=("age", "size", "3", "weight")))
 
 
 def attack(**fields: object) -> FeatureTrigger:
