@@ -285,6 +285,18 @@ class PlainStep:
         return {}
 
 
+@runtime_checkable
+class Additive(Protocol):
+    """A victim that can tell what one more training row would change, without another training."""
+
+    def scores_after(self, added: Dataset, inputs: Tensor) -> Iterator[Tensor]:
+        """Yield (c, M, K) float32 for slices of c rows of `added`, in their order: the scores of `inputs` by a victim trained on that row too.
+
+        Each row is added alone, and the scores are those of a new training on the rows of this victim and that one.
+        """
+        ...
+
+
 class Learner(Protocol):
     """A training recipe, as a frozen dataclass: the same data, combine and rng give the same victim.
 
