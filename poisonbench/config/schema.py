@@ -34,6 +34,7 @@ class ThreatKeys:
     trials: int = 1
     rounds: list[int] | None = None
     omniscient: bool = True
+    target_class: int | None = None
 
 
 @dataclass

@@ -145,6 +145,7 @@ class Threat:
         rounds: first federated round of the attack and the one after its last, such as [15, 20]; None is every round.
             In all other rounds malicious clients train honestly on their clean rows.
         omniscient: an attacker on updates sees all of them; otherwise only those of the malicious clients.
+        target_class: label of the test rows that the attacker aims at; None: any.
     """
 
     VERSION: ClassVar[int] = 2
@@ -153,6 +154,7 @@ class Threat:
     trials: int = 1
     rounds: tuple[int, ...] | None = None
     omniscient: bool = True
+    target_class: int | None = dataclasses.field(default=None, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
@@ -182,11 +184,14 @@ class Threat:
         """Return (trials,) int64, the test rows that the attacker aims at, one per trial, drawn without replacement.
 
         Raises:
-            ConfigError: more trials than test rows.
+            ConfigError: more trials than test rows of that class.
         """
-        if self.trials > len(test):
-            raise ConfigError(f"threat.trials={self.trials}: the task has {len(test)} test rows to aim at")
-        return rng.per_row(test.ids)[:, 0].argsort(stable=True)[: self.trials]
+        order = rng.per_row(test.ids)[:, 0].argsort(stable=True)
+        among = order if self.target_class is None else order[test.labels[order] == self.target_class]
+        if self.trials > len(among):
+            label = "" if self.target_class is None else f" with the label threat.target_class={self.target_class}"
+            raise ConfigError(f"threat.trials={self.trials}: the task has {len(among)} test rows{label} to aim at")
+        return among[: self.trials]
 
     def reveal(self, task: Task, *, malicious: Tensor, targets: Dataset, fit: Fit, tune: Tune) -> Known:
         """Return what the attacker, who owns these clients, knows of the task under this threat."""

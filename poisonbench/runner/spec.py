@@ -56,8 +56,9 @@ def spec(experiment: Experiment) -> dict[str, object]:
     assert isinstance(learner, dict)
     net = learner.pop("net", None)
     rows = {name: len(getattr(task, name)) for name in ("train", "trusted", "public", "test")}
-    threat = {field.name: canonical(getattr(experiment.threat, field.name)) for field in dataclasses.fields(experiment.threat)}
-    threat["surrogate"] = key(experiment.threat.surrogate)[:16]
+    written = canonical(experiment.threat)
+    assert isinstance(written, dict)
+    threat = {name: part for name, part in written.items() if name not in ("class", "version")} | {"surrogate": key(experiment.threat.surrogate)[:16]}
     return {
         "attack": {"name": name_of(experiment.attack), **_slots(experiment.attack)},
         "defense": {"name": name_of(experiment.defense), **_slots(experiment.defense)},
