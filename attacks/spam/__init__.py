@@ -1,0 +1,1 @@
+"""Attacks on spam filters: mails that make a filter block ham, or pass a chosen spam."""
