@@ -21,7 +21,7 @@ from poisonbench.core.threat import Budget, Threat
 from poisonbench.nets.small import Linear
 from poisonbench.runner.measure import measure
 from poisonbench.runner.pipeline import folded, run
-from poisonbench.runner.spec import filled, name_of
+from poisonbench.runner.spec import filled, name_of, spec
 from poisonbench.runner.stages import Line
 from poisonbench.stats import clopper_pearson
 from poisonbench.storage.record import read
@@ -488,6 +488,21 @@ def test_a_run_without_test_rows_is_refused_before_anything_is_computed(tiny, st
         with pytest.raises(DataError, match=r"blobs has no test rows, .*; add some .*, or run `audit`"):
             measured()
     assert len(store.visits) == asked
+
+
+def test_targets_of_one_class_are_those_of_all_classes_without_the_others(tiny, store):
+    anything, two = tiny(*TARGETED, "threat.trials=200"), tiny(*TARGETED, "threat.target_class=2")
+    labels = anything.task.test.labels
+    order = Line(experiment=anything, store=store).targets
+    assert Line(experiment=two, store=store).targets.tolist() == order[labels[order] == 2][:4].tolist()
+    with pytest.raises(ConfigError, match=r"50 test rows with the label threat\.target_class=2"):
+        _ = Line(experiment=tiny(*TARGETED, "threat.target_class=2", "threat.trials=51"), store=store).targets
+
+
+def test_a_threat_without_a_target_class_is_written_as_before(tiny):
+    free, bound = (spec(tiny(*words))["threat"] for words in ((), ("threat.target_class=2",)))
+    assert "target_class" not in free
+    assert bound == free | {"target_class": 2}
 
 
 def test_more_trials_than_test_rows_are_refused(tiny, store):
