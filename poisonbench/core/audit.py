@@ -15,6 +15,7 @@ from torch import Tensor
 
 from poisonbench.core.attack import Crafted, Poisoned, Round
 from poisonbench.core.data import Dataset
+from poisonbench.core.duplicates import marks
 from poisonbench.core.errors import BudgetError
 from poisonbench.core.form import Form
 from poisonbench.core.goals import Probe
@@ -96,12 +97,15 @@ def differing(one: Tensor, other: Tensor) -> Tensor:
 
 def copies(clean: Dataset, rows: Dataset) -> Tensor:
     """Return (I,) bool, whether each row equals some clean row in every column except id and owner."""
-    found = torch.zeros(len(rows), dtype=torch.bool)
-    for place in range(len(rows)):
-        twins = (clean.labels == rows.labels[place]).nonzero()[:, 0]
-        same = [(column[twins] == rows.columns[name][place]).reshape(len(twins), -1).all(1) for name, column in clean.columns.items() if name not in NAMES]
-        found[place] = bool(torch.stack(same).all(0).any())
-    return found
+    if len(rows) == 0:
+        return torch.zeros(0, dtype=torch.bool)
+    known = {*zip(*_marked(clean), strict=True)}
+    return torch.tensor([mark in known for mark in zip(*_marked(rows), strict=True)])
+
+
+def _marked(data: Dataset) -> list[list[bytes]]:
+    """Return a hash of each row, for every column except id and owner."""
+    return [marks(column) for name, column in data.columns.items() if name not in NAMES]
 
 
 @contextmanager

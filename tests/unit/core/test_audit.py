@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from poisonbench.core.attack import Crafted, Poisoned, Round
-from poisonbench.core.audit import audit, audit_round, change
+from poisonbench.core.audit import audit, audit_round, change, copies
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import BudgetError, ConfigError
 from poisonbench.core.form import Choice, Column, Form
@@ -144,3 +144,12 @@ def test_every_row_has_a_change_of_its_own():
     assert change(after, before, Form(), "linf").tolist() == [0, 4, 1]
     assert change(after, before, Form(), "l2").tolist() == [0, 5, 1]
     assert {change(after, before, Form(), norm).dtype for norm in ("linf", "l2")} == {torch.float64}
+
+
+def test_copies_are_the_rows_that_equal_a_clean_row_in_every_column_but_id_and_owner():
+    inputs = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    clean = Dataset.of(inputs, torch.tensor([0, 0, 1]), num_classes=2)
+    rows = Dataset.of(torch.tensor([[1.0, -0.0], [2.0, 0.0], [2.0, 1.0]]), torch.tensor([1, 1, 0]), num_classes=2)
+    rows = rows.edit(torch.arange(3), ids=torch.tensor([-1, -2, -3]), owners=torch.tensor([5, 5, 5]))
+    assert copies(clean, rows).tolist() == [True, False, False]  # -0 is 0; another label is no copy
+    assert copies(clean, rows.take(torch.arange(0))).tolist() == []
