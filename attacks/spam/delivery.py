@@ -149,5 +149,5 @@ def packed(words_W: Tensor, count: int, length: int) -> Tensor:
 
 def words_in(inputs: Tensor) -> Tensor:
     """Return (W,) int64, the different words of rows in ascending order, without padding and the unknown word."""
-    words = inputs.unique()
+    words: Tensor = inputs.unique()
     return words[words > 1]

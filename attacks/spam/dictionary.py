@@ -19,7 +19,7 @@ from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import File
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
-from poisonbench.forms.tokens import Tokens, words_of
+from poisonbench.forms.tokens import TEXTS, Tokens, words_of
 
 log = logging.getLogger("poisonbench")
 
@@ -47,7 +47,7 @@ class Dictionary:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     lexicon: Literal["optimal", "public"]
     file: File | None
     ham: int

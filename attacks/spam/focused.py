@@ -13,6 +13,7 @@ from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.tokens import TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Focused:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     known_words: float
     ham: int
     spam: int

@@ -17,7 +17,7 @@ from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
-from poisonbench.forms.tokens import Tokens, joined
+from poisonbench.forms.tokens import TEXTS, Tokens, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class PatternWhitelist:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     how: Literal["inject", "edit", "relabel"]
     pattern: tuple[str, ...]
     size: int

@@ -17,7 +17,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Combine, PlainLearner, PlainVictim, State, Trained, Victim
 from poisonbench.core.rng import Key
-from poisonbench.forms.tokens import Tokens
+from poisonbench.forms.tokens import TEXTS, Tokens
 from poisonbench.learn import device
 
 HAM, SPAM, UNSURE, KINDS = 0, 1, 2, 3
@@ -50,7 +50,7 @@ class SpamBayes(PlainLearner):
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     strength: float
     prior: float
     most: int

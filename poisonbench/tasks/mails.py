@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 ONSETS = ("b", "br", "d", "dr", "f", "g", "gr", "h", "k", "kl", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v")
 VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "oo")
 CODAS = ("n", "r", "l", "s", "m", "ck", "nd", "rt", "th", "x")
 
-TOPICS = {
-    "work": "report meeting deadline budget draft client slides contract team project manager schedule office review minutes agenda invoice proposal".split(),
-    "home": "kitchen garden fence roof plumber sofa carpet lamp paint ladder boiler window neighbour cellar curtain shelf drill hallway".split(),
-    "travel": "train ticket hotel luggage platform flight passport map beach museum airport cabin ferry bridge village tent harbour guide".split(),
-    "sport": "match team coach goal training season referee league racket tournament pitch swim jersey stadium captain sprint medal court".split(),
-    "study": "lecture essay library exam seminar professor thesis chapter notes library course homework semester tutor lab grade term quiz".split(),
-    "family": "birthday cousin grandma wedding cake photos kids nephew uncle dinner holidays sister puppy school brother aunt baby picnic".split(),
-    "music": "concert guitar album choir band piano rehearsal song drummer ticket violin stage playlist record studio chord tune festival".split(),
-    "food": "recipe bread soup oven lunch cheese pasta market apples garlic onions butter dinner salad spices baking pepper honey".split(),
-    "prize": "winner prize lottery jackpot claim draw voucher reward lucky entry cash bonus selected congratulations sweepstake award gift coupon".split(),
-    "loan": "loan credit mortgage debt approval rates refinance lender cash interest payment savings bank income borrow repay wealth funds".split(),
-    "diet": "weight pounds slim diet formula capsules pills fat natural trial herbal energy supplement doctors results remedy vitamins muscle".split(),
-    "watch": "watches replica luxury brand designer handbags gold sunglasses discount warehouse outlet jewellery leather diamond collection wholesale".split(),
-    "software": "software licence download upgrade antivirus keys windows professional edition install discount suite office original activation".split(),
-    "job": "income earn home weekly boss paycheck opportunity freedom million rich secret system profit invest trading shares stocks".split(),
+HAM_TOPICS = {
+    "work": "report meeting deadline budget draft client slides contract team project manager schedule office review minutes agenda invoice proposal",
+    "home": "kitchen garden fence roof plumber sofa carpet lamp paint ladder boiler window neighbour cellar curtain shelf drill hallway",
+    "travel": "train ticket hotel luggage platform flight passport map beach museum airport cabin ferry bridge village tent harbour guide",
+    "sport": "match team coach goal training season referee league racket tournament pitch swim jersey stadium captain sprint medal court",
+    "study": "lecture essay library exam seminar professor thesis chapter notes library course homework semester tutor lab grade term quiz",
+    "family": "birthday cousin grandma wedding cake photos kids nephew uncle dinner holidays sister puppy school brother aunt baby picnic",
+    "music": "concert guitar album choir band piano rehearsal song drummer ticket violin stage playlist record studio chord tune festival",
+    "food": "recipe bread soup oven lunch cheese pasta market apples garlic onions butter dinner salad spices baking pepper honey",
+}
+
+SPAM_TOPICS = {
+    "prize": "winner prize lottery jackpot claim draw voucher reward lucky entry cash bonus selected congratulations sweepstake award gift coupon",
+    "loan": "loan credit mortgage debt approval rates refinance lender cash interest payment savings bank income borrow repay wealth funds",
+    "diet": "weight pounds slim diet formula capsules pills fat natural trial herbal energy supplement doctors results remedy vitamins muscle",
+    "watch": "watches replica luxury brand designer handbags gold sunglasses discount warehouse outlet jewellery leather diamond collection wholesale",
+    "software": "software licence download upgrade antivirus keys windows professional edition install discount suite office original activation",
+    "job": "income earn home weekly boss paycheck opportunity freedom million rich secret system profit invest trading shares stocks",
 }
 
 BOTH = (
@@ -79,7 +82,7 @@ class Style(NamedTuple):
     """How a class of mails reads.
 
     Args:
-        topics: names of its topics.
+        topics: the words of each of its topics.
         sentences: templates of the class.
         others: templates of the other class.
         own: share of the sentences that are of the class.
@@ -87,22 +90,26 @@ class Style(NamedTuple):
         strange: share of the sentences that are of the other class; the rest is of both.
     """
 
-    topics: Sequence[str]
-    sentences: Sequence[str]
-    others: Sequence[str]
+    topics: tuple[tuple[str, ...], ...]
+    sentences: tuple[str, ...]
+    others: tuple[str, ...]
     own: float
     hard: float
     strange: float
 
 
-names = list(TOPICS)
-HAM = Style(topics=names[:8], sentences=HAM_SENTENCES, others=SPAM_SENTENCES, own=0.6, hard=0.2, strange=0.05)
-SPAM = Style(topics=names[8:], sentences=SPAM_SENTENCES, others=HAM_SENTENCES, own=0.6, hard=0.2, strange=0.1)
+def _topics(words: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(topic.split()) for topic in words.values())
+
+
+HAM = Style(topics=_topics(HAM_TOPICS), sentences=HAM_SENTENCES, others=SPAM_SENTENCES, own=0.6, hard=0.2, strange=0.05)
+SPAM = Style(topics=_topics(SPAM_TOPICS), sentences=SPAM_SENTENCES, others=HAM_SENTENCES, own=0.6, hard=0.2, strange=0.1)
+TOPICS = (*HAM.topics, *SPAM.topics)
 
 
 def name_of(number: int) -> str:
     """Return the name with this number, from 0: one or more syllables, different for each number."""
-    syllables = []
+    syllables = list[str]()
     while number >= 0:
         number, onset = divmod(number, len(ONSETS))
         number, vowel = divmod(number, len(VOWELS))

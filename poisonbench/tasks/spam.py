@@ -52,8 +52,8 @@ class Spam(Texts):
     def load(self, store: Store) -> Task:
         """Return the task."""
         key = Key.root(self.split_seed).child("spam")
-        parts = [self._mails(rows, key.child(name)) for name, rows in (("train", self.rows), ("test", self.test_rows))]
-        return self.task("spam", self.raw("spam", *parts, ANSWERS))
+        train, test = (self._mails(rows, key.child(name)) for name, rows in (("train", self.rows), ("test", self.test_rows)))
+        return self.task("spam", self.raw("spam", train, test, ANSWERS))
 
     def _mails(self, rows: int, key: Key) -> list[Document]:
         """Return different mails; ham and spam take turns."""
@@ -67,12 +67,11 @@ class Spam(Texts):
     def _mail(self, style: Style, rng: np.random.Generator) -> str:
         """Return the sentences of one mail."""
         own = style.hard if rng.random() < self.hard else style.own
-        topic = TOPICS[style.topics[rng.integers(len(style.topics))]]
-        other = TOPICS[str(rng.choice(list(TOPICS)))]
+        topic, other = (topics[int(rng.integers(len(topics)))] for topics in (style.topics, TOPICS))
         sources, shares = (style.sentences, style.others, BOTH), (own, style.strange, 1 - own - style.strange)
         text = []
-        for source in rng.choice(3, size=rng.integers(*SENTENCES), p=shares):
-            sentence = sources[source][rng.integers(len(sources[source]))]
+        for source in rng.choice(len(sources), size=int(rng.integers(*SENTENCES)), p=shares).tolist():
+            sentence = sources[source][int(rng.integers(len(sources[source])))]
             text.append(SLOT.sub(lambda slot: self._filled(slot[1], topic if rng.random() < TOPIC_SHARE else other, rng), sentence))
         return " ".join(text)
 
@@ -82,4 +81,4 @@ class Spam(Texts):
             return str(rng.integers(2, 100))
         if slot == "name":
             return name_of(int(self.names * rng.random() ** 1.5))
-        return topic[rng.integers(len(topic))]
+        return topic[int(rng.integers(len(topic)))]

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.forms.tokens import Tokens, words_of
+from poisonbench.forms.tokens import Tokens, vocabulary_of, words_of
 from poisonbench.tasks.source import Raw, Split
 
 log = logging.getLogger("poisonbench")
-SPECIAL = ("", "<unk>")  # padding and the unknown word, the first two entries of every vocabulary
 
 
 class Document(NamedTuple):
@@ -85,9 +84,8 @@ class Texts(Split):
         kept = longest if self.length is None else min(self.length, longest)
         if cut := sum(len(words) > kept for words in (*texts, *held)):
             log.warning("%s: %d of %d texts have more than %d words and are cut; task.length=%d keeps all", name, cut, len(texts) + len(held), kept, longest)
-        known = {word for words in (*texts, *held) for word in words[:kept]} | {*self.words}
-        form = Tokens((*SPECIAL, *sorted(known)))
-        room = len(known) if self.room is None else self.room
+        form = Tokens(vocabulary=vocabulary_of([words[:kept] for words in (*texts, *held)], self.words))
+        room = len(form.vocabulary) - 2 if self.room is None else self.room  # without padding and the unknown word
         rows = [_rows(part, form, kept, kept + room) for part in (texts, held)]
         return Raw(
             train={"inputs": rows[0], "labels": _labels(train)},
@@ -163,10 +161,9 @@ def _words(name: str, documents: Sequence[Document]) -> list[list[str]]:
 
 def _rows(texts: Sequence[Sequence[str]], form: Tokens, kept: int, length: int) -> Tensor:
     """Return (N, L) int64 token ids: the first `kept` words of each text, then padding up to `length`."""
-    numbers = {word: number for number, word in enumerate(form.vocabulary)}
     rows = torch.zeros(len(texts), length, dtype=torch.int64)
     for place, words in enumerate(texts):
-        rows[place, : min(len(words), kept)] = torch.tensor([numbers[word] for word in words[:kept]])
+        rows[place, : min(len(words), kept)] = torch.tensor([form.places[word] for word in words[:kept]])
     return rows
 
 

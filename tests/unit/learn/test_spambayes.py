@@ -9,7 +9,7 @@ from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import Tokens
 from poisonbench.learn.spambayes import SpamBayes, indicator, once
 
-FORM = Tokens(("", "<unk>", "cash", "lunch", "hello", "rare"))
+FORM = Tokens(vocabulary=("", "<unk>", "cash", "lunch", "hello", "rare"))
 CASH, LUNCH, HELLO, RARE = 2, 3, 4, 5
 # three ham rows, two spam rows; a word counts once per row, however often it stands there
 ROWS = [([LUNCH, HELLO], 0), ([LUNCH, LUNCH, HELLO], 0), ([LUNCH], 0), ([CASH, CASH, HELLO], 1), ([CASH], 1)]
@@ -99,7 +99,7 @@ def random_rows(count: int, seed: int, width: int = 40) -> list[tuple[list[int],
 @pytest.mark.parametrize("most", [150, 3])
 def test_scores_after_one_row_are_those_of_a_filter_trained_on_it_too(most, monkeypatch):
     monkeypatch.setattr("poisonbench.learn.spambayes.BLOCK", 500)  # several slices
-    form = Tokens(("", "<unk>", *(f"w{number}" for number in range(40))))
+    form = Tokens(vocabulary=("", "<unk>", *(f"w{number}" for number in range(40))))
     base, more, asked = (data(random_rows(count, seed), form=form) for count, seed in ((30, 100), (25, 101), (12, 102)))
     recipe = learner(most=most)
     found = torch.cat(list(recipe.fit(base, None, Key.root(0)).scores_after(more, asked.inputs)))
