@@ -19,7 +19,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Backdoor, Trigger
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
-from poisonbench.forms.tokens import Tokens
+from poisonbench.forms.tokens import TEXTS, Tokens
 
 Place = Literal["start", "end", "random"]
 Labels = Literal["dirty", "clean", "mixed"]
@@ -142,7 +142,7 @@ class TextBackdoor:
         target: target label.
     """
 
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     labels: Labels
     target: int
 
