@@ -74,30 +74,35 @@ class Ngrams:
 
     def perplexity(self, rows_NL: Tensor) -> Tensor:
         """Return (N,) float64, exp of the mean negative logarithm over words and the closing boundary."""
-        windows, real = framed(rows_NL, self.order)
-        logs = torch.where(real, self.logs(windows), 0.0)
-        return (-logs.sum(1) / real.sum(1)).exp()
+        total, terms = self._sums(rows_NL)
+        return (-total / terms).exp()[:, 0]
 
     def gains(self, rows_NL: Tensor) -> Tensor:
-        """Return (N, L) float64, how much lower the perplexity of a row is without the word at each place; -inf at padding.
+        """Return (N, L) float64, how much lower the perplexity of a row is without the word at each place; -inf at padding."""
+        total, terms = self._sums(rows_NL)
+        without = -(total + self.rises(rows_NL)) / (terms - 1)
+        return torch.where(rows_NL != BOUNDARY, (-total / terms).exp() - without.exp(), -torch.inf)
+
+    def rises(self, rows_NL: Tensor) -> Tensor:
+        """Return (N, L) float64, the logarithm of how much likelier a row is without the word at each place; -inf at padding.
 
         Only the next n - 1 words see another context when a word goes, so a row costs n L questions instead of L^2.
         """
-        n, (windows, real) = self.order, framed(rows_NL, self.order)
-        logs = torch.where(real, self.logs(windows), 0.0)
-        total, terms = logs.sum(1, keepdim=True), real.sum(1, keepdim=True)
-        text = torch.nn.functional.pad(rows_NL, (n - 1, n))  # window i ends in text[i + n - 1]
-        places = torch.arange(rows_NL.shape[1])
-        changed = torch.zeros(rows_NL.shape, dtype=torch.float64)
-        padded = torch.nn.functional.pad(logs, (0, n))
+        n, length, (windows, real) = self.order, rows_NL.shape[1], framed(rows_NL, self.order)
+        behind = torch.nn.functional.pad(torch.where(real, self.logs(windows), 0.0), (0, n))
+        text, inside = torch.nn.functional.pad(rows_NL, (n - 1, n)), torch.nn.functional.pad(real, (0, n))
+        places, change = torch.arange(length), -behind.unfold(1, n, 1)[:, :length].sum(2)
         for ahead in range(1, n):
-            # the window of the word `ahead` places on, without the word itself: one more word comes in at the front
+            # the words before and up to the one that is `ahead` places on, without the word itself
             reach = torch.cat([torch.arange(ahead - n, 0), torch.arange(1, ahead + 1)]) + n - 1
             seen = self.logs(text[:, places[:, None] + reach])
-            changed += torch.where(torch.nn.functional.pad(real, (0, n))[:, places + ahead], seen, 0.0)
-        lost = padded.unfold(1, n, 1)[:, : rows_NL.shape[1]].sum(2)
-        before, after = (-total / terms).exp(), (-(total - lost + changed) / (terms - 1)).exp()
-        return torch.where(rows_NL != BOUNDARY, before - after, -torch.inf)
+            change += torch.where(inside[:, places + ahead], seen, 0.0)
+        return torch.where(rows_NL != BOUNDARY, change, -torch.inf)
+
+    def _sums(self, rows_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, 1) sums of the logarithms of each row, and (N, 1) how many there are."""
+        windows, real = framed(rows_NL, self.order)
+        return torch.where(real, self.logs(windows), 0.0).sum(1, keepdim=True), real.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
