@@ -1,12 +1,12 @@
 """Backdoor keyword identification: a trigger word changes what the victim makes of every row that contains it.
 
-Shape letters: N rows, L tokens, D features, V words of the vocabulary.
+Shape letters: N rows, L tokens, D features, k keywords of a row, S scored words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,28 +17,28 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
-from poisonbench.forms.tokens import Tokens, joined
+from poisonbench.forms.tokens import joined
 
-ROWS = 100  # rows whose words are left out one by one at a time
+ROWS = 200  # rows that are taken apart at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bki:
-    """Drop the rows in which a suspicious word is one of those that change the victim's features most.
+    """Drop the rows whose features depend most on a suspicious word.
 
     Source: Chen and Dai, "Mitigating Backdoor Attacks in LSTM-based Text Classification Systems by Backdoor Keyword Identification", Neurocomputing
-    2021: the weight of a word in a row is the largest change of a feature, |h(x) - h(x without the word)|, in the undefended victim; the `words`
-    with the largest weights are the row's keywords. A word that is a keyword of n rows has the score log10(n) times the mean of its weights there.
+    2021: the weight of a word in a row is the largest change of a feature, max |h(x) - h(x without the word)|, in the undefended victim; the `words`
+    of largest weight are the row's keywords. A word that is a keyword of n rows has the score log10(n) times its mean weight there.
 
-    Differences: the paper drops the rows of the one word with the largest score, and so does the most used port; a trigger of several words then
-    stays. Here `keywords` of them are suspicious, or all words whose score is an outlier among the scores of all keywords. Words and rows are
-    counted for each label by itself, since a trigger has one target. A word that occurs several times in a row is left out at all of its places.
+    Differences: the paper and the most used port suspect only the word of largest score, so a trigger that is one of several words stays. Here
+    `keywords` words are suspected, or all whose score is an outlier. Scores are counted within each label, since a trigger has a target, and rows
+    are dropped only where the word is suspected for their label. A word is left out at all of its places in a row.
 
     Args:
         words: keywords of each row, 1 or more (paper: 5).
-        keywords: suspicious words, 1 or more; null: those whose score is above the median by more than `spread` times the median absolute deviation.
-        spread: above 0; used if `keywords` is null.
-        rows: fewest rows that a word has to be a keyword of, 2 or more.
+        keywords: words that are suspected, 1 or more (paper: 1); null: those whose score exceeds the median of all scores of their label by more than
+            `spread` times the median absolute deviation, and none if there are no such words.
+        spread: above 0. Words of clean rows reached 13.5 on SST-2 (three seeds).
     """
 
     VERSION: ClassVar[int] = 1
@@ -47,4 +47,94 @@ class Bki:
     words: int
     keywords: int | None
     spread: float
-    rows: int
+
+    def __post_init__(self) -> None:
+        """Check that the fields are in range."""
+        if self.words < 1 or (self.keywords is not None and self.keywords < 1) or not self.spread > 0:
+            raise ConfigError(f"defense.sanitize: words={self.words} and keywords={self.keywords} are 1 or more, spread={self.spread} is above 0")
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
+        """Find the keywords of each row, score them within each label, and drop the rows of the suspected ones."""
+        found = keywords(means.fit(data), data.inputs, self.words)
+        scores, bars = torch.zeros(found.words.shape, dtype=torch.float64), torch.zeros(len(data), 1, dtype=torch.float64)
+        told = list[Tensor]()
+        for label in data.labels.unique().tolist():
+            rows = data.labels == label
+            each = scored(found.take(rows))
+            scores[rows], bars[rows] = each.of_places, outlier(each.of_words, self.spread)
+            told.append(each.of_words)
+        if self.keywords is not None:
+            largest = torch.cat(told).sort(descending=True).values[: self.keywords]
+            bars.fill_(float(largest[-1]) if len(largest) else torch.inf)
+        suspected = (scores >= bars) & (scores > 0)  # a keyword of a single row has the score 0
+        return Verdict(keep=~suspected.any(1), suspicion=scores.max(1).values.float())
+
+
+class Keywords(NamedTuple):
+    """The keywords of each row.
+
+    Args:
+        words: (N, k) int64 token ids; 0 where a row has fewer words.
+        weights: (N, k) float64, the largest change of a feature without the word; 0 where there is none.
+    """
+
+    words: Tensor
+    weights: Tensor
+
+    def take(self, rows: Tensor) -> Keywords:
+        """Return those of these rows."""
+        return Keywords(self.words[rows], self.weights[rows])
+
+
+class Scores(NamedTuple):
+    """The scores of keywords.
+
+    Args:
+        of_words: (S,) float64, one score for each distinct keyword.
+        of_places: (N, k) float64, the score of the keyword at each place of `Keywords.words`; 0 where there is none.
+    """
+
+    of_words: Tensor
+    of_places: Tensor
+
+
+def keywords(victim: Victim, inputs_NL: Tensor, count: int) -> Keywords:
+    """Return the `count` words of each row without which a feature of the victim changes most."""
+    order = (inputs_NL != 0).sum(1).argsort(stable=True)  # rows of one length together: less padding to read
+    words, weights = (torch.zeros(len(inputs_NL), count, dtype=dtype) for dtype in (torch.int64, torch.float64))
+    parts = order.split(ROWS)
+    for place in track(len(parts), "rows without each word"):
+        some = inputs_NL[parts[place]]
+        best = weighed(victim, some).topk(min(count, some.shape[1]), dim=1)
+        real = best.values >= 0
+        words[parts[place], : real.shape[1]] = torch.where(real, some.gather(1, best.indices), 0)
+        weights[parts[place], : real.shape[1]] = best.values.clamp_min(0)
+    return Keywords(words, weights)
+
+
+def weighed(victim: Victim, inputs_NL: Tensor) -> Tensor:
+    """Return (N, L) float64 weights of words, at the first place of each word in its row; -1 at all other places."""
+    same = inputs_NL[:, :, None] == inputs_NL[:, None, :]
+    row, place = ((inputs_NL != 0) & ~same.tril(-1).any(2)).nonzero(as_tuple=True)
+    less = joined(inputs_NL[row].masked_fill(same[row, place], 0), length=inputs_NL.shape[1])
+    found = torch.full(inputs_NL.shape, -1.0, dtype=torch.float64)
+    found[row, place] = (victim.features(less) - victim.features(inputs_NL)[row]).abs().amax(1).double()
+    return found
+
+
+def scored(found: Keywords) -> Scores:
+    """Return the scores of the keywords of rows of one label."""
+    known, place = found.words.unique(return_inverse=True)
+    counts = place.flatten().bincount(minlength=len(known)).double()
+    totals = torch.zeros(len(known), dtype=torch.float64).index_add_(0, place.flatten(), found.weights.flatten())
+    scores = torch.where(known != 0, counts.log10() * totals / counts, 0.0)
+    return Scores(scores[known != 0], scores[place])
+
+
+def outlier(scores_S: Tensor, spread: float) -> float:
+    """Return the score above which a word is suspected: median + spread * median absolute deviation of the words that are keywords of two rows or more."""
+    several = scores_S[scores_S > 0]
+    if not len(several):
+        return torch.inf
+    median = several.median()
+    return float(median + spread * (several - median).abs().median())
