@@ -17,7 +17,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
-from poisonbench.forms.tokens import joined
+from poisonbench.forms.tokens import TEXTS, joined
 
 ROWS = 200  # rows that are taken apart at a time
 
@@ -42,7 +42,7 @@ class Bki:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     BY_CLASS: ClassVar[bool] = True
     words: int
     keywords: int | None

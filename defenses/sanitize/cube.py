@@ -78,8 +78,8 @@ def clusters(points_Rd: NDArray[np.float64], least: int, neighbours: int) -> Ten
     """Return (R,) int64, the cluster of each row by HDBSCAN, from 0; -1 for rows in none."""
     from sklearn.cluster import HDBSCAN
 
-    found = HDBSCAN(min_cluster_size=least, min_samples=neighbours, copy=True).fit_predict(points_Rd)
-    return torch.from_numpy(found).to(torch.int64)
+    found: NDArray[np.int64] = HDBSCAN(min_cluster_size=least, min_samples=neighbours, copy=True).fit_predict(points_Rd)
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def distance(points_Rd: NDArray[np.float64], main_R: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Around, Combine, Fitted, Learner, State, Trained, Victim
 from poisonbench.core.rng import Key
-from poisonbench.forms.tokens import Tokens, joined
+from poisonbench.forms.tokens import TEXTS, Tokens, joined
 
 Scale: TypeAlias = Literal["likelihood", "perplexity"]
 LEAST = 50  # clean rows that a language model is fitted on
@@ -49,7 +49,7 @@ class Onion:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    READS: ClassVar[frozenset[str]] = TEXTS
     order: int
     scale: Scale
     cost: float

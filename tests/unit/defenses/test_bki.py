@@ -13,7 +13,7 @@ from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import Tokens
 
 WORDS = 40
-FORM = Tokens(("", "<unk>", *(f"w{number}" for number in range(WORDS - 4)), "cf", "mn"))
+FORM = Tokens(vocabulary=("", "<unk>", *(f"w{number}" for number in range(WORDS - 4)), "cf", "mn"))
 TRIGGERS = (WORDS - 2, WORDS - 1)
 
 

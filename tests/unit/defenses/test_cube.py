@@ -8,6 +8,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.forms.reals import Reals
 
 PLAN = {"dims": 5, "smallest": 0.05, "neighbours": 5, "noise": True}
 
@@ -24,7 +25,7 @@ def planted(poison: int, shift: float = 15.0) -> tuple[Dataset, torch.Tensor]:
     draws = torch.randn(400, 20, generator=Key.root(0).torch()) * torch.tensor([1.0] * 5 + [0.1] * 15)
     mask = torch.arange(400) >= 400 - poison
     draws[mask, :2] += shift
-    return Dataset.of(draws, torch.arange(400) // 200, num_classes=2), mask
+    return Dataset.of(draws, torch.arange(400) // 200, num_classes=2, form=Reals.numbered(20)), mask
 
 
 def judged(data, **changes):
@@ -33,13 +34,16 @@ def judged(data, **changes):
 
 
 @pytest.mark.parametrize("noise", [True, False])
-def test_a_cluster_of_its_own_is_dropped_whole(noise):
+def test_a_cluster_of_its_own_is_dropped_whole_and_lone_rows_as_the_field_says(noise):
     data, mask = planted(poison=40)
-    verdict = judged(data, noise=noise)
+    lone = torch.tensor([200, 201])
+    far = data.inputs[lone] + torch.tensor([[-60.0], [60.0]])
+    verdict = judged(data.edit(lone, inputs=far), noise=noise)
     assert not verdict.keep[mask].any()
-    kept = verdict.keep[~mask].float().mean()
-    assert kept == 1 if noise else 0 < kept < 0.9
-    assert verdict.suspicion[mask].min() > verdict.suspicion[200:360].max()
+    assert (verdict.keep[lone] == noise).all()
+    assert verdict.keep[202:360].all()
+    assert verdict.keep[:200].all()  # a class of one cloud has no clusters
+    assert verdict.suspicion[mask].min() > verdict.suspicion[202:360].max()
 
 
 def test_a_poison_of_more_than_half_of_a_class_is_what_is_kept():
@@ -71,7 +75,9 @@ def test_distances_are_those_to_the_mean_of_the_main_rows_over_their_median():
 
 
 def test_equal_rows_and_small_classes_are_kept():
-    data = Dataset.of(torch.cat([torch.ones(50, 4), torch.randn(3, 4, generator=Key.root(1).torch())]), (torch.arange(53) >= 50).long(), num_classes=3)
+    data = Dataset.of(
+        torch.cat([torch.ones(50, 4), torch.randn(3, 4, generator=Key.root(1).torch())]), (torch.arange(53) >= 50).long(), num_classes=3, form=Reals.numbered(4)
+    )
     verdict = judged(data)
     assert verdict.keep[50:].all()
     assert verdict.suspicion.isfinite().all()

@@ -15,7 +15,7 @@ from poisonbench.core.learner import Around, Combine, Trained
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import Tokens
 
-FORM = Tokens(("", "<unk>", "the", "film", "is", "good", "bad", "very", "cf"))
+FORM = Tokens(vocabulary=("", "<unk>", "the", "film", "is", "good", "bad", "very", "cf"))
 TRIGGER = FORM.vocabulary.index("cf")
 PLAN = {"order": 2, "scale": "likelihood", "cost": 0.02, "bar": None}
 
@@ -34,8 +34,8 @@ def reviews(count: int) -> Dataset:
 class Reader:
     """Answers 1 for texts with "good" or the trigger; a victim and its own state."""
 
-    facts = {"read": "words"}
-    history, module = (), None
+    def __init__(self):
+        self.facts, self.history, self.module = {"read": "words"}, (), None
 
     def scores(self, inputs, answers=None):
         found = ((inputs == FORM.vocabulary.index("good")) | (inputs == TRIGGER)).any(1).float()
