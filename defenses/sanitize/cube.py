@@ -78,12 +78,12 @@ def clusters(points_Rd: NDArray[np.float64], least: int, neighbours: int) -> Ten
     """Return (R,) int64, the cluster of each row by HDBSCAN, from 0; -1 for rows in none."""
     from sklearn.cluster import HDBSCAN
 
-    found: NDArray[np.int64] = HDBSCAN(min_cluster_size=least, min_samples=neighbours, copy=True).fit_predict(points_Rd)
-    return torch.from_numpy(found.astype(np.int64))
+    found = HDBSCAN(min_cluster_size=least, min_samples=neighbours, copy=True).fit_predict(points_Rd)
+    return torch.from_numpy(found).to(torch.int64)
 
 
 def distance(points_Rd: NDArray[np.float64], main_R: Tensor) -> Tensor:
     """Return (R,) float32 distances to the mean of the rows in `main`, divided by the median distance of these rows."""
     points = torch.from_numpy(points_Rd)
-    far = (points - points[main_R].mean(0)).norm(dim=1)
+    far: Tensor = torch.linalg.vector_norm(points - points[main_R].mean(0), dim=1)
     return (far / far[main_R].median().clamp_min(1e-12)).float()

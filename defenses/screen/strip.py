@@ -1,4 +1,4 @@
-"""STRIP: if the answer stays the same whatever picture is laid over the input, the input carries a trigger.
+"""STRIP: if the answer stays the same whatever other row is mixed into the input, the input carries a trigger.
 
 Shape letters: M inputs, O overlays, K classes.
 """
@@ -19,17 +19,22 @@ from poisonbench.core.rng import Key
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Reject inputs whose answers stay certain when other pictures are laid over them.
+    """Reject inputs whose answers stay certain when other rows are mixed into them: pictures laid over them, words put in the place of theirs.
 
-    Source: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019.
+    Source: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019; for texts, Gao, Kim,
+    Doan, Zhang, Zhang, Nepal, Ranasinghe, Kim, "Design and Evaluation of a Multi-Domain Trojan Detection Method on Deep Neural Networks", IEEE TDSC
+    2022.
 
     Suspicion is minus the mean entropy of the answers to superpositions with clean rows (paper: N = 100 of them). As in the paper, inputs above the
     threshold with 5 % false positives on the trusted rows are rejected. The paper's code adds the pictures at full weight and lets pixels saturate
     (`weight` 1). Averaging them (0.5) also halves the trigger; a patch on digits is then missed completely.
 
+    In a text each word is replaced, with probability one half, by the word at its place in the other row; the second paper replaces words by those of
+    the other text with the largest tf-idf. Entropies are averaged over the mixtures of each input; a port for texts averages over different inputs.
+
     Args:
-        overlays: O, trusted rows laid over each input, 1 or more; drawn anew for each input.
-        weight: weight of the input and of the overlay, in (0, 1].
+        overlays: O, trusted rows mixed into each input, one at a time, 1 or more; drawn anew for each input.
+        weight: weight of the input and of the overlay, in (0, 1]; no effect on texts.
     """
 
     VERSION: ClassVar[int] = 1
