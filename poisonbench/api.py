@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from poisonbench.core.data import Overlap, Task
+    from poisonbench.core.form import Form
     from poisonbench.tasks.own import Rows
 
 
@@ -27,18 +28,22 @@ def own_task(  # noqa: PLR0913  # all but two arguments have a default
     public: float = 0.0,
     held_out: float = 0.0,
     duplicates: Overlap = "refuse",
+    form: Form | None = None,
+    words: Sequence[str] = (),
 ) -> Task:
-    """Make a task of your own rows: tensors, NumPy arrays, lists, or data sets of (picture, label) such as those of torchvision.
+    """Make a task of your own rows: tensors, NumPy arrays, data frames, lists of texts, or data sets of (picture, label) such as those of torchvision.
 
     Args:
         train: inputs and labels, or a data set. Inputs are (N, C, H, W) or (N, H, W) pixels, as uint8 or as floats in 0..1, which are rounded
-            to 256 levels; or (N, D) floats, which are features. Labels are (N,) integers from 0, or text.
+            to 256 levels; (N, D) floats or a data frame of numbers, which are a table; or N texts. Labels are (N,) integers from 0, or text.
         test: the same for the test rows; None if there are none, as for a task that is only audited.
         name: its name in tables and records.
         trusted: share of the training rows that the defender knows to be clean.
         public: share of the training rows that the attacker cannot change.
         held_out: share of the training rows to test on, where there are no test rows.
         duplicates: "refuse" inputs that are in two splits, or "allow" them; the record then counts them.
+        form: of the inputs, such as `poisonbench.forms.tokens.Tokens(vocabulary=...)` for (N, L) int64 token ids; None finds it for all other inputs.
+        words: for texts, words that an attacker may use although no row has them, such as a trigger.
 
     Raises:
         DataError: tensors of a wrong type or shape, or rows that are in two splits.
@@ -46,7 +51,8 @@ def own_task(  # noqa: PLR0913  # all but two arguments have a default
     from poisonbench.tasks.own import own
     from poisonbench.tasks.source import Split
 
-    return own(name, train=train, test=test, split=Split(limit=None, trusted=trusted, public=public, split_seed=0, test=held_out, duplicates=duplicates))
+    split = Split(limit=None, trusted=trusted, public=public, split_seed=0, test=held_out, duplicates=duplicates)
+    return own(name, train=train, test=test, split=split, form=form, words=words)
 
 
 def run(

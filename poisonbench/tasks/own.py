@@ -1,13 +1,14 @@
-"""Tasks from your own rows in memory: tensors, arrays, lists, or a data set of (picture, label).
+"""Tasks from your own rows in memory: tensors, arrays, data frames, lists of texts, or a data set of (picture, label).
 
 Shape letters: N rows, C channels, H height, W width, D features.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -22,10 +23,12 @@ from poisonbench.forms.pixels import Pixels
 from poisonbench.forms.reals import Reals
 from poisonbench.tasks.pictures import in_order, noted
 from poisonbench.tasks.source import Raw, Split, numbered
+from poisonbench.tasks.texts import Document, Texts
 
 log = logging.getLogger("poisonbench")
 CHANNELS = (1, 2, 3, 4)  # grey, with alpha, colour, with alpha
 WHITE = 255
+READER = Texts(limit=None, trusted=0.0, public=0.0, split_seed=0, length=None, room=16, words=())  # as the tasks of texts for networks have it
 
 
 class Pairs(Protocol):
@@ -43,57 +46,100 @@ class Pairs(Protocol):
 Rows: TypeAlias = "tuple[ArrayLike | Tensor, ArrayLike | Tensor] | list[ArrayLike | Tensor] | Pairs"
 
 
-def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None) -> Task:
+class Given(NamedTuple):
+    """Rows as they were given: inputs of any kind, and labels (N,) of numbers or text."""
+
+    inputs: object
+    labels: NDArray[np.generic]
+
+
+def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None, form: Form | None = None, words: Sequence[str] = ()) -> Task:  # noqa: PLR0913  # all but three arguments have a default
     """Make a task from your own rows.
 
     Args:
         name: of the task in tables and records.
         train: a pair of inputs and labels, or a data set of (picture, label). Inputs are (N, C, H, W) or (N, H, W) uint8 pixels or
-            floats in 0..1, (N, D) floats, or (N, L) int64 tokens; labels are (N,) integers from 0, or text.
+            floats in 0..1, (N, D) floats, a data frame of numbers, or N texts; labels are (N,) integers from 0, or text.
         test: the same for the test rows; None if there are none.
         split: how the training rows are divided; 5 % trusted by default.
+        form: of the inputs, such as `Tokens(vocabulary=...)` for (N, L) int64 token ids; None finds it, except for token ids.
+        words: for texts, words that an attacker may use although no row has them.
 
     Raises:
         DataError: rows that no data set accepts.
     """
-    inputs, labels = _columns(train, f"{name}, training rows")
-    others, answers = (inputs[:0], labels[:0]) if test is None else _columns(test, f"{name}, test rows")
-    if (labels.dtype.kind == "U") != (answers.dtype.kind == "U"):
-        raise DataError(f"{name}: training labels are {labels.dtype}, test labels {answers.dtype}; give both as text, or both as numbers")
-    names = in_order(labels.tolist()) if labels.dtype.kind == "U" else numbered(_whole(labels, f"{name}, training rows"), name)
-    raw = Raw(
-        train={"inputs": inputs, "labels": _numbers(labels, names, f"{name}, training rows")},
-        test={"inputs": others, "labels": _numbers(answers, names, f"{name}, test rows")},
-        class_names=names,
-        form=_form(inputs, f"{name}, training rows"),
-    )
+    splits = [f"{name}, training rows", f"{name}, test rows"]
+    given = [_given(rows, which) for rows, which in zip((train, test), splits, strict=True) if rows is not None]
+    labels = given[0].labels
+    if len(given) == 2 and (labels.dtype.kind == "U") != (given[1].labels.dtype.kind == "U"):
+        raise DataError(f"{name}: training labels are {labels.dtype}, test labels {given[1].labels.dtype}; give both as text, or both as numbers")
+    names = in_order(labels.tolist()) if labels.dtype.kind == "U" else numbered(_whole(labels, splits[0]), name)
+    answers = [_numbers(part.labels, names, which) for part, which in zip(given, splits, strict=False)]
+    if _texts(given[0].inputs):
+        texts = [_documents(part.inputs, labels, which) for part, labels, which in zip(given, answers, splits, strict=False)]
+        raw = dataclasses.replace(READER, words=tuple(words)).raw(name, texts[0], texts[1] if len(texts) == 2 else [], names)
+    else:
+        inputs = [_rows(part.inputs, which) for part, which in zip(given, splits, strict=False)]
+        columns = [{"inputs": rows, "labels": known} for rows, known in zip(inputs, answers, strict=True)]
+        none = {column: values[:0] for column, values in columns[0].items()}
+        found = form or _form(inputs[0], given[0].inputs, splits[0])
+        raw = Raw(train=columns[0], test=columns[1] if len(columns) == 2 else none, class_names=names, form=found)
     return (split or Split(limit=None, trusted=0.05, public=0.0, split_seed=0)).task(name, raw)
 
 
-def _form(inputs: Tensor, name: str) -> Form:
+def _texts(inputs: object) -> bool:
+    """Return whether inputs are N texts."""
+    if isinstance(inputs, list | tuple):
+        return len(inputs) > 0 and isinstance(inputs[0], str)
+    array = np.zeros(0) if isinstance(inputs, Tensor) else np.asarray(inputs)
+    return array.ndim == 1 and len(array) > 0 and isinstance(array.tolist()[0], str)
+
+
+def _documents(inputs: object, labels: Tensor, name: str) -> list[Document]:
+    """Return texts and labels as documents.
+
+    Raises:
+        DataError: something that is not a text, or another number of labels.
+    """
+    texts = list(inputs) if isinstance(inputs, list | tuple) else _array(inputs).tolist()
+    if len(texts) != len(labels):
+        raise DataError(f"{name}: {len(texts)} texts and {len(labels)} labels; give one label per text")
+    if strange := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
+        raise DataError(f"{name}: row {strange[0]} is a {type(texts[strange[0]]).__name__}; give a text for every row")
+    return [Document(text, label, f"row {row}") for row, (text, label) in enumerate(zip(texts, labels.tolist(), strict=True))]
+
+
+def _rows(inputs: object, name: str) -> Tensor:
+    with reading(name, "an array", "give inputs of one shape, and one label per row"):
+        tensor = _tensor(inputs)
+    return _inputs(tensor, name)
+
+
+def _form(inputs: Tensor, given: object, name: str) -> Form:
     """Return the form of inputs that came without one: pictures, or rows of a table.
 
     Raises:
         DataError: tokens, whose words are unknown, or another shape.
     """
-    shapes: Mapping[tuple[torch.dtype, int], Form] = {(torch.uint8, 4): Pixels(), (torch.float32, 2): Reals.numbered(inputs.shape[-1])}
+    named = getattr(given, "columns", None)  # of a data frame
+    columns = Reals.numbered(inputs.shape[-1]) if named is None else Reals(names=tuple(map(str, named)))
+    shapes: Mapping[tuple[torch.dtype, int], Form] = {(torch.uint8, 4): Pixels(), (torch.float32, 2): columns}
     if (form := shapes.get((inputs.dtype, inputs.ndim))) is None:
-        given = f"{name}: inputs are {inputs.dtype} of shape {tuple(inputs.shape)}"
-        raise DataError(f"{given}; give pixels (N, C, H, W), floats (N, D), or texts; for token ids name their vocabulary with form=Tokens(vocabulary=...)")
+        got = f"{name}: inputs are {inputs.dtype} of shape {tuple(inputs.shape)}"
+        raise DataError(f"{got}; give uint8 pixels (N, C, H, W), floats (N, D), or texts; for token ids name their vocabulary with form=Tokens(vocabulary=...)")
     return form
 
 
-def _columns(rows: Rows, name: str) -> tuple[Tensor, NDArray[np.generic]]:
-    """Return inputs in the form of a data set, and labels (N,) of numbers or text."""
+def _given(rows: Rows, name: str) -> Given:
+    """Return inputs and labels."""
     if isinstance(rows, tuple | list):
         if len(rows) != 2:
             raise DataError(f"{name}: a {type(rows).__name__} of {len(rows)} items; give two items, inputs and labels")
-        given, labels = rows
+        inputs, labels = rows
     else:
-        given, labels = _pairs(rows, name)
+        inputs, labels = _pairs(rows, name)
     with reading(name, "an array", "give inputs of one shape, and one label per row"):
-        inputs, answers = _tensor(given), _answers(labels)
-    return _inputs(inputs, name), answers
+        return Given(inputs, _answers(labels))
 
 
 def _pairs(rows: Pairs, name: str) -> tuple[Sequence[NDArray[np.generic]], list[object]]:
