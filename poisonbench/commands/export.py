@@ -16,7 +16,7 @@ from poisonbench.core.files import file_digest, write_text
 from poisonbench.core.progress import heard
 from poisonbench.storage.record import read
 
-FORMAT = 3  # since 2 the folder has the trusted and the public rows, since 3 the kind of each row: poison, cover, injected
+FORMAT = 4  # since 2 the folder has the trusted and the public rows, since 3 the kind of each row: poison, cover, injected; since 4 the form of each column
 
 USAGE = Usage(
     call="export RECORD [FOLDER]",
@@ -42,6 +42,7 @@ def main(words: Sequence[str]) -> int:
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.measure import measure
     from poisonbench.runner.stages import Line
+    from poisonbench.storage.freeze import freeze
     from poisonbench.storage.store import write_tensors
 
     source = Path(named[0])
@@ -63,7 +64,7 @@ def main(words: Sequence[str]) -> int:
     clean = {"test": test, "trusted": task.trusted, "public": task.public}
     files = {
         "train": poisoned.data.columns,
-        **{name: {"inputs": split.inputs, "labels": split.labels} for name, split in clean.items() if len(split)},
+        **{name: {"inputs": split.inputs, "labels": split.labels, **split.extra} for name, split in clean.items() if len(split)},
         "mask": {"mask": poisoned.kinds.poison, "cover": poisoned.kinds.cover, "injected": poisoned.kinds.injected},
         "victim": dict(victim.state()),
     }
@@ -73,6 +74,7 @@ def main(words: Sequence[str]) -> int:
     description = {
         "format": FORMAT,
         "name": task.name,
+        "columns": {name: freeze(poisoned.data.schema[name], {}) for name in ("inputs", *poisoned.data.extra)},
         "class_names": list(task.class_names) or [str(label) for label in range(test.num_classes)],
         "record": record.key,
         "command": record.command,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,12 +17,16 @@ from torch import Tensor
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.errors import ConfigError, DataError, PoisonbenchError
 from poisonbench.core.files import bounded, file_digest
+from poisonbench.core.form import Column
+from poisonbench.forms.pixels import Pixels
+from poisonbench.storage.freeze import thaw
 from poisonbench.storage.store import Store
 from poisonbench.tasks.pictures import folder
 from poisonbench.tasks.source import Raw, Split
 
-FORMATS = (1, 2, 3)
+FORMATS = (1, 2, 3, 4)
 SPLITS = ("train", "test", "trusted", "public")
+TRUSTED = ("poisonbench.forms.", "poisonbench.core.form.")  # the only classes that task.json may name
 NONE = torch.zeros(0, dtype=torch.int64)
 
 
@@ -51,12 +55,22 @@ class Exported(Split):
         try:
             description = json.loads(bounded((root / "task.json").read_text(encoding="utf-8")))
             names = [name for name in SPLITS if name in ("train", "test") or name in description["sha256"]]
+            if description["format"] not in FORMATS:
+                known = f"this version reads formats {FORMATS[0]} to {FORMATS[-1]}"
+                raise DataError(f"{root} was exported by another version (format {description['format']}; {known}); export the record again with this version")
             changed = [name for name in names if file_digest(root / f"{name}.safetensors") != description["sha256"][name]]
-            if changed or description["format"] not in FORMATS:
-                raise DataError(f"{root}: {', '.join(changed) or 'task.json'} differs from what `export` wrote; export the record again")
+            if changed:
+                raise DataError(f"{root}: {', '.join(changed)} differs from what `export` wrote; export the record again")
             self._check_shares(root, description["format"])
             rows = {name: load_file(root / f"{name}.safetensors") for name in names}
-            raw = Raw(train=rows["train"], test=rows["test"], class_names=tuple(str(name) for name in description["class_names"]))
+            columns = _columns(description)
+            raw = Raw(
+                train=rows["train"],
+                test=rows["test"],
+                class_names=tuple(str(name) for name in description["class_names"]),
+                form=columns.pop("inputs").form,
+                columns=columns,
+            )
             task = self.divided(f"{description['name']}-poisoned", raw)
             trusted, public = (_clean(rows[name], f"{root}, {name} rows", task.test) if name in rows else task.train.take(NONE) for name in SPLITS[2:])
         except PoisonbenchError:
@@ -79,13 +93,22 @@ class Exported(Split):
         raise ConfigError(f"{asked}; leave both at 0: the trusted and public rows of the exported run are in the folder")
 
 
+def _columns(description: Mapping[str, Any]) -> dict[str, Column]:
+    """Return the form and role of the inputs and of further columns; folders before format 4 have pictures alone."""
+    if description["format"] < 4:
+        return {"inputs": Column(form=Pixels(), role="seen")}
+    return {name: cast("Column", thaw(column, {}, TRUSTED)) for name, column in description["columns"].items()}
+
+
 def _clean(columns: Mapping[str, Tensor], name: str, like: Dataset) -> Dataset:
     """Return exported clean rows as a data set.
 
     Raises:
         DataError: rows that no data set accepts, or that have another shape or type than the test rows.
     """
-    rows = Dataset.of(columns["inputs"], columns["labels"], num_classes=like.num_classes, name=name)
+    rows = Dataset.of(columns["inputs"], columns["labels"], num_classes=like.num_classes, form=like.form, name=name)
+    for column in like.extra:
+        rows = rows.with_column(column, columns[column], like.schema[column])
     if rows.inputs.shape[1:] != like.inputs.shape[1:] or rows.inputs.dtype != like.inputs.dtype:
         raise DataError(f"{name} are {rows.inputs.dtype} of shape {tuple(rows.inputs.shape[1:])}, unlike the test rows; export the record again")
     return rows

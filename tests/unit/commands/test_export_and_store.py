@@ -101,15 +101,30 @@ def test_a_folder_of_format_1_is_read_without_trusted_rows(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     exported([*TINY, "attack=backdoor", "threat.budget.rate=0.2"], tmp_path, capsys)
     told = json.loads(Path("out/task.json").read_text())
-    assert told["format"] == 3
+    assert told["format"] == 4
     del told["sha256"]["trusted"]
     Path("out/trusted.safetensors").unlink()
     Path("out/task.json").write_text(json.dumps(told | {"format": 1}))
     assert (len(again().train), len(again().trusted), len(again().public)) == (380, 0, 0)
     with pytest.raises(ConfigError, match="written before exports contained trusted rows: export the record again"):
         again("task.trusted=0.05")
-    Path("out/task.json").write_text(json.dumps(told | {"format": 4}))
-    with pytest.raises(DataError, match=r"task\.json differs from what"):
+    Path("out/task.json").write_text(json.dumps(told | {"format": 5}))
+    with pytest.raises(DataError, match=r"exported by another version \(format 5; this version reads formats 1 to 4\)"):
+        again()
+
+
+@pytest.mark.parametrize("words", [["attack=word_trigger", "learner=naive_bayes"], ["task=breast_cancer", "attack=label_flip"]], ids=["texts", "table"])
+def test_texts_and_tables_are_exported_with_their_form(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    experiment, struck = exported(words, tmp_path, capsys)
+    task = again()
+    assert task.train.form == experiment.task.train.form
+    assert torch.equal(task.train.inputs, struck.data.inputs)
+    assert torch.equal(task.trusted.inputs, experiment.task.trusted.inputs)
+    told = json.loads(Path("out/task.json").read_text())
+    told["columns"]["inputs"]["fields"]["form"]["class"] = "poisonbench.storage.store.Store"
+    Path("out/task.json").write_text(json.dumps(told))
+    with pytest.raises((ConfigError, DataError), match=r"poisonbench\.storage\.store\.Store"):
         again()
 
 

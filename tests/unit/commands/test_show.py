@@ -1,11 +1,13 @@
 """Pictures of poisoned rows."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 
+from poisonbench.cli import entry
 from poisonbench.commands.show import draw
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.goals import NoGoal
@@ -60,3 +62,26 @@ def test_a_row_that_the_attack_added_has_no_original(tiny, tmp_path, monkeypatch
 def test_an_added_row_stands_beside_the_row_that_it_was_made_from(tiny, tmp_path, monkeypatch):
     task = tiny().task
     assert fields_with_a_picture(monkeypatch, tmp_path, task, added(task, torch.tensor([3]))) == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["attack=word_trigger", "learner=naive_bayes"], r"\{\+(cf|mn|bb|tq|mb)\+\}"),
+        (["attack=label_flip", "task=breast_cancer"], r"\[(benign, was malignant|malignant, was benign)\] mean radius="),
+        (["attack=pattern_whitelist", "learner=naive_bayes"], r"\[ham, added\] \w+"),
+    ],
+    ids=["a word", "a label", "a mail"],
+)
+def test_texts_and_tables_are_printed_with_what_changed(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry([*words, "threads=1"]) == 0
+    (path,) = tmp_path.glob("results/records/*.json")
+    capsys.readouterr()
+    assert entry(["show", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r"8 of \d+ poisoned rows", lines[0])
+    assert all(re.search(says, line) for line in lines[1:])
+    assert len(lines) == 9
+    assert entry(["show", str(path), "out.png"]) == 2
+    assert "are no pictures and are printed; leave out.png out" in capsys.readouterr().err
