@@ -35,6 +35,8 @@ class ThreatKeys:
     rounds: list[int] | None = None
     omniscient: bool = True
     target_class: int | None = None
+    targets: int = 1
+    reach: Any = None
 
 
 @dataclass

@@ -15,6 +15,7 @@ from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Fit, Tune
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Learner
+from poisonbench.core.reach import OWN_ROWS, Reach
 from poisonbench.core.rng import Key
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Known:
         rows: the clean training rows.
         writable: (N,) bool, the rows that the attacker may change.
         budget: how much may change.
-        targets: test rows, with their true labels, that the attacker may aim at; one per trial.
+        targets: test rows, with their true labels, that the attacker may aim at in this trial.
         public: rows that cannot be poisoned.
         fit: trains the attacker's surrogate; its seeds are never the victim's.
         tune: continues the training of a surrogate.
@@ -146,6 +147,8 @@ class Threat:
             In all other rounds malicious clients train honestly on their clean rows.
         omniscient: an attacker on updates sees all of them; otherwise only those of the malicious clients.
         target_class: label of the test rows that the attacker aims at; None: any.
+        targets: test rows that the attacker aims at in each trial.
+        reach: the training rows that the attacker can write.
     """
 
     VERSION: ClassVar[int] = 2
@@ -155,11 +158,13 @@ class Threat:
     rounds: tuple[int, ...] | None = None
     omniscient: bool = True
     target_class: int | None = dataclasses.field(default=None, metadata={"spec": "changed"})
+    targets: int = dataclasses.field(default=1, metadata={"spec": "changed"})
+    reach: Reach = dataclasses.field(default=OWN_ROWS, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
-        if self.trials < 1:
-            raise ConfigError(f"threat.trials={self.trials}: give 1 or more")
+        if self.trials < 1 or self.targets < 1:
+            raise ConfigError(f"threat.trials={self.trials}, threat.targets={self.targets}: give 1 or more of both")
         if self.rounds is not None and not (len(self.rounds) == 2 and 0 <= self.rounds[0] < self.rounds[1]):
             raise ConfigError(f"threat.rounds={list(self.rounds)}: give the first round and the one after the last, such as [15,20]")
 
@@ -181,23 +186,22 @@ class Threat:
         return rng.pick(torch.arange(clients), count)
 
     def aims(self, test: Dataset, rng: Key) -> Tensor:
-        """Return (trials,) int64, the test rows that the attacker aims at, one per trial, drawn without replacement.
+        """Return (trials, targets) int64, the test rows that the attacker aims at, drawn without replacement.
 
         Raises:
-            ConfigError: more trials than test rows of that class.
+            ConfigError: more targets than test rows of that class.
         """
         order = rng.per_row(test.ids)[:, 0].argsort(stable=True)
         among = order if self.target_class is None else order[test.labels[order] == self.target_class]
-        if self.trials > len(among):
+        if (count := self.trials * self.targets) > len(among):
             label = "" if self.target_class is None else f" with the label threat.target_class={self.target_class}"
-            raise ConfigError(f"threat.trials={self.trials}: the task has {len(among)} test rows{label} to aim at")
-        return among[: self.trials]
+            asked = f"threat.trials={self.trials}" + (f", threat.targets={self.targets}" if self.targets > 1 else "")
+            raise ConfigError(f"{asked}: the task has {len(among)} test rows{label} to aim at")
+        return among[:count].view(self.trials, self.targets)
 
     def reveal(self, task: Task, *, malicious: Tensor, targets: Dataset, fit: Fit, tune: Tune) -> Known:
         """Return what the attacker, who owns these clients, knows of the task under this threat."""
-        owned = torch.isin(task.train.owners, malicious)
-        everywhere = torch.ones(len(task.train), dtype=torch.bool)
-        writable = owned if self.budget.clients else everywhere
+        writable = self.reach.writable(task.train, malicious)
         return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)
 
 

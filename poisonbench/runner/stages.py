@@ -120,7 +120,7 @@ class Line:
 
     @cached_property
     def targets(self) -> Tensor:
-        """(trials,) int64, the test rows that the attacker aims at."""
+        """(trials, targets) int64, the test rows that the attacker aims at."""
         self.experiment.task.check_test()
         return self.experiment.threat.aims(self.experiment.task.test, self.root.child("targets"))
 
@@ -174,7 +174,7 @@ class Line:
         """Return what the attacker knows; surrogates never share the seed of a victim."""
         threat, task = self.experiment.threat, self.experiment.task
         fit = self.fitting(self.surrogate, self.honest, "surrogate", "for the attacker")
-        targets, tune = task.test.take(self.targets[trial : trial + 1]), self.tuning(self.surrogate, "surrogate")
+        targets, tune = task.test.take(self.targets[trial]), self.tuning(self.surrogate, "surrogate")
         return threat.reveal(task, malicious=self.malicious, targets=targets, fit=fit, tune=tune)
 
     def strike(self, trial: int = 0) -> Delivered:
@@ -266,7 +266,7 @@ class Line:
         """Return the probe of the attacker's goal, checked against the task."""
         with left_alone("the attack's goal", self.experiment.task.test):
             probe = poisoned.goal.probe(self.experiment.task.test)
-        audit_probe(probe, self.experiment.task.test, self.targets[trial : trial + 1])
+        audit_probe(probe, self.experiment.task.test, self.targets[trial])
         return probe
 
 

@@ -493,8 +493,8 @@ def test_a_run_without_test_rows_is_refused_before_anything_is_computed(tiny, st
 def test_targets_of_one_class_are_those_of_all_classes_without_the_others(tiny, store):
     anything, two = tiny(*TARGETED, "threat.trials=200"), tiny(*TARGETED, "threat.target_class=2")
     labels = anything.task.test.labels
-    order = Line(experiment=anything, store=store).targets
-    assert Line(experiment=two, store=store).targets.tolist() == order[labels[order] == 2][:4].tolist()
+    order = Line(experiment=anything, store=store).targets[:, 0]
+    assert Line(experiment=two, store=store).targets[:, 0].tolist() == order[labels[order] == 2][:4].tolist()
     with pytest.raises(ConfigError, match=r"50 test rows with the label threat\.target_class=2"):
         _ = Line(experiment=tiny(*TARGETED, "threat.target_class=2", "threat.trials=51"), store=store).targets
 
