@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from dataclasses import is_dataclass
 from importlib import import_module
@@ -49,3 +50,25 @@ def adopt_own_packages() -> None:
             spec.loader.exec_module(module)
         elif str(home) not in [str(Path(path).resolve()) for path in sys.modules[name].__path__]:
             raise ConfigError(f"a package called {name} that is not poisonbench's is already imported; rename it or start from another folder")
+
+
+def check_arguments(plugin: object, method: str, wanted: str) -> None:
+    """Refuse a plugin that was written for another version, before its method is called.
+
+    Args:
+        plugin: of anybody.
+        method: its name.
+        wanted: the arguments that it is called with, such as "victim, test, rng".
+
+    Raises:
+        ConfigError: the arguments that it takes and those that it needs.
+    """
+    call = inspect.signature(getattr(plugin, method))
+    try:
+        call.bind(*wanted.split(", "))
+    except TypeError:
+        own = f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+        taken = ", ".join(call.parameters)
+        raise ConfigError(
+            f"{own} was written for another version: its {method} takes ({taken}), this version calls {method}({wanted}); CHANGELOG.md says what changed"
+        ) from None

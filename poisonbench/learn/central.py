@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Combine, Differentiable, Fitted, Plan, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.plugins import check_arguments
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import device, distributed
@@ -153,6 +154,7 @@ class Central:
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Build the network once, so that it can refuse the inputs; then let each step refuse."""
+        check_arguments(self.net, "build", "like")
         with seeded(Key.root(0)):
             module = self.net.build(data)
         plan = self._agreed(data, combine)

@@ -10,6 +10,7 @@ from poisonbench.core.delivery import Delivered
 from poisonbench.core.errors import Incompatible
 from poisonbench.core.goals import Probe
 from poisonbench.core.learner import Victim
+from poisonbench.core.plugins import check_arguments
 from poisonbench.runner import metrics
 from poisonbench.runner.check import check
 from poisonbench.runner.experiment import Experiment
@@ -96,6 +97,7 @@ def measured(line: Line, trial: Trial, baseline: Victim) -> dict[str, Figures]:
     mended = line.repair(trial.defended, verdict, poisoned, trial.number)
     repaired = {"baseline": baseline, "undefended": trial.undefended, "defended": mended.victim}
     figures = {name: measure(line, victim, probe, name) for name, victim in repaired.items()}
+    check_arguments(poisoned.goal, "measure", "victim, test, rng")
     test, rng = line.experiment.task.test, line.root.child(numbered("goal", trial.number))
     goals = {name: {**poisoned.goal.measure(victim, test, rng)} for name, victim in repaired.items()}
     for name in ("undefended", "defended"):

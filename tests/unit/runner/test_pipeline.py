@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from poisonbench.core.attack import Attack, Crafted, Poisoned, Round
+from poisonbench.core.attack import Attack, Crafted, Poisoned, Round, Untouched
 from poisonbench.core.audit import audit_round
 from poisonbench.core.defense import Defense, Mean, Mended, NoCertificate, Server, Verdict
 from poisonbench.core.errors import BudgetError, ConfigError, DataError, Diverged
@@ -514,3 +514,33 @@ def test_texts_of_several_trials_are_kept():
     told = folded([{"radius_unit": "flipped labels", "c_acc": 1.0}, {"radius_unit": "flipped labels", "c_acc": 0.5}])
     assert told == {"radius_unit": "flipped labels", "c_acc": 0.75}
     assert folded([{"unit": "b"}, {"unit": "a"}]) == {"unit": "a or b"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierNet:
+    """A network of version 0.2."""
+
+    VERSION: ClassVar[int] = 1
+
+    def build(self, shape, num_classes):
+        raise AssertionError("it is not built")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierGoal(NoGoal):
+    """A goal of version 0.2."""
+
+    def measure(self, victim):
+        raise AssertionError("it is not called")
+
+
+def test_plugins_of_an_earlier_version_are_named_in_one_sentence(tiny, store):
+    experiment = tiny()
+    net = dataclasses.replace(experiment, learner=dataclasses.replace(experiment.learner, net=EarlierNet()))
+    with pytest.raises(
+        ConfigError, match=r"EarlierNet was written for another version: its build takes \(shape, num_classes\), this version calls build\(like\)"
+    ):
+        run(net, store)
+    goal = dataclasses.replace(experiment, attack=Attack(data=Untouched(goal=EarlierGoal())))
+    with pytest.raises(ConfigError, match=r"EarlierGoal was written .* measure\(victim, test, rng\); CHANGELOG.md says what changed"):
+        run(goal, store)
