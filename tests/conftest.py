@@ -1,8 +1,9 @@
-"""What tests share: one tiny experiment on made-up images, trained in under a second."""
+"""What tests share: one tiny experiment, trained in under a second; on made-up images, or on the task that an attack brings along."""
 
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import pytest
 
@@ -17,7 +18,9 @@ SHORT = {
     "Federated": ("learner.client.epochs=2", "learner.client.lr=0.1", "learner.rounds=4", "task.clients=9", "threat.budget.clients=0.34"),
     "Transfer": ("learner.extractor.epochs=4", "learner.extractor.batch_size=32", "learner.extractor.lr=0.1", "learner.head.lr=0.1", "threat.trials=2"),
 }
-SHORT |= {"LinearRidge": (), "KernelRidge": ()}
+HOMES = {  # what makes the task of an attack tiny, by the task's class; all others run on blobs
+    "Sentiment": ("threads=1", "task.rows=400", "task.test_rows=200", "task.noise=0", "net=mean_embedding", "learner.epochs=8"),
+}
 FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 CHEAP = {  # of defenses that train many models, or optimise
     "strip": ("defense.screen.overlays=5",),
@@ -37,14 +40,26 @@ SPEC = {  # what every record's specification has, at the least
 TINY = (*BASE, *SHORT["Central"])
 
 
+def kind(tree: dict, part: str) -> str:
+    """Return the name of a part's class."""
+    return tree[part]["_target_"].rpartition(".")[2]
+
+
+@cache
+def home(choices: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the words for the task that these options choose; None for blobs."""
+    return HOMES.get(kind(tree_of([*choices]), "task"))
+
+
 def tiny_words(*words: str) -> list[str]:
-    """Return the words of a tiny run of whatever learner and attack `words` bring along."""
-    tree = tree_of([*BASE, *words])
-    recipe = SHORT[tree["learner"]["_target_"].rpartition(".")[2]]
+    """Return the words of a tiny run of whatever task, learner and attack `words` bring along."""
+    own = home(tuple(word for word in words if word.partition("=")[0] in ("attack", "defense", "task", "learner")))
+    tree = tree_of([*(own or BASE), *words])
+    recipe = SHORT.get(kind(tree, "learner"), ())
     data = tree["attack"].get("data", {})
     fewer = [f"attack.data.{name}={count}" for name, count in FEWER.items() if name in data]
     trials = ["threat.trials=2"] if tree["threat"]["trials"] > 1 else []
-    return [*BASE, *recipe, *fewer, *trials, *words]
+    return [*([] if own else BASE), *recipe, *(own or ()), *fewer, *trials, *words]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +86,7 @@ def store(tmp_path) -> Store:
 
 @pytest.fixture
 def tiny(store):
-    """Return a function from words and replaced fields to an experiment on blobs."""
+    """Return a function from words and replaced fields to a tiny experiment."""
 
     def make(*words: str, **fields: object) -> Experiment:
         experiment = assemble(tree_of(tiny_words(*words)), store)

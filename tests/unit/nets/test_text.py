@@ -108,7 +108,7 @@ def test_the_scale_multiplies_the_learning_rate_of_embeddings_by_its_square():
 
 def test_embeddings_start_with_the_spread_asked_for_whatever_the_scale():
     many = Dataset.of(
-        torch.arange(2000)[None], torch.zeros(1, dtype=torch.int64), num_classes=2, form=Tokens(vocabulary=("", "<unk>", *map(str, range(2, 2000))))
+        torch.arange(1, 2000)[None], torch.zeros(1, dtype=torch.int64), num_classes=2, form=Tokens(vocabulary=("", "<unk>", *map(str, range(2, 2000))))
     )
     net = built(MeanEmbedding(width=16, min_count=1, dropout=0.0, scale=8.0, spread=0.05), many)
     assert abs(float((net.table.weight.detach()[1:] * 8).std()) - 0.05) < 1e-3
