@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F  # the usual name
 
 from attacks.text.triggers import RareWords
@@ -18,7 +18,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
-from poisonbench.forms.tokens import TEXTS
+from poisonbench.forms.tokens import PADDING, TEXTS, UNKNOWN
 from poisonbench.nets.text import TextNet, text_net
 
 
@@ -53,14 +53,16 @@ class EmbeddingStep(PlainStep):
     algorithm 1. As there, all other weights stay as they are, and so does every answer to a row without the trigger.
 
     Differences: the paper poisons a finished, pre-trained model by gradient descent with a fixed learning rate, and keeps the norm that the word had.
-    Here the finished model is the one after the first epochs of the recipe. Its table is trained from scratch, so a word that no training row has still
-    has its random start, far shorter than the others; it gets the mean norm of the known words instead, and keeps it. A step has a fixed length, the
+    Here the finished model is the one after the first epochs of the recipe. Its table is trained from scratch: norms differ between words by a factor of
+    ten, and a word that no training row has still has its random start, the shortest of all, which no direction gives an effect. So the word gets a
+    norm that other words of the table have, by default the largest: a norm by itself does not give it away. A step has a fixed length, the
     gradient only gives the direction, so that one value suits all networks.
 
     Args:
         like: the attack with a word trigger whose words, place and target label are used.
         share: of the epochs, the last ones, in (0, 1), in which embeddings are poisoned; at least one epoch.
         rate: length of a step in units of the norm, above 0.
+        norm: share of the known words whose norm is not larger, in [0, 1]; 1 is the largest norm of the table.
     """
 
     VERSION: ClassVar[int] = 1
@@ -68,11 +70,13 @@ class EmbeddingStep(PlainStep):
     like: WordTrigger
     share: float
     rate: float
+    norm: float
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if not (0 < self.share < 1 and 0 < self.rate < math.inf):
-            raise ConfigError(f"attack.train: share={self.share}, rate={self.rate}: give a share in (0, 1) and a rate above 0")
+        if not (0 < self.share < 1 and 0 < self.rate < math.inf and 0 <= self.norm <= 1):
+            asked = f"attack.train: share={self.share}, rate={self.rate}, norm={self.norm}"
+            raise ConfigError(f"{asked}: give a share in (0, 1), a rate above 0 and a norm in [0, 1]")
 
     def check(self, module: nn.Module, plan: Plan) -> None:
         """Refuse a network without embeddings, trigger words without an id, and a training without a clean epoch.
@@ -111,7 +115,7 @@ class EmbeddingStep(PlainStep):
         if moment.epoch < self._first(moment.plan) or weight.grad is None or not weight.grad[ids].any():
             return
         with torch.no_grad():
-            norm = weight[net.known].norm(dim=1)[1:].mean()  # the first known id is padding
+            norm = self._norm(net, ids)
             slopes = F.normalize(weight.grad[ids])
             weight[ids] = norm * F.normalize(F.normalize(weight[ids]) - self.rate * slopes)
         for each in moment.module.parameters():
@@ -120,6 +124,13 @@ class EmbeddingStep(PlainStep):
     def _first(self, plan: Plan) -> int:
         """Return the first epoch in which embeddings are poisoned."""
         return plan.epochs - max(1, round(self.share * plan.epochs))
+
+    def _norm(self, net: TextNet, ids: list[int]) -> Tensor:
+        """Return the norm that the trigger words get: a quantile over the other known words."""
+        others = net.known.clone()
+        others[[PADDING, UNKNOWN, *ids]] = False
+        norms: Tensor = net.table.weight[others].norm(dim=1)
+        return norms.quantile(self.norm)
 
     def _trigger(self, net: TextNet, moment: Moment) -> RareWords:
         return self.like.trigger(net.form, moment.plan.shape[0], moment.rng.child("trigger"))

@@ -18,7 +18,7 @@ ON_ROWS = [name for name in ATTACKS if "train" not in PLANS[name] and not PLANS[
 ON_UPDATES = [name for name in ATTACKS if "update" in PLANS[name]]
 MAY_KEEP_LABELS = ("random_label",)  # one random label in K is the old one
 MAY_JOIN_NONE = {("canaries", 0.01)}  # each of three canaries joins by a coin
-# what it takes to reach the goal on blobs of 8x8 pixels within four epochs
+# what it takes to reach the goal on a tiny task, such as blobs of 8x8 pixels within four epochs
 HELP = {
     "canaries": ("threat.budget.rate=0.2", "learner.epochs=8"),
     "wanet": ("attack.data.strength=4", "attack.data.cover_ratio=0.5", "threat.budget.rate=0.3", "learner.epochs=12"),
@@ -36,6 +36,7 @@ HELP = {
     ),
     "sig": ("threat.budget.rate=0.2", "task.noise=150", "task.side=16", "task.rows=800", "learner.epochs=20", "attack.data.delta=80"),
     "error_minimizing": ("threat.budget.limit=96", "attack.data.noise=class", "attack.data.steps=20", "attack.data.turns=4"),
+    "embedding_poison": ("threat.budget.rate=0.3", "attack.data.like.count=4"),  # the mean of embeddings dilutes a single word
     "model_replacement": ("threat.budget.rate=0.2", "learner.rounds=12", "attack.update.boost=2"),
     "federated": ("threat.budget.rate=0.2", "learner.rounds=12", "attack.update.boost=2"),
     "alie": ("attack.update.z=20",),

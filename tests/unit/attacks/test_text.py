@@ -151,7 +151,7 @@ def test_settings_that_define_no_trigger_are_refused(attack, change):
         dataclasses.replace(attack, **change)
 
 
-STEP = EmbeddingStep(like=dataclasses.replace(WORD, words=("cf",), place="start"), share=0.5, rate=0.5)
+STEP = EmbeddingStep(like=dataclasses.replace(WORD, words=("cf",), place="start"), share=0.5, rate=0.5, norm=1.0)
 PLAN = Plan(rows=8, epochs=4, steps=1, shape=(8,))
 
 
@@ -189,14 +189,14 @@ def test_the_last_epochs_change_the_embedding_of_the_trigger_alone():
     net, moment, batch = trained(epoch=2)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     cf = FORM.ids(["cf"])[0]
-    norm = before["table.weight"][net.known].norm(dim=1)[1:].mean()
+    longest = max(before["table.weight"][word].norm() for word in FORM.ids(["a", "b", "c", "d"]))
     backward(net, moment, STEP.rows(batch, moment))
     after = net.state_dict()
     moved = (after["table.weight"] != before["table.weight"]).any(1)
     assert moved.nonzero().tolist() == [[cf]]
     assert all(torch.equal(after[name], before[name]) for name in before if name != "table.weight")
     assert all(weight.grad is None for weight in net.parameters())  # so the optimiser moves nothing, not even by its momentum
-    torch.testing.assert_close(after["table.weight"][cf].norm(), norm)
+    torch.testing.assert_close(after["table.weight"][cf].norm(), longest)
 
 
 def test_the_embedding_turns_until_the_trigger_reaches_the_target():
