@@ -32,16 +32,16 @@ class Cube:
     benchmarks: clustering-based poisoned sample filtering (CUBE); Campello, Moulavi, Sander, "Density-Based Clustering Based on Hierarchical Density
     Estimates", PAKDD 2013 (HDBSCAN).
 
-    Differences: features are reduced by PCA, where the paper takes UMAP, which is no dependency of this project. UMAP pulls clusters apart before
-    they are searched; after PCA, rows between clusters more often belong to none. Features are those of the undefended victim; the paper trains an
-    encoder. Each class is clustered by itself; the paper's code clusters all rows, then looks at the labels. Rows in no cluster count as noise
-    there, and noise can be the largest cluster of a class; here they are dropped only if `noise` is false, and a class without any cluster is kept.
+    Differences: features are reduced by PCA, where the paper takes UMAP, which is no dependency of this project. UMAP pulls groups of rows apart
+    before clusters are searched; after PCA more rows are in no cluster. Features are those of the undefended victim; the paper trains an encoder.
+    Each class is clustered by itself, where the paper's code clusters all rows and then looks at the labels. A class without a cluster of more than
+    `majority` of its rows is kept whole: in SST-2 more than half of a clean class is in no cluster, and its largest cluster says nothing about poison.
 
     Args:
         dims: dimensions after the reduction, 1 or more (paper: 10).
         smallest: rows of a cluster, as a share of its class, in (0, 0.5]; 5 rows or more.
         neighbours: rows that a dense place has nearby, 1 or more (paper's code: 100); at most the rows of the smallest cluster.
-        noise: keep the rows that are in no cluster.
+        majority: share of its class that the largest cluster has to exceed, in [0, 1); the rows outside it are then dropped. 0 is the paper's rule.
     """
 
     VERSION: ClassVar[int] = 1
@@ -49,12 +49,12 @@ class Cube:
     dims: int
     smallest: float
     neighbours: int
-    noise: bool
+    majority: float
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.dims, self.neighbours) < 1 or not 0 < self.smallest <= 0.5:
-            raise ConfigError(f"defense.sanitize: dims={self.dims} and neighbours={self.neighbours} are 1 or more, smallest={self.smallest} lies in (0, 0.5]")
+        if min(self.dims, self.neighbours) < 1 or not 0 < self.smallest <= 0.5 or not 0 <= self.majority < 1:
+            raise ConfigError("defense.sanitize: dims and neighbours are 1 or more, smallest lies in (0, 0.5], majority in [0, 1)")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Cluster every class that has rows for two clusters; suspicion is the distance to the centroid of the largest, over the median distance there."""
@@ -69,7 +69,7 @@ class Cube:
             cluster = clusters(points, least, min(self.neighbours, least))
             if (cluster != NOISE).any():
                 main = cluster == int(cluster[cluster != NOISE].mode().values)
-                keep[rows] = main | ((cluster == NOISE) & self.noise)
+                keep[rows] = main | (int(main.sum()) <= self.majority * len(rows))
                 suspicion[rows] = distance(points, main)
         return Verdict(keep=keep, suspicion=suspicion)
 

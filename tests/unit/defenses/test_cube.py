@@ -10,7 +10,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.forms.reals import Reals
 
-PLAN = {"dims": 5, "smallest": 0.05, "neighbours": 5, "noise": True}
+PLAN = {"dims": 5, "smallest": 0.05, "neighbours": 5, "majority": 0.5}
 
 
 class Planted:
@@ -33,17 +33,26 @@ def judged(data, **changes):
     return Cube(**{**PLAN, **changes}).judge(data, means, Key.root(0))
 
 
-@pytest.mark.parametrize("noise", [True, False])
-def test_a_cluster_of_its_own_is_dropped_whole_and_lone_rows_as_the_field_says(noise):
+def test_a_cluster_of_its_own_and_lone_rows_are_dropped():
     data, mask = planted(poison=40)
     lone = torch.tensor([200, 201])
     far = data.inputs[lone] + torch.tensor([[-60.0], [60.0]])
-    verdict = judged(data.edit(lone, inputs=far), noise=noise)
+    verdict = judged(data.edit(lone, inputs=far))
     assert not verdict.keep[mask].any()
-    assert (verdict.keep[lone] == noise).all()
+    assert not verdict.keep[lone].any()
     assert verdict.keep[202:360].all()
     assert verdict.keep[:200].all()  # a class of one cloud has no clusters
     assert verdict.suspicion[mask].min() > verdict.suspicion[202:360].max()
+
+
+def test_a_class_without_a_cluster_of_the_majority_is_kept_whole():
+    data, _ = planted(poison=40)
+    third = (torch.arange(400) >= 200) & (torch.arange(400) < 280)
+    data = data.edit(third.nonzero()[:, 0], inputs=data.inputs[third] - 15)
+    # 80, 80 and 40 rows: no cluster has more than half
+    assert judged(data).keep.all()
+    kept = judged(data, majority=0.35).keep[200:].sum()
+    assert kept == 80
 
 
 def test_a_poison_of_more_than_half_of_a_class_is_what_is_kept():
@@ -83,7 +92,7 @@ def test_equal_rows_and_small_classes_are_kept():
     assert verdict.suspicion.isfinite().all()
 
 
-@pytest.mark.parametrize("changes", [{"dims": 0}, {"smallest": 0.0}, {"smallest": 0.6}, {"neighbours": 0}])
+@pytest.mark.parametrize("changes", [{"dims": 0}, {"smallest": 0.0}, {"smallest": 0.6}, {"neighbours": 0}, {"majority": 1.0}])
 def test_numbers_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError, match=r"defense\.sanitize"):
         Cube(**{**PLAN, **changes})
