@@ -16,6 +16,7 @@ from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
+from poisonbench.forms.reals import NUMBERS
 
 CHUNK = 1000
 
@@ -37,6 +38,7 @@ class TrustedOutlier:
     """
 
     VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = NUMBERS
     NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     neighbours: int
