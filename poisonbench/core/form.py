@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -48,6 +48,10 @@ class Form:
     NAME: ClassVar[str] = "numbers"  # what the class attribute READS of a plugin names
     KEYED: ClassVar[bool] = False  # part of a data set's digest; pixels and plain numbers are not, so digests from before forms stay valid
     NORMS: ClassVar[Mapping[str, Norm]] = MappingProxyType({"linf": linf, "l2": l2})
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the form itself: it is a value, and a network that is copied keeps it."""
+        return self
 
     def fault(self, values: Tensor) -> str | None:
         """Return why (N, ...) values do not fit, as the rest of a sentence; None if they do."""

@@ -6,8 +6,8 @@ Shape letters: M rows, L places of a row, V words of the vocabulary, E numbers o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Embedded:
         dropout: share of the features that is set to zero in training, in [0, 1).
         scale: embeddings are this times the table, above 0.
         spread: standard deviation of the embeddings at the start, 0 or more; a small one lets rare words say little.
+        norm: "none", or "group": the features of each row standardised over their own units, as ensembles and DP-SGD ask of every network.
     """
 
     READS: ClassVar[frozenset[str]] = TEXTS
@@ -40,6 +41,7 @@ class Embedded:
     dropout: float
     scale: float
     spread: float
+    norm: Literal["none", "group"] = field(default="none", metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse numbers that define no network."""
@@ -73,6 +75,7 @@ class TextNet(FeatureNet):
             self.table.weight.mul_(recipe.spread / recipe.scale)
         self.register_buffer("known", torch.ones(len(form.vocabulary), dtype=torch.bool))
         self.register_buffer("alive", torch.ones(features))
+        self.standard = nn.GroupNorm(1, features) if recipe.norm == "group" else nn.Identity()
 
     @property
     def stackable(self) -> bool:
@@ -98,7 +101,8 @@ class TextNet(FeatureNet):
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D) from (M, L) int64 token ids."""
         ids = self.read(inputs)
-        return self.summary(self.table(ids) * self.recipe.scale, ids != PADDING) * self.alive
+        features: Tensor = self.standard(self.summary(self.table(ids) * self.recipe.scale, ids != PADDING))
+        return features * self.alive
 
     def summary(self, words_MLE: Tensor, real_ML: Tensor) -> Tensor:
         """Return (M, D) from embeddings; `real_ML` (bool) is false where there is padding, whose embedding is zero."""

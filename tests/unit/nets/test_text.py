@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -135,3 +136,19 @@ def test_rows_that_are_not_words_are_refused():
 def test_numbers_that_define_no_network_are_refused(recipe, change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         dataclasses.replace(recipe, **change)
+
+
+def test_a_copy_of_a_network_is_another_network_with_the_same_vocabulary():
+    net = built(MEAN, rows("a b", "b c"))
+    net.form.ids(["a"])  # the form keeps its index of words
+    twin = copy.deepcopy(net)
+    assert twin.form is net.form
+    twin.silence(torch.tensor([True, False]))
+    assert net.alive.tolist() == [1.0, 1.0]
+
+
+def test_features_are_standardised_over_their_own_units_only_if_asked():
+    data = rows("a b c", "c c c", "d")
+    plain, group = (built(dataclasses.replace(MEAN, width=8, norm=norm), data).eval().features(data.inputs) for norm in ("none", "group"))
+    torch.testing.assert_close(group.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(group, torch.nn.functional.layer_norm(plain, (8,)), atol=1e-4, rtol=0)
