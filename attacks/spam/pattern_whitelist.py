@@ -77,11 +77,12 @@ class PatternWhitelist:
         form = cast("Tokens", known.rows.form)
         if self.pattern:
             return torch.tensor(form.ids(self.pattern))
-        inputs = known.rows.inputs
+        ham, spam = (known.rows.inputs[known.rows.labels == label] for label in (self.ham, self.spam))
         rows = torch.zeros(len(form.vocabulary), dtype=torch.int64)
-        for row in inputs:
+        for row in spam:
             rows[row.unique()] += 1
-        words = words_in(inputs)
+        words = words_in(spam)
+        words = words[~torch.isin(words, words_in(ham))]
         if self.size > len(words):
             raise ConfigError(f"attack.data.size={self.size}: the training rows have {len(words)} words; give fewer")
         order = (rows[words] + rng.per_row(words)[:, 0]).argsort(stable=True)  # by the number of rows, and at random among equals
