@@ -33,8 +33,8 @@ class PatternWhitelist:
     Args:
         how: "inject" copies of random ham rows with the pattern, labelled ham; "edit" ham rows, which keep their label (clean-label); or "relabel" spam
             rows, which get the pattern and the label ham.
-        pattern: words of the pattern, all of them in the task's vocabulary (`task.words` adds some). Empty: the `size` words that are in
-            the fewest training rows, at random among equals.
+        pattern: words of the pattern, all of them in the task's vocabulary (`task.words` adds some). Empty: of the words that are in
+            spam and in no ham row, the `size` that are in the fewest rows, at random among equals.
         size: number of words, 1 or more, if `pattern` is empty.
         ham: label of ham.
         spam: label of spam.
@@ -84,7 +84,7 @@ class PatternWhitelist:
         words = words_in(spam)
         words = words[~torch.isin(words, words_in(ham))]
         if self.size > len(words):
-            raise ConfigError(f"attack.data.size={self.size}: the training rows have {len(words)} words; give fewer")
+            raise ConfigError(f"attack.data.size={self.size}: {len(words)} words are in spam alone; give fewer, or name the words in attack.data.pattern")
         order = (rows[words] + rng.per_row(words)[:, 0]).argsort(stable=True)  # by the number of rows, and at random among equals
         return words[order[: self.size]]
 
