@@ -19,6 +19,7 @@ from poisonbench.core.electorate import Change
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Combine, Learner, Victim
 from poisonbench.core.rng import Key
+from poisonbench.forms.pixels import PICTURES
 
 Split: TypeAlias = Literal["salted", "pixel_sum", "sorted"]
 
@@ -94,8 +95,8 @@ class Ensemble(Committee):
         Raises:
             ConfigError: what to change.
         """
-        if self.split != "salted" and data.inputs.ndim != 4:
-            raise ConfigError(f"defense.train.split={self.split} is for pictures; use salted")
+        if self.split == "pixel_sum" and data.form.NAME not in PICTURES:
+            raise ConfigError("defense.train.split=pixel_sum is for pictures; use salted")
         if self.parts > len(data):
             raise ConfigError(f"defense.train.parts={self.parts}: there are {len(data)} training rows; give each part at least one")
         self.member.check(data.take(torch.arange(max(1, len(data) // self.parts))), combine)
@@ -153,7 +154,11 @@ def _named(data: Dataset, salt: Key) -> tuple[list[bytes], list[int]]:
 
 
 def _by_pixels(data: Dataset, split: Split) -> tuple[list[bytes], list[int]]:
-    """Return each row's bytes in reverse order, as numpy's lexsort in the published code sorts, and its sum of pixels."""
+    """Return each row's values in reverse order as bytes, as numpy's lexsort in the published code sorts pixels, and its sum of pixels.
+
+    For numbers of more than one byte the order of the bytes is not that of the numbers, but it depends on the inputs alone, which is all that
+    the certificate needs.
+    """
     rows = data.inputs.contiguous().flatten(1)
     names = [row.flip(0).numpy().tobytes() for row in rows]
     if split == "pixel_sum":
