@@ -27,11 +27,21 @@ class Trees(Classical):
 
     Scores of "boosting" are log-odds, as those of logistic regression; scores of "forest" are mean probabilities.
 
+    A tree with fewer than 2 * leaf_rows rows is a single leaf, so members of an ensemble on a few rows need a small leaf. Accuracy on 102 of 432
+    training rows of breast_cancer, seeds 100-102:
+
+    | model    | leaf_rows | one model | DPA of 10 parts | DPA of 40 parts |
+    |----------|-----------|-----------|-----------------|-----------------|
+    | boosting | 20        | 95.4      | 60.5            | 60.5            |
+    | boosting | 5         | 95.8      | 92.2            | 73.5            |
+    | boosting | 1         | 90.5      | 91.2            | 88.2            |
+    | forest   | 2         | 95.4      | 90.5            | 87.6            |
+
     Args:
         model: "boosting" or "forest".
         trees: rounds of boosting, or trees of the forest; 1 or more.
         leaves: most leaves of a tree, 2 or more.
-        leaf_rows: fewest rows in a leaf, 1 or more (LightGBM: 20; smaller here, because members of an ensemble have few rows).
+        leaf_rows: fewest rows in a leaf, 1 or more (LightGBM: 20).
         lr: learning rate of "boosting", above 0.
     """
 
