@@ -20,6 +20,8 @@ SHORT = {
 }
 HOMES = {  # what makes the task of an attack tiny, by the task's class; all others run on blobs
     "Sentiment": ("threads=1", "task.rows=400", "task.test_rows=200", "task.noise=0", "net=mean_embedding", "learner.epochs=8"),
+    "Spam": ("threads=1", "task.rows=400", "task.test_rows=100"),
+    "Bundled": ("threads=1",),
 }
 FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 CHEAP = {  # of defenses that train many models, or optimise

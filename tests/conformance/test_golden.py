@@ -41,7 +41,7 @@ class Fixed(torch.nn.Module):
         return inputs.float().flatten(1)
 
     def head(self, features):
-        return features @ self.weights.T / 64
+        return features @ self.weights[:, : features.shape[1]].T / 64
 
     def forward(self, inputs):
         return self.head(self.features(inputs))
