@@ -32,6 +32,10 @@ CHEAP = {  # of defenses that train many models, or optimise
     "randomized_ablation": ("defense.train.draws=10", "defense.certify.draws=20"),
     "finite_aggregation": ("defense.train.parts=3", "defense.train.spread=2"),
     "bagging": ("defense.train.members=5",),
+    "roni": (
+        *("task.rows=260", "task.test_rows=60", "task.trusted=0.1"),
+        *("defense.sanitize.train=8", "defense.sanitize.calibration=12", "defense.sanitize.trials=1"),
+    ),
 }
 SPEC = {  # what every record's specification has, at the least
     **{part: {"name": "none"} for part in ("attack", "defense")},

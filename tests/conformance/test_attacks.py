@@ -47,6 +47,7 @@ HELP = {
     "availability": ("threat.budget.rate=0.9",),
     "random_label": ("threat.budget.rate=1",),
     "label_flip_targeted": ("threat.budget.rate=0.2",),
+    "focused": ("threat.budget.rate=0.2", "attack.data.known_words=1.0"),
 }
 
 

@@ -75,6 +75,9 @@ class Features:
     def features(self, inputs, layer="penultimate"):
         return inputs
 
+    def scores(self, inputs, answers=None):
+        return inputs[:, :4]
+
 
 @pytest.mark.parametrize("name", [name for name in options("defense") if tree_of([f"defense={name}"])["defense"].get("aggregate")])
 def test_rules_give_the_output_of_their_version(tiny, name):
