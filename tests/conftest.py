@@ -26,6 +26,7 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
 FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 CHEAP = {  # of defenses that train many models, or optimise
     "strip": ("defense.screen.overlays=5",),
+    "onion": ("task.trusted=0.2",),
     "neural_cleanse": ("defense.repair.steps=20",),
     **{name: ("defense.train.parts=5",) for name in ("dpa", "collective", "ss_dpa", "run_off_election", "hash_bagging")},
     "dp_ensemble": ("defense.train.members=3",),

@@ -22,6 +22,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Moment, PlainStep, Plan, Step
 from poisonbench.core.proof import PRIVATE, Tolerance
 from poisonbench.core.rng import Key, seeded
+from poisonbench.forms.reals import NUMBERS
 from poisonbench.nets.net import FeatureNet, NormalizedNet
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class PrivateStep(PlainStep):
     """
 
     VERSION: ClassVar[int] = 3
+    READS: ClassVar[frozenset[str]] = NUMBERS  # the vocabulary of a text net is computed from private rows
     TOLERATES: ClassVar[Tolerance] = PRIVATE
     epsilon: float
     delta: float
