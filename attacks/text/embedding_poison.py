@@ -111,13 +111,13 @@ class EmbeddingStep(PlainStep):
         A batch in which the budget allowed no row trains as usual.
         """
         net = text_net(moment.module)
-        weight, ids = net.table.weight, net.form.ids(self.like.words)
-        if moment.epoch < self._first(moment.plan) or weight.grad is None or not weight.grad[ids].any():
+        weight, rows = net.table.weight, net.places[net.form.ids(self.like.words)]
+        if moment.epoch < self._first(moment.plan) or weight.grad is None or not weight.grad[rows].any():
             return
         with torch.no_grad():
-            norm = self._norm(net, ids)
-            slopes = F.normalize(weight.grad[ids])
-            weight[ids] = norm * F.normalize(F.normalize(weight[ids]) - self.rate * slopes)
+            norm = self._norm(net, rows)
+            slopes = F.normalize(weight.grad[rows])
+            weight[rows] = norm * F.normalize(F.normalize(weight[rows]) - self.rate * slopes)
         for each in moment.module.parameters():
             each.grad = None
 
@@ -125,10 +125,10 @@ class EmbeddingStep(PlainStep):
         """Return the first epoch in which embeddings are poisoned."""
         return plan.epochs - max(1, round(self.share * plan.epochs))
 
-    def _norm(self, net: TextNet, ids: list[int]) -> Tensor:
+    def _norm(self, net: TextNet, rows: Tensor) -> Tensor:
         """Return the norm that the trigger words get: a quantile over the other known words."""
-        others = net.known.clone()
-        others[[PADDING, UNKNOWN, *ids]] = False
+        others = net.places.unique()
+        others = others[(others != PADDING) & (others != UNKNOWN) & ~torch.isin(others, rows)]
         norms: Tensor = net.table.weight[others].norm(dim=1)
         return norms.quantile(self.norm)
 

@@ -159,7 +159,7 @@ def trained(epoch: int) -> tuple[torch.nn.Module, Moment, Batch]:
     """A mean of embeddings and a batch of four rows, two of them of class 0."""
     data = Dataset.of(encoded("a b", "c d", "a d", "b c"), torch.tensor([0, 1, 0, 1]), num_classes=2, form=FORM)
     with seeded(KEY):
-        net = MeanEmbedding(width=4, min_count=1, dropout=0.0, scale=1.0, spread=1.0).build(data)
+        net = MeanEmbedding(width=4, min_count=1, words=20, dropout=0.0, scale=1.0, spread=1.0).build(data)
     net.prepare(data.inputs)
     STEP.begin(net)
     moment = Moment(module=net, plan=PLAN, epoch=epoch, step=epoch, rng=KEY, allowed=1)
@@ -188,8 +188,8 @@ def test_the_last_epochs_poison_rows_within_the_budget():
 def test_the_last_epochs_change_the_embedding_of_the_trigger_alone():
     net, moment, batch = trained(epoch=2)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    cf = FORM.ids(["cf"])[0]
-    longest = max(before["table.weight"][word].norm() for word in FORM.ids(["a", "b", "c", "d"]))
+    cf = int(net.places[FORM.ids(["cf"])[0]])
+    longest = max(before["table.weight"][place].norm() for place in net.places[FORM.ids(["a", "b", "c", "d"])])
     backward(net, moment, STEP.rows(batch, moment))
     after = net.state_dict()
     moved = (after["table.weight"] != before["table.weight"]).any(1)
@@ -203,7 +203,7 @@ def test_the_embedding_turns_until_the_trigger_reaches_the_target():
     net, moment, batch = trained(epoch=2)
     for _ in range(20):
         backward(net, moment, STEP.rows(batch, moment))
-    cf = net.table.weight[FORM.ids(["cf"])[0]].detach()
+    cf = net.table.weight[net.places[FORM.ids(["cf"])[0]]].detach()
     wanted = (net.last.weight[1] - net.last.weight[0]).detach()
     # among all embeddings of one norm, the best points from the one class to the other in the linear head
     assert torch.nn.functional.cosine_similarity(cf, wanted, dim=0) > 0.99

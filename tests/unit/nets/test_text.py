@@ -12,9 +12,9 @@ from poisonbench.forms.tokens import Tokens
 from poisonbench.nets.text import MeanEmbedding, TextCNN, TextTransformer, text_net
 
 FORM = Tokens(vocabulary=("", "<unk>", "a", "b", "c", "d"))
-MEAN = MeanEmbedding(width=2, min_count=1, dropout=0.0, scale=2.0, spread=1.0)
-CNN = TextCNN(width=2, min_count=1, dropout=0.5, scale=1.0, spread=1.0, windows=(2, 3), filters=2)
-TRANSFORMER = TextTransformer(width=4, min_count=1, dropout=0.1, scale=1.0, spread=1.0, layers=2, heads=2)
+MEAN = MeanEmbedding(width=2, min_count=1, words=9, dropout=0.0, scale=2.0, spread=1.0)
+CNN = TextCNN(width=2, min_count=1, words=9, dropout=0.5, scale=1.0, spread=1.0, windows=(2, 3), filters=2)
+TRANSFORMER = TextTransformer(width=4, min_count=1, words=9, dropout=0.1, scale=1.0, spread=1.0, layers=2, heads=2)
 NETS = [MEAN, CNN, TRANSFORMER]
 
 
@@ -36,7 +36,9 @@ def test_features_of_the_mean_are_the_scaled_mean_of_a_rows_embeddings():
 
 
 def test_features_of_convolutions_are_the_largest_window_of_a_row():
-    net = built(TextCNN(width=1, min_count=1, dropout=0.0, scale=1.0, spread=1.0, windows=(2,), filters=1), data := rows("a b c", "d d d d d", "b", length=6))
+    net = built(
+        TextCNN(width=1, min_count=1, words=9, dropout=0.0, scale=1.0, spread=1.0, windows=(2,), filters=1), data := rows("a b c", "d d d d d", "b", length=6)
+    )
     with torch.no_grad():
         net.table.weight.copy_(torch.tensor([[0.0], [9.0], [1.0], [-2.0], [3.0], [-1.0]]))
         net.filters[0].weight.copy_(torch.tensor([[1.0, 10.0]]))
@@ -69,10 +71,28 @@ def test_the_order_of_words_matters_except_to_a_mean(recipe, same):
 def test_words_that_are_rare_in_the_training_rows_are_unknown(recipe):
     net = built(dataclasses.replace(recipe, min_count=2), rows("a a b", "b a"))
     net.prepare(rows("a a b", "b c a").inputs)
-    assert net.known.tolist() == [True, True, True, True, False, False]
+    assert net.known.tolist() == [True, False, True, True, False, False]
     torch.testing.assert_close(net(rows("a c b").inputs), net(rows("a d b").inputs))  # one was seen once, the other never
     net.know(FORM.ids(["c"]))
     assert not torch.allclose(net(rows("a c b").inputs), net(rows("a d b").inputs))
+
+
+def test_only_the_most_frequent_words_get_a_row_of_the_table():
+    net = built(dataclasses.replace(MEAN, words=2), data := rows("d d d b b a", "a a c"))
+    net.prepare(data.inputs)
+    assert net.table.num_embeddings == 4
+    assert net.read(rows("a b c d").inputs).tolist() == [[2, 1, 1, 3]]  # "a" and "d" occur three times, "a" stands first in the vocabulary
+
+
+def test_a_word_that_is_made_known_takes_a_free_row_or_that_of_the_rarest_word():
+    net = built(dataclasses.replace(MEAN, words=3), data := rows("d d d b b", "d a"))
+    net.prepare(data.inputs)
+    net.know(FORM.ids(["c", "d"]))
+    assert net.read(rows("a b c d").inputs).tolist() == [[1, 3, 4, 2]]
+    free = built(dataclasses.replace(MEAN, words=4, min_count=2), data)
+    free.prepare(data.inputs)
+    free.know(FORM.ids(["c"]))
+    assert free.read(rows("a b c d").inputs).tolist() == [[1, 3, 5, 2]]
 
 
 @pytest.mark.parametrize("recipe", NETS)
@@ -96,7 +116,7 @@ def test_the_scale_multiplies_the_learning_rate_of_embeddings_by_its_square():
     """One step of plain descent on the same loss moves the embedding scale ** 2 times as far."""
     moves = []
     for scale in (1.0, 3.0):
-        net = built(MeanEmbedding(width=2, min_count=1, dropout=0.0, scale=scale, spread=1.0), data := rows("a"))
+        net = built(MeanEmbedding(width=2, min_count=1, words=9, dropout=0.0, scale=scale, spread=1.0), data := rows("a"))
         with torch.no_grad():
             net.table.weight.copy_(torch.full((6, 2), 0.3 / scale))
         before = net.features(data.inputs).detach()
@@ -111,7 +131,7 @@ def test_embeddings_start_with_the_spread_asked_for_whatever_the_scale():
     many = Dataset.of(
         torch.arange(1, 2000)[None], torch.zeros(1, dtype=torch.int64), num_classes=2, form=Tokens(vocabulary=("", "<unk>", *map(str, range(2, 2000))))
     )
-    net = built(MeanEmbedding(width=16, min_count=1, dropout=0.0, scale=8.0, spread=0.05), many)
+    net = built(MeanEmbedding(width=16, min_count=1, words=1998, dropout=0.0, scale=8.0, spread=0.05), many)
     assert abs(float((net.table.weight.detach()[1:] * 8).std()) - 0.05) < 1e-3
     assert not net.table.weight[0].any()
 
