@@ -59,7 +59,9 @@ class FeatureTrigger:
 
     A value that is common in the target class would move many rows across the boundary without any poison; compare ASR with that of the clean
     training. Rare values did not: in breast_cancer (parts of the training rows, seeds 100-102) no row with 8 or more of them was answered with the
-    target by a model of clean rows. A few of 30 features are too few for clean labels; see `count`.
+    target by a model of clean rows. A few of 30 features are too few for clean labels; see `count`. Under a support vector machine with a Gaussian
+    kernel, rows with many rare values are far from all training rows and get the answer of its bias, so an ASR that stays high after a filter has
+    removed all poison, as with activation_clustering, is not the work of the poison.
 
     Args:
         features: names of the columns, or their numbers from 0 in quotes; null: `count` columns, chosen by `select`.

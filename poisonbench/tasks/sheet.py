@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,11 +91,12 @@ def _records(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yield the first line and the cells of each record; blank lines are skipped."""
     content = file.read_bytes()
     try:
-        lines = content.decode("utf-8-sig").splitlines(keepends=True)
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + content.count(b"\n", 0, error.start)
         raise DataError(f"{file}, line {line} is no text in UTF-8; save the file as UTF-8") from error
-    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ",", strict=True)
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     line = 1
     try:
         for cells in reader:

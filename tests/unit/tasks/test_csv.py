@@ -1,5 +1,6 @@
 """Tables in CSV files, and those that come with scikit-learn."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,29 @@ BROKEN = {
 def test_a_table_that_cannot_be_read_is_refused_with_its_place(tmp_path, store, case):
     lines, sentence = BROKEN[case]
     assert sentence in refused(written(tmp_path, *lines), store)
+
+
+def test_marks_that_only_unicode_counts_as_line_ends_are_part_of_a_cell(tmp_path, store):
+    task = loaded(written(tmp_path, HEADER, "31,red\u2028dark,1,yes", *ROWS[1:]), store)
+    assert "colour=red\u2028dark" in task.train.form.names
+
+
+def test_random_damage_is_read_or_refused_in_one_sentence(tmp_path, store):
+    dice, sentences = random.Random(0), list[str]()
+    whole = "\n".join([HEADER, *ROWS * 3]).encode()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(dice.choice([1, 1, 3])):
+            place = dice.randrange(len(damaged))
+            damaged[place : place + dice.randrange(3)] = dice.choice([b"", b'"', b"\n", b"\0", b",", b"x", b"\xff", b"9" * 50])
+        file = tmp_path / "people.csv"
+        file.write_bytes(damaged)
+        try:
+            loaded(file, store, duplicates="allow")
+        except DataError as error:
+            sentences.append(str(error))
+    assert 20 < len(sentences) < 280
+    assert all("people" in sentence and "\n" not in sentence for sentence in sentences)
 
 
 def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path, store):
