@@ -52,7 +52,8 @@ def test_neighbours_find_flipped_labels_in_a_table(shared, name):
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_ensembles_have_classical_members(shared, name, learner):
     fewer = {"bagging": "members"}.get(name, "parts")
-    record = run(asked(shared, f"defense={name}", f"defense.train.{fewer}=9", f"learner={learner}"), shared)
+    few = ["learner.trees=10"] if learner == "trees" else []
+    record = run(asked(shared, f"defense={name}", f"defense.train.{fewer}=9", f"learner={learner}", *few), shared)
     assert record.status == "done"
     assert record.metrics["c_acc"] > 0.85
 
