@@ -60,7 +60,7 @@ class Csv(Split):
             DataError: a file that cannot be read as such a table; the message names the file, the line and the column.
         """
         sheet = read(located(self.root, "task.root"))
-        label = self.label_of(sheet)
+        label = label_of(sheet, self.label)
         columns = [name for name in sheet.header if name != label]
         words = self.words(sheet, columns)
         tested = None if self.test_file is None else read(located(self.test_file, "task.test_file")).like(sheet)
@@ -76,21 +76,6 @@ class Csv(Split):
         )
         return self.accepted(encoded(self.divided(sheet.file.stem, raw), columns, known))
 
-    def label_of(self, sheet: Sheet) -> str:
-        """Return the column of the classes.
-
-        Raises:
-            DataError: there is no such column, or several could be meant.
-        """
-        if self.label is not None:
-            if self.label not in sheet.header:
-                raise DataError(f"task.label={self.label}: {sheet.file} has the columns {listed(sheet.header)}; name one of them")
-            return self.label
-        found = [name for name in sheet.header if name.lower() in LABEL]
-        if len(found) != 1:
-            raise DataError(f"{sheet.file} has the columns {listed(sheet.header)}; name that of the classes with task.label=COLUMN")
-        return found[0]
-
     def words(self, sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...]:
         """Return the columns of categories.
 
@@ -102,6 +87,22 @@ class Csv(Split):
                 raise DataError(f"task.categorical={strange[0]}: {sheet.file} has the columns {listed(columns)}; name some of them")
             return tuple(name for name in columns if name in self.categorical)
         return tuple(name for name in columns if all(number(cell) is None for cell in sheet.cells(name)))
+
+
+def label_of(sheet: Sheet, label: str | None) -> str:
+    """Return the column of the classes; None finds it by its name.
+
+    Raises:
+        DataError: there is no such column, or several could be meant.
+    """
+    if label is not None:
+        if label not in sheet.header:
+            raise DataError(f"task.label={label}: {sheet.file} has the columns {listed(sheet.header)}; name one of them")
+        return label
+    found = [name for name in sheet.header if name.lower() in LABEL]
+    if len(found) != 1:
+        raise DataError(f"{sheet.file} has the columns {listed(sheet.header)}; name that of the classes with task.label=COLUMN")
+    return found[0]
 
 
 def classes(sheet: Sheet, label: str) -> tuple[str, ...]:

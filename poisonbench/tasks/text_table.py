@@ -1,0 +1,73 @@
+"""Your own texts: a table with a column of texts and a column of labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from poisonbench.core.data import Task
+from poisonbench.core.errors import DataError
+from poisonbench.forms.tokens import words_of
+from poisonbench.storage.store import Store
+from poisonbench.tasks.csv import classes, label_of
+from poisonbench.tasks.sheet import Sheet, listed, located, read
+from poisonbench.tasks.texts import Document, Texts
+
+TEXT = ("text", "sentence", "message", "review", "content", "document", "body")  # usual names of a column of texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTable(Texts):
+    """Rows of a table in UTF-8 with a header; commas, semicolons or tabs separate the cells, which may be quoted.
+
+    Args:
+        root: the file; variables such as $DATA are expanded.
+        text: column of the texts; None finds it by its name, such as text, sentence or message.
+        label: column of the classes; None finds it by its name, such as label, class or target.
+        test_file: a second file with the test rows; None for none, so that `test` holds some out.
+    """
+
+    VERSION: ClassVar[int] = 1
+    root: str | None
+    text: str | None
+    label: str | None
+    test_file: str | None
+
+    def load(self, store: Store) -> Task:
+        """Return the task.
+
+        Raises:
+            DataError: a file that cannot be read as such a table; the message names the file, the line and the column.
+        """
+        sheet = read(located(self.root, "task.root"))
+        names = classes(sheet, label_of(sheet, self.label))
+        test = [] if self.test_file is None else self.documents(read(located(self.test_file, "task.test_file")), names)
+        return self.task(sheet.file.stem, self.raw(sheet.file.stem, self.documents(sheet, names), test, names))
+
+    def text_of(self, sheet: Sheet) -> str:
+        """Return the column of the texts.
+
+        Raises:
+            DataError: there is no such column, or several could be meant.
+        """
+        found = [name for name in sheet.header if (name == self.text if self.text is not None else name.lower() in TEXT)]
+        if len(found) != 1:
+            asked = f"task.text={self.text}: " if self.text else ""
+            raise DataError(f"{asked}{sheet.file} has the columns {listed(sheet.header)}; name that of the texts with task.text=COLUMN")
+        return found[0]
+
+    def documents(self, sheet: Sheet, names: tuple[str, ...]) -> list[Document]:
+        """Return the rows of a table as documents.
+
+        Raises:
+            DataError: a text without a word, or a label that is no class of the training rows.
+        """
+        text, label = self.text_of(sheet), label_of(sheet, self.label)
+        kinds, found = {kind: code for code, kind in enumerate(names)}, list[Document]()
+        for row, (words, kind, line) in enumerate(zip(sheet.cells(text), sheet.cells(label), sheet.lines, strict=True)):
+            if not words_of(words):
+                raise DataError(f"{sheet.where(row, text)}: the text has no word; correct or remove the row")
+            if kind not in kinds:
+                raise DataError(f"{sheet.where(row, label)}: {kind!r} is no class of the training rows, which are {listed(names)}; correct or remove the row")
+            found.append(Document(words, kinds[kind], f"line {line}"))
+        return found
