@@ -28,15 +28,14 @@ log = logging.getLogger("poisonbench")
 class Dictionary:
     """Inject mails labelled spam that contain many words, so that the filter takes these words of ham for signs of spam.
 
-    Source: Nelson, Barreno, Chi, Joseph, Rubinstein, Saini, Sutton, Tygar, Xia, "Exploiting Machine Learning to Subvert Your Spam Filter", LEET 2008,
-    section 3.2: the optimal attack uses every word, the others use a dictionary or the words of a corpus.
+    Source: Nelson, Barreno, Chi, Joseph, Rubinstein, Saini, Sutton, Tygar, Xia, "Exploiting Machine Learning to Subvert Your Spam Filter", LEET 2008:
+    the optimal attack uses every word, the others use a dictionary or the words of a corpus.
 
     One mail is one injected row, and a row has L places. Where the lexicon is longer, each mail goes on where the one before ended, and a word is in
     fewer mails; the log says so. The tasks `spam` and `sms` leave room for the whole vocabulary (`task.room=null`), so that each mail has it all, as in
     the paper.
 
-    Differences: the paper's mails have an empty header or that of a spam mail; rows have no header here. The words are in one random order, which does
-    not matter to a filter that reads words without their order.
+    Differences: rows have no header here. The words are in one random order, which does not matter to a filter that reads words without their order.
 
     Args:
         lexicon: "optimal", every word of the task's vocabulary, which is an upper bound on what an attacker can know; or "public", the words of the

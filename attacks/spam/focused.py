@@ -20,17 +20,15 @@ from poisonbench.forms.tokens import TEXTS
 class Focused:
     """Inject mails labelled spam that contain a part of the words of one ham mail, so that this mail is not delivered.
 
-    Source: Nelson, Barreno, Chi, Joseph, Rubinstein, Saini, Sutton, Tygar, Xia, "Exploiting Machine Learning to Subvert Your Spam Filter", LEET 2008,
-    section 3.3.
+    Source: Nelson, Barreno, Chi, Joseph, Rubinstein, Saini, Sutton, Tygar, Xia, "Exploiting Machine Learning to Subvert Your Spam Filter", LEET 2008.
 
     Each trial has one target, a test row that the threat draws among the ham rows (`threat.target_class`). The attacker knows a share of its different
     words, drawn once; every mail of the trial contains all of them.
 
-    Differences: the paper draws each word with the probability `known_words`, here their number is fixed; its mails have the header of a spam mail,
-    here a row has no header.
+    Differences: the paper draws each word with the probability `known_words`, here their number is fixed; rows have no header here.
 
     Args:
-        known_words: share of the target's different words that the attacker knows, in (0, 1] (paper: 0.1 to 0.9; 0.3 in its comparison over sizes).
+        known_words: share of the target's different words that the attacker knows, in (0, 1] (paper: 0.1 to 0.9).
         ham: label of ham.
         spam: label of spam.
     """

@@ -39,8 +39,8 @@ class Trial(NamedTuple):
 class Roni:
     """Add each row alone to small training sets of trusted rows, and drop it if the accuracy on other trusted rows falls too much on average.
 
-    Source: Nelson, Barreno, Chi, Joseph, Rubinstein, Saini, Sutton, Tygar, Xia, "Exploiting Machine Learning to Subvert Your Spam Filter", LEET 2008,
-    section 5.1: training sets of 20 mails, 50 mails to measure, 5 trials.
+    Source: Nelson, Barreno, Chi, Joseph, Rubinstein, Saini, Sutton, Tygar, Xia, "Exploiting Machine Learning to Subvert Your Spam Filter", LEET 2008:
+    training sets of 20 mails, 50 mails to measure, 5 trials.
 
     A row is kept if its loss, on average over the trials, is at most `threshold`. The rows of a trial are drawn at random from the trusted rows, as many
     of each class. Without a fixed threshold it comes from benign rows: the trusted rows that a trial did not draw are judged like all others, and the
@@ -52,7 +52,7 @@ class Roni:
 
     Differences: the paper draws the small sets from mail that may be poisoned, and measures how ham is answered. Here they are trusted rows, so that
     the attacker cannot change what rows are compared with, and all classes are measured unless `label` names one. With `label=null` a dictionary attack
-    may hide: what the filter gains on spam makes up for what it loses on ham. The paper fixes no threshold.
+    may hide: what the filter gains on spam makes up for what it loses on ham. The rule for the threshold is ours.
 
     Args:
         train: rows of a small training set, 2 or more (paper: 20).

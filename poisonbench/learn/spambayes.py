@@ -29,7 +29,7 @@ class SpamBayes(PlainLearner):
     """The filter of the SpamBayes project, which answers ham, spam or unsure.
 
     Source: Robinson, "A Statistical Approach to the Spam Problem", Linux Journal 2003; Nelson et al., "Exploiting Machine Learning to Subvert Your
-    Spam Filter", LEET 2008, section 2.3. For a word w in s_w of N_S spam and in h_w of N_H ham rows, n = s_w + h_w,
+    Spam Filter", LEET 2008. For a word w in s_w of N_S spam and in h_w of N_H ham rows, n = s_w + h_w,
 
         p_w = N_H s_w / (N_H s_w + N_S h_w)          f_w = (s x + n p_w) / (s + n)
         H = 1 - chi2_2m(-2 sum log f_w)              S = 1 - chi2_2m(-2 sum log(1 - f_w))              I = (1 + H - S) / 2
@@ -41,8 +41,8 @@ class SpamBayes(PlainLearner):
     one row, as in the project's code. Rows that are labelled unsure are not used.
 
     Args:
-        strength: s, the weight of the prior in rows, above 0 (paper: 0.45 in the project's code, 1 in the text).
-        prior: x, the score of an unknown word, in (0, 1) (paper: 0.5).
+        strength: s, the weight of the prior in rows, above 0 (SpamBayes: 0.45).
+        prior: x, the score of an unknown word, in (0, 1) (SpamBayes: 0.5).
         most: largest number of words of a row that are combined, 1 or more (paper: 150).
         margin: words with |f_w - 0.5| below it are left out, in [0, 0.5) (paper: 0.1).
         ham: largest I of ham, in [0, 1] (paper: 0.15).

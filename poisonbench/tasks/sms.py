@@ -22,8 +22,8 @@ class Sms(Texts):
 
     Source: Almeida, Gomez Hidalgo, Yamakami, "Contributions to the Study of SMS Spam Filtering", DocEng 2011; UCI, CC BY 4.0.
 
-    Messages that repeat the words of an earlier one are left out, since they would be both trained on and tested on: 5,138 remain. Test rows are held
-    out by the share `test`.
+    Messages that repeat the words of an earlier one are left out, since they would be both trained on and tested on: 5,159 remain, 642 of them spam.
+    Test rows are held out by the share `test`.
 
     Args:
         root: the folder that contains the file, or the file itself; variables such as $DATA are expanded.
