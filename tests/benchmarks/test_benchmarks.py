@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, against, bounds, federated, filters, grid, memory, peers, planning, privacy, stacked, startup, training, trend
+from benchmarks import _plain, _plain_text, against, bounds, federated, filters, grid, memory, peers, planning, privacy, stacked, startup, text, training, trend
 from benchmarks.__main__ import NAMES, machine, main
 from benchmarks._commands import checkout, poisonbench, python
 from benchmarks._options import Options
 from benchmarks._setting import made_up
 from benchmarks._timing import in_turns, timed
 from defenses.train.dp_sgd import noise_for, spent_epsilon
+from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Server
 from poisonbench.core.errors import DataError, PoisonbenchError
 from poisonbench.core.files import DEPTH
 from poisonbench.core.learner import Plan
 from poisonbench.core.plugins import HOME
 from poisonbench.core.rng import Key
+from poisonbench.forms.tokens import Tokens
+from poisonbench.nets.text import TextCNN
 from poisonbench.report.benchmarks import Benchmark, Comparison, read, table
 from poisonbench.storage.record import Record
 
@@ -180,6 +183,26 @@ def test_training_stacks_memory_and_start_up_are_measured():
     assert [comparison.ours for comparison in told][-2:] == [f"python -m poisonbench {' '.join(tiny)}", "the same command again"]
     assert len(told) == len(startup.COMMANDS) + 2
     assert all(0 < comparison.facts["ours_cpu_s"] < comparison.ours_cost[0] + 5 for comparison in told)
+
+
+def test_training_on_texts_compares_the_same_network_on_the_same_texts():
+    first, second = text.measure(Options(), rows=130, repeats=1)
+    assert first.work == second.work == "text CNN on sentiment, batch 64, one epoch over 130 texts"
+    assert min(*first.ours_cost, *first.alternative_cost) > 0
+
+
+def test_the_plain_text_network_gives_the_features_of_ours():
+    """With the same weights, on a text that is longer than every window; ours lets windows reach beyond the end, where they read zeros, and so does padding."""
+    form = Tokens(vocabulary=("", "<unk>", *"abcdef"))
+    like = Dataset.of(torch.tensor([[2, 3, 4, 5, 6, 7, 0, 0, 0, 0]]), torch.zeros(1, dtype=torch.int64), num_classes=2, form=form)
+    net = TextCNN(width=4, min_count=1, words=9, dropout=0.0, scale=1.0, spread=1.0, windows=(2, 3), filters=5).build(like).eval()
+    plain = _plain_text.PlainCNN(8, 4, (2, 3), 5, 0.0)
+    plain.table.load_state_dict(net.table.state_dict())
+    plain.last.load_state_dict(net.last.state_dict())
+    for ours, theirs in zip(net.filters, plain.convolutions, strict=True):
+        theirs.weight.data.copy_(ours.weight.unflatten(1, (theirs.kernel_size[0], 4)).transpose(1, 2))
+        theirs.bias.data.copy_(ours.bias.data.clamp_(max=-1))  # below 0, so that a window of padding has no say
+    torch.testing.assert_close(plain(like.inputs), net(like.inputs))
 
 
 def test_a_command_that_fails_is_no_figure():
