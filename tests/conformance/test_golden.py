@@ -12,7 +12,9 @@ from poisonbench.core.attack import Round
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
 from poisonbench.core.keys import canonical, tensor_digest
+from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
+from poisonbench.forms.tokens import TEXTS, Tokens, vocabulary_of
 from poisonbench.runner.stages import Line
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
@@ -87,7 +89,32 @@ def test_rules_give_the_output_of_their_version(tiny, name):
     check(name, rule, tensor_digest((100 * rule(rows, server)).round())[:16])
 
 
-@pytest.mark.parametrize("name", [name for name in options("defense") if tree_of([f"defense={name}"])["defense"].get("sanitize")])
+class Words(Features):
+    """Features of rows of tokens: how often the planted word occurs, and a number of all words."""
+
+    def features(self, inputs, layer="penultimate"):
+        return torch.stack([1600 * (inputs == 20).sum(1), inputs.sum(1)], 1) / 16
+
+
+FILTERS = {name: plan["sanitize"] for name in options("defense") if "sanitize" in (plan := tree_of([f"defense={name}"])["defense"])}
+OF_TEXTS = [name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "READS", None) == TEXTS]
+
+
+@pytest.mark.parametrize("name", OF_TEXTS)
+def test_filters_of_texts_give_the_output_of_their_version(tiny, name):
+    sanitize = tiny(f"defense={name}").defense.sanitize
+    words = torch.randint(1, 20, (400, 12), generator=Key.root(0).torch())
+    labels = torch.arange(400) % 4
+    planted = (labels == 2) & (words[:, 3] > 16)
+    words[planted, 0] = 20
+    data = Dataset.of(words, labels, num_classes=4, form=Tokens(vocabulary=vocabulary_of([[f"w{number:02}" for number in range(2, 21)]])))
+    means = Means(trusted=data, fit=lambda data, draw=0: Words(), tune=None, truth=planted)
+    keep = sanitize.judge(data, means, Key.root(0)).keep
+    assert not keep.all()
+    check(name, sanitize, tensor_digest(keep)[:16])
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name not in OF_TEXTS])
 def test_filters_give_the_output_of_their_version(tiny, name):
     """On features of whole numbers, so that no processor's rounding decides."""
     sanitize = tiny(f"defense={name}").defense.sanitize
@@ -103,7 +130,6 @@ def test_filters_give_the_output_of_their_version(tiny, name):
 @pytest.mark.parametrize("name", ["digits"])
 def test_tasks_give_the_output_of_their_version(store, name):
     from poisonbench.config.build import build
-    from poisonbench.core.plugins import OWN
 
     source = build(tree_of([f"task={name}"])["task"], OWN, "task")
     check(name, source, source.load(store).digest[:16])
