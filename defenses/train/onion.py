@@ -38,7 +38,7 @@ class Onion:
     knows only the words of these rows: a rare word and a trigger that both are missing there look the same. With `scale` "likelihood" the suspicion
     is the logarithm of how much likelier the rest of the text is without the word. A word that the model does not know changes the perplexity of
     a short text much more than that of a long one, but the likelihood of both alike. On a part of the training rows of SST-2, with about 540 trusted
-    rows, "likelihood" lowered the ASR of `word_trigger` by 67 to 71 points (seeds 100 to 102), and "perplexity" by 23 (seed 100).
+    rows, "likelihood" lowered the ASR of `word_trigger` by 64 to 69 points (seeds 100 to 102), and "perplexity" by 21 (seed 100).
 
     The bar is the lowest one with which, as with all higher ones, the victim's accuracy on the clean rows falls by at most `cost`; each clean row is
     judged by a model of other rows. A text keeps its least suspicious word.
