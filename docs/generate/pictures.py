@@ -1,4 +1,4 @@
-"""`python -m docs.generate.pictures [NAME...]`: let each attack of the gallery poison the digits, and draw the rows."""
+"""`python -m docs.generate.pictures [NAME...]`: let each attack of the gallery poison some rows, and draw or print them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import yaml
 from rich.console import Console
 
 from poisonbench.commands.described import Option
-from poisonbench.commands.show import draw
+from poisonbench.commands.show import draw, printed
 from poisonbench.config.setting import Setting
-from poisonbench.core.files import write_atomically
+from poisonbench.core.files import write_atomically, write_text
 
 FOLDER = Path(__file__).parent.parent / "gallery"
+LONGEST = 400  # characters of a printed row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,12 @@ class Picture:
 
     @property
     def path(self) -> Path:
-        """Where the picture lies."""
-        return FOLDER / f"{self.name}.png"
+        """Where the picture lies, or the text for rows that are not pictures."""
+        text = FOLDER / f"{self.name}.txt"
+        return text if text.is_file() else FOLDER / f"{self.name}.png"
 
     def draw(self) -> None:
-        """Let the attack poison its rows, and draw them as `show` draws those of a record; no victim is trained for it."""
+        """Let the attack poison its rows, and show them as `show` shows those of a record; no victim is trained for it."""
         from poisonbench.runner.experiment import assemble  # these need torch, and the page of the gallery does not
         from poisonbench.runner.stages import Line
 
@@ -51,7 +53,11 @@ class Picture:
             experiment = assemble(setting.tree, setting.store)
             poisoned = Line(experiment=experiment, store=setting.store).struck()
             title = f"{self.name} on {experiment.task.name}"
-            write_atomically(self.path, lambda temporary: draw(experiment.task, poisoned, title, temporary))
+            if experiment.task.train.form.picture(poisoned.data.inputs[0]) is None:
+                lines = [line.plain for line in printed(experiment.task, poisoned, title)]
+                write_text(FOLDER / f"{self.name}.txt", "".join(f"{line[:LONGEST]}{' ...' if len(line) > LONGEST else ''}\n" for line in lines))
+            else:
+                write_atomically(FOLDER / f"{self.name}.png", lambda temporary: draw(experiment.task, poisoned, title, temporary))
 
 
 def pictures() -> Mapping[str, Picture]:

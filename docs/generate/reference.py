@@ -22,6 +22,8 @@ FAMILIES = {
     "targeted": "Attacks: targeted",
     "availability": "Attacks: availability",
     "federated": "Attacks: federated",
+    "text": "Attacks: texts",
+    "spam": "Attacks: spam filters",
     "privacy": "Attacks: privacy",
 }
 SLOTS = {

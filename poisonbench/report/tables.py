@@ -191,6 +191,7 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     yield from _cover(records)
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
     yield from (f"C-Acc lost {spread_text([100 * value for value in values], 1)}" for values in lost[:1] if values)
+    yield from _mistaken(records)
     if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
         yield f"95 % interval of the undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f}, from {records[0].counts.get('trials', 0)} targets"
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
@@ -249,6 +250,14 @@ def _certified(records: Sequence[Record]) -> Iterator[str]:
         shares = [100 * curve[radius] if radius < len(curve) else 0.0 for curve in curves]
         if max(shares) >= 1:
             yield f"{spread_text(shares, 1)} at {radius}"
+
+
+def _mistaken(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the shares of wrong answers that a goal counts by their kind, such as "ham as spam", of the clean and of the undefended model."""
+    kinds = sorted({name for record in records for name in goal(record, "undefended") if "_as_" in name or name.endswith("_unsure")})
+    for kind in kinds:
+        shares = [spread_text([100 * value for value in _goals(records, part, kind)], 1) for part in ("baseline", "undefended", "metrics")]
+        yield f"{kind.replace('_', ' ')} {' / '.join(shares)}"
 
 
 def _goals(records: Sequence[Record], part: Part, name: str) -> list[float]:

@@ -34,5 +34,5 @@ def test_every_entry_has_a_picture_or_names_one_and_says_what_it_shows():
 
 
 def test_the_folder_has_the_pictures_of_the_gallery_and_no_other():
-    assert sorted(path.stem for path in FOLDER.glob("*.png")) == DRAWN
+    assert sorted(path.stem for suffix in ("png", "txt") for path in FOLDER.glob(f"*.{suffix}")) == DRAWN
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in FOLDER.glob("*.png"))
