@@ -103,7 +103,7 @@ def test_the_index_links_to_every_page():
 
 @pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
 def test_every_attack_defense_and_task_is_named(name):
-    aliases = {"none", "availability", "targeted", "backdoor", "federated"}
+    aliases = {"none", "availability", "targeted", "backdoor", "federated", "text", "spam"}
     included = TEXTS[name].partition("## What is included\n")[2]
     assert [option for kind in ("attack", "defense", "task") for option in options(kind) if option not in aliases and f"`{option}`" not in included] == []
 
