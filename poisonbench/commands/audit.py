@@ -34,6 +34,7 @@ USAGE = Usage(
         "task=image_folder": "the kind of data set; `list task` names all kinds, `describe image_folder` shows the keys of this one",
         "task.root=DIR": "the folder of the rows, for pictures with train/CLASS/*.png in it; the other keys of the task may be set too",
         "task.trusted=0": "share of the rows that you know to be clean, for filters that need some; these rows are not judged",
+        "task.test=0": "share of the rows that are not judged because they are held out for tests; 0 judges all",
         "defense=FILTER": "the filter, such as spectral, activation_clustering, knn_outlier or deep_knn: any defense from `list defense` that judges rows",
         '"defense=[FILTER,FILTER]"': "several filters; all use the features of the same model",
         "defense.sanitize.KEY=VALUE": "a setting of the filter, see `describe FILTER`; with several filters, a setting that each of them has",
@@ -45,7 +46,7 @@ USAGE = Usage(
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },
 )
-DEFAULTS = ("task.trusted=0",)
+DEFAULTS = ("task.trusted=0", "task.test=0")
 
 
 def main(words: Sequence[str]) -> int:

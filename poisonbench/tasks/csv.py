@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sklearn.preprocessing import OneHotEncoder
 
 log = logging.getLogger("poisonbench")
+MANY = 20  # rows from which a column with mostly different values is refused as a column of categories
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -80,13 +81,18 @@ class Csv(Split):
         """Return the columns of categories.
 
         Raises:
-            DataError: `categorical` names no column, or a column contains both numbers and words.
+            DataError: `categorical` names no column, or a column that it does not name has a value of its own in most rows.
         """
         if self.categorical is not None:
             if strange := sorted({*self.categorical} - {*columns}):
                 raise DataError(f"task.categorical={strange[0]}: {sheet.file} has the columns {listed(columns)}; name some of them")
             return tuple(name for name in columns if name in self.categorical)
-        return tuple(name for name in columns if all(number(cell) is None for cell in sheet.cells(name)))
+        found = tuple(name for name in columns if all(number(cell) is None for cell in sheet.cells(name)))
+        for name in found:
+            if len(sheet.rows) >= MANY and 2 * len(set(sheet.cells(name))) > len(sheet.rows):
+                several = f"{len(set(sheet.cells(name)))} different values in {len(sheet.rows)} rows, so they are texts or names and no categories"
+                raise DataError(f"{sheet.file}, column {name} has {several}; remove it, read it with task=texts, or name it in task.categorical")
+        return found
 
 
 def label_of(sheet: Sheet, label: str | None) -> str:

@@ -206,9 +206,9 @@ def test_the_work_of_a_filter_is_told_class_by_class(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], ["task.trusted=0"]),
-        (["learner.epochs=3"], ["task.trusted=0", "learner.epochs=3"]),
-        (["learner=quick", "task.trusted=0.1"], ["learner=quick", "task.trusted=0.1"]),
+        ([], ["task.trusted=0", "task.test=0"]),
+        (["learner.epochs=3"], ["task.trusted=0", "task.test=0", "learner.epochs=3"]),
+        (["task.test=0.3", "task.trusted=0.1"], ["task.test=0.3", "task.trusted=0.1"]),
     ],
 )
 def test_an_audit_has_defaults_of_its_own_that_words_replace(words, told):
@@ -225,3 +225,15 @@ def test_a_filter_that_needs_trusted_rows_is_refused_without_them(tmp_path, monk
 def test_words_about_an_attack_are_refused_where_nobody_attacks(word, capsys):
     assert entry(["audit", "task=blobs", "defense=spectral", word]) == 2
     assert f"{word}: an audit judges the rows as they are, without an attack; leave this word out" in capsys.readouterr().err
+
+
+def test_texts_and_tables_are_audited_without_holding_rows_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"a {word} film number {number},{label}" for number in range(40) for word, label in (("good", "yes"), ("bad", "no"))]
+    (tmp_path / "films.csv").write_text("\n".join(["review,label", *lines]))
+    assert entry(["audit", "task=texts", "task.root=films.csv", "learner=naive_bayes", "defense=knn_outlier"]) == 0
+    assert "80 rows of films" in capsys.readouterr().out
+    (page,) = tmp_path.glob("results/audit/*/index.html")
+    assert '<p class="first">a ' in page.read_text()
+    assert entry(["audit", "task=breast_cancer", "defense=knn_outlier"]) == 0
+    assert "569 rows of breast_cancer" in capsys.readouterr().out

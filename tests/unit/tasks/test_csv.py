@@ -171,3 +171,10 @@ def test_bundled_tables_are_those_of_scikit_learn(store, name, shape, counts):
     assert task.class_names == tuple(bunch.target_names)
     held = Bundled(name=name, **SPLIT | {"split_seed": 5}, test=0.2).load(store)
     assert len(held.test) == round(0.2 * shape[0])
+
+
+def test_a_column_of_texts_or_names_is_no_column_of_categories(tmp_path, store):
+    lines = [f"{age},name {age},{'yes' if age % 2 else 'no'}" for age in range(30)]
+    file = written(tmp_path, "age,name,label", *lines)
+    assert "people.csv, column name has 30 different values in 30 rows, so they are texts or names" in refused(file, store)
+    assert loaded(file, store, categorical=("name",)).train.inputs.shape == (30, 31)
