@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonbench.core.data import PLAIN, Dataset
-from poisonbench.core.errors import Diverged, Incompatible
+from poisonbench.core.errors import Diverged
 from poisonbench.core.form import Form
 from poisonbench.core.rng import Key
 
@@ -438,97 +438,6 @@ class Around:
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
         """Score with one victim after the other."""
         return score_each(victims, inputs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlainLearner:
-    """Base class of learners without training steps: a derived class writes `fit`, `restore` and `runtime`."""
-
-    VERSION: ClassVar[int] = 1
-
-    @property
-    def stages(self) -> frozenset[str]:
-        """The slots that need no training steps."""
-        return frozenset({"attack.data", "defense.sanitize", "defense.train", "defense.screen"})
-
-    @property
-    def runtime(self) -> Mapping[str, str | int]:
-        """Device type, threads, versions."""
-        raise NotImplementedError
-
-    def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse nothing."""
-
-    def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
-        """Return this recipe: it learns nothing from other rows."""
-        return self
-
-    def with_epochs(self, epochs: int) -> Self:
-        """Return this recipe: it has no epochs."""
-        return self
-
-    def with_step(self, step: Step) -> Self:
-        """Refuse: there are no training steps.
-
-        Raises:
-            Incompatible: always.
-        """
-        raise Incompatible(f"{type(self).__name__} has no training steps, so {type(step).__name__} has nothing to act on; use a network, such as learner=small")
-
-    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
-        """Train a victim; `start` has no effect."""
-        raise NotImplementedError
-
-    def restore(self, trained: Trained, like: Dataset) -> Victim:
-        """Rebuild a victim."""
-        raise NotImplementedError
-
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim per part, one after the other."""
-        return fit_each(self, parts, combine, rngs, start)
-
-    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Score with one victim after the other."""
-        return score_each(victims, inputs)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PlainVictim:
-    """Base class of victims without gradients: a derived class writes `scores` and `state`, and `features` if it has some.
-
-    Args:
-        facts: facts about the training.
-        history: states during the training; none.
-        module: none: there is no gradient.
-    """
-
-    facts: Mapping[str, object]
-    history: Sequence[State] = ()
-    module: None = None
-
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
-        """Return (M, K) float32 scores."""
-        raise NotImplementedError
-
-    def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
-        """Refuse.
-
-        Raises:
-            Incompatible: always.
-        """
-        raise Incompatible(f"{type(self).__name__} has no features; choose an attack and a defense that need only scores")
-
-    def state(self) -> State:
-        """Return all that `Learner.restore` needs."""
-        raise NotImplementedError
-
-    def silenced(self, channels_D: Tensor) -> Self:
-        """Refuse: there are no channels to prune.
-
-        Raises:
-            Incompatible: always.
-        """
-        raise Incompatible(f"{type(self).__name__} has no channels that can be pruned; use a convolutional net")
 
 
 def score_each(victims: Sequence[Victim], inputs: Tensor, rows: int = 500) -> Iterator[Tensor]:

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.keys import key, tensor_digest
-from poisonbench.core.learner import Combine, PlainLearner, PlainVictim, State, Trained, Victim
+from poisonbench.core.learner import Combine, State, Trained, Victim
+from poisonbench.core.plain import PlainLearner, PlainVictim
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import PICTURES

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Combine, PlainLearner, PlainVictim, State, Trained, Victim
+from poisonbench.core.learner import Combine, State, Trained, Victim
+from poisonbench.core.plain import PlainLearner, PlainVictim
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import TEXTS, Tokens
 from poisonbench.learn import device
