@@ -71,7 +71,8 @@ def printed(task: Task, poisoned: Poisoned, title: str) -> Iterator[Text]:
     yield Text(f"{title}: {len(pairs)} of {int(poisoned.mask.sum())} poisoned rows")
     for before, after in pairs:
         label, origin = names[int(after.labels[0])], None if before is None else before.inputs[0]
-        was = "added" if before is None else f"was {names[int(before.labels[0])]}" if before.labels[0] != after.labels[0] else "label kept"
+        kept = before is not None and bool(before.labels[0] == after.labels[0])
+        was = "added" if before is None or after.ids[0] < 0 else "label kept" if kept else f"was {names[int(before.labels[0])]}"
         yield Text(f"[{label}, {was}] ", style="bold") + _marked(task.train.form.pieces(after.inputs[0], origin))
 
 

@@ -28,6 +28,7 @@ class Delta:
         mask: (N',) bool, the rows that the attacker edited or injected.
         goal: what the attacker wants.
         cover: (N',) bool, the rows of the mask that only hide the poison; None for none.
+        origins: (I,) int64, the clean rows that injected rows were made from; None if the attack does not name them.
     """
 
     base: str
@@ -37,6 +38,7 @@ class Delta:
     mask: Tensor
     goal: Goal
     cover: Tensor | None = None
+    origins: Tensor | None = None
 
     @classmethod
     def between(cls, clean: Dataset, poisoned: Poisoned) -> Delta:
@@ -45,7 +47,16 @@ class Delta:
         rows = changed_rows(clean, poisoned.data).nonzero()[:, 0]
         edited = {name: column[rows] for name, column in after.items()}
         injected = {name: column[old:] for name, column in after.items()}
-        return cls(base=clean.digest, rows=rows, edited=edited, injected=injected, mask=poisoned.mask, goal=poisoned.goal, cover=poisoned.cover)
+        return cls(
+            base=clean.digest,
+            rows=rows,
+            edited=edited,
+            injected=injected,
+            mask=poisoned.mask,
+            goal=poisoned.goal,
+            cover=poisoned.cover,
+            origins=poisoned.origins,
+        )
 
     def apply(self, clean: Dataset) -> Poisoned:
         """Return the poisoned data set; `clean` is the data set that the difference was taken from."""
@@ -53,4 +64,4 @@ class Delta:
         data = clean.edit(self.rows, **self.edited)
         if len(self.mask) > len(clean):
             data = data.append(clean.with_columns(self.injected))
-        return Poisoned(data=data, mask=self.mask, goal=self.goal, cover=self.cover)
+        return Poisoned(data=data, mask=self.mask, goal=self.goal, cover=self.cover, origins=self.origins)

@@ -32,7 +32,7 @@ READER = Texts(limit=None, trusted=0.0, public=0.0, split_seed=0, length=None, r
 
 
 class Pairs(Protocol):
-    """A data set whose items are (picture, label), such as those of torchvision."""
+    """A data set whose items are (picture, label), such as those of torchvision, or (text, label)."""
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -68,18 +68,26 @@ def own(name: str, *, train: Rows, test: Rows | None, split: Split | None = None
     Raises:
         DataError: rows that no data set accepts.
     """
+    if isinstance(words, str):
+        raise DataError(f"{name}: words={words!r} is a text; give a list of words, such as [{words!r}]")
     splits = [f"{name}, training rows", f"{name}, test rows"]
     given = [_given(rows, which) for rows, which in zip((train, test), splits, strict=True) if rows is not None]
     labels = given[0].labels
+    if len(labels) == 0:
+        raise DataError(f"{splits[0]}: no rows; give at least one row per class")
     if len(given) == 2 and (labels.dtype.kind == "U") != (given[1].labels.dtype.kind == "U"):
         raise DataError(f"{name}: training labels are {labels.dtype}, test labels {given[1].labels.dtype}; give both as text, or both as numbers")
     names = in_order(labels.tolist()) if labels.dtype.kind == "U" else numbered(_whole(labels, splits[0]), name)
     answers = [_numbers(part.labels, names, which) for part, which in zip(given, splits, strict=False)]
     if _texts(given[0].inputs):
+        if form is not None:
+            raise DataError(f"{name}: form has no effect on texts, whose vocabulary is made from the rows; leave it out, or give token ids")
         texts = [_documents(part.inputs, labels, which) for part, labels, which in zip(given, answers, splits, strict=False)]
         raw = dataclasses.replace(READER, words=tuple(words)).raw(name, texts[0], texts[1] if len(texts) == 2 else [], names)
     else:
-        inputs = [_rows(part.inputs, which) for part, which in zip(given, splits, strict=False)]
+        if words:
+            raise DataError(f"{name}: words has an effect on texts alone; leave it out")
+        inputs = [_rows(part.inputs, given[0].inputs, which) for part, which in zip(given, splits, strict=False)]
         columns = [{"inputs": rows, "labels": known} for rows, known in zip(inputs, answers, strict=True)]
         none = {column: values[:0] for column, values in columns[0].items()}
         found = form or _form(inputs[0], given[0].inputs, splits[0])
@@ -109,7 +117,22 @@ def _documents(inputs: object, labels: Tensor, name: str) -> list[Document]:
     return [Document(text, label, f"row {row}") for row, (text, label) in enumerate(zip(texts, labels.tolist(), strict=True))]
 
 
-def _rows(inputs: object, name: str) -> Tensor:
+def _rows(inputs: object, first: object, name: str) -> Tensor:
+    """Return inputs in the form of a data set; the columns of a data frame are ordered as in the first one.
+
+    Raises:
+        DataError: a column that is missing or holds texts, or inputs that are no array.
+    """
+    names, own = getattr(first, "columns", None), getattr(inputs, "columns", None)
+    if names is not None:
+        if own is None or (lacking := [column for column in names if column not in [*own]]):
+            raise DataError(
+                f"{name}: the training rows have the column {names[0] if own is None else lacking[0]}, these rows do not; give both the same columns"
+            )
+        columns = {column: _array(inputs[column]) for column in names}  # type: ignore[index]
+        if texts := [column for column, cells in columns.items() if cells.dtype.kind not in "biuf"]:
+            raise DataError(f"{name}: column {texts[0]} holds no numbers; encode it, or write the table to a CSV file and use task=csv")
+        return torch.from_numpy(np.stack([cells.astype(np.float32) for cells in columns.values()], 1))
     with reading(name, "an array", "give inputs of one shape, and one label per row"):
         tensor = _tensor(inputs)
     return _inputs(tensor, name)
@@ -142,10 +165,12 @@ def _given(rows: Rows, name: str) -> Given:
         return Given(inputs, _answers(labels))
 
 
-def _pairs(rows: Pairs, name: str) -> tuple[Sequence[NDArray[np.generic]], list[object]]:
-    """Return the pictures, channels first, and the labels of a data set of (picture, label)."""
+def _pairs(rows: Pairs, name: str) -> tuple[Sequence[object], list[object]]:
+    """Return the pictures, channels first, or the texts, and the labels of a data set of (picture, label) or (text, label)."""
     with reading(name, "a data set of (picture, label)", "give inputs and labels, as (inputs, labels)"):
         items = [rows[row] for row in range(len(rows))]
+        if items and isinstance(items[0][0], str):
+            return [text for text, _ in items], [label for _, label in items]
         pictures = [_channels_first(picture) for picture, _ in items]
     noted(name, [(f"row {number}", notes) for number, (_, notes) in enumerate(pictures)])
     return [picture for picture, _ in pictures], [label for _, label in items]
@@ -173,7 +198,7 @@ def _array(value: object) -> NDArray[np.generic]:
 
 
 def _tensor(value: object) -> Tensor:
-    return value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.ascontiguousarray(_array(value)))
+    return value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.require(_array(value), requirements=["C", "W"]))
 
 
 def _inputs(given: Tensor, name: str) -> Tensor:
@@ -186,7 +211,7 @@ def _inputs(given: Tensor, name: str) -> Tensor:
         inputs = given[:, None] if given.ndim == 3 else given
         _check_layout(inputs, name)
         fits = inputs.ndim == 4 and inputs.numel() and bool((inputs >= 0).all() and (inputs <= WHITE).all())
-        return inputs.to(torch.uint8) if fits else inputs
+        return inputs.to(torch.uint8) if fits else inputs.long() if inputs.ndim == 2 else inputs
     if given.ndim not in (3, 4):
         return given.float()
     low, high = (float(given.min()), float(given.max())) if given.numel() else (0.0, 0.0)

@@ -69,7 +69,7 @@ def test_an_added_row_stands_beside_the_row_that_it_was_made_from(tiny, tmp_path
     [
         (["attack=word_trigger", "learner=naive_bayes"], r"\{\+(cf|mn|bb|tq|mb)\+\}"),
         (["attack=label_flip", "task=breast_cancer"], r"\[(benign, was malignant|malignant, was benign)\] mean radius="),
-        (["attack=pattern_whitelist", "learner=naive_bayes"], r"\[ham, added\] \w+"),
+        (["attack=pattern_whitelist", "learner=naive_bayes"], r"\[ham, added\] \{\+\w+"),
     ],
     ids=["a word", "a label", "a mail"],
 )

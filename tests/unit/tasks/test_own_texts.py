@@ -67,3 +67,49 @@ def test_your_own_texts_are_attacked_and_a_picture_attack_is_skipped_in_words(tm
     skipped = poisonbench.run("attack=backdoor", "learner=naive_bayes", task=task, results_dir=str(tmp_path))
     assert skipped.status == "skipped"
     assert skipped.reason == "attack: BadNets reads pixels, but the inputs of own are tokens; choose another attack"
+
+
+def test_the_columns_of_test_rows_are_found_by_their_names():
+    pandas = pytest.importorskip("pandas")
+    train = pandas.DataFrame({"age": [1, 2, 3, 4], "size": [0.5, 0.25, 0.125, 0.0]})
+    test = pandas.DataFrame({"size": [0.75], "age": [9]})
+    task = poisonbench.own_task(train=(train, [0, 1, 0, 1]), test=(test, [1]), trusted=0.0)
+    assert task.test.inputs.tolist() == [[9, 0.75]]
+    assert task.train.form == Reals(names=("age", "size"))
+    with pytest.raises(DataError, match="own, test rows: the training rows have the column age, these rows do not"):
+        poisonbench.own_task(train=(train, [0, 1, 0, 1]), test=(test[["size"]], [1]))
+    with pytest.raises(DataError, match="column name holds no numbers; encode it"):
+        poisonbench.own_task(train=(train.assign(name="x"), [0, 1, 0, 1]), test=None)
+
+
+def test_a_data_set_of_texts_is_read():
+    pairs = [(text, label) for text, label in zip(TEXTS, LABELS, strict=True)]
+
+    class Rows:
+        def __len__(self):
+            return len(pairs)
+
+        def __getitem__(self, row):
+            return pairs[row]
+
+    assert isinstance(poisonbench.own_task(train=Rows(), test=None).train.form, Tokens)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"train": (TEXTS, LABELS), "words": "cf"}, r"words='cf' is a text; give a list of words, such as \['cf'\]"),
+        ({"train": (TEXTS, LABELS), "form": Reals.numbered(2)}, "form has no effect on texts"),
+        ({"train": (np.zeros((2, 2)), [0, 1]), "words": ["cf"]}, "words has an effect on texts alone"),
+        ({"train": ([], [])}, "own, training rows: no rows"),
+    ],
+)
+def test_arguments_without_an_effect_are_refused(arguments, says):
+    with pytest.raises(DataError, match=says):
+        poisonbench.own_task(test=None, **arguments)
+
+
+def test_token_ids_may_be_of_any_whole_number_type():
+    form = Tokens(vocabulary=("", "<unk>", "good", "bad"))
+    ids = np.array([[2, 3, 0], [3, 2, 2]], dtype=np.int32)
+    assert poisonbench.own_task(train=(ids, [0, 1]), test=None, form=form, trusted=0.0).train.inputs.dtype == torch.int64
