@@ -36,6 +36,7 @@ class Cube:
     before clusters are searched; after PCA more rows are in no cluster. Features are those of the undefended victim; the paper trains an encoder.
     Each class is clustered by itself, where the paper's code clusters all rows and then looks at the labels. A class without a cluster of more than
     `majority` of its rows is kept whole: in SST-2 more than half of a clean class is in no cluster, and its largest cluster says nothing about poison.
+    HDBSCAN gives other clusters for another order of equal rows (`findings/sklearn_hdbscan_order.sh`), so rows are ordered by their ids first.
 
     Args:
         dims: dimensions after the reduction, 1 or more (paper: 10).
