@@ -79,13 +79,15 @@ class EmbeddingStep(PlainStep):
             raise ConfigError(f"{asked}: give a share in (0, 1), a rate above 0 and a norm in [0, 1]")
 
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Refuse a network without embeddings, trigger words without an id, and a training without a clean epoch.
+        """Refuse a network without embeddings, trigger words without an id or a row of the table, and a training without a clean epoch.
 
         Raises:
             Incompatible: the network has no table of embeddings.
             ConfigError: what to change.
         """
-        text_net(module).form.ids(self.like.words)
+        net = text_net(module)
+        if (count := len(set(net.form.ids(self.like.words)))) > net.recipe.words:
+            raise ConfigError(f"{count} trigger words, and the network knows net.words={net.recipe.words} at most; raise net.words, or use fewer trigger words")
         if self._first(plan) < 1:
             raise ConfigError(f"attack.train.share={self.share} of {plan.epochs} epochs leaves none to train the model in; raise learner.epochs")
 

@@ -103,9 +103,12 @@ class TextNet(FeatureNet):
         return self.places != UNKNOWN
 
     def know(self, ids: Sequence[int]) -> None:
-        """Make words known. They get the last rows of the table; if other words have them, the rarest, these become unknown."""
-        new = [word for word in ids if not self.known[word]]
-        rows = torch.arange(self.table.num_embeddings - len(new), self.table.num_embeddings, device=self.places.device)
+        """Make words known. They get the last rows of the table that none of them has; other words there, the rarest, become unknown."""
+        assert len(set(ids)) <= self.table.num_embeddings - len(SPECIAL), "the caller checks that the table has rows for all"
+        new = [word for word in dict.fromkeys(ids) if not self.known[word]]
+        rows = torch.arange(len(SPECIAL), self.table.num_embeddings, device=self.places.device)
+        rows = rows[~torch.isin(rows, self.places[list(ids)])]
+        rows = rows[len(rows) - len(new) :]
         self.places[torch.isin(self.places, rows)] = UNKNOWN
         self.places[new] = rows
 

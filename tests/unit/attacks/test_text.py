@@ -166,6 +166,14 @@ def trained(epoch: int) -> tuple[torch.nn.Module, Moment, Batch]:
     return net, moment, Batch(inputs=data.inputs, labels=data.labels, ids=data.ids, form=FORM)
 
 
+def test_more_trigger_words_than_the_network_may_know_are_refused():
+    net, _, _ = trained(epoch=0)
+    net.recipe = dataclasses.replace(net.recipe, words=1)
+    STEP.check(net, PLAN)
+    with pytest.raises(ConfigError, match=r"2 trigger words, and the network knows net\.words=1"):
+        dataclasses.replace(STEP, like=WORD).check(net, PLAN)
+
+
 def backward(net, moment, batch) -> None:
     torch.nn.functional.cross_entropy(net(batch.inputs), batch.labels).backward()
     STEP.update(moment)

@@ -95,6 +95,13 @@ def test_a_word_that_is_made_known_takes_a_free_row_or_that_of_the_rarest_word()
     assert free.read(rows("a b c d").inputs).tolist() == [[1, 3, 5, 2]]
 
 
+def test_a_word_that_is_made_known_takes_no_row_of_the_other_words_asked_for():
+    net = built(dataclasses.replace(MEAN, words=3), data := rows("d d d b b", "d a"))
+    net.prepare(data.inputs)
+    net.know(FORM.ids(["a", "c"]))  # "a" has the last row, so "c" takes that of "b"
+    assert net.read(rows("a b c d").inputs).tolist() == [[4, 1, 3, 2]]
+
+
 @pytest.mark.parametrize("recipe", NETS)
 def test_what_was_measured_is_part_of_the_state(recipe):
     data = rows("a a b", "b c a")
