@@ -20,6 +20,7 @@ from poisonbench.core.goals import Backdoor, Trigger
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.tokens import TEXTS, Tokens
+from poisonbench.forms.words import words_form
 
 Place = Literal["start", "end", "random"]
 Labels = Literal["dirty", "clean", "mixed"]
@@ -163,7 +164,7 @@ class TextBackdoor:
         """
         if not 0 <= self.target < rows.num_classes:
             raise ConfigError(f"attack.data.target={self.target} is no class; {rows.num_classes} classes allow 0 to {rows.num_classes - 1}")
-        trigger = self.trigger(words_form(rows), rows.inputs.shape[1], rng.child("trigger"))
+        trigger = self.trigger(words_form(rows, "a trigger of words", "attack"), rows.inputs.shape[1], rng.child("trigger"))
         return Backdoor(trigger=trigger, wish=torch.full((rows.num_classes,), self.target))
 
     def planted(self, known: Known, rng: Key) -> Poisoned:
@@ -180,17 +181,6 @@ class TextBackdoor:
         chosen = known.choose(wanted, rng.child("rows"))
         data = rows.edit(chosen, inputs=goal.trigger(rows.inputs[chosen]), labels=goal.wish[rows.labels[chosen]])
         return Poisoned(data=data, mask=known.mask(chosen), goal=goal)
-
-
-def words_form(rows: Dataset) -> Tokens:
-    """Return the vocabulary of rows of words.
-
-    Raises:
-        ConfigError: the rows are not words.
-    """
-    if not isinstance(rows.form, Tokens):
-        raise ConfigError("a trigger of words needs rows of words; choose a text task, such as task=sentiment")
-    return rows.form
 
 
 def fits(tokens: int, length: int) -> None:

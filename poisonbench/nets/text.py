@@ -16,7 +16,10 @@ from torch.nn import functional as F  # the usual name
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.forms.tokens import PADDING, SPECIAL, TEXTS, UNKNOWN, Tokens
+from poisonbench.forms.words import words_form
 from poisonbench.nets.net import FeatureNet
+
+READER = ("a network for text", "net")  # for errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +156,6 @@ def text_net(module: nn.Module) -> TextNet:
     return found
 
 
-def words_form(like: Dataset) -> Tokens:
-    """Return the vocabulary of rows of words.
-
-    Raises:
-        ConfigError: the rows are not words.
-    """
-    if not isinstance(like.form, Tokens):
-        raise ConfigError("a network for text needs rows of words; choose a text task, such as task=sentiment, or another net")
-    return like.form
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeanEmbedding(Embedded):
     """The mean of the embeddings of a row's words, then a linear head. The order of words has no effect.
@@ -180,7 +172,7 @@ class MeanEmbedding(Embedded):
         Raises:
             ConfigError: the rows are not words.
         """
-        return _Mean(self, words_form(like), self.width, like.num_classes)
+        return _Mean(self, words_form(like, *READER), self.width, like.num_classes)
 
 
 class _Mean(TextNet):
@@ -218,7 +210,7 @@ class TextCNN(Embedded):
         Raises:
             ConfigError: the rows are not words.
         """
-        return _CNN(self, words_form(like), like.num_classes)
+        return _CNN(self, words_form(like, *READER), like.num_classes)
 
 
 class _CNN(TextNet):
@@ -268,7 +260,7 @@ class TextTransformer(Embedded):
         Raises:
             ConfigError: the rows are not words.
         """
-        return _Transformer(self, words_form(like), like.inputs.shape[1], like.num_classes)
+        return _Transformer(self, words_form(like, *READER), like.inputs.shape[1], like.num_classes)
 
 
 class _Transformer(TextNet):

@@ -152,7 +152,7 @@ def test_the_table_of_embeddings_is_found_inside_another_module():
 
 def test_rows_that_are_not_words_are_refused():
     pictures = Dataset.of(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.arange(2), num_classes=2)
-    with pytest.raises(ConfigError, match="needs rows of words"):
+    with pytest.raises(ConfigError, match=r"a network for text needs rows of words; .* or another net"):
         CNN.build(pictures)
 
 

@@ -1,0 +1,23 @@
+"""Rows of words: the check of code that reads nothing else."""
+
+from __future__ import annotations
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError
+from poisonbench.forms.tokens import Tokens
+
+
+def words_form(rows: Dataset, reader: str, slot: str) -> Tokens:
+    """Return the vocabulary of rows of words.
+
+    Args:
+        rows: any rows.
+        reader: what needs rows of words, such as "a network for text".
+        slot: what to choose another one of, such as "net".
+
+    Raises:
+        ConfigError: the rows are not words.
+    """
+    if not isinstance(rows.form, Tokens):
+        raise ConfigError(f"{reader} needs rows of words; choose a text task, such as task=sentiment, or another {slot}")
+    return rows.form
