@@ -19,7 +19,9 @@ from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import TEXTS, joined
 
-ROWS = 200  # rows that are taken apart at a time
+ROWS = 200  # rows that are taken apart at a time, fewer where they are long
+PAIRS = 1 << 24  # pairs of places that are compared at a time; one long row may have more
+NUMBERS = 1 << 25  # words or features that are held at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +102,9 @@ class Scores(NamedTuple):
 
 def keywords(victim: Victim, inputs_NL: Tensor, count: int) -> Keywords:
     """Return the `count` words of each row without which a feature of the victim changes most."""
-    order = (inputs_NL != 0).sum(1).argsort(stable=True)  # rows of one length together: less padding to read
+    lengths = (inputs_NL != 0).sum(1)
     words, weights = (torch.zeros(len(inputs_NL), count, dtype=dtype) for dtype in (torch.int64, torch.float64))
-    parts = order.split(ROWS)
+    parts = portions(lengths)
     for place in track(len(parts), "rows without each word"):
         some = inputs_NL[parts[place]]
         best = weighed(victim, some).topk(min(count, some.shape[1]), dim=1)
@@ -112,13 +114,22 @@ def keywords(victim: Victim, inputs_NL: Tensor, count: int) -> Keywords:
     return Keywords(words, weights)
 
 
+def portions(lengths_N: Tensor) -> list[Tensor]:
+    """Return positions of rows: rows of one length together, so that there is less padding to read, and few rows where they are long."""
+    order = lengths_N.argsort(stable=True)
+    return [few for some in order.split(ROWS) for few in some.split(max(1, PAIRS // max(1, int(lengths_N[some].amax()) ** 2)))] if len(order) else []
+
+
 def weighed(victim: Victim, inputs_NL: Tensor) -> Tensor:
     """Return (N, L) float64 weights of words, at the first place of each word in its row; -1 at all other places."""
-    same = inputs_NL[:, :, None] == inputs_NL[:, None, :]
-    row, place = ((inputs_NL != 0) & ~same.tril(-1).any(2)).nonzero(as_tuple=True)
-    less = joined(inputs_NL[row].masked_fill(same[row, place], 0), length=inputs_NL.shape[1])
-    found = torch.full(inputs_NL.shape, -1.0, dtype=torch.float64)
-    found[row, place] = (victim.features(less) - victim.features(inputs_NL)[row]).abs().amax(1).double()
+    short = inputs_NL[:, : int((inputs_NL != 0).sum(1).amax())]  # without the padding that all rows have
+    same = short[:, :, None] == short[:, None, :]
+    row, place = ((short != 0) & ~same.tril(-1).any(2)).nonzero(as_tuple=True)
+    whole, found = victim.features(inputs_NL), torch.full(inputs_NL.shape, -1.0, dtype=torch.float64)
+    for some in torch.arange(len(row)).split(max(1, NUMBERS // max(whole.shape[1], inputs_NL.shape[1]))):
+        own = row[some]
+        less = joined(short[own].masked_fill(same[own, place[some]], 0), length=inputs_NL.shape[1])
+        found[own, place[some]] = (victim.features(less) - whole[own]).abs().amax(1).double()
     return found
 
 

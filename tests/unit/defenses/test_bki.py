@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from defenses.sanitize.bki import Bki, Keywords, keywords, outlier, scored, weighed
+from defenses.sanitize import bki
+from defenses.sanitize.bki import Bki, Keywords, keywords, outlier, portions, scored, weighed
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
@@ -50,6 +51,29 @@ def test_keywords_are_the_words_of_largest_weight_in_the_order_of_the_rows():
     found = keywords(Counting(), torch.tensor([[5, TRIGGERS[0], 7, 0], [9, 0, 0, 0], [0, 0, 0, 0]]), 2)
     assert found.words.tolist() == [[TRIGGERS[0], 7], [9, 0], [0, 0]]
     torch.testing.assert_close(found.weights, torch.tensor([[10.0, 0.07], [0.09, 0.0], [0.0, 0.0]]).double(), atol=1e-6, rtol=0)
+
+
+def test_rows_of_one_length_are_together_and_few_where_they_are_long():
+    lengths = torch.tensor([3000, 2, 0, 3000, *[1] * 198])
+    assert [part.tolist() for part in portions(lengths)] == [[2, *range(4, 202), 1], [0], [3]]
+    assert [len(part) for part in portions(torch.full((450,), 60))] == [200, 200, 50]
+    assert portions(lengths[:0]) == []
+
+
+def test_small_parts_give_the_same_keywords(monkeypatch):
+    inputs = torch.cat([rows()[0].inputs, torch.zeros(3, 8, dtype=torch.int64)])
+    whole = keywords(Counting(), inputs, 3)
+    monkeypatch.setattr(bki, "PAIRS", 1)
+    monkeypatch.setattr(bki, "NUMBERS", 16)  # two rows of eight words
+    parts = keywords(Counting(), inputs, 3)
+    assert torch.equal(parts.words, whole.words)
+    assert torch.equal(parts.weights, whole.weights)
+
+
+def test_a_long_row_takes_memory_by_its_words_and_not_by_its_padding():
+    inputs = torch.zeros(200, 20_000, dtype=torch.int64)  # 80 GB if every place was compared with every other
+    inputs[:, :2] = torch.tensor([5, TRIGGERS[0]])
+    assert (keywords(Counting(), inputs, 1).words == TRIGGERS[0]).all()
 
 
 def test_a_score_is_log10_of_the_rows_times_the_mean_weight():
