@@ -127,7 +127,7 @@ class ClassicalVictim(PlainVictim):
             return torch.from_numpy(table).float()
         from sklearn.preprocessing import normalize
 
-        return torch.from_numpy(normalize(table).toarray()).float()
+        return torch.from_numpy(normalize(table).astype(np.float32).toarray())
 
     def state(self) -> State:
         """Return the arrays as tensors."""

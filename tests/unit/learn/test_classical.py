@@ -1,5 +1,7 @@
 """Classical learners: scores from the stored arrays against scikit-learn's own."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,19 @@ def test_features_are_the_standardised_inputs(honest):
     assert features.numpy() == pytest.approx(standardised(data, data.inputs)[0], abs=1e-5)
     counts = LOGISTIC.fit(texts(), honest, KEY).features(torch.tensor([[2, 3, 3, 6]]))
     assert counts.tolist() == [pytest.approx([1 / 5**0.5, 2 / 5**0.5, 0, 0])]
+
+
+def test_features_of_words_take_no_memory_beyond_their_own(honest):
+    words = torch.arange(2, 4002).reshape(100, 40)
+    data = Dataset.of(words, torch.arange(100) % 2, num_classes=2, form=Tokens(vocabulary=("", "<unk>", *map(str, range(4000)))))
+    victim = NaiveBayes(alpha=1.0).fit(data, honest, KEY)
+    victim.features(words[:1])
+    tracemalloc.start()
+    features = victim.features(words)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert features.shape == (100, 4000)
+    assert peak < 2 * 4 * features.numel()  # a table of 64 bits alone takes as much
 
 
 def test_many_victims_answer_as_one_after_the_other(honest):
