@@ -30,17 +30,22 @@ class Bki:
 
     Source: Chen and Dai, "Mitigating Backdoor Attacks in LSTM-based Text Classification Systems by Backdoor Keyword Identification", Neurocomputing
     2021: the weight of a word in a row is the largest change of a feature, max |h(x) - h(x without the word)|, in the undefended victim; the `words`
-    of largest weight are the row's keywords. A word that is a keyword of n rows has the score log10(n) times its mean weight there.
+    of largest weight are the row's keywords. A word that is a keyword of n rows has the score log10(n) times its mean weight there. This form of
+    the score is that of the library OpenBackdoor. The paper's formula was not at hand, and may have a further factor, log10(s / n) with a constant s.
 
     Differences: the paper and the most used port suspect only the word of largest score, so a trigger that is one of several words stays. Here
     `keywords` words are suspected, or all whose score is an outlier. Scores are counted within each label, since a trigger has a target, and rows
     are dropped only where the word is suspected for their label. A word is left out at all of its places in a row.
 
+    The default of `spread` was chosen on SST-2. On the generated reviews (`attack=text`, task=sentiment) the poison stays below that bar, so the
+    defaults drop none of it: the largest score is 12.1 deviations above the median in the target class, and 5.5 in the other. The suspicion still
+    ranks poisoned rows above the others of their class (AUROC within the class 1.000).
+
     Args:
         words: keywords of each row, 1 or more (paper: 5).
         keywords: words that are suspected, 1 or more (paper: 1); null: those whose score exceeds the median of all scores of their label by more than
             `spread` times the median absolute deviation, and none if there are no such words.
-        spread: above 0. Words of clean rows reached 13.5 on SST-2 (three seeds).
+        spread: above 0. Words of clean rows reached 13.5 on SST-2 (three seeds), where the default was chosen.
     """
 
     VERSION: ClassVar[int] = 1
