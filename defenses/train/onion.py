@@ -40,13 +40,14 @@ class Onion:
     a short text much more than that of a long one, but the likelihood of both alike. On a part of the training rows of SST-2, with about 540 trusted
     rows, "likelihood" lowered the ASR of `word_trigger` by 64 to 69 points (seeds 100 to 102), and "perplexity" by 21 (seed 100).
 
-    The bar is the lowest one with which, as with all higher ones, the victim's accuracy on the clean rows falls by at most `cost`; each clean row is
-    judged by a model of other rows. A text keeps its least suspicious word.
+    The bar is chosen on the clean rows: candidates are tried from the highest downwards, and the last one before the victim's accuracy there falls by
+    more than `cost` is taken. Each clean row is judged by a model of other rows. `cost` bounds the loss on these rows only; on test rows more may be
+    lost: 4.3 points on task=sentiment, with `cost` 0.02 and about 150 trusted rows. A text keeps its least suspicious word.
 
     Args:
         order: words of an n-gram, 1 or more; 2 is a bigram model.
         scale: "likelihood" or "perplexity" (paper).
-        cost: accuracy on the clean rows that may be lost, in [0, 1).
+        cost: accuracy that may be lost on the clean rows, in [0, 1); it is no bound for other rows.
         bar: suspicion from which a word is removed, in nats for "likelihood"; null: chosen by `cost` (the most used port: 0, "perplexity").
     """
 
