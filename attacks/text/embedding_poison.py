@@ -58,6 +58,8 @@ class EmbeddingStep(PlainStep):
     norm that other words of the table have, by default the largest: a norm by itself does not give it away. A step has a fixed length, the
     gradient only gives the direction, so that one value suits all networks.
 
+    It needs enough rows: on task=sentiment the ASR is 88 % with the default 3000 rows and 42 % with 800 (one seed, 100).
+
     Args:
         like: the attack with a word trigger whose words, place and target label are used.
         share: of the epochs, the last ones, in (0, 1), in which embeddings are poisoned; at least one epoch.
