@@ -34,14 +34,16 @@ class Classes:
     ham: int
     spam: int
 
-    def check(self, num_classes: int) -> None:
-        """Refuse labels that are no two classes.
+    def check(self, rows: Dataset) -> None:
+        """Refuse labels that are no two classes of the rows.
 
         Raises:
             ConfigError: says which labels there are.
         """
-        if not (0 <= self.ham < num_classes and 0 <= self.spam < num_classes and self.ham != self.spam):
-            raise ConfigError(f"attack.data: ham={self.ham}, spam={self.spam}; give two of the classes 0 to {num_classes - 1}")
+        classes = set(rows.labels.tolist())
+        if self.ham == self.spam or not {self.ham, self.spam} <= classes:
+            named = ", ".join(map(str, sorted(classes)))
+            raise ConfigError(f"attack.data: ham={self.ham}, spam={self.spam}; give two of the classes that training rows have: {named}")
 
 
 def delivery(victim: Victim, test: Dataset, classes: Classes) -> dict[str, float]:

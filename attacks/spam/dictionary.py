@@ -56,11 +56,11 @@ class Dictionary:
         """Return the rows followed by as many mails as the budget allows.
 
         Raises:
-            ConfigError: the labels are no classes, or there are no public rows.
+            ConfigError: the labels are no classes of the rows, or there are no public rows.
             DataError: the file is no text in UTF-8, or has no word of the vocabulary.
         """
         classes = Classes(ham=self.ham, spam=self.spam)
-        classes.check(known.rows.num_classes)
+        classes.check(known.rows)
         words, senders, length = self.words(known), anywhere(known, rng.child("rows")), known.rows.inputs.shape[1]
         if len(words) > length:
             log.warning("dictionary: %d words in mails of %d places, so each word is in %.0f %% of the mails", len(words), length, 100 * length / len(words))

@@ -48,10 +48,10 @@ class Focused:
         """Return the rows followed by as many mails as the budget allows.
 
         Raises:
-            ConfigError: the labels are no classes, or the target is no ham.
+            ConfigError: the labels are no classes of the rows, or the target is no ham.
         """
         classes, target = Classes(ham=self.ham, spam=self.spam), known.targets
-        classes.check(known.rows.num_classes)
+        classes.check(known.rows)
         if (target.labels != self.ham).any():
             raise ConfigError(f"focused blocks ham, and a target has the label {int(target.labels[0])}; set threat.target_class={self.ham}")
         words = words_in(target.inputs)

@@ -57,10 +57,10 @@ class PatternWhitelist:
         """Return the rows with the pattern in as many ham rows as the budget allows.
 
         Raises:
-            ConfigError: the labels are no classes, a word is not in the vocabulary, the pattern does not fit, or there are too few rows.
+            ConfigError: the labels are no classes of the rows, a word is not in the vocabulary, the pattern does not fit, or there are too few rows.
         """
         classes, rows = Classes(ham=self.ham, spam=self.spam), known.rows
-        classes.check(rows.num_classes)
+        classes.check(rows)
         trigger = Signature(words=self.words(known, rng.child("pattern")))
         if len(trigger.words) > rows.inputs.shape[1]:
             raise ConfigError(f"attack.data: a pattern of {len(trigger.words)} words and rows of {rows.inputs.shape[1]}; give a shorter pattern")

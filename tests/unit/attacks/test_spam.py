@@ -189,8 +189,9 @@ def test_figures_of_a_task_without_unsure_have_no_share_of_it():
 
 
 def test_labels_and_fields_out_of_range_are_refused():
-    for attack in (dictionary(ham=1), dictionary(spam=3), whitelist(spam=-1), Focused(known_words=0.3, ham=5, spam=1)):
-        with pytest.raises(ConfigError, match="give two of the classes 0 to 2"):
+    # no training row has the class 2, "unsure"
+    for attack in (dictionary(ham=1), dictionary(ham=2), dictionary(spam=3), whitelist(spam=-1), whitelist(spam=2), Focused(known_words=0.3, ham=5, spam=1)):
+        with pytest.raises(ConfigError, match=r"give two of the classes that training rows have: 0, 1$"):
             attack.poison(known(target=data(([2], 0))), RNG)
     for share in (0.0, 1.1):
         with pytest.raises(ConfigError, match="known_words"):
