@@ -44,8 +44,7 @@ class Ngrams:
         Raises:
             ConfigError: the vocabulary is too large for numbers of 64 bits.
         """
-        if size**order >= 1 << 63:
-            raise ConfigError(f"n-grams of {order} words over {size} words do not fit in 64 bits; lower the order")
+        check_order(order, size)
         windows, real = framed(rows_NL, order)
         grams, counts = windows[real].unique(dim=0, return_counts=True)
         return cls(grams=grams, counts=counts, size=size)
@@ -149,6 +148,17 @@ class Level:
     def _found(table: Tensor, column: Tensor, keys: Tensor) -> Tensor:
         place = torch.searchsorted(table, keys).clamp_max(len(table) - 1)
         return torch.where(table[place] == keys, column[place], 0.0)
+
+
+def check_order(order: int, size: int) -> None:
+    """Refuse n-grams that are no numbers of 64 bits.
+
+    Raises:
+        ConfigError: names the largest order.
+    """
+    if size**order >= 1 << 63:
+        largest = max(each for each in range(order) if size**each < 1 << 63)
+        raise ConfigError(f"defense.train.order={order}: n-grams of {order} of {size:,} words do not fit in 64 bits; give {largest} or less")
 
 
 def framed(rows_NL: Tensor, order: int) -> tuple[Tensor, Tensor]:

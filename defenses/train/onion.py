@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from defenses.train.ngram import BOUNDARY, Ngrams
+from defenses.train.ngram import BOUNDARY, Ngrams, check_order
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Around, Combine, Fitted, Learner, State, Trained, Victim
@@ -84,11 +84,12 @@ class Cleaning(Around):
     public: Dataset | None = None
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Check that there are clean rows, and that the member accepts the training rows.
+        """Check the order of the n-grams, that there are clean rows, and that the member accepts the training rows.
 
         Raises:
-            ConfigError: too few clean rows.
+            ConfigError: too large an order, or too few clean rows.
         """
+        check_order(self.recipe.order, vocabulary_size(data))
         if (count := len(self.clean(combine))) < LEAST:
             share = max(0.01, round(1.5 * LEAST / (len(data) + count), 2))
             raise ConfigError(

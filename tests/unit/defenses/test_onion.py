@@ -159,6 +159,16 @@ def test_too_few_clean_rows_are_refused_with_what_to_set():
         learner.check(reviews(40), combine(reviews(49)))
 
 
+def test_an_order_too_large_for_the_vocabulary_is_refused_before_a_training():
+    for order in (19, 20):  # 9 words: 9 ** 19 is below 2 ** 63
+        learner = Onion(**{**PLAN, "order": order})(Reads())
+        if order == 19:
+            learner.check(reviews(40), combine(reviews(50)))
+        else:
+            with pytest.raises(ConfigError, match=r"defense\.train\.order=20: .*give 19 or less"):
+                learner.check(reviews(40), combine(reviews(50)))
+
+
 @pytest.mark.parametrize("changes", [{"order": 0}, {"cost": -0.1}, {"cost": 1.0}])
 def test_numbers_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError, match=r"defense\.train"):
