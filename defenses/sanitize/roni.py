@@ -91,9 +91,10 @@ class Roni:
         first, places_N = different(data)
         rows, benign = data.take(first), means.trusted if self.threshold is None else means.trusted.take(first[:0])
         candidates = rows.append(benign)
+        draws = [self.draw(means.trusted, rng.child(f"trial {trial}")) for trial in range(self.trials)]  # all, before anything is trained
         losses = list[Tensor]()
         for trial in track(self.trials, "trials"):
-            draw = self.draw(means.trusted, rng.child(f"trial {trial}"))
+            draw = draws[trial]
             loss_C = self.losses(draw, candidates, means)
             if self.threshold is None:
                 loss_C[len(rows) + draw.drawn] = torch.nan  # a row that is drawn is not judged by itself

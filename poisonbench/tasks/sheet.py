@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def read(file: Path) -> Sheet:
     Raises:
         DataError: not UTF-8, no header, no rows, a row of another length, or an empty cell; the message names the line.
     """
-    records = list(_records(file))
+    records = _records(file)
     if not records:
         raise DataError(f"{file} is empty; write a header and rows")
     header = records[0][1]
@@ -87,8 +87,8 @@ def read(file: Path) -> Sheet:
     return Sheet(file=file, header=header, rows=tuple(cells for _, cells in records[1:]), lines=tuple(line for line, _ in records[1:]))
 
 
-def _records(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield the first line and the cells of each record; blank lines are skipped."""
+def _records(file: Path) -> list[tuple[int, tuple[str, ...]]]:
+    """Return the first line and the cells of each record; blank lines are skipped."""
     content = file.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -97,14 +97,18 @@ def _records(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
         raise DataError(f"{file}, line {line} is no text in UTF-8; save the file as UTF-8") from error
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
-    line = 1
+    line, records = 1, list[tuple[int, tuple[str, ...]]]()
+    most = csv.field_size_limit(len(text) + 1)  # of this process: 131,072 characters by default, and a cell may be longer
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                yield line, tuple(cell.strip() for cell in cells)
+                records.append((line, tuple(cell.strip() for cell in cells)))
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{file}, line {line} cannot be read ({error}); correct its quotation marks") from error
+    finally:
+        csv.field_size_limit(most)
+    return records
 
 
 def listed(names: Sequence[str]) -> str:

@@ -90,6 +90,15 @@ def test_too_few_trusted_rows_are_refused(label, count):
         roni(label=label).judge(rows(4), means(rows(count)), Key.root(100))
 
 
+def test_all_draws_are_made_before_anything_is_trained():
+    """Of three rows to train on, one or two are of class 0, so that 11 or 10 of the 12 rows of class 0 are left to measure on."""
+    fits, trusted, recipe = list[Dataset](), rows(24), roni(train=3, calibration=11, trials=12, label=0)
+    recipe.draw(trusted, Key.root(101).child("trial 0"))
+    with pytest.raises(ConfigError, match="need more than the 24 trusted rows"):
+        recipe.judge(rows(4), means(trusted, fit=lambda data, draw=0: [fits.append(data), Fragile(data)][1]), Key.root(101))
+    assert not fits
+
+
 def mails(count: int, seed: int) -> Dataset:
     draws = Key.root(seed).numpy()
     inputs = torch.from_numpy(draws.integers(2, 30, (count, 6)))

@@ -1,5 +1,6 @@
 """Tables in CSV files, and those that come with scikit-learn."""
 
+import csv
 import random
 from pathlib import Path
 
@@ -114,6 +115,13 @@ def test_a_table_that_cannot_be_read_is_refused_with_its_place(tmp_path, store, 
 def test_marks_that_only_unicode_counts_as_line_ends_are_part_of_a_cell(tmp_path, store):
     task = loaded(written(tmp_path, HEADER, "31,red\u2028dark,1,yes", *ROWS[1:]), store)
     assert "colour=red\u2028dark" in task.train.form.names
+
+
+def test_a_cell_may_be_longer_than_the_limit_of_the_csv_module(tmp_path, store):
+    before = csv.field_size_limit()
+    task = loaded(written(tmp_path, HEADER, f"31,{'x' * (before + 1)},1,yes", *ROWS[1:]), store)
+    assert f"colour={'x' * (before + 1)}" in task.train.form.names
+    assert csv.field_size_limit() == before
 
 
 def test_random_damage_is_read_or_refused_in_one_sentence(tmp_path, store):
