@@ -34,6 +34,7 @@ class Focused:
     """
 
     VERSION: ClassVar[int] = 1
+    ONE_TARGET: ClassVar[bool] = True
     READS: ClassVar[frozenset[str]] = TEXTS
     known_words: float
     ham: int

@@ -45,6 +45,7 @@ class BullseyePolytope:
     """
 
     VERSION: ClassVar[int] = 1
+    ONE_TARGET: ClassVar[bool] = True
     READS: ClassVar[frozenset[str]] = PICTURES
     wish: Wish
     bases: Bases

@@ -49,6 +49,7 @@ class GradientMatching:
     """
 
     VERSION: ClassVar[int] = 1
+    ONE_TARGET: ClassVar[bool] = True
     READS: ClassVar[frozenset[str]] = PICTURES
     wish: Wish
     bases: Bases

@@ -28,6 +28,7 @@ class LabelFlipTargeted:
     """
 
     VERSION: ClassVar[int] = 1
+    ONE_TARGET: ClassVar[bool] = True
     wish: Wish
 
     def poison(self, known: Known, rng: Key) -> Poisoned:

@@ -8,7 +8,7 @@ from poisonbench.core.attack import Untouched
 from poisonbench.core.defense import KeepAll
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import PlainStep, Unchanged
-from poisonbench.core.proof import check_proofs, needs, strangers
+from poisonbench.core.proof import check_proofs, needs, parts, strangers
 from poisonbench.runner.experiment import Experiment
 from poisonbench.runner.spec import filled
 from poisonbench.runner.stages import Line, under_attack
@@ -38,6 +38,7 @@ def check_training(line: Line) -> None:
     attack, defense = experiment.attack, experiment.defense
     experiment.task.check()
     check_form(experiment)
+    check_aim(experiment)
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible(
             "the attacker runs the training, so defense.sanitize and defense.train never see it; choose a repair or a screen, such as defense=fine_tune"
@@ -69,6 +70,18 @@ def check_form(experiment: Experiment) -> None:
     if experiment.attack.data != Untouched() and threat.budget.norm is not None and threat.budget.norm not in form.NORMS:
         known = " or ".join(form.NORMS) or "no norm"
         raise ConfigError(f"threat.budget.norm={threat.budget.norm}: changes of {form.NAME} are measured by {known}; choose that, or null")
+
+
+def check_aim(experiment: Experiment) -> None:
+    """Refuse several targets per trial for an attack that aims at one, which declares ONE_TARGET.
+
+    Raises:
+        ConfigError: what to set instead.
+    """
+    threat, aiming = experiment.threat, next((part for part in parts(experiment.attack) if getattr(part, "ONE_TARGET", False)), None)
+    if aiming is not None and threat.targets > 1:
+        asked = f"threat.targets={threat.targets}: {type(aiming).__name__} aims at one test row in each trial"
+        raise ConfigError(f"{asked}; set threat.targets=1, and more threat.trials for more targets")
 
 
 def alternative(asked: set[str], missing: Sequence[str]) -> str:
