@@ -94,10 +94,12 @@ def needs(plugin: object) -> frozenset[str]:
 
 
 def strangers(plugin: object, form: Form) -> list[object]:
-    """Return the parts of a plugin that cannot read inputs of this form; a part that declares READS speaks for everything inside it."""
-    read = getattr(plugin, "READS", None)
-    if read is not None:
-        return [] if form.NAME in read else [plugin]
+    """Return the parts of a plugin that cannot read inputs of this form.
+
+    A part that declares READS speaks for everything inside it; READS = None is any form.
+    """
+    if hasattr(plugin, "READS"):
+        return [] if plugin.READS is None or form.NAME in plugin.READS else [plugin]
     return [stranger for path in paths(plugin) if len(path) == 2 for stranger in strangers(path[-1], form)]
 
 

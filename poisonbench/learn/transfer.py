@@ -44,9 +44,9 @@ class Transfer:
     fitted: State = field(default_factory=dict)
 
     @property
-    def READS(self) -> frozenset[str]:
-        """The forms that the extractor can read; the head reads features."""
-        return frozenset(getattr(self.extractor.net, "READS", ()))
+    def READS(self) -> frozenset[str] | None:
+        """The forms that the extractor's network can read, None for any; the head reads features."""
+        return getattr(self.extractor.net, "READS", None)
 
     @property
     def stages(self) -> frozenset[str]:

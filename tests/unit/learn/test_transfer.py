@@ -5,9 +5,17 @@ import torch
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Trained
+from poisonbench.core.proof import strangers
 from poisonbench.core.rng import Key
+from poisonbench.forms.reals import Reals
+from poisonbench.forms.tokens import Tokens
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnyForm:
+    """A network that does not say which forms it reads."""
 
 
 @pytest.fixture
@@ -58,6 +66,14 @@ def test_it_survives_the_store_and_tuning_moves_the_head_alone(line):
 def test_without_public_rows_it_is_refused(tiny, store):
     with pytest.raises(ConfigError, match=r"set task\.public"):
         run(tiny("learner=transfer", "task.public=0"), store)
+
+
+def test_an_extractor_reads_what_its_network_reads_and_any_form_if_that_does_not_say(tiny, store):
+    learner = tiny("learner=transfer").learner
+    words, reals = Tokens(vocabulary=("", "<unk>", "good")), Reals(names=("age",))
+    assert strangers(learner, words) == [learner]
+    anything = dataclasses.replace(learner, extractor=dataclasses.replace(learner.extractor, net=AnyForm()))
+    assert strangers(anything, words) == strangers(anything, reals) == []
 
 
 def test_pixel_defenses_on_features_are_skipped_with_a_reason(tiny, store):
