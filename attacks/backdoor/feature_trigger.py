@@ -64,8 +64,8 @@ class FeatureTrigger:
     removed all poison, as with activation_clustering, is not the work of the poison.
 
     Args:
-        features: names of the columns, or their numbers from 0 in quotes; null: `count` columns, chosen by `select`.
-        values: the value of each of `features`, in its own unit; null: the rare value of each.
+        features: names of one or more columns, or their numbers from 0 in quotes; null: `count` columns, chosen by `select`.
+        values: the value of each of `features`, in its own unit, finite in 32 bits; null: the rare value of each.
         count: columns of the trigger without `features`, 1 or more.
         select: "importance"; "variance", the variance after scaling to 0..1; or "random", a baseline without knowledge.
         bins: intervals of "rare", 2 or more.
@@ -87,6 +87,10 @@ class FeatureTrigger:
         """Check what can be checked without the rows."""
         if self.count < 1 or self.bins < 2:
             raise ConfigError(f"attack.data: count={self.count}, bins={self.bins}; give 1 column or more, and 2 intervals or more")
+        if self.features == ():
+            raise ConfigError("attack.data.features=[]: a trigger without columns changes nothing; name some, or give null for `count` columns")
+        if large := [value for value in self.values or () if not abs(value) <= torch.finfo(torch.float32).max]:
+            raise ConfigError(f"attack.data.values: {large[0]:g} is not finite in 32 bits; give numbers of at most {torch.finfo(torch.float32).max:.3g}")
         if self.values is not None and len(self.values) != len(self.features or ()):
             raise ConfigError(
                 f"attack.data.values has {len(self.values)} values for {len(self.features or ())} features; give each of attack.data.features one"

@@ -95,6 +95,9 @@ def test_random_columns_are_nested_over_counts():
     [
         ({"count": 0}, "give 1 column"),
         ({"bins": 1}, "2 intervals"),
+        ({"features": ()}, "features=[]: a trigger without columns changes nothing"),
+        ({"features": ("age",), "values": (1e60,)}, "values: 1e+60 is not finite in 32 bits"),
+        ({"features": ("age",), "values": (float("nan"),)}, "values: nan is not finite in 32 bits"),
         ({"values": (1.0,)}, "1 values for 0 features"),
         ({"features": ("age", "size"), "values": (1.0,)}, "1 values for 2 features"),
         ({"features": ("sex",)}, "sex is no column; name some of age, size, 3, weight"),
