@@ -91,11 +91,13 @@ class Tokens(Form):
         """Return the ids of words.
 
         Raises:
-            ConfigError: a word that is not in the vocabulary.
+            ConfigError: names all words that are not in the vocabulary.
         """
-        strange = [word for word in words if word not in self.places or word in SPECIAL]
+        strange = dict.fromkeys(word for word in words if word not in self.places or word in SPECIAL)
         if strange:
-            raise ConfigError(f"{strange[0]!r} is not in the vocabulary of the task; choose a word of its rows, or add it with 'task.words=[{strange[0]}]'")
+            fault = f"{', '.join(map(repr, strange))} {'is' if len(strange) == 1 else 'are'} not in the vocabulary of the task"
+            case = ", in lower case," if any(word != word.lower() for word in strange) else ""
+            raise ConfigError(f"{fault}; choose words of its rows, or add yours{case} to those in task.words, which `describe TASK` lists")
         return [self.places[word] for word in words]
 
     def encode(self, text: str, length: int) -> Tensor:

@@ -117,8 +117,13 @@ def test_a_text_is_encoded_padded_cut_and_read_again():
     assert WORDS.encode("very very good movie", 2).tolist() == [7, 7]
     assert WORDS.decode(WORDS.encode("a very good movie", 5)) == "<unk> very good movie"
     assert WORDS.ids(["cf", "bad"]) == [3, 2]
-    with pytest.raises(ConfigError, match=r"'mn' is not in the vocabulary of the task; .*task.words=\[mn\]"):
-        WORDS.ids(["mn"])
+
+
+def test_all_words_outside_the_vocabulary_are_named_with_advice_that_can_be_followed():
+    with pytest.raises(ConfigError, match=r"^'mn' is not in the vocabulary of the task; choose words of its rows, or add yours to those in task\.words"):
+        WORDS.ids(["cf", "mn"])
+    with pytest.raises(ConfigError, match=r"^'Zzz', 'mn' are not in the vocabulary of the task; .* add yours, in lower case, to those in task\.words"):
+        WORDS.ids(["Zzz", "cf", "mn", "Zzz"])
 
 
 def test_parts_are_joined_without_padding_between_them():
