@@ -66,7 +66,9 @@ def check_form(experiment: Experiment) -> None:
     for place, plugin in acting.items():
         for part in strangers(plugin, form):
             read = " or ".join(sorted(part.READS))  # type: ignore[attr-defined]
-            raise Incompatible(f"{place}: {type(part).__name__} reads {read}, but the inputs of {experiment.task.name} are {form.NAME}; choose another {place}")
+            fault = f"{place}: {type(part).__name__} reads {read}, but the inputs of {experiment.task.name} are {form.NAME}"
+            group = "learner" if place == "threat.surrogate" else place
+            raise Incompatible(f"{fault}; choose another {place} that reads {form.NAME}, `list {group}` names all")
     if experiment.attack.data != Untouched() and threat.budget.norm is not None and threat.budget.norm not in form.NORMS:
         known = " or ".join(form.NORMS) or "no norm"
         raise ConfigError(f"threat.budget.norm={threat.budget.norm}: changes of {form.NAME} are measured by {known}; choose that, or null")

@@ -1,8 +1,10 @@
 """Checks before anything is computed: what is refused, and in which words."""
 
+import dataclasses
+
 import pytest
 
-from poisonbench.core.errors import ConfigError
+from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.runner.check import check
 from poisonbench.runner.stages import Line
 
@@ -14,3 +16,12 @@ def test_an_attack_that_aims_at_one_row_is_refused_with_two_before_anything_is_c
     with pytest.raises(ConfigError, match=r"threat\.targets=2: \w+ aims at one test row in each trial; set threat\.targets=1"):
         check(line)
     assert len(store.visits) == before
+
+
+@pytest.mark.parametrize("place", ["learner", "threat.surrogate"])
+def test_a_learner_that_cannot_read_the_task_is_refused_with_the_command_that_lists_others(tiny, store, place):
+    texts, small = tiny("task=spam"), tiny().learner
+    wrong = {"learner": small} if place == "learner" else {"threat": dataclasses.replace(texts.threat, surrogate=small)}
+    line = Line(experiment=dataclasses.replace(texts, **wrong), store=store)
+    with pytest.raises(Incompatible, match=f"^{place}: SmallCNN reads pixels, .* choose another {place} that reads tokens, `list learner` names all$"):
+        check(line)

@@ -66,7 +66,7 @@ def test_your_own_texts_are_attacked_and_a_picture_attack_is_skipped_in_words(tm
     assert record.spec["task"]["form"] == "tokens"
     skipped = poisonbench.run("attack=backdoor", "learner=naive_bayes", task=task, results_dir=str(tmp_path))
     assert skipped.status == "skipped"
-    assert skipped.reason == "attack: BadNets reads pixels, but the inputs of own are tokens; choose another attack"
+    assert skipped.reason == "attack: BadNets reads pixels, but the inputs of own are tokens; choose another attack that reads tokens, `list attack` names all"
 
 
 def test_the_columns_of_test_rows_are_found_by_their_names():
