@@ -17,7 +17,6 @@ from poisonbench.core.duplicates import marks
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Additive
 from poisonbench.core.progress import track
-from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 
 
@@ -66,7 +65,6 @@ class Roni:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
-    LOOKS_AT: ClassVar[Looks] = "each row alone"
     train: int
     calibration: int
     trials: int

@@ -56,7 +56,8 @@ def key_meant(path: str, tree: Mapping[str, object]) -> str:
         return f"it is a key of {_some(elsewhere[path])}"
     if key := _nearest(path, here, 1.0):
         return f"did you mean {key}?"
-    if difflib.get_close_matches(name, beside, n=1, cutoff=0.6):
+    exact = _nearest(path, elsewhere, 1.0)  # the same name in another place; closer than a similar name in this place
+    if not exact and difflib.get_close_matches(name, beside, n=1, cutoff=0.6):
         return meant(name, beside)
     for known, cutoff in ((elsewhere, 1.0), (here, CLOSE), (elsewhere, CLOSE)):
         if key := _nearest(path, known, cutoff):

@@ -76,7 +76,7 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    told = "accuracy against bounds federated filters grid memory peers planning privacy stacked startup training trend"
+    told = "accuracy against bounds federated filters grid memory peers planning privacy stacked startup text training trend"
     assert told.split() == NAMES
 
 

@@ -169,7 +169,7 @@ ADVICE = {  # words, and words of the sentence that stand in their place
     "attack=federated defense=dpa": ("use attack=backdoor", "attack=backdoor defense=dpa"),
     "attack=backdoor learner=federated defense=spectral": ("use learner=small", "attack=backdoor learner=small defense=spectral"),
     "learner=ridge defense=fine_tune": ("use learner=small", "learner=small defense=fine_tune"),
-    "learner=ridge defense=dp_sgd": ("use learner=small", "learner=small net.norm=group defense=dp_sgd"),
+    "learner=ridge defense=dp_sgd": ("such as learner=small", "learner=small net.norm=group defense=dp_sgd"),
     "attack=wanet_training defense=spectral": ("such as defense=fine_tune", "attack=wanet_training defense=fine_tune"),
     "attack=federated defense=krum threat.budget.clients=0.45": ("set threat.budget.clients=0.3334",) * 2,
     "attack=federated defense=krum defense.aggregate.malicious=4": ("set defense.aggregate.malicious=3",) * 2,
