@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poisonbench.core.data import Task
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.forms.tokens import Tokens, vocabulary_of, words_of
+from poisonbench.forms.tokens import PADDING, Tokens, vocabulary_of, words_of
 from poisonbench.tasks.source import Raw, Split
 
 log = logging.getLogger("poisonbench")
@@ -70,6 +71,19 @@ class Texts(Split):
             raise ConfigError(f"task.room={self.room}: give a number of places of 0 or more, or null for one per word of the vocabulary")
         if odd := [word for word in self.words if words_of(word) != [word]]:
             raise ConfigError(f"task.words: {odd[0]!r} is {words_of(odd[0]) or 'no word'}; give single words in lower case")
+
+    def accepted(self, task: Task) -> Task:
+        """Return the task if no row is in two splits; see `Split.accepted`.
+
+        Raises:
+            DataError: rows in two splits; if texts may have become equal by cutting, the message says so.
+        """
+        try:
+            return super().accepted(task)
+        except DataError as error:
+            if self.length is None or not (task.train.inputs != PADDING).sum(1).ge(self.length).any():
+                raise
+            raise DataError(f"{error}; task.length={self.length} cuts longer texts, which can make different ones equal: a larger number helps then") from error
 
     def raw(self, name: str, train: Sequence[Document], test: Sequence[Document], class_names: tuple[str, ...]) -> Raw:
         """Return the documents as padded rows of token ids; `test` may be empty.

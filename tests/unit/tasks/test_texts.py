@@ -123,3 +123,13 @@ def test_texts_become_a_task_whose_splits_share_one_form():
     assert task.train.form == task.test.form == task.trusted.form
     assert task.train.inputs.dtype == torch.int64
     assert task.train.num_classes == 3
+
+
+def test_texts_that_are_equal_after_the_cut_are_refused_with_the_cut_as_a_cause():
+    documents = [Document(f"one two {number}", number % 2) for number in range(8)]
+    cut = texts(test=0.25, length=2)
+    with pytest.raises(DataError, match=r"test rows are train rows too .*; task\.length=2 cuts longer texts, which can make different ones equal"):
+        cut.task("mails", cut.raw("mails", documents, [], ("ham", "spam", "unsure")))
+    whole = texts(test=0.25, length=9)
+    with pytest.raises(DataError, match=r"task\.duplicates=allow$"):
+        whole.task("mails", whole.raw("mails", [Document("one two", number % 2) for number in range(8)], [], ("ham", "spam", "unsure")))
