@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -26,13 +26,11 @@ from poisonbench.core.learner import Combine, State, Trained, Victim
 from poisonbench.core.plain import PlainLearner, PlainVictim
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import TEXTS
+from poisonbench.learn.tables import Arrays, Table, preparation, prepared, tabled
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
     from threadpoolctl import ThreadpoolController
 
-Table: TypeAlias = "NDArray[np.float64] | csr_matrix"
-Arrays: TypeAlias = Mapping[str, NDArray[np.float64]]  # class numbers and tree nodes are int64
 SLICE = 1000  # test rows at a time
 BELOW = 1e4  # a class without training rows scores this much below all others; a record refuses infinite scores
 
@@ -58,10 +56,10 @@ class Classical(PlainLearner):
         """Solve for the arrays of a victim."""
         table = tabled(data.form, data.inputs)
         classes, places = np.unique(data.labels.numpy(), return_inverse=True)
-        arrays: Arrays = {"classes": classes, **_preparation(table)}
+        arrays: Arrays = {"classes": classes, **preparation(table)}
         if len(classes) > 1:
             with _one_thread():
-                arrays = {**arrays, **self.solved(_prepared(table, arrays), places, rng)}
+                arrays = {**arrays, **self.solved(prepared(table, arrays), places, rng)}
         return ClassicalVictim(learner=self, form=data.form, arrays=arrays, kinds=data.num_classes, facts={"rows": len(data)})
 
     def solved(self, table_ND: Table, places_N: NDArray[np.int64], rng: Key) -> Arrays:
@@ -107,7 +105,7 @@ class ClassicalVictim(PlainVictim):
         """Return (M, K) float32 scores of the rows of a table."""
         classes = self.arrays["classes"].astype(np.int64)
         with _one_thread():
-            known = self.learner.margins(self.arrays, _prepared(table, self.arrays)) if len(classes) > 1 else np.zeros((table.shape[0], 1))
+            known = self.learner.margins(self.arrays, prepared(table, self.arrays)) if len(classes) > 1 else np.zeros((table.shape[0], 1))
         scores = np.repeat(known.min(1, keepdims=True) - BELOW, self.kinds, axis=1)
         scores[:, classes] = known
         return torch.from_numpy(scores).float()
@@ -122,7 +120,7 @@ class ClassicalVictim(PlainVictim):
         A classical model has no hidden layer. Filters that look for outliers or clusters among features look among the inputs instead, on
         the scale on which the model reads them.
         """
-        table = _prepared(tabled(self.form, inputs), self.arrays)
+        table = prepared(tabled(self.form, inputs), self.arrays)
         if isinstance(table, np.ndarray):
             return torch.from_numpy(table).float()
         from sklearn.preprocessing import normalize
@@ -264,34 +262,9 @@ class NaiveBayes(Classical):
         return found
 
 
-def tabled(form: Form, inputs: Tensor) -> Table:
-    """Return the table of inputs as scikit-learn reads it."""
-    table = form.table(inputs)
-    if not table.is_sparse:
-        return table.double().numpy()
-    from scipy.sparse import coo_matrix
-
-    return coo_matrix((table.values().double().numpy(), tuple(table.indices().numpy())), shape=tuple(table.shape)).tocsr()
-
-
 def _linear(arrays: Arrays, table_MD: Table) -> NDArray[np.float64]:
     found: NDArray[np.float64] = table_MD @ arrays["coefficients"].T + arrays["intercepts"]
     return found
-
-
-def _preparation(table_ND: Table) -> Arrays:
-    """Return what the columns are standardised with: "mean" and "scale" (D,); for words, "words", those that a row contains."""
-    if not isinstance(table_ND, np.ndarray):
-        return {"words": np.unique(table_ND.nonzero()[1]).astype(np.int64)}
-    deviation = table_ND.std(0)
-    constant = deviation <= 1e-12 * np.abs(table_ND).max(0)  # rounding errors of a constant column are no deviation
-    return {"mean": table_ND.mean(0), "scale": np.where(constant, 1.0, deviation)}
-
-
-def _prepared(table: Table, arrays: Arrays) -> Table:
-    if "words" in arrays:
-        return table[:, arrays["words"]]
-    return (table - arrays["mean"]) / arrays["scale"]
 
 
 def check_positive(**values: float) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from poisonbench.core.rng import Key
 from poisonbench.forms.reals import NUMBERS
-from poisonbench.learn.classical import Arrays, Classical, Table, check_positive
+from poisonbench.learn.classical import Classical, check_positive
+from poisonbench.learn.tables import Arrays, Table
 
 
 @dataclass(frozen=True, kw_only=True)
