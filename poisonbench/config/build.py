@@ -90,9 +90,9 @@ def fitted(value: object, hint: object, where: str) -> object:
             raise ConfigError(f"{where}={_brief(value)}: {meant(_brief(value), choices)}")
         return value
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={_brief(value)}: give a list, such as [1,2]")
         inner = typing.get_args(hint)[0]
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}={_brief(value)}: give a list, such as {'[one,two]' if inner is str else '[1,2]'}")
         return tuple(fitted(item, inner, f"{where}[{place}]") for place, item in enumerate(value))
     return _plain(value, hint, where)
 

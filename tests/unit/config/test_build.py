@@ -14,6 +14,7 @@ class Thing:
     size: int
     kind: Literal["white", "black"] = "white"
     widths: tuple[int, ...] = ()
+    words: tuple[str, ...] = ()
     share: float | None = None
     inner: object = None
 
@@ -37,7 +38,8 @@ def test_a_tree_becomes_nested_dataclasses():
         ({"size": True}, "give a whole number, not true or false"),
         ({"size": 1.5}, "give a whole number, not a fraction"),
         ({"size": 1, "kind": "whit"}, r"did you mean white\?"),
-        ({"size": 1, "widths": 3}, "give a list"),
+        ({"size": 1, "widths": 3}, r"attack.widths=3: give a list, such as \[1,2\]$"),
+        ({"size": 1, "words": "cf"}, r"attack.words=cf: give a list, such as \[one,two\]$"),
         ({"size": 1, "widths": ["a"]}, r"attack.widths\[0\]=a: give a whole number"),
         ({"size": 1, "share": "x"}, "give a number, not text"),
         ({}, "Thing needs size"),
