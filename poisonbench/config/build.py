@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Literal, Union, cast
 
+from poisonbench.config.vocabulary import groups
 from poisonbench.core.errors import ConfigError, PoisonbenchError, meant
 from poisonbench.core.files import File
 from poisonbench.core.plugins import OWN, find_class
@@ -126,7 +127,8 @@ def _plain(value: object, hint: object, where: str) -> object:
                 f"{where}: a {name} is needed, but what was chosen sets {_brief(', '.join(value)) or 'nothing'}; choose one that is a {name} alone"
             )
         quoted = _brief(value)
-        raise ConfigError(f"{where}={quoted}: a {name} is needed, not {_named(type(value))}; choose one of a group, as in +{name.lower()}@{where}={quoted}")
+        advice = f"choose one of a group, as in +{name.lower()}@{where}={quoted}" if name.lower() in groups() else f"name its class with {where}._target_=CLASS"
+        raise ConfigError(f"{where}={quoted}: a {name} is needed, not {_named(type(value))}; {advice}")
     elif lacking := [member for member in _members(hint) if not hasattr(value, member)]:
         raise ConfigError(f"{where}: {type(value).__name__} is no {cast('type', hint).__name__}; it has no {', '.join(lacking)}")
     return value

@@ -6,6 +6,8 @@ import pytest
 
 from poisonbench.config.build import build, check_targets, fitted
 from poisonbench.core.errors import ConfigError
+from poisonbench.core.learner import Learner
+from poisonbench.core.reach import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,13 @@ def test_a_plugin_has_what_its_slot_asks_for():
         fitted(Thing(size=1), Sized, "attack.data")
     with pytest.raises(ConfigError, match="date is no Sized; it has no grow, size"):
         fitted(date(2000, 1, 1), Sized | None, "attack.data")
+
+
+def test_a_name_in_place_of_a_plugin_is_refused_with_its_group_or_where_there_is_none_its_class():
+    with pytest.raises(ConfigError, match=r"a Learner is needed, not text; choose one of a group, as in \+learner@defense\.train\.member=small$"):
+        fitted("small", Learner, "defense.train.member")
+    with pytest.raises(ConfigError, match=r"threat\.reach=foo: a Reach is needed, not text; name its class with threat\.reach\._target_=CLASS$"):
+        fitted("foo", Reach, "threat.reach")
 
 
 def test_a_plugin_slot_cannot_be_empty():
