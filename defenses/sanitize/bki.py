@@ -38,8 +38,8 @@ class Bki:
     are dropped only where the word is suspected for their label. A word is left out at all of its places in a row.
 
     The default of `spread` was chosen on SST-2. On the generated reviews (`attack=text`, task=sentiment) the poison stays below that bar, so the
-    defaults drop none of it: the largest score is 12.1 deviations above the median in the target class, and 5.5 in the other. The suspicion still
-    ranks poisoned rows above the others of their class (AUROC within the class 1.000).
+    defaults drop none of it: the largest score of the target class is 12.1 to 14.2 deviations above the median, that of the other 5.5 to 6.6 (seeds
+    100 to 102). The suspicion still ranks poisoned rows above the others of their class (AUROC within the class 1.000).
 
     Args:
         words: keywords of each row, 1 or more (paper: 5).
