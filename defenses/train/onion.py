@@ -83,6 +83,11 @@ class Cleaning(Around):
     recipe: Onion
     public: Dataset | None = None
 
+    @property
+    def stages(self) -> frozenset[str]:
+        """The member's slots for trainings; no certificate, which would be about texts that nobody asked about."""
+        return super().stages - {"defense.certify"}
+
     def check(self, data: Dataset, combine: Combine) -> None:
         """Check the order of the n-grams, that there are clean rows, and that the member accepts the training rows.
 
