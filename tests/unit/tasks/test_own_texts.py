@@ -113,3 +113,11 @@ def test_token_ids_may_be_of_any_whole_number_type():
     form = Tokens(vocabulary=("", "<unk>", "good", "bad"))
     ids = np.array([[2, 3, 0], [3, 2, 2]], dtype=np.int32)
     assert poisonbench.own_task(train=(ids, [0, 1]), test=None, form=form, trusted=0.0).train.inputs.dtype == torch.int64
+
+
+def test_a_network_that_calculates_with_numbers_does_not_read_token_ids_as_grey_levels(tmp_path):
+    test = ([f"a {word} film of {number}" for number in range(10) for word in ("good", "bad")], ["yes", "no"] * 10)
+    task = poisonbench.own_task(train=(TEXTS, LABELS), test=test, trusted=0.0)
+    record = poisonbench.run("attack=none", "net=linear", task=task, results_dir=str(tmp_path))
+    assert record.status == "skipped"
+    assert record.reason.startswith("learner: Linear reads numbers or pixels or reals, but the inputs of own are tokens")
