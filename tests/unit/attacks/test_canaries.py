@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attacks.privacy.canaries import Reveal, chance, least_epsilon
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.runner.pipeline import run
@@ -54,6 +55,9 @@ def test_a_chance_grows_with_epsilon_and_never_exceeds_one():
             assert chances == sorted(chances)
 
 
+EMPTY = Dataset.of(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), num_classes=2)  # this goal needs no test rows
+
+
 def goal(joined: torch.Tensor) -> Reveal:
     count = len(joined)
     return Reveal(inputs=torch.zeros(count, 1), labels=torch.zeros(count, dtype=torch.int64), joined=joined, guessed=0.5, confidence=0.95)
@@ -62,15 +66,15 @@ def goal(joined: torch.Tensor) -> Reveal:
 def test_a_model_that_remembers_is_found_out_and_one_that_does_not_is_left_alone():
     joined = Key.root(0).per_row(torch.arange(80))[:, 0] < 0.5
     remembers = SimpleNamespace(facts={}, scores=lambda inputs: torch.stack([joined.float() * 5, torch.zeros(80)], 1))
-    told = goal(joined).measure(remembers)
+    told = goal(joined).measure(remembers, EMPTY, Key.root(100))
     assert told["canaries_right"] == 1.0
     assert told["epsilon_lower"] == pytest.approx(least_epsilon(40, 40, 80, delta=0.0, confidence=0.95))
     forgets = SimpleNamespace(facts={"delta": 1e-5}, scores=lambda inputs: torch.randn(80, 2, generator=Key.root(1).torch()))
-    assert goal(joined).measure(forgets)["epsilon_lower"] < 0.5
+    assert goal(joined).measure(forgets, EMPTY, Key.root(100))["epsilon_lower"] < 0.5
 
 
 def test_too_few_canaries_say_nothing():
-    assert goal(torch.tensor([True])).measure(SimpleNamespace(facts={})) == {}
+    assert goal(torch.tensor([True])).measure(SimpleNamespace(facts={}), EMPTY, Key.root(100)) == {}
 
 
 def test_about_half_of_the_canaries_join_with_wrong_labels(tiny, store):

@@ -28,7 +28,7 @@ def load(folder, store, told):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"format": 9}, "task.json differs from what `export` wrote"),
+        ({"format": 9}, "was exported by another version"),
         ({"sha256": {"train": "0" * 64, "test": "0" * 64}}, "train, test differs from what `export` wrote"),
         ({"class_names": ["a"]}, "out of range"),
         ({"class_names": None}, "contains no training set"),
