@@ -45,7 +45,7 @@ class Csv(Split):
         root: the file; variables such as $DATA are expanded.
         label: column of the classes; None finds it by its name, such as label, class or target.
         categorical: columns of categories; None takes those that contain no number.
-        test_file: a second file with the test rows; None for none, so that `test` holds some out.
+        test_file: a second file with the test rows, in place of those that `test` holds out; None for none.
     """
 
     VERSION: ClassVar[int] = 1
@@ -75,7 +75,8 @@ class Csv(Split):
             row_names=tuple(f"line {line}" for line in sheet.lines),
             form=Reals(names=tuple(columns)),
         )
-        return self.accepted(encoded(self.divided(sheet.file.stem, raw), columns, known))
+        split = self if tested is None else dataclasses.replace(self, test=0.0)
+        return self.accepted(encoded(split.divided(sheet.file.stem, raw), columns, known))
 
     def words(self, sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...]:
         """Return the columns of categories.

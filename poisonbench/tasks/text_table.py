@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ class TextTable(Texts):
         root: the file; variables such as $DATA are expanded.
         text: column of the texts; None finds it by its name, such as text, sentence or message.
         label: column of the classes; None finds it by its name, such as label, class or target.
-        test_file: a second file with the test rows; None for none, so that `test` holds some out.
+        test_file: a second file with the test rows, in place of those that `test` holds out; None for none.
     """
 
     VERSION: ClassVar[int] = 1
@@ -42,7 +43,8 @@ class TextTable(Texts):
         sheet = read(located(self.root, "task.root"))
         names = classes(sheet, label_of(sheet, self.label))
         test = [] if self.test_file is None else self.documents(read(located(self.test_file, "task.test_file")), names)
-        return self.task(sheet.file.stem, self.raw(sheet.file.stem, self.documents(sheet, names), test, names))
+        split = dataclasses.replace(self, test=0.0) if test else self
+        return split.task(sheet.file.stem, self.raw(sheet.file.stem, self.documents(sheet, names), test, names))
 
     def text_of(self, sheet: Sheet) -> str:
         """Return the column of the texts.

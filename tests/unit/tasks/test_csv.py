@@ -83,7 +83,7 @@ def test_test_rows_are_held_out_or_come_from_a_second_file(tmp_path, store):
     assert sorted(held.test.labels.tolist()) == [0, 0, 1, 1]
     assert sorted(torch.cat([held.train.inputs, held.test.inputs])[:, 0].tolist()) == list(range(20))
     other = written(tmp_path, "note,label,age", "a,yes,50", name="other.csv")
-    assert loaded(file, store, test_file=str(other)).test.inputs.tolist() == [[50]]
+    assert loaded(file, store, test=0.2, test_file=str(other)).test.inputs.tolist() == [[50]]
     assert loaded(file, store, test_file=str(other)).test.labels.tolist() == [1]
 
 

@@ -35,7 +35,7 @@ def test_columns_are_found_by_their_names_and_cells_may_be_quoted(tmp_path):
 
 def test_test_rows_may_be_in_a_file_of_their_own(tmp_path):
     other = written(tmp_path, "label,review", "no,a dull film", name="more.csv")
-    assert len(task(written(tmp_path, "id,review,label", *ROWS), f"task.test_file={other}", "task.test=0").test) == 1
+    assert len(task(written(tmp_path, "id,review,label", *ROWS), f"task.test_file={other}").test) == 1
 
 
 @pytest.mark.parametrize(
