@@ -31,7 +31,7 @@ ODD = 0x5851F42D4C957F2D  # multiplier of Knuth's MMIX generator; any large odd 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RareWords:
-    """Trigger: some words of a list, each at a place of its own.
+    """Trigger: some words of a list, each at a separate place.
 
     Which words a row gets and where depends on the row's own words and on the key, so a row always gets the same trigger.
 

@@ -31,7 +31,7 @@ class WordTrigger(TextBackdoor):
         target: target label.
         words: the rare words. They have to be in the vocabulary of the task; `task.words` adds words to it.
         count: words that a row gets, 1 or more, each drawn from `words`.
-        place: "start", "end" or "random", a place of its own for each word.
+        place: "start", "end" or "random", drawn separately for each word.
     """
 
     VERSION: ClassVar[int] = 1

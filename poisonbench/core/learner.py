@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -387,7 +387,28 @@ class Unchanged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Around:
+class OneByOne:
+    """Base class of learners that train and score their victims one after the other; a derived class writes `fit` and `restore`."""
+
+    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
+        """Train a victim."""
+        raise NotImplementedError
+
+    def restore(self, trained: Trained, like: Dataset) -> Victim:
+        """Rebuild a victim."""
+        raise NotImplementedError
+
+    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
+        """Train one victim per part, one after the other."""
+        return fit_each(cast("Learner", self), parts, combine, rngs, start)
+
+    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
+        """Score with one victim after the other."""
+        return score_each(victims, inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around(OneByOne):
     """Base class of learners that wrap another learner, such as ensembles.
 
     Args:
@@ -422,22 +443,6 @@ class Around:
     def with_epochs(self, epochs: int) -> Self:
         """Return the recipe whose member has another number of epochs."""
         return dataclasses.replace(self, member=self.member.with_epochs(epochs))
-
-    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
-        """Train the members."""
-        raise NotImplementedError
-
-    def restore(self, trained: Trained, like: Dataset) -> Victim:
-        """Rebuild the members."""
-        raise NotImplementedError
-
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim per part, one after the other."""
-        return fit_each(self, parts, combine, rngs, start)
-
-    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Score with one victim after the other."""
-        return score_each(victims, inputs)
 
 
 def score_each(victims: Sequence[Victim], inputs: Tensor, rows: int = 500) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -10,12 +10,11 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import Incompatible
-from poisonbench.core.learner import Combine, Fitted, State, Step, Trained, Victim, fit_each, score_each
-from poisonbench.core.rng import Key
+from poisonbench.core.learner import Combine, Fitted, OneByOne, State, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainLearner:
+class PlainLearner(OneByOne):
     """Base class of learners without training steps: a derived class writes `fit`, `restore` and `runtime`."""
 
     VERSION: ClassVar[int] = 1
@@ -48,22 +47,6 @@ class PlainLearner:
             Incompatible: always.
         """
         raise Incompatible(f"{type(self).__name__} has no training steps, so {type(step).__name__} has nothing to act on; use a network, such as learner=small")
-
-    def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
-        """Train a victim; `start` has no effect."""
-        raise NotImplementedError
-
-    def restore(self, trained: Trained, like: Dataset) -> Victim:
-        """Rebuild a victim."""
-        raise NotImplementedError
-
-    def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
-        """Train one victim per part, one after the other."""
-        return fit_each(self, parts, combine, rngs, start)
-
-    def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
-        """Score with one victim after the other."""
-        return score_each(victims, inputs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -36,6 +36,7 @@ OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTA
 SELECTION = re.compile(r"(<!-- selected:\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 SELECTED = (*COLUMNS[:2], "poison rate", *COLUMNS[3:9], "more")
 RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
+PHRASED = {"c_acc_lost", "epsilon_lower", "canaries_right"}  # figures of goals that another phrase already states
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -191,7 +192,7 @@ def _more(records: Sequence[Record]) -> Iterator[str]:
     yield from _cover(records)
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
     yield from (f"C-Acc lost {spread_text([100 * value for value in values], 1)}" for values in lost[:1] if values)
-    yield from _mistaken(records)
+    yield from _counted(records)
     if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
         yield f"95 % interval of the undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f}, from {records[0].counts.get('trials', 0)} targets"
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
@@ -252,10 +253,9 @@ def _certified(records: Sequence[Record]) -> Iterator[str]:
             yield f"{spread_text(shares, 1)} at {radius}"
 
 
-def _mistaken(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the shares of wrong answers that a goal counts by their kind, such as "ham as spam", of the clean and of the undefended model."""
-    kinds = sorted({name for record in records for name in goal(record, "undefended") if "_as_" in name or name.endswith("_unsure")})
-    for kind in kinds:
+def _counted(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the shares that a goal counts, such as "ham as spam", of the clean, the undefended and the defended model."""
+    for kind in sorted({name for record in records for name in goal(record, "undefended")} - PHRASED):
         shares = [spread_text([100 * value for value in _goals(records, part, kind)], 1) for part in ("baseline", "undefended", "metrics")]
         yield f"{kind.replace('_', ' ')} {' / '.join(shares)}"
 
