@@ -74,13 +74,13 @@ class Committee(Around):
         facts: dict[str, object] = {"members": len(parts), "rows_of_smallest": min(map(len, parts)), "rows_of_largest": max(map(len, parts))}
         return Votes(members=dict(zip(filled, victims, strict=True)), committee=self, kinds=data.num_classes, facts=facts | self.facts_of(data, rng, victims))
 
-    def restore(self, trained: Trained, like: Dataset) -> Votes:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> Votes:
         """Rebuild the members."""
         states: dict[int, dict[str, Tensor]] = {}
         for name, value in trained.state.items():
             place, _, own = name.partition(".")
             states.setdefault(int(place), {})[own] = value
-        members = {place: self.member.restore(Trained(state=state, facts={}), like) for place, state in states.items()}
+        members = {place: self.member.restore(Trained(state=state, facts={}), like, combine) for place, state in states.items()}
         return Votes(members=members, committee=self, kinds=like.num_classes, facts=trained.facts)
 
 
@@ -141,7 +141,7 @@ class Votes:
         """Return how many partitions one change touches."""
         return self.committee.touched(change)
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) votes; on a tie the smallest class is the answer, as in the paper. The winner of a run-off has one vote more than all others."""
         tally = self.tally(inputs)
         votes = tally.votes_MK

@@ -119,7 +119,7 @@ class Smoothed:
         """Yield the scores of one victim after the other."""
         return score_each(victims, inputs)
 
-    def restore(self, trained: Trained, like: Dataset) -> SmoothedVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> SmoothedVictim:
         """Rebuild a victim."""
         state = trained.state
         return SmoothedVictim(recipe=self.recipe, inputs=state["inputs"], labels=state["labels"], kinds=like.num_classes, facts=trained.facts)
@@ -160,7 +160,7 @@ class SmoothedVictim:
         features_ND, factor = self.own
         return torch.cholesky_solve(features_ND @ self.recipe.features(inputs).double().T, factor).T
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) expected scores."""
         one_hot = torch.nn.functional.one_hot(self.labels, self.kinds).double()
         spread = self.recipe.flip / (self.kinds - 1)

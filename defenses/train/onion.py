@@ -123,12 +123,12 @@ class Cleaning(Around):
         facts = {"clean_rows": len(clean), "bar": bar if bar < torch.inf else None, "clean_words_removed": float(removed)}
         return CleaningVictim(member=member, words=words, bar=bar, facts={**member.facts, **facts})
 
-    def restore(self, trained: Trained, like: Dataset) -> CleaningVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> CleaningVictim:
         """Rebuild the member and the language model."""
         own = {name.removeprefix("words."): value for name, value in trained.state.items() if name.startswith("words.")}
         rest = {name.removeprefix("member."): value for name, value in trained.state.items() if name.startswith("member.")}
         model = Ngrams(grams=own["grams"], counts=own["counts"], size=vocabulary_size(like))
-        member = self.member.restore(Trained(state=rest, facts=trained.facts), like)
+        member = self.member.restore(Trained(state=rest, facts=trained.facts), like, combine)
         bar = float(own["bar"]) if len(own["bar"]) else torch.inf
         return CleaningVictim(member=member, words=Words(model=model, scale=self.recipe.scale), bar=bar, facts=trained.facts)
 
@@ -177,9 +177,9 @@ class CleaningVictim:
     history: Sequence[State] = ()
     module: None = None
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K), the member's scores of cleaned rows."""
-        return self.member.scores(self.words.cleaned(inputs, self.bar), answers)
+        return self.member.scores(self.words.cleaned(inputs, self.bar))
 
     def features(self, inputs: Tensor, layer: str = "penultimate") -> Tensor:
         """Return (M, D), the member's features of cleaned rows."""

@@ -137,9 +137,9 @@ class Ablating(Around):
         member = self.member.fit(self._seen(data), combine, rng)
         return AblatedVictim(member=member, recipe=self.recipe, kinds=data.num_classes, facts={**member.facts, "_ablations": rng.child("ablations").digest})
 
-    def restore(self, trained: Trained, like: Dataset) -> AblatedVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> AblatedVictim:
         """Rebuild the member."""
-        member = self.member.restore(Trained(state=trained.state, facts=trained.facts), self._seen(like))
+        member = self.member.restore(Trained(state=trained.state, facts=trained.facts), self._seen(like), combine)
         return AblatedVictim(member=member, recipe=self.recipe, kinds=like.num_classes, facts=trained.facts)
 
     def _seen(self, data: Dataset) -> Dataset:
@@ -178,7 +178,7 @@ class AblatedVictim:
             counts[start : start + some] = F.one_hot(answers, self.kinds).sum(1)
         return counts
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) votes; on a tie the smallest class is the answer."""
         return self.votes(inputs, self.recipe.draws, "answers").float()
 

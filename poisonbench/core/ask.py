@@ -29,6 +29,15 @@ class Sampling(Protocol):
         ...
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """A victim that chooses among answers that it is given, such as texts."""
+
+    def choose(self, inputs: Tensor, answers: Tensor) -> Tensor:
+        """Return (M, K) float32 scores of the (M, K, L) answers; the largest is the answer."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """The victim scores K classes of its own; base class of the other ways to ask."""
@@ -57,8 +66,14 @@ class Candidates(Scores):
     of: Tensor
 
     def __call__(self, victim: Victim, inputs: Tensor, rng: Key) -> Tensor:
-        """Return (M, K) float32."""
-        return victim.scores(inputs, self.table[self.of])
+        """Return (M, K) float32.
+
+        Raises:
+            Incompatible: the victim has classes of its own.
+        """
+        if not isinstance(victim, Choosing):
+            raise Incompatible(f"{type(victim).__name__} has classes of its own and chooses among no other answers; use a learner that does, such as retrieval")
+        return victim.choose(inputs, self.table[self.of])
 
     def take(self, rows: Tensor) -> Self:
         """Return how these rows are asked."""

@@ -66,7 +66,7 @@ class Victim(Protocol):
         """The differentiable model, in evaluation mode; None if there is none."""
         ...
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32; the largest is the answer."""
         ...
 
@@ -350,8 +350,14 @@ class Learner(Protocol):
         """Return the recipe that continues a victim's training, with this many passes over the data."""
         ...
 
-    def restore(self, trained: Trained, like: Dataset) -> Victim:
-        """Rebuild a victim; `like` gives the shape of inputs and the number of classes."""
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> Victim:
+        """Rebuild a victim.
+
+        Args:
+            trained: its state.
+            like: the rows that it was trained on, which also give the shape of inputs and the number of classes.
+            combine: as it was trained with.
+        """
         ...
 
 
@@ -394,7 +400,7 @@ class OneByOne:
         """Train a victim."""
         raise NotImplementedError
 
-    def restore(self, trained: Trained, like: Dataset) -> Victim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> Victim:
         """Rebuild a victim."""
         raise NotImplementedError
 

@@ -63,7 +63,7 @@ class PlainVictim:
     history: Sequence[State] = ()
     module: None = None
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""
         raise NotImplementedError
 

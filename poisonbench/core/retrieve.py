@@ -185,8 +185,8 @@ class Retrieving(Protocol):
         """The passages of the index."""
         ...
 
-    def hits(self, inputs: Tensor, answers: Tensor | None = None) -> Hits:
-        """Return the passages that are read for each of (M, L) questions; `answers` (M, K, A) are for filters that read them."""
+    def hits(self, inputs: Tensor, answers: Tensor) -> Hits:
+        """Return the passages that are read for each of (M, L) questions; filters may look at what they answer among (M, K, A)."""
         ...
 
     def search(self, inputs: Tensor, count: int) -> Hits:

@@ -181,7 +181,7 @@ class Central:
         Raises:
             Diverged: a loss that is not finite; names the epoch and the step.
         """
-        module = (self.begin(data, rng) if start is None else self.restore(Trained.of(start), data)).net
+        module = (self.begin(data, rng) if start is None else self.restore(Trained.of(start), data, combine)).net
         plan = self._agreed(data, combine)
         facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
         for step in self.steps:
@@ -199,13 +199,13 @@ class Central:
         """Train one victim per part; in a stack if the recipe says so, there are several parts, and no steps of attacks or defenses."""
         if self.stack == "loop" or self.steps or len(parts) == 1:
             return fit_each(self, parts, combine, rngs, start)
-        return fit_stacked(self, parts, rngs, start)
+        return fit_stacked(self, parts, combine, rngs, start)
 
     def scores_many(self, victims: Sequence[Victim], inputs: Tensor) -> Iterator[Tensor]:
         """Score with one victim after the other."""
         return score_each(victims, inputs)
 
-    def restore(self, trained: Trained, like: Dataset) -> NetVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> NetVictim:
         """Rebuild a victim; its network is built on first use, and never if its scores are in the store."""
         return NetVictim(like=like.take(NO_ROWS), weights=trained.state, facts=trained.facts, learner=self)
 
@@ -292,7 +292,7 @@ class NetVictim:
         """The network for CPU tensors, in the precision of its recipe."""
         return _Portable(self.net, self.learner)
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""
         return torch.cat([self._asked(batch).float().cpu() for batch in self._batches(inputs)])
 

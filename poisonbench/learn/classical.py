@@ -70,7 +70,7 @@ class Classical(PlainLearner):
         """Return (M, P) scores."""
         raise NotImplementedError
 
-    def restore(self, trained: Trained, like: Dataset) -> ClassicalVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> ClassicalVictim:
         """Rebuild a victim."""
         arrays = {name: value.numpy() for name, value in trained.state.items()}
         return ClassicalVictim(learner=self, form=like.form, arrays=arrays, kinds=like.num_classes, facts=trained.facts)
@@ -110,7 +110,7 @@ class ClassicalVictim(PlainVictim):
         scores[:, classes] = known
         return torch.from_numpy(scores).float()
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""
         return torch.cat([self.asked(tabled(self.form, some)) for some in inputs.split(SLICE)])
 

@@ -82,7 +82,7 @@ class Solved(PlainLearner):
         """Solve for the weights."""
         raise NotImplementedError
 
-    def restore(self, trained: Trained, like: Dataset) -> SolvedVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> SolvedVictim:
         """Rebuild a victim."""
         raise NotImplementedError
 
@@ -110,7 +110,7 @@ class SolvedVictim(PlainVictim):
         """Return (M, K) scores from features."""
         raise NotImplementedError
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""
         return torch.cat([self.asked(self.learner.featured(some)) for some in inputs.split(SLICE)])
 
@@ -165,7 +165,7 @@ class KernelRidge(Solved):
         """Return (N, M) kernel values of rows of length 1, whose squared distance is 2 - 2 a.b."""
         return (one_ND @ other_MD.T).sub_(1).mul_(2 * self.gamma).exp_()
 
-    def restore(self, trained: Trained, like: Dataset) -> KernelVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> KernelVictim:
         """Rebuild a victim."""
         return KernelVictim(learner=self, inputs=trained.state["inputs"], weights=trained.state["weights"], facts=trained.facts)
 
@@ -225,7 +225,7 @@ class LinearRidge(Solved):
         gram.diagonal().add_(self.ridge)
         return torch.cholesky_solve(targets, torch.linalg.cholesky(gram))
 
-    def restore(self, trained: Trained, like: Dataset) -> LinearVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> LinearVictim:
         """Rebuild a victim."""
         return LinearVictim(learner=self, weights=trained.state["weights"], facts=trained.facts)
 

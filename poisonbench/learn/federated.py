@@ -142,7 +142,7 @@ class Federated:
         Raises:
             Diverged: a round without a finite update, with too few of them for the rule, or after which the model is not finite.
         """
-        victim = self.client.begin(combine.clean, rng) if start is None else self.client.restore(Trained.of(start), data)
+        victim = self.client.begin(combine.clean, rng) if start is None else self.client.restore(Trained.of(start), data, combine)
         names, state = [name for name, _ in victim.net.named_parameters()], dict(victim.state())
         history, log, speed = list[State](), Log(), torch.zeros(sum(state[name].numel() for name in names))
         clients, ours = int(data.owners.max()) + 1, set(combine.malicious.tolist())
@@ -152,7 +152,7 @@ class Federated:
             turn = Turn(index, rng.child(f"round/{index}"))
             present = self._present(clients, turn.rng)
             rows = {client: _of(client, data if attacked or client not in ours else combine.clean) for client in present.tolist()}
-            model = self.client.restore(Trained(state=state, facts={}), data)
+            model = self.client.restore(Trained(state=state, facts={}), data, combine)
             updates = self._updates(model, rows, turn, combine)
             malicious = torch.isin(present, combine.malicious)
             if attacked and malicious.any():
@@ -172,7 +172,7 @@ class Federated:
             finite_state(state, f"the server's model after round {index + 1}")
             if (self.rounds - 1 - index) % self.history_every == 0:
                 history.append(state)
-        return self.restore(Trained(state=state, facts=self._facts(log, f, len(ours)), history=tuple(history)), data)
+        return self.restore(Trained(state=state, facts=self._facts(log, f, len(ours)), history=tuple(history)), data, combine)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim per part, one after the other."""
@@ -182,9 +182,9 @@ class Federated:
         """Score with one victim after the other."""
         return score_each(victims, inputs)
 
-    def restore(self, trained: Trained, like: Dataset) -> NetVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> NetVictim:
         """Rebuild a victim, its rounds included."""
-        return dataclasses.replace(self.client.restore(trained, like), history=trained.history)
+        return dataclasses.replace(self.client.restore(trained, like, combine), history=trained.history)
 
     def _present(self, clients: int, rng: Key) -> Tensor:
         everyone = torch.arange(clients)

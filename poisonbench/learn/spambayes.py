@@ -88,7 +88,7 @@ class SpamBayes(PlainLearner):
         sizes = torch.tensor([len(part) for part in rows])
         return SpamBayesVictim(learner=self, counts=counts, sizes=sizes, facts={"rows": len(data), "words": int((counts.sum(0) > 0).sum())})
 
-    def restore(self, trained: Trained, like: Dataset) -> SpamBayesVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> SpamBayesVictim:
         """Rebuild a victim."""
         return SpamBayesVictim(learner=self, counts=trained.state["counts"], sizes=trained.state["sizes"], facts=trained.facts)
 
@@ -138,7 +138,7 @@ class SpamBayesVictim(PlainVictim):
         """f_w of every word, (V,) float64; NaN for padding."""
         return padded(self.learner.word_scores(self.counts, self.sizes))
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32; see `SpamBayes.table`."""
         return self.learner.table(indicator(self._evidence(inputs)))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Batch, Plan, State, Trained, Victim
+from poisonbench.core.learner import Batch, Combine, Plan, State, Trained, Victim
 from poisonbench.core.rng import Key, per_row_of_each
 from poisonbench.learn import device
 from poisonbench.learn.descent import decays
@@ -85,12 +85,13 @@ class Stack:
         return [{name: parts[name][member].to("cpu", copy=True) for name in self._names} for member in range(self.members)]
 
 
-def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key], start: Victim | None) -> list[NetVictim]:
+def fit_stacked(learner: Central, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None) -> list[NetVictim]:
     """Train one victim per part, in stacks of equal size; the last stack is filled with members without rows.
 
     Args:
         learner: the recipe; batches, draws and schedule are those of its loop, so results are equal up to rounding.
         parts: rows of each victim.
+        combine: of use to continue `start` alone; there is one contributor.
         rngs: key of each victim.
         start: the victim that all of them continue; None is from scratch.
 
@@ -98,7 +99,7 @@ def fit_stacked(learner: Central, parts: Sequence[Dataset], rngs: Sequence[Key],
         Diverged: a loss that is not finite; `member` is its position in `parts`.
     """
     victims: list[NetVictim] = []
-    first_one = learner.begin(parts[0], rngs[0]) if start is None else learner.restore(Trained.of(start), parts[0])
+    first_one = learner.begin(parts[0], rngs[0]) if start is None else learner.restore(Trained.of(start), parts[0], combine)
     together = learner.stack_members or members_at_once(len(parts), sum(weight.numel() for weight in first_one.net.parameters()))
     for first in range(0, len(parts), together):
         some = slice(first, first + together)

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.form import Column, Form
@@ -70,7 +71,7 @@ class Transfer:
         fitted = dict(fit(self.extractor, public).state())
         head = self.head
         if head.steps:
-            head = head.with_public(_featured(self.extractor.restore(Trained(state=fitted, facts={}), public), public), fit)
+            head = head.with_public(_featured(self.extractor.restore(Trained(state=fitted, facts={}), public, honest(public)), public), fit)
         return dataclasses.replace(self, fitted=fitted, head=head)
 
     def with_step(self, step: Step) -> Transfer:
@@ -90,8 +91,8 @@ class Transfer:
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> TransferVictim:
         """Train the head, or continue with the head of `start`."""
         assert self.fitted, "with_public comes first"
-        frozen = self.extractor.restore(Trained(state=self.fitted, facts={}), data)
-        begun = None if start is None else self.restore(Trained.of(start), data)
+        frozen = self.extractor.restore(Trained(state=self.fitted, facts={}), data, combine)
+        begun = None if start is None else self.restore(Trained.of(start), data, combine)
         frozen = frozen if begun is None else begun.extractor
         head = self.head.fit(_featured(frozen, data), combine, rng, begun and begun.linear)
         return TransferVictim(extractor=frozen, linear=head)
@@ -104,11 +105,11 @@ class Transfer:
         """Score with one victim after the other."""
         return score_each(victims, inputs)
 
-    def restore(self, trained: Trained, like: Dataset) -> TransferVictim:
+    def restore(self, trained: Trained, like: Dataset, combine: Combine) -> TransferVictim:
         """Rebuild a victim."""
-        frozen = self.extractor.restore(Trained(state=_under("extractor.", trained.state), facts={}), like)
+        frozen = self.extractor.restore(Trained(state=_under("extractor.", trained.state), facts={}), like, combine)
         featured = _featured(frozen, like.take(torch.arange(min(1, len(like)))))
-        head = self.head.restore(Trained(state=_under("last.", trained.state), facts=trained.facts), featured)
+        head = self.head.restore(Trained(state=_under("last.", trained.state), facts=trained.facts), featured, combine)
         return TransferVictim(extractor=frozen, linear=head)
 
 
@@ -136,7 +137,7 @@ class TransferVictim:
         """The differentiable model from pixels to scores."""
         return _Joined(self.extractor.module, self.linear.module)
 
-    def scores(self, inputs: Tensor, answers: Tensor | None = None) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""
         return self.linear.scores(self.extractor.features(inputs))
 

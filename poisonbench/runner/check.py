@@ -8,6 +8,7 @@ from poisonbench.core.attack import Untouched
 from poisonbench.core.defense import KeepAll
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import PlainStep, Unchanged
+from poisonbench.core.plugins import check_arguments
 from poisonbench.core.proof import check_proofs, needs, parts, strangers
 from poisonbench.runner.experiment import Experiment
 from poisonbench.runner.spec import filled
@@ -51,6 +52,7 @@ def check_training(line: Line) -> None:
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
         raise ConfigError("this defense needs trusted clean rows; set task.trusted to a share above 0, such as 0.05")
     known = learner.with_public(experiment.task.public, None)
+    check_arguments(known, "restore", "trained, like, combine")
     known.check(experiment.task.train, line.combine(experiment.defense.aggregate))
 
 

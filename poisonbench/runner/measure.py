@@ -39,9 +39,9 @@ def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[
     every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
     if every > 1:
         curves["round"] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
-    rng = line.stream("ask")
+    rng, rows = line.stream("ask"), line.experiment.task.train
     for number, state in enumerate(victim.history):
-        then, where = learner.restore(Trained(state=state, facts={}), test), f"scores of the kept model {number + 1} of {len(victim.history)}"
+        then, where = learner.restore(Trained(state=state, facts={}), rows, line.honest), f"scores of the kept model {number + 1} of {len(victim.history)}"
         curves.setdefault("c_acc", []).append(metrics.accuracy(finite(test.ask(then, test.inputs, rng), where), test.labels))
         if len(probe):
             curves.setdefault("asr", []).append(metrics.success(finite(probe.asked(test)(then, probe.inputs, rng), where), probe)["asr"])

@@ -141,7 +141,7 @@ class Line:
             return [taken_apart(victim, f"victim {label or 'trained'} ({stages[place]})") for place, victim in zip(missing, victims, strict=True)]
 
         found = self.store.memo_many("fit", self.asked(learner, parts, combine, stages), train, label=label, filed=self.filed(stages[0]))
-        return [learner.restore(trained, data) for trained, data in zip(found, parts, strict=True)]
+        return [learner.restore(trained, data, combine) for trained, data in zip(found, parts, strict=True)]
 
     def asked(self, learner: Learner, parts: Sequence[Dataset], combine: Combine, stages: Sequence[str]) -> list[tuple[object, ...]]:
         """Return everything that each victim depends on; its key in the store is a digest of this."""
@@ -158,7 +158,7 @@ class Line:
             def train() -> Trained:
                 return taken_apart(longer.fit(data, self.honest, rng, victim), f"victim tuned ({stage})")
 
-            return longer.restore(self.store.memo("tune", parts, train, filed=self.filed(stage)), data)
+            return longer.restore(self.store.memo("tune", parts, train, filed=self.filed(stage)), data, self.honest)
 
         return tune
 
@@ -237,7 +237,7 @@ class Line:
 
         parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime)
         repaired = self.store.memo("repair", parts, mend, filed=self.filed("repair"))
-        mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, poisoned.data)
+        mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, poisoned.data, self.combine(self.experiment.defense.aggregate))
         return Mended(victim=mended, figures=repaired.figures)
 
     def scores(self, victim: Victim, rows: Dataset, label: str) -> Tensor:

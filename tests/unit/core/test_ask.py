@@ -17,8 +17,7 @@ KEY = Key.root(100)
 class Similar:
     """A victim without classes: it scores an answer by how many of its tokens the input has."""
 
-    def scores(self, inputs, answers=None):
-        assert answers is not None, "this victim has no classes"
+    def choose(self, inputs, answers):
         return (inputs[:, None, :, None] == answers[:, :, None, :]).any(2).float().sum(2)
 
 

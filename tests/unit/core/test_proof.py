@@ -214,8 +214,8 @@ class Trimmed(Around):
         distances = (rows := data.inputs.flatten(1).float()).sub(rows.mean(0)).norm(dim=1)
         return self.member.fit(data.take(distances <= distances.quantile(0.8)), combine, rng)
 
-    def restore(self, trained, like):
-        return self.member.restore(trained, like)
+    def restore(self, trained, like, combine):
+        return self.member.restore(trained, like, combine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +227,8 @@ class Whole(Around):
     def fit(self, data, combine, rng, start=None):
         return self.member.fit(data, combine, rng)
 
-    def restore(self, trained, like):
-        return self.member.restore(trained, like)
+    def restore(self, trained, like, combine):
+        return self.member.restore(trained, like, combine)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import torch
 from defenses.train.ngram import Ngrams
 from defenses.train.onion import Onion, Words, chosen
 from poisonbench.core.attack import Honest
+from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Mean
 from poisonbench.core.errors import ConfigError
@@ -61,7 +62,7 @@ class Reads(Around):
     def fit(self, data, combine, rng, start=None):
         return Reader()
 
-    def restore(self, trained, like):
+    def restore(self, trained, like, combine):
         assert set(trained.state) == {"weight"}
         return Reader()
 
@@ -105,7 +106,7 @@ def test_public_rows_are_learned_from_too():
 @pytest.mark.parametrize("changes", [{}, {"scale": "perplexity"}, {"cost": 0.0, "bar": None}])
 def test_a_stored_victim_reads_as_before(changes):
     learner, victim = fitted(**changes)
-    again = learner.restore(Trained.of(victim), reviews(40))
+    again = learner.restore(Trained.of(victim), reviews(40), honest(reviews(40)))
     rows = texts("the film cf is bad", "cf cf very good is the")
     assert all(value.isfinite().all() for value in victim.state().values())
     assert again.bar == victim.bar
@@ -141,7 +142,7 @@ def test_no_word_goes_if_every_bar_costs_too_much():
     assert bar == torch.inf
     learner, victim = fitted()
     victim = dataclasses.replace(victim, bar=bar)
-    assert learner.restore(Trained.of(victim), reviews(40)).bar == torch.inf
+    assert learner.restore(Trained.of(victim), reviews(40), honest(reviews(40))).bar == torch.inf
     assert torch.equal(victim.words.cleaned(clean.inputs, bar), clean.inputs)
 
 

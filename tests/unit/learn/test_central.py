@@ -58,7 +58,7 @@ def test_one_step_of_a_linear_model_equals_the_closed_form(parts):
     )
     start = plain.fit(data, honest, Key.root(0)).state()  # any state serves as a start
     start = {**start, "net.last.weight": torch.tensor([[0.1, 0.2], [0.0, -0.3]]), "net.last.bias": torch.zeros(2)}
-    begun = plain.restore(Trained(state=start, facts={}), data)
+    begun = plain.restore(Trained(state=start, facts={}), data, honest)
     after = plain.fit(data, honest, Key.root(0), begun).state()
     standard = (inputs - start["normalized.mean"]) / start["normalized.std"]
     errors = torch.softmax(standard @ start["net.last.weight"].T, 1) - torch.eye(2)[data.labels]
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_finite_names_its_step(parts):
 def test_a_victim_is_restored_from_its_state(parts):
     learner, data, honest = parts
     victim = learner.fit(data, honest, Key.root(0))
-    again = learner.restore(Trained.of(victim), data)
+    again = learner.restore(Trained.of(victim), data, honest)
     assert torch.equal(victim.scores(data.inputs), again.scores(data.inputs))
     assert torch.equal(victim.features(data.inputs), again.features(data.inputs))
 
@@ -96,7 +96,7 @@ def test_a_victim_is_restored_from_its_state(parts):
 def test_a_restored_victim_that_was_asked_for_scores_first_still_has_gradients(parts):
     learner, data, combine = parts
     trained = Trained.of(learner.fit(data, combine, Key.root(1)))
-    victim = learner.restore(trained, data)
+    victim = learner.restore(trained, data, honest)
     victim.scores(data.inputs[:2])
     pixels = data.inputs[:2].float().requires_grad_()
     victim.module(pixels).sum().backward()

@@ -124,7 +124,7 @@ def test_a_victim_comes_back_from_its_state(honest, learner):
     data = texts() if learner == BAYES else numbers(3)
     victim = learner.fit(data, honest, KEY)
     trained = Trained.of(victim)
-    again = learner.restore(trained, data)
+    again = learner.restore(trained, data, honest)
     assert again.scores(data.inputs).equal(victim.scores(data.inputs))
     assert again.features(data.inputs).equal(victim.features(data.inputs))
     assert all(value.isfinite().all() for value in trained.state.values())

@@ -63,7 +63,7 @@ def test_many_are_asked_as_one_after_the_other(honest, learner):
 @pytest.mark.parametrize("learner", [KERNEL, LINEAR])
 def test_a_victim_comes_back_from_its_state(honest, learner):
     victim = learner.fit(DATA, honest, Key.root(0))
-    assert learner.restore(Trained.of(victim), DATA).scores(ASKED).equal(victim.scores(ASKED))
+    assert learner.restore(Trained.of(victim), DATA, honest).scores(ASKED).equal(victim.scores(ASKED))
 
 
 def test_mirror_images_are_rows_of_their_own(honest):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
+from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Trained
@@ -84,7 +85,7 @@ def test_a_class_without_rows_counts_as_one_row_and_unsure_rows_are_not_used():
 
 def test_a_victim_is_rebuilt_from_its_state():
     victim = fitted()
-    again = victim.learner.restore(Trained.of(victim), data(ROWS))
+    again = victim.learner.restore(Trained.of(victim), data(ROWS), honest(data(ROWS)))
     inputs = data(ROWS).inputs
     assert torch.equal(again.scores(inputs), victim.scores(inputs))
     assert again.facts == {"rows": 5, "words": 3}

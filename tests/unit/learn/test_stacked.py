@@ -116,7 +116,7 @@ def test_members_are_spread_evenly_over_passes_that_fit_the_cache(parts, paramet
 def test_a_victim_of_a_stack_is_the_one_that_the_store_gives_back(world):
     learner, parts, rngs, honest = world
     victim = dataclasses.replace(learner, net=BATCH, stack="grouped").fit_many(parts, honest, rngs)[1]
-    restored = learner.restore(Trained.of(victim), parts[1])
+    restored = learner.restore(Trained.of(victim), parts[1], honest)
     assert torch.equal(victim.scores(parts[0].inputs), restored.scores(parts[0].inputs))
     assert all(torch.equal(value, victim.net.state_dict()[name]) for name, value in victim.state().items())
 

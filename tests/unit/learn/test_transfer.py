@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from poisonbench.core.combine import honest
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Trained
 from poisonbench.core.proof import strangers
@@ -56,7 +57,7 @@ def test_its_module_gives_its_scores_and_gradients_of_pixels(line):
 def test_it_survives_the_store_and_tuning_moves_the_head_alone(line):
     data = line.experiment.task.train
     victim = line.learner.fit(data, line.honest, Key.root(0))
-    again = line.learner.restore(Trained.of(victim), data)
+    again = line.learner.restore(Trained.of(victim), data, honest(data))
     assert torch.equal(victim.scores(data.inputs), again.scores(data.inputs))
     tuned = line.learner.with_epochs(1).fit(data, line.honest, Key.root(1), victim)
     assert all(torch.equal(value, parts(tuned, "extractor.")[name]) for name, value in parts(victim, "extractor.").items())

@@ -372,7 +372,7 @@ class ToyFederated:
         for name in names:
             state[name] = together[at : at + state[name].numel()].view_as(state[name])
             at += state[name].numel()
-        return self.inner.restore(Trained(state=state, facts=victims[0].facts), data)
+        return self.inner.restore(Trained(state=state, facts=victims[0].facts), data, combine)
 
     def fit_many(self, parts: Sequence, combine, rngs):
         return fit_each(self, parts, combine, rngs)
@@ -383,8 +383,8 @@ class ToyFederated:
     def with_epochs(self, epochs):
         return dataclasses.replace(self, inner=self.inner.with_epochs(epochs))
 
-    def restore(self, trained, like):
-        return self.inner.restore(trained, like)
+    def restore(self, trained, like, combine):
+        return self.inner.restore(trained, like, combine)
 
 
 @dataclass(frozen=True, kw_only=True)
