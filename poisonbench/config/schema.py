@@ -67,6 +67,8 @@ class Keys:
     owners: Any = None
     task: Any = None
     net: Any = None
+    retriever: Any = None
+    reader: Any = None
     learner: Any = None
     threat: ThreatKeys = field(default_factory=ThreatKeys)
     tracker: Any = None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import Incompatible
-from poisonbench.core.learner import Combine, Fitted, OneByOne, State, Step
+from poisonbench.core.learner import Combine, Differentiable, Fitted, OneByOne, State, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,15 @@ class PlainVictim:
     Args:
         facts: facts about the training.
         history: states during the training; none.
-        module: none: there is no gradient.
     """
 
     facts: Mapping[str, object]
     history: Sequence[State] = ()
-    module: None = None
+
+    @property
+    def module(self) -> Differentiable | None:
+        """None: there is no gradient."""
+        return None
 
     def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""

@@ -4,7 +4,8 @@ A certificate proves a statement about one mechanism, from training rows to answ
 around it, a repair after it or a screen in front of its answers makes another mechanism. Class attributes decide whether the proof
 still holds. LOOKS_AT of a plugin around the proof states what its output depends on. TOLERATES of the plugin that holds the proof states
 what the plugins around it may look at. MECHANISM of a learner states that certificates are about it and everything inside it. LOOKS_AT
-and MECHANISM are not inherited: a derived class may use the rows in another way, so it has to declare them again.
+and MECHANISM are not inherited: a derived class may use the rows in another way, so it has to declare them again. A part inside the mechanism
+on which the proof depends states its slot with INSIDE, such as "retriever".
 
 A learner around another one states with LOOKS_AT what the rows that it passes on depend on: "nothing" if it passes on all of them
 unchanged, "each row alone" if it changes each by itself. Its answers come from the model that was trained inside. A wrap (`defense.train`)
@@ -40,7 +41,15 @@ PRIVATE: Tolerance = MappingProxyType(
     {slot: ("each row alone",) for slot in ("sanitize", "step", "learner")} | {slot: ("the model",) for slot in ("repair", "screen")}
 )
 
-NOUNS = {"sanitize": "filter", "learner": "learner", "step": "step", "repair": "repair", "screen": "screen"}
+NOUNS = {
+    "sanitize": "filter",
+    "learner": "learner",
+    "step": "step",
+    "repair": "repair",
+    "screen": "screen",
+    "retriever": "retriever",
+    "sift": "filter of passages",
+}
 USES: Mapping[Looks, str] = {
     "all rows": "uses all training rows",
     "each row alone": "may change or remove training rows",
@@ -152,6 +161,8 @@ def around(proof: Proof, defense: Defense, learner: Learner) -> Iterator[Found]:
     for number, path in enumerate(paths(learner)):
         if isinstance(path[-1], Step) and number != proof.number:
             yield Found("step", path[-1], _looks(path[-1]))
+        if inside := getattr(type(path[-1]), "INSIDE", None):
+            yield Found(inside, path[-1], _looks(path[-1]))
     # neither receives training rows, but a verdict and the poison mask depend on them
     yield Found("repair", defense.repair, _looks_later(defense.repair, verdict=filter_looks != "nothing"))
     yield Found("screen", defense.screen, _looks_later(defense.screen, verdict=False))
@@ -182,7 +193,7 @@ def _reason(proof: Proof, found: Found) -> str:
     name, noun = type(found.plugin).__name__, NOUNS[found.slot]
     if found.slot == "step" and isinstance(proof.holder, Step) and hasattr(found.plugin, "TOLERATES"):
         return f"the training has two private steps, {_titled(proof)} and {name}, and no accountant adds up the privacy that both spend; remove one of them"
-    place = f"the {noun} {name}" if found.slot in ("step", "learner") else f"defense.{found.slot} ({name})"
+    place = f"the {noun} {name}" if found.slot in ("step", "learner", "retriever", "sift") else f"defense.{found.slot} ({name})"
     way_out = "; `~defense.certify` removes the certificate" if proof.place == "defense.certify" else ""
     return f"{_titled(proof)} is not valid together with {place}, because that {noun} {USES[found.looks]}. Remove one of them{way_out}."
 

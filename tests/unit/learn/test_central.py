@@ -96,7 +96,7 @@ def test_a_victim_is_restored_from_its_state(parts):
 def test_a_restored_victim_that_was_asked_for_scores_first_still_has_gradients(parts):
     learner, data, combine = parts
     trained = Trained.of(learner.fit(data, combine, Key.root(1)))
-    victim = learner.restore(trained, data, honest)
+    victim = learner.restore(trained, data, combine)
     victim.scores(data.inputs[:2])
     pixels = data.inputs[:2].float().requires_grad_()
     victim.module(pixels).sum().backward()

@@ -1,0 +1,1 @@
+"""Retrieval: indexes that are searched, encoders, and readers of passages."""

@@ -1,0 +1,56 @@
+"""A reader that counts passages; it is no language model.
+
+Shape letters: M questions, L places of a text, R groups of P passages, K candidate answers, A places of an answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.form import Form
+from poisonbench.core.learner import Fitted
+from poisonbench.core.retrieve import NONE_OF_THEM
+from poisonbench.forms.tokens import PADDING
+
+SILENCE = 1e-3  # the score of "none of them": below one passage of any number that is read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """Answer with the candidate that most passages support. This is no language model: it reads no question and weighs no argument.
+
+    A passage supports a candidate if the words of the candidate stand in it, next to each other and in order. The score of a candidate is the
+    number of passages of the group that support it; "none of them" wins only if no passage supports any. Of equal scores the candidate at the smaller
+    place wins.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
+        """Return this reader: it learns nothing."""
+        return self
+
+    def check(self, passages: Dataset) -> None:
+        """Refuse nothing."""
+
+    def read(self, questions: Tensor, passages: Tensor, answers: Tensor, form: Form) -> Tensor:
+        """Return (M, R, K) float32, how many passages of each group support each candidate."""
+        rows = [contained(group.flatten(0, 1), each).view(*group.shape[:2], -1).sum(1) for group, each in zip(passages, answers, strict=True)]
+        support = torch.stack(rows).float()
+        support[..., NONE_OF_THEM] = SILENCE
+        return support
+
+
+def contained(texts_TL: Tensor, answers_KA: Tensor) -> Tensor:
+    """Return (T, K) bool, whether the words of each answer stand in each text, next to each other and in order; an answer without words in none."""
+    lengths = (answers_KA != PADDING).sum(1)
+    width = max(1, int(lengths.max()))
+    longer = torch.nn.functional.pad(texts_TL, (0, width - 1), value=PADDING)
+    windows_TLA = longer.unfold(1, width, 1)
+    found = torch.stack([(windows_TLA[..., :size] == answer[:size]).all(2).any(1) for answer, size in zip(answers_KA, lengths.tolist(), strict=True)], 1)
+    return found & (lengths > 0)

@@ -1,0 +1,168 @@
+"""Retrieval, with a retriever whose search can be worked out by hand: it counts the words that question and passage share."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from poisonbench.core.combine import honest
+from poisonbench.core.data import Dataset
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Trained
+from poisonbench.core.retrieve import NOWHERE, Hits, fingerprints
+from poisonbench.core.rng import Key
+from poisonbench.forms.tokens import SPECIAL, Tokens
+from poisonbench.learn.retrieval import Retrieval
+from poisonbench.retrieval.support import Support
+
+KEY = Key.root(100)
+FORM = Tokens(vocabulary=(*SPECIAL, "a", "b", "c", "d", "x", "y", "z"))
+A, B, C, D, X, Y, Z = range(2, 9)
+PASSAGES = torch.tensor([[A, B, X, 0], [A, Y, 0, 0], [A, B, Y, 0], [C, X, 0, 0], [A, Y, 0, 0], [D, D, 0, 0]])
+QUESTIONS = torch.tensor([[A, B, 0, 0], [C, 0, 0, 0], [Z, 0, 0, 0]])
+ANSWERS = torch.tensor([[0], [X], [Y]]).expand(3, 3, 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SharedWords:
+    passages: torch.Tensor
+    module: ClassVar[None] = None
+
+    def search(self, questions, count):
+        shared = self._words(questions) @ self._words(self.passages).T
+        order = shared.argsort(dim=1, descending=True, stable=True)[:, :count]
+        found = shared.gather(1, order)
+        return Hits(torch.where(found > 0, order, NOWHERE), torch.where(found > 0, found, -torch.inf))
+
+    def features(self, inputs):
+        return torch.nn.functional.normalize(self._words(inputs))
+
+    def state(self):
+        return {"words": self._words(self.passages)}
+
+    def _words(self, inputs):
+        return torch.zeros(len(inputs), len(FORM.vocabulary)).scatter_(1, inputs, 1.0).index_fill_(1, torch.tensor([0]), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    VERSION: ClassVar[int] = 1
+
+    def with_public(self, public):
+        return self
+
+    def check(self, passages):
+        pass
+
+    def index(self, passages, state=None):
+        assert state is None or state["words"].shape[0] == len(passages)
+        return SharedWords(passages=passages.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Without:
+    """Remove the passages from which the reader takes this answer, of twice as many as are read."""
+
+    VERSION: ClassVar[int] = 1
+    answer: int
+
+    def depth(self, top):
+        return 2 * top
+
+    def keep(self, found):
+        assert found.features.shape == (len(found.passages), len(FORM.vocabulary))
+        return found.answers != self.answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Largest:
+    """The rule that takes the largest value of each answer."""
+
+    VERSION: ClassVar[int] = 1
+
+    def check(self, contributors, malicious):
+        if contributors < 2:
+            raise ConfigError(f"{contributors} contributions")
+
+    def __call__(self, rows_RP, server):
+        return rows_RP.amax(0)
+
+
+@pytest.fixture
+def data():
+    return Dataset.of(PASSAGES, torch.zeros(6, dtype=torch.int64), num_classes=1, form=FORM)
+
+
+def fitted(data, combine=None, **changes):
+    learner = Retrieval(retriever=Shared(), reader=Support(), **{"top": 2, **changes})
+    return learner.fit(data, combine or honest(data), KEY)
+
+
+def test_the_reader_counts_the_passages_that_were_found(data):
+    assert fitted(data, top=1).choose(QUESTIONS, ANSWERS).argmax(1).tolist() == [1, 1, 0]
+    scores = fitted(data, top=4).choose(QUESTIONS, ANSWERS)  # passages 0, 2, 1, 4 for the first question
+    assert scores[0].tolist()[1:] == [1, 3]
+    assert scores.argmax(1).tolist() == [2, 1, 0]
+
+
+def test_a_question_without_a_hit_is_answered_with_none_of_them(data):
+    victim = fitted(data)
+    assert victim.hits(QUESTIONS, ANSWERS).places.tolist() == [[0, 2], [3, NOWHERE], [NOWHERE, NOWHERE]]
+    assert victim.choose(QUESTIONS, ANSWERS)[2].argmax() == 0
+
+
+def test_removed_passages_are_replaced_by_deeper_ones(data):
+    victim = fitted(data, sifts=(Without(answer=1),))
+    assert victim.hits(QUESTIONS, ANSWERS).places.tolist() == [[2, 1], [NOWHERE, NOWHERE], [NOWHERE, NOWHERE]]
+    assert victim.choose(QUESTIONS, ANSWERS).argmax(1).tolist() == [2, 0, 0]
+
+
+def test_two_filters_act_one_after_the_other(data):
+    victim = fitted(data, sifts=(Without(answer=1), Without(answer=2)))
+    assert victim.hits(QUESTIONS, ANSWERS).places.eq(NOWHERE).all()
+
+
+def test_a_rule_combines_passages_that_are_read_alone(data):
+    combine = dataclasses.replace(honest(data), aggregate=Largest())
+    assert fitted(data, combine, top=4).choose(QUESTIONS, ANSWERS)[0].tolist()[1:] == [1, 3]
+    assert fitted(data, combine, top=4, isolated=True).choose(QUESTIONS, ANSWERS)[0].tolist()[1:] == [1, 1]
+
+
+def test_texts_that_are_handed_over_are_read_first(data):
+    texts = torch.tensor([[[Y, 0, 0, 0], [0, 0, 0, 0]]]).expand(3, 2, 4)
+    victim = fitted(data)
+    assert victim.handed(QUESTIONS, ANSWERS, texts)[:, 1:].tolist() == [[1, 1], [1, 1], [0, 1]]
+    assert victim.handed(QUESTIONS, ANSWERS, torch.zeros_like(texts)).equal(victim.choose(QUESTIONS, ANSWERS))
+
+
+def test_a_stored_victim_answers_as_before_and_its_state_tells_passages_and_rule(data):
+    victim = fitted(data)
+    again = victim.learner.restore(Trained.of(victim), data, honest(data))
+    assert again.choose(QUESTIONS, ANSWERS).equal(victim.choose(QUESTIONS, ANSWERS))
+    assert {name: value.tolist() for name, value in again.state().items()} == {name: value.tolist() for name, value in victim.state().items()}
+    other = fitted(data.edit(torch.tensor([0]), inputs=torch.tensor([[A, A, X, 0]])))
+    ruled = fitted(data, dataclasses.replace(honest(data), aggregate=Largest()))
+    assert not other.state()["passages"].equal(victim.state()["passages"])
+    assert not ruled.state()["rule"].equal(victim.state()["rule"])
+
+
+def test_the_rule_is_checked_with_the_number_of_isolated_passages(data):
+    combine = dataclasses.replace(honest(data), aggregate=Largest())
+    learner = Retrieval(retriever=Shared(), reader=Support(), top=2)
+    with pytest.raises(ConfigError, match="1 contributions"):
+        learner.check(data, combine)
+    learner.with_isolation().check(data, combine)
+
+
+def test_a_retrieval_victim_has_no_classes(data):
+    with pytest.raises(Incompatible, match="no classes of its own"):
+        fitted(data).scores(QUESTIONS)
+
+
+def test_fingerprints_depend_on_words_alone():
+    marks = fingerprints(torch.tensor([[A, B, 0], [A, B, 0], [B, A, 0]]))
+    assert marks[0] == marks[1] != marks[2]
+    assert fingerprints(torch.tensor([[A, B]]))[0] == marks[0]
+    assert (marks != 0).all()
