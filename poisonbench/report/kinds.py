@@ -58,6 +58,12 @@ KINDS = (  # the tabs from left to right; a new kind is a new entry
         slots=("learner.client", "attack.update", "defense.aggregate"),
     ),
     Kind(
+        name="retrieval",
+        title="Retrieval",
+        about="The training rows are passages that a search finds for a question, or the memory of an agent. The attacker adds passages.",
+        slots=("learner.retriever",),
+    ),
+    Kind(
         name="certificates",
         title="Certificates",
         about="The defense proves that an answer stays correct for up to a number of changes, the radius. Each heading says which changes are counted.",
