@@ -80,6 +80,14 @@ class Roni:
         if not (0 <= self.quantile < 1 and (self.threshold is None or 0 <= self.threshold <= 1)):
             raise ConfigError("defense.sanitize: quantile lies in [0, 1), threshold in [0, 1]; null takes it from the trusted rows")
 
+    def check_trusted(self, trusted: Dataset) -> None:
+        """Refuse too few trusted rows.
+
+        Raises:
+            ConfigError: how many it needs.
+        """
+        self.draw(trusted, Key.root(0))  # any draw: the numbers of rows decide
+
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Score every row by the mean loss of accuracy that it causes; equal rows are judged once.
 

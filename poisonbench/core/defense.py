@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -95,6 +95,19 @@ class Sanitizer(Protocol):
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
         """Return a verdict, or None for no judgement."""
+        ...
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """A plugin that needs trusted rows of some kind, and can say so before anything is computed."""
+
+    def check_trusted(self, trusted: Dataset) -> None:
+        """Refuse trusted rows that it cannot work with, such as too few.
+
+        Raises:
+            ConfigError: what to change.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poisonbench.core.attack import Untouched
-from poisonbench.core.defense import KeepAll
+from poisonbench.core.defense import Demanding, KeepAll
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import PlainStep, Unchanged
 from poisonbench.core.plugins import check_arguments
@@ -51,6 +51,9 @@ def check_training(line: Line) -> None:
     check_proofs(attack.train, defense, learner)
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
         raise ConfigError("this defense needs trusted clean rows; set task.trusted to a share above 0, such as 0.05")
+    for part in parts(experiment.defense):
+        if isinstance(part, Demanding):
+            part.check_trusted(experiment.task.trusted)
     known = learner.with_public(experiment.task.public, None)
     check_arguments(known, "restore", "trained, like, combine")
     known.check(experiment.task.train, line.combine(experiment.defense.aggregate))

@@ -25,3 +25,21 @@ def test_a_learner_that_cannot_read_the_task_is_refused_with_the_command_that_li
     line = Line(experiment=dataclasses.replace(texts, **wrong), store=store)
     with pytest.raises(Incompatible, match=f"^{place}: SmallCNN reads pixels, .* choose another {place} that reads tokens, `list learner` names all$"):
         check(line)
+
+
+def test_too_few_trusted_rows_are_refused_before_anything_is_computed(tiny, store):
+    line = Line(experiment=tiny("task=spam", "defense=roni", "task.trusted=0.02"), store=store)
+    before = len(store.visits)
+    with pytest.raises(ConfigError, match=r"need more than the \d+ trusted rows"):
+        check(line)
+    assert len(store.visits) == before
+
+
+def test_a_learner_of_an_earlier_version_is_named_before_anything_is_computed(tiny, store):
+    class Earlier(type(tiny().learner)):
+        def restore(self, trained, like):
+            return super().restore(trained, like, None)
+
+    old = Earlier(**{field.name: getattr(tiny().learner, field.name) for field in dataclasses.fields(tiny().learner)})
+    with pytest.raises(ConfigError, match=r"its restore takes \(trained, like\), this version calls restore\(trained, like, combine\)"):
+        check(Line(experiment=dataclasses.replace(tiny(), learner=old), store=store))
