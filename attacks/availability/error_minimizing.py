@@ -99,7 +99,7 @@ def pixel_gradient(victim: Victim, rows: Dataset, noise: Tensor) -> Tensor:
     module = victim.module
     if module is None:
         raise ConfigError("attack=error_minimizing needs a surrogate with gradients; choose another threat.surrogate")
-    moved = (rows.inputs.float() + noise).clamp(0, 255).requires_grad_()
+    moved = (module.lift(rows.inputs) + noise).clamp(0, 255).requires_grad_()
     loss = F.cross_entropy(module(moved), rows.labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, moved)
     return gradient

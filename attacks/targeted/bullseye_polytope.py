@@ -71,7 +71,7 @@ class BullseyePolytope:
         clean = scene.inputs.float()
         low, high = (clean - scene.limit).clamp_min(0), (clean + scene.limit).clamp_max(255)
         with torch.no_grad():
-            goals = [module.features(scene.target.float()) for module in scene.modules]
+            goals = [module.features(module.lift(scene.target)) for module in scene.modules]
         moved = clean.clone().requires_grad_()
         optimizer = torch.optim.Adam([moved], lr=255 * self.lr)
         for _ in range(self.iterations):

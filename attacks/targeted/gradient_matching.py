@@ -77,7 +77,7 @@ class GradientMatching:
     def moved(self, scene: Scene, rng: Key) -> Tensor:
         """Return (R, C, H, W) uint8 poisons of the restart with the lowest final loss."""
         wish = torch.tensor([scene.label])
-        wanted = [parameter_gradient(module, scene.target.float(), wish, graph=False) for module in scene.modules]
+        wanted = [parameter_gradient(module, module.lift(scene.target), wish, graph=False) for module in scene.modules]
         crafted = [self._start(scene, wanted, rng.child(f"restart/{number}")) for number in range(self.restarts)]
         return min(crafted, key=lambda found: found[1])[0]
 

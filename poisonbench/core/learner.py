@@ -1,6 +1,7 @@
 """The protocols of learners, victims and training steps.
 
-Shape letters: N rows, M test rows, B rows of a batch, K classes, D features, R contributions, P parameters.
+Shape letters: N rows, M test rows, B rows of a batch, K classes, D features, R contributions, P parameters, L places of a text, V words of the
+vocabulary, E numbers of an embedding.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ State: TypeAlias = Mapping[str, Tensor]
 
 
 class Differentiable(Protocol):
-    """A model from pixels 0..255 to scores; it normalises inside, so gradients are those of the pixels.
+    """A model from inputs to scores; it normalises inside, so gradients are those of the pixels.
+
+    `lift` gives the floats that an attack may follow a gradient in: `module(module.lift(inputs))` are the scores of the inputs, and
+    `module.features(module.lift(inputs))` their features, up to rounding. A model of words also takes their ids.
 
     Inputs and outputs are on the CPU, whatever the model's device; gradients pass through.
     """
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return (M, K) scores."""
+        """Return (M, K) scores of lifted inputs."""
+        ...
+
+    def lift(self, inputs: Tensor) -> Tensor:
+        """Return inputs as the data set stores them as floats: pixels and numbers as they are, (M, L) words as (M, L, E) embeddings."""
         ...
 
     def features(self, inputs: Tensor) -> Tensor:
@@ -45,6 +53,32 @@ class Differentiable(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that are trained."""
+        ...
+
+
+@runtime_checkable
+class Worded(Protocol):
+    """A differentiable model of words: replacing the word at one place of a text replaces one row of the lifted text by a row of the table.
+
+    A place whose lifted row is all zeros is padding, and no word has such a row.
+    """
+
+    @property
+    def table(self) -> Tensor:
+        """(V, E), the lifted row of every word of the vocabulary; that of padding is zero."""
+        ...
+
+    @property
+    def known(self) -> Tensor:
+        """(V,) bool, the words that the model can tell from unknown ones."""
+        ...
+
+    def lift(self, inputs: Tensor) -> Tensor:
+        """Return (M, L, E) from (M, L) words."""
+        ...
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return (M, D) features of (M, L, E) lifted texts, or of (M, L) words."""
         ...
 
 

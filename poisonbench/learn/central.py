@@ -30,6 +30,7 @@ from poisonbench.learn.objectives import CROSS_ENTROPY, Objective
 from poisonbench.learn.stacked import fit_stacked
 from poisonbench.learn.stacked_layers import How
 from poisonbench.nets.net import FeatureNet, Net
+from poisonbench.nets.text import TextNet
 
 EVAL_BATCH = 500
 NO_ROWS = torch.zeros(0, dtype=torch.int64)
@@ -290,7 +291,7 @@ class NetVictim:
     @property
     def module(self) -> Differentiable:
         """The network for CPU tensors, in the precision of its recipe."""
-        return _Portable(self.net, self.learner)
+        return _PortableWords(self.net, self.learner) if isinstance(self.net, TextNet) else _Portable(self.net, self.learner)
 
     def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""
@@ -351,6 +352,9 @@ class _Portable(nn.Module):
         super().__init__()
         self.inner, self.learner = inner, learner
 
+    def lift(self, inputs: Tensor) -> Tensor:
+        return self.inner.lift(inputs.to(device.resolve(self.learner.device))).cpu()
+
     def features(self, inputs: Tensor) -> Tensor:
         return self._asked(self.inner.features, inputs)
 
@@ -363,3 +367,15 @@ class _Portable(nn.Module):
     def _asked(self, part: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         with self.learner.autocast():
             return part(inputs.to(device.resolve(self.learner.device))).float().cpu()
+
+
+class _PortableWords(_Portable):
+    inner: TextNet
+
+    @property
+    def table(self) -> Tensor:
+        return self.inner.vectors.cpu()
+
+    @property
+    def known(self) -> Tensor:
+        return self.inner.known.cpu()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.form import Column, Form
-from poisonbench.core.learner import Combine, Differentiable, Fitted, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Combine, Differentiable, Fitted, State, Step, Trained, Victim, Worded, fit_each, score_each
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.learn.central import Central, NetVictim
@@ -135,7 +135,8 @@ class TransferVictim:
     @property
     def module(self) -> Differentiable:
         """The differentiable model from pixels to scores."""
-        return _Joined(self.extractor.module, self.linear.module)
+        extractor = self.extractor.module
+        return _JoinedWords(extractor, self.linear.module) if isinstance(extractor, Worded) else _Joined(extractor, self.linear.module)
 
     def scores(self, inputs: Tensor) -> Tensor:
         """Return (M, K) float32 scores."""
@@ -160,6 +161,9 @@ class _Joined(nn.Module):
         super().__init__()
         self.extractor, self.last = extractor, last
 
+    def lift(self, inputs: Tensor) -> Tensor:
+        return self.extractor.lift(inputs)
+
     def features(self, inputs: Tensor) -> Tensor:
         return self.extractor.features(inputs)
 
@@ -168,6 +172,16 @@ class _Joined(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.features(inputs))
+
+
+class _JoinedWords(_Joined):
+    @property
+    def table(self) -> Tensor:
+        return cast("Worded", self.extractor).table
+
+    @property
+    def known(self) -> Tensor:
+        return cast("Worded", self.extractor).known
 
 
 def _featured(extractor: NetVictim, data: Dataset) -> Dataset:

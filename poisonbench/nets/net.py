@@ -45,6 +45,10 @@ class FeatureNet(nn.Module):
         """Return whether training changes anything but the weights, such as the running statistics of a normalisation."""
         return any(isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None for layer in self.modules())
 
+    def lift(self, inputs: Tensor) -> Tensor:
+        """Return inputs as the data set stores them as the floats whose gradient an attack follows: pixels and numbers as they are."""
+        return inputs.float()
+
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D), the inputs of the head."""
         raise NotImplementedError

@@ -39,6 +39,9 @@ class Fixed(torch.nn.Module):
     def module(self):
         return self
 
+    def lift(self, inputs):
+        return inputs.float()
+
     def features(self, inputs):
         return inputs.float().flatten(1)
 

@@ -23,6 +23,9 @@ class Flat(torch.nn.Module):
             self.last.weight.copy_(torch.linspace(-1, 1, kinds * width).view(kinds, width) / width)
             self.last.bias.zero_()
 
+    def lift(self, inputs):
+        return inputs.float()
+
     def features(self, inputs):
         return inputs.flatten(1)
 

@@ -7,7 +7,7 @@ import torch
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Moment, PlainStep, Trained
+from poisonbench.core.learner import Moment, PlainStep, Trained, Worded
 from poisonbench.core.rng import Key
 from poisonbench.learn.device import resolve, set_threads
 from poisonbench.learn.distributed import Crew
@@ -31,6 +31,27 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(parts):
     one, same, other = (learner.fit(data, honest, Key.root(seed)) for seed in (0, 0, 1))
     assert torch.equal(weights(one), weights(same))
     assert not torch.equal(weights(one), weights(other))
+
+
+def test_the_module_of_a_victim_lifts_pixels_as_they_are(parts):
+    learner, data, honest = parts
+    victim = learner.fit(data, honest, Key.root(0))
+    lifted = victim.module.lift(data.inputs[:5])
+    assert torch.equal(lifted, data.inputs[:5].float())
+    torch.testing.assert_close(victim.module(lifted).detach(), victim.scores(data.inputs[:5]))
+    assert not isinstance(victim.module, Worded)
+
+
+def test_the_module_of_a_victim_of_words_has_their_embeddings(tiny, store):
+    experiment = tiny("attack=none", "task=sentiment", "task.rows=60", "learner=text", "learner.epochs=1")
+    learner, data, honest = experiment.learner, experiment.task.train, Line(experiment=experiment, store=store).honest
+    victim = learner.fit(data, honest, Key.root(0))
+    module, inputs = victim.module, data.inputs[:5]
+    assert isinstance(module, Worded)
+    assert module.known.tolist() == victim.net.known.tolist()
+    assert torch.equal(module.table[inputs], module.lift(inputs))
+    torch.testing.assert_close(module(module.lift(inputs)).detach(), victim.scores(inputs), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(module.features(module.lift(inputs)).detach(), victim.features(inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_training_leaves_its_data_and_the_global_generator_alone(parts):

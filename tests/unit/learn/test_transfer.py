@@ -5,7 +5,7 @@ import torch
 
 from poisonbench.core.combine import honest
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Trained
+from poisonbench.core.learner import Trained, Worded
 from poisonbench.core.proof import strangers
 from poisonbench.core.rng import Key
 from poisonbench.forms.reals import Reals
@@ -52,6 +52,24 @@ def test_its_module_gives_its_scores_and_gradients_of_pixels(line):
     torch.testing.assert_close(victim.module.features(pixels).detach(), victim.features(data.inputs[:4]))
     scores.sum().backward()
     assert pixels.grad.abs().sum() > 0
+
+
+def test_its_module_lifts_what_its_extractor_reads(line, tiny, store):
+    data = line.experiment.task.train
+    pixels = line.learner.fit(data, line.honest, Key.root(0)).module
+    assert torch.equal(pixels.lift(data.inputs[:4]), data.inputs[:4].float())
+    assert not isinstance(pixels, Worded)
+
+    texts = tiny("attack=none", "task=sentiment", "task.rows=90", "task.public=0.4", "learner=text", "learner.epochs=1")
+    mixed = dataclasses.replace(line.experiment.learner, extractor=texts.learner)
+    words = texts.task.train
+    learner = mixed.with_public(texts.task.public, lambda learner, rows: learner.fit(rows, line.honest, Key.root(0)))
+    victim = learner.fit(words, line.honest, Key.root(0))
+    module, inputs = victim.module, words.inputs[:4]
+    assert isinstance(module, Worded)
+    assert torch.equal(module.table[inputs], module.lift(inputs))
+    assert torch.equal(module.known, victim.extractor.module.known)
+    torch.testing.assert_close(module(module.lift(inputs)).detach(), victim.scores(inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_it_survives_the_store_and_tuning_moves_the_head_alone(line):

@@ -38,6 +38,17 @@ def test_forward_is_the_head_of_the_features(net, shape):
     torch.testing.assert_close(module(inputs), module.head(features))
 
 
+@pytest.mark.parametrize(
+    ("net", "shape"), [*NETS, (OwnNet(make=lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 7)), shape=(1, 4, 4), num_classes=7), (1, 4, 4))]
+)
+def test_pixels_are_lifted_as_they_are(net, shape):
+    module = net.build(like(shape, 7)).eval()
+    inputs = torch.arange(2 * torch.Size(shape).numel(), dtype=torch.uint8).view(2, *shape)
+    assert module.lift(inputs).dtype == torch.float32
+    assert torch.equal(module.lift(inputs).long(), inputs.long())
+    torch.testing.assert_close(module(module.lift(inputs)), module.head(module.features(inputs.float())))
+
+
 @pytest.mark.parametrize(("net", "shape"), [case for case in NETS if case[0].norm == "group"])
 def test_group_variants_hold_no_batch_statistics(net, shape):
     module = net.build(like(shape, 7)).net

@@ -179,3 +179,53 @@ def test_features_are_standardised_over_their_own_units_only_if_asked():
     plain, group = (built(dataclasses.replace(MEAN, width=8, norm=norm), data).eval().features(data.inputs) for norm in ("none", "group"))
     torch.testing.assert_close(group.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(group, torch.nn.functional.layer_norm(plain, (8,)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("recipe", [*NETS, *(dataclasses.replace(recipe, norm="group") for recipe in NETS)])
+def test_embeddings_give_the_features_and_scores_of_their_words(recipe):
+    """Rows of all lengths, one without a word, one with a word that is unknown."""
+    net = built(dataclasses.replace(recipe, scale=3.0), rows("a b c d", "b a"))
+    net.prepare(rows("a b c b a", "b c").inputs)
+    inputs = torch.cat([rows("a b c a b", "b", "c d a").inputs, torch.zeros(1, 6, dtype=torch.int64)])
+    lifted = net.lift(inputs)
+    assert lifted.shape == (4, 6, recipe.width)
+    torch.testing.assert_close(net.features(lifted), net.features(inputs), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(net(lifted), net(inputs), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", NETS)
+def test_another_word_is_another_row_of_the_table_at_its_place(recipe):
+    net = built(recipe, data := rows("a b c d", "b a"))
+    lifted = net.lift(data.inputs)
+    lifted[0, 2], lifted[1, 1] = net.vectors[FORM.ids(["b"])[0]], net.vectors[0]
+    torch.testing.assert_close(net.features(lifted), net.features(rows("a b b d", "b").inputs))
+
+
+@pytest.mark.parametrize("recipe", NETS)
+def test_a_place_is_padding_if_and_only_if_its_embedding_is_zero(recipe):
+    """Also where the embedding of a word is zero, as those of all words are at the start with a spread of 0."""
+    net = built(recipe, data := rows("a b c d", "b a"))
+    with torch.no_grad():
+        net.table.weight[[1, 3]] = 0.0
+    assert torch.equal(net.lift(data.inputs).any(2), data.inputs != 0)
+    assert net.vectors.any(1).tolist() == [False, True, True, True, True, True]
+    assert net.vectors.abs()[[1, 3]].max() < 1e-29
+    torch.testing.assert_close(net.features(net.lift(data.inputs)), net.features(data.inputs))
+
+
+@pytest.mark.parametrize("recipe", NETS)
+def test_the_gradient_of_embeddings_is_that_of_finite_differences(recipe):
+    net = built(recipe, rows("a b c d", "b a")).double()
+    lifted = net.lift(rows("a b c d", "d c b b", length=4).inputs).detach().requires_grad_()
+    assert lifted.dtype == torch.float64
+    assert torch.autograd.gradcheck(net.features, (lifted,))
+    assert torch.autograd.gradcheck(net, (lifted,))
+
+
+@pytest.mark.parametrize("recipe", NETS)
+def test_weights_have_the_same_gradient_from_words_and_from_their_embeddings(recipe):
+    net = built(recipe, data := rows("a b c d", "b a"))
+    weights = list(net.parameters())
+    words, embeddings = (torch.autograd.grad(net(inputs).logsumexp(1).sum(), weights) for inputs in (data.inputs, net.lift(data.inputs)))
+    for one, other in zip(words, embeddings, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
