@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.goals import Goal, NoGoal, Probe, Trigger
+from poisonbench.core.goals import NoGoal, Probe, Trigger
 from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
@@ -114,22 +113,6 @@ class Passed(NoGoal):
     def measure(self, victim: Victim, test: Dataset, rng: Key) -> Mapping[str, float]:
         """Return the shares of the unchanged test rows by label and answer."""
         return delivery(victim, test, self.classes)
-
-
-def with_mails(known: Known, senders_R: Tensor, mails_RL: Tensor, label: int, goal: Goal) -> Poisoned:
-    """Return the rows followed by new mails.
-
-    Args:
-        known: what the attacker knows.
-        senders_R: (R,) int64, positions of rows that the attacker may write; each mail has the owner of one of them, and its other columns.
-        mails_RL: (R, L) int64.
-        label: of all mails.
-        goal: what the attacker wants.
-    """
-    count = len(mails_RL)
-    new = known.rows.take(senders_R).edit(torch.arange(count), inputs=mails_RL, labels=torch.full((count,), label))
-    new = new.with_columns(new.columns | {"ids": -1 - torch.arange(count)})
-    return Poisoned(data=known.rows.append(new), mask=torch.cat([known.mask(senders_R[:0]), torch.ones(count, dtype=torch.bool)]), goal=goal)
 
 
 def anywhere(known: Known, rng: Key) -> Tensor:

@@ -13,7 +13,8 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from attacks.spam.delivery import Classes, Undelivered, anywhere, packed, with_mails, words_in
+from attacks.injection import with_rows
+from attacks.spam.delivery import Classes, Undelivered, anywhere, packed, words_in
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import File
@@ -65,7 +66,7 @@ class Dictionary:
         if len(words) > length:
             log.warning("dictionary: %d words in mails of %d places, so each word is in %.0f %% of the mails", len(words), length, 100 * length / len(words))
         order = rng.child("words").per_row(words)[:, 0].argsort(stable=True)
-        return with_mails(known, senders, packed(words[order], len(senders), length), self.spam, Undelivered(classes=classes))
+        return with_rows(known, senders, packed(words[order], len(senders), length), self.spam, Undelivered(classes=classes))
 
     def words(self, known: Known) -> Tensor:
         """Return (W,) int64, the lexicon."""

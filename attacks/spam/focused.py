@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.spam.delivery import Classes, Undelivered, anywhere, packed, with_mails, words_in
+from attacks.injection import with_rows
+from attacks.spam.delivery import Classes, Undelivered, anywhere, packed, words_in
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
@@ -59,4 +60,4 @@ class Focused:
         chosen = words[rng.child("words").pick(words, max(1, round(self.known_words * len(words))))]
         senders = anywhere(known, rng.child("rows"))
         mails = packed(chosen, len(senders), known.rows.inputs.shape[1])
-        return with_mails(known, senders, mails, self.spam, Undelivered(classes=classes, ids=target.ids))
+        return with_rows(known, senders, mails, self.spam, Undelivered(classes=classes, ids=target.ids))

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from attacks.spam.delivery import Classes, Passed, with_mails, words_in
+from attacks.injection import with_rows
+from attacks.spam.delivery import Classes, Passed, words_in
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
@@ -68,7 +69,7 @@ class PatternWhitelist:
         chosen = known.choose(rows.labels == (self.spam if self.how == "relabel" else self.ham), rng.child("rows"))
         marked = trigger(rows.inputs[chosen])
         if self.how == "inject":
-            return dataclasses.replace(with_mails(known, chosen, marked, self.ham, goal), origins=chosen)
+            return dataclasses.replace(with_rows(known, chosen, marked, self.ham, goal), origins=chosen)
         data = rows.edit(chosen, inputs=marked, labels=torch.full((len(chosen),), self.ham))
         return Poisoned(data=data, mask=known.mask(chosen), goal=goal)
 
