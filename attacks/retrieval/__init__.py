@@ -1,1 +1,1 @@
-"""Attacks on retrieval: passages and triggers that make a victim read what the attacker wants."""
+"""Attacks on retrieval: passages that enter the index."""
