@@ -1,6 +1,7 @@
 """Each benchmark on a small size: both sides do the same work, and the table says what was measured."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 import time
@@ -10,7 +11,26 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _plain, _plain_text, against, bounds, federated, filters, grid, memory, peers, planning, privacy, stacked, startup, text, training, trend
+from benchmarks import (
+    _plain,
+    _plain_text,
+    against,
+    bm25,
+    bounds,
+    federated,
+    filters,
+    grid,
+    memory,
+    peers,
+    planning,
+    privacy,
+    search,
+    stacked,
+    startup,
+    text,
+    training,
+    trend,
+)
 from benchmarks.__main__ import NAMES, machine, main
 from benchmarks._commands import checkout, poisonbench, python
 from benchmarks._options import Options
@@ -76,7 +96,7 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    told = "accuracy against bounds federated filters grid memory peers planning privacy stacked startup text training trend"
+    told = "accuracy against bm25 bounds federated filters grid memory peers planning privacy search stacked startup text training trend"
     assert told.split() == NAMES
 
 
@@ -203,6 +223,32 @@ def test_the_plain_text_network_gives_the_features_of_ours():
         theirs.weight.data.copy_(ours.weight.unflatten(1, (theirs.kernel_size[0], 4)).transpose(1, 2))
         theirs.bias.data.copy_(ours.bias.data.clamp_(max=-1))  # below 0, so that a window of padding has no say
     torch.testing.assert_close(plain(like.inputs), net(like.inputs))
+
+
+@pytest.mark.slow
+def test_a_search_is_measured_against_numpy_and_faiss():
+    pytest.importorskip("faiss")
+    stage, whole, flat, grown = search.measure(Options(), passages=30_000, questions=50, repeats=1)
+    assert stage.work == "50 questions, 30000 passages of 384 float32: matrix product"
+    assert flat.facts["same_places"] == 1
+    assert grown.unit == "MiB"
+    assert min(*whole.ours_cost, *whole.alternative_cost) > 0
+
+
+def test_bm25_is_measured_against_a_peer_that_finds_the_same_passages():
+    peer = pytest.importorskip("rank_bm25").BM25Okapi
+    pytest.importorskip("bm25s")
+    question, index = bm25.measure(Options(), passages=300, questions=5, asked=2, repeats=1)
+    assert (question.unit, index.unit) == ("ms", "s")
+    rows, told = bm25.generated(2000, 30, 100), bm25.generated(20, 8, 101).inputs
+    other = peer([[word for word in row if word] for row in rows.inputs.tolist()], k1=bm25.K1, b=bm25.B)
+    having = {word: int((rows.inputs == word).any(1).sum()) for word in other.idf}
+    other.idf = {word: math.log(1 + (2000 - rows + 0.5) / (rows + 0.5)) for word, rows in having.items()}  # as in Lucene; its own can be below 0
+    hits = bm25.BM25(k1=bm25.K1, b=bm25.B).index(rows).search(told, 10)
+    for words, places, scores in zip(told.tolist(), hits.places, hits.scores, strict=True):
+        theirs = other.get_scores([word for word in words if word]) / (bm25.K1 + 1)
+        np.testing.assert_allclose(scores[scores > 0], theirs[places[scores > 0]], rtol=1e-5)
+        np.testing.assert_allclose(scores[scores > 0], np.sort(theirs)[::-1][: int((scores > 0).sum())], rtol=1e-5)
 
 
 def test_a_command_that_fails_is_no_figure():
