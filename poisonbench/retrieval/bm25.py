@@ -53,6 +53,7 @@ class BM25:
 
     VERSION: ClassVar[int] = 1
     LOOKS_AT: ClassVar[Looks] = "all rows"
+    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
     k1: float
     b: float

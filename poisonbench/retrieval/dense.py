@@ -45,6 +45,7 @@ class Dense:
 
     VERSION: ClassVar[int] = 1
     LOOKS_AT: ClassVar[Looks] = "each row alone"
+    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
     encoder: Encoder
     search: Literal["exact", "faiss"] = field(metadata={"spec": False})

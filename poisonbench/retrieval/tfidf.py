@@ -46,6 +46,7 @@ class Tfidf:
 
     VERSION: ClassVar[int] = 1
     LOOKS_AT: ClassVar[Looks] = "each row alone"
+    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
     fitted: State = field(default_factory=dict)
 
@@ -78,6 +79,7 @@ class TfidfCorpus:
 
     VERSION: ClassVar[int] = 1
     LOOKS_AT: ClassVar[Looks] = "all rows"
+    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
 
     def with_public(self, public: Dataset) -> TfidfCorpus:
