@@ -37,6 +37,56 @@ class Document(NamedTuple):
     name: str = ""
 
 
+class Width(NamedTuple):
+    """How many places the rows of a task of texts have; see the fields of `Texts`.
+
+    Args:
+        length: words of a text that are kept; None: the longest text.
+        room: free places at the end of every row; None: one for each word of the vocabulary.
+        words: reserved words of the vocabulary.
+    """
+
+    length: int | None
+    room: int | None
+    words: tuple[str, ...]
+
+    def check(self) -> None:
+        """Check the fields `length`, `room` and `words` of a task.
+
+        Raises:
+            ConfigError: a number out of range, or a reserved word that is not one word in lower case.
+        """
+        if self.length is not None and self.length < 1:
+            raise ConfigError(f"task.length={self.length}: give a number of words of 1 or more, or null for the longest text")
+        if self.room is not None and self.room < 0:
+            raise ConfigError(f"task.room={self.room}: give a number of places of 0 or more, or null for one per word of the vocabulary")
+        if odd := [word for word in self.words if words_of(word) != [word]]:
+            raise ConfigError(f"task.words: {odd[0]!r} is {words_of(odd[0]) or 'no word'}; give single words in lower case")
+
+    def encoded(self, name: str, parts: Sequence[Sequence[Sequence[str]]], whole: Sequence[Sequence[str]] = ()) -> tuple[Tokens, list[Tensor]]:
+        """Return the form of all texts, and (N, L) int64 rows of the texts of each part.
+
+        Args:
+            name: of the task, for the log, which says how many texts are cut.
+            parts: texts as words; a text without words becomes a row of padding.
+            whole: further texts whose words are all in the vocabulary, and which are never cut, such as answers.
+        """
+        texts = [words for part in parts for words in part]
+        longest = max(map(len, texts))
+        kept = longest if self.length is None else min(self.length, longest)
+        if cut := sum(len(words) > kept for words in texts):
+            log.warning("%s: %d of %d texts have more than %d words and are cut; task.length=%d keeps all", name, cut, len(texts), kept, longest)
+        form = Tokens(vocabulary=vocabulary_of([*(words[:kept] for words in texts), *whole], self.words))
+        room = len(form.vocabulary) - 2 if self.room is None else self.room  # without padding and the unknown word
+        return form, [_rows(part, form, kept, kept + room) for part in parts]
+
+    def hint(self, task: Task) -> str:
+        """Return the end of an error about rows in two splits: that texts may have become equal by cutting; empty if none is cut."""
+        if self.length is None or not (task.train.inputs != PADDING).sum(1).ge(self.length).any():
+            return ""
+        return f"; task.length={self.length} cuts longer texts, which can make different ones equal: a larger number helps then"
+
+
 class Columns(NamedTuple):
     """Where a table has its texts and labels: by name, then the first line names the columns; or by number from 0, then every line is a row."""
 
@@ -65,12 +115,12 @@ class Texts(Split):
     def __post_init__(self) -> None:
         """Check that the numbers are in range and that each reserved word is one word."""
         super().__post_init__()
-        if self.length is not None and self.length < 1:
-            raise ConfigError(f"task.length={self.length}: give a number of words of 1 or more, or null for the longest text")
-        if self.room is not None and self.room < 0:
-            raise ConfigError(f"task.room={self.room}: give a number of places of 0 or more, or null for one per word of the vocabulary")
-        if odd := [word for word in self.words if words_of(word) != [word]]:
-            raise ConfigError(f"task.words: {odd[0]!r} is {words_of(odd[0]) or 'no word'}; give single words in lower case")
+        self.width.check()
+
+    @property
+    def width(self) -> Width:
+        """How many places a row has."""
+        return Width(self.length, self.room, self.words)
 
     def accepted(self, task: Task) -> Task:
         """Return the task if no row is in two splits; see `Split.accepted`.
@@ -81,9 +131,9 @@ class Texts(Split):
         try:
             return super().accepted(task)
         except DataError as error:
-            if self.length is None or not (task.train.inputs != PADDING).sum(1).ge(self.length).any():
+            if not (hint := self.width.hint(task)):
                 raise
-            raise DataError(f"{error}; task.length={self.length} cuts longer texts, which can make different ones equal: a larger number helps then") from error
+            raise DataError(f"{error}{hint}") from error
 
     def raw(self, name: str, train: Sequence[Document], test: Sequence[Document], class_names: tuple[str, ...]) -> Raw:
         """Return the documents as padded rows of token ids; `test` may be empty.
@@ -93,14 +143,7 @@ class Texts(Split):
         """
         if not train:
             raise DataError(f"{name} has no texts to train on; add some, one per line")
-        texts, held = _words(name, train), _words(name, test)
-        longest = max(len(words) for words in (*texts, *held))
-        kept = longest if self.length is None else min(self.length, longest)
-        if cut := sum(len(words) > kept for words in (*texts, *held)):
-            log.warning("%s: %d of %d texts have more than %d words and are cut; task.length=%d keeps all", name, cut, len(texts) + len(held), kept, longest)
-        form = Tokens(vocabulary=vocabulary_of([words[:kept] for words in (*texts, *held)], self.words))
-        room = len(form.vocabulary) - 2 if self.room is None else self.room  # without padding and the unknown word
-        rows = [_rows(part, form, kept, kept + room) for part in (texts, held)]
+        form, rows = self.width.encoded(name, [_words(name, train), _words(name, test)])
         return Raw(
             train={"inputs": rows[0], "labels": _labels(train)},
             test={"inputs": rows[1], "labels": _labels(test)},
@@ -134,7 +177,7 @@ def read_table(file: Path, columns: Columns, classes: Sequence[str]) -> list[Doc
         DataError: bytes that are no UTF-8, a column that is missing, a text without a word, a label that is no class, or a class without a row. The
             message names the file and the line.
     """
-    lines = [_decoded(file, number, line) for number, line in enumerate(_lines(file), start=1)]
+    lines = decoded_lines(file)
     header = lines[0].split("\t") if lines and any(isinstance(column, str) for column in columns) else []
     places = (_place(file, columns.text, header), _place(file, columns.label, header))
     numbers = {name: number for number, name in enumerate(classes)}
@@ -144,6 +187,15 @@ def read_table(file: Path, columns: Columns, classes: Sequence[str]) -> list[Doc
     if lacking := [name for number, name in enumerate(classes) if number not in present]:
         raise DataError(f"{file} has {len(documents)} rows, and none has the label {lacking[0]}; give at least one row per class")
     return documents
+
+
+def decoded_lines(file: Path) -> list[str]:
+    """Return the lines of a file in UTF-8, without the marks at their ends.
+
+    Raises:
+        DataError: bytes that are no UTF-8; the message names the file and the line.
+    """
+    return [_decoded(file, number, line) for number, line in enumerate(_lines(file), start=1)]
 
 
 def located(root: str | None, name: str) -> Path:
