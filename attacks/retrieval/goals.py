@@ -148,7 +148,7 @@ def gold_recall(read: Reads, test: Dataset) -> dict[str, float]:
     """Return the mean share of its passages that are read, over the questions that have some; empty where no question has."""
     gold = test.extra.get("gold", torch.zeros(len(test), 0, dtype=torch.int64))
     count = (gold != NOTHING).sum(1)
-    parts = (read.found(gold) / count)[count > 0]
+    parts = (read.least(gold) / count)[count > 0]
     return {"gold_recall": float(parts.double().mean())} if len(parts) else {}
 
 

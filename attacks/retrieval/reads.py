@@ -1,7 +1,8 @@
 """Which passages a victim reads, with ties counted against the defender.
 
 A search gives passages of equal score an order, but the order says nothing: copies of a text can stand on either side of the last passage that is
-read. So a tie at the edge of the k passages that are read is counted at its worst: passages that answer the question do not get in, poisoned ones do.
+read. So a tie at the edge of the k passages that are read is counted at its worst: poisoned passages get in before others, and those that answer the
+question after all others.
 A passage is known by its words (`poisonbench.core.retrieve.fingerprints`), because a defense may remove rows and so change positions.
 
 Shape letters: M questions, K candidate answers, L places of a text, A places of an answer, k passages read, D passages tied, G passages looked for.
@@ -36,9 +37,10 @@ class Reads(NamedTuple):
         """Return what is read of the questions at these positions."""
         return Reads(sure=self.sure[rows], tied=self.tied[rows], places=self.places[rows])
 
-    def found(self, marks_MG: Tensor) -> Tensor:
-        """Return (M,) int64, how many of the passages with these fingerprints are read in every order of equal scores; 0 is no passage."""
-        return ((marks_MG[:, :, None] == self.sure[:, None]).any(2) & (marks_MG != NOTHING)).sum(1)
+    def least(self, marks_MG: Tensor) -> Tensor:
+        """Return (M,) int64, how many of the passages with these fingerprints are read at least; 0 is no passage. The index has no copies of them."""
+        certain, some = (among(marks_MG, each).sum(1) for each in (self.sure, self.tied))
+        return certain + (self.places - ((self.tied != NOTHING).sum(1) - some)).clamp_min(0)
 
     def most(self, marks_MG: Tensor) -> Tensor:
         """Return (M,) int64, how many passages with these fingerprints are read at most; 0 is no passage, and copies count each."""

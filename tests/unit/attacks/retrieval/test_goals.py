@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from attacks.retrieval.goals import Answered, Denied, each_of, with_passages
-from attacks.retrieval.reads import marks_of, reads
 from poisonbench.core.audit import audit, audit_probe
 from poisonbench.core.errors import ConfigError
-from tests.unit.attacks.retrieval.worlds import RNG, A, B, C, D, E, F, G, P, Q, X, Y, Z, known, passages, questions, row, victim
+from tests.unit.attacks.retrieval.worlds import RNG, A, B, C, D, E, F, G, X, Y, Z, known, passages, questions, row, victim
 
 INDEX = passages((A, B, X), (A, F, X), (C, X), (D, Z), (D, E, Y), (G,))
 TEST = questions(
@@ -110,43 +109,6 @@ def test_figures_of_poison_are_absent_where_there_is_none():
 def test_a_victim_that_searches_nothing_has_no_figures():
     assert GOAL.measure(object(), TEST, RNG) == {}
     assert Denied(texts=TEXTS[0]).measure(object(), TEST, RNG) == {}
-
-
-def test_of_equal_scores_gold_is_not_read_and_poison_is():
-    index = passages((A, P), (A, X), (A, Q), (A, Y), (B, Z))  # all four share one word with the question; two are read
-    gold, poison = (marks_of(torch.tensor([[row(*words)]])) for words in ((A, X), (A, Y)))
-    read = reads(victim(index), torch.tensor([row(A)]), TEST.ask.take(torch.tensor([0])).table[None])
-    assert read.sure.tolist() == [[0, 0]]
-    assert (int(read.found(gold)), int(read.most(poison)), int(read.places)) == (0, 1, 2)
-    whole = reads(victim(index, top=4), torch.tensor([row(A)]), TEST.ask.take(torch.tensor([0])).table[None])  # the tie is read whole
-    assert (int(whole.found(gold)), int(whole.most(poison)), int(whole.places)) == (1, 1, 0)
-
-
-def test_more_copies_than_places_count_as_many_as_there_are_places():
-    index = passages((A, B, X), (A, P), (A, Y), (A, Y), (A, Y))
-    read = reads(victim(index, top=3), torch.tensor([row(A, B)]), TEST.ask.take(torch.tensor([0])).table[None])
-    assert int(read.most(marks_of(torch.tensor([[row(A, Y)]])))) == 2
-    assert read.sure[0].tolist() == [int(marks_of(torch.tensor([row(A, B, X)]))), 0, 0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class First:
-    """Keep the first passage of each question alone."""
-
-    VERSION: ClassVar[int] = 1
-
-    def depth(self, top):
-        return top
-
-    def keep(self, found):
-        return torch.arange(len(found.scores)) == 0
-
-
-def test_behind_a_filter_what_it_left_is_taken_as_it_is():
-    index = passages((A, P), (A, X), (A, Y))
-    read = reads(victim(index, sifts=(First(),)), torch.tensor([row(A)]), TEST.ask.take(torch.tensor([0])).table[None])
-    assert read.sure[0].tolist() == [int(marks_of(torch.tensor([row(A, P)]))), 0]
-    assert not read.places.any()
 
 
 @dataclass(frozen=True, kw_only=True)
