@@ -20,8 +20,12 @@ TEST = questions(
 AIMS = TEST.take(torch.tensor([0, 1]))
 
 
+def rag(parts):
+    return PoisonedRag(parts=parts, white_box=False, steps=0, candidates=1)
+
+
 def struck(count=4, aims=AIMS, share=0.5, **changes):
-    attack = Competing(**{"first": PoisonedRag(parts="both"), "second": PoisonedRag(parts="generation"), "share": share, **changes})
+    attack = Competing(**{"first": rag("both"), "second": rag("generation"), "share": share, **changes})
     knows = known(INDEX, aims, count)
     poisoned = attack.poison(knows, RNG)
     audit(INDEX, poisoned, knows.budget, knows.writable, aims)
@@ -30,7 +34,7 @@ def struck(count=4, aims=AIMS, share=0.5, **changes):
 
 def test_each_attacker_writes_in_its_own_way_for_its_own_answer():
     assert struck().data.inputs[3:].tolist() == [row(A, B, P, Y), row(P, Z), row(C, P, Y), row(P, Z)]
-    both = struck(second=PoisonedRag(parts="both"))
+    both = struck(second=rag("both"))
     assert both.data.inputs[3:].tolist() == [row(A, B, P, Y), row(A, B, P, Z), row(C, P, Y), row(C, P, Z)]
 
 
@@ -64,7 +68,7 @@ def test_a_share_outside_its_range_is_refused(share):
 
 
 def test_the_first_attackers_success_is_the_asr_and_both_are_figures_of_the_goal():
-    poisoned = struck(second=PoisonedRag(parts="both"))
+    poisoned = struck(second=rag("both"))
     probe = poisoned.goal.probe(TEST)
     audit_probe(probe, TEST, torch.tensor([0, 1]))
     assert probe.hit.nonzero().tolist() == [[0, 2], [1, 2]]

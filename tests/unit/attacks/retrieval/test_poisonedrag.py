@@ -5,7 +5,7 @@ from attacks.retrieval.poisonedrag import PoisonedRag
 from poisonbench.core.audit import audit, audit_probe
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.runner.metrics import success
-from tests.unit.attacks.retrieval.worlds import RNG, A, B, C, D, E, F, P, Q, R, X, Y, Z, known, passages, questions, row, victim
+from tests.unit.attacks.retrieval.worlds import FORM, RNG, A, B, C, D, Dense, E, Encoded, F, P, Q, R, Shared, X, Y, Z, known, passages, questions, row, victim
 
 INDEX = passages((A, B, X), (A, P, X), (C, X), (C, P, X), (D, Z), (E,))
 TEST = questions(
@@ -17,11 +17,11 @@ AIMS = TEST.take(torch.tensor([0, 1]))
 
 
 def attack(**changes):
-    return PoisonedRag(**{"parts": "both", **changes})
+    return PoisonedRag(**{"parts": "both", "white_box": False, "steps": 30, "candidates": 100, **changes})
 
 
-def struck(count=4, aims=AIMS, index=INDEX, **changes):
-    knows = known(index, aims, count)
+def struck(count=4, aims=AIMS, index=INDEX, retriever=Dense(), **changes):  # noqa: B008 - frozen
+    knows = known(index, aims, count, fit=lambda rows: victim(rows, retriever=retriever))
     poisoned = attack(**changes).poison(knows, RNG)
     audit(index, poisoned, knows.budget, knows.writable, aims)
     return poisoned
@@ -81,3 +81,39 @@ def test_a_passage_longer_than_a_row_is_refused():
 def test_rows_that_are_no_questions_are_refused():
     with pytest.raises(Incompatible, match="task=facts"):
         struck(aims=passages((A, B)))
+
+
+def similarities(texts, aims=AIMS):
+    module = Encoded.module
+    return (module.features(texts.flatten(0, 1)).view(*texts.shape[:2], -1) * module.features(aims.inputs)[:, None]).sum(2)
+
+
+def test_with_the_gradient_passages_are_nearer_to_their_question_and_state_the_same():
+    black, white = (struck(white_box=box).goal.texts for box in (False, True))
+    assert (similarities(white) > similarities(black) + 1e-4).all()
+    for place, words in enumerate((2, 1)):  # of the questions
+        assert white[place, :, words:].equal(black[place, :, words:])
+        assert (white[place, :, :words] > 1).all()
+    assert struck(white_box=True).goal.texts.equal(white)
+
+
+def test_one_word_before_a_claim_is_the_best_of_all_words():
+    white = struck(white_box=True, steps=1).goal.texts[1, 0]
+    every = white.expand(len(FORM.vocabulary) - 2, -1).clone()
+    every[:, 0] = torch.arange(2, len(FORM.vocabulary))
+    best = similarities(every[None], AIMS.take(torch.tensor([1])))[0].argmax()
+    assert white.tolist() == every[best].tolist()
+
+
+def test_no_steps_leave_the_question_as_it_is():
+    assert struck(white_box=True, steps=0).goal.texts.equal(struck().goal.texts)
+    assert not struck(count=0, white_box=True).mask.any()
+
+
+def test_a_white_box_without_gradients_or_without_a_part_to_optimise_is_refused():
+    with pytest.raises(ConfigError, match="needs a retriever with gradients, such as retriever=dense"):
+        struck(white_box=True, retriever=Shared())
+    with pytest.raises(ConfigError, match="optimises S"):
+        attack(parts="generation", white_box=True)
+    with pytest.raises(ConfigError, match="steps=-1"):
+        attack(steps=-1)

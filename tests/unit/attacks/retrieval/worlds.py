@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from poisonbench.core.ask import Candidates
 from poisonbench.core.combine import honest
@@ -52,7 +53,7 @@ def questions(*asked, length=8):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SharedWords:
     passages: torch.Tensor
-    module: ClassVar[None] = None
+    module: ClassVar[nn.Module | None] = None
 
     def search(self, questions, count):
         shared = words(questions) @ words(self.passages).T
@@ -65,6 +66,33 @@ class SharedWords:
 
     def state(self):
         return {}
+
+
+class Bag(nn.Module):
+    """An encoder: the mean of random word vectors, divided by its length."""
+
+    def __init__(self):
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(len(FORM.vocabulary), 6, generator=RNG.child("bag").torch()))
+        self.known = torch.ones(len(FORM.vocabulary), dtype=torch.bool)
+        with torch.no_grad():
+            self.vectors[0] = 0
+
+    @property
+    def table(self):
+        return self.vectors
+
+    def lift(self, inputs):
+        return self.vectors[inputs]
+
+    def features(self, inputs):
+        lifted = inputs if inputs.is_floating_point() else self.lift(inputs)
+        return torch.nn.functional.normalize(lifted.sum(1))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Encoded(SharedWords):
+    module: ClassVar[nn.Module | None] = Bag()
 
 
 def words(inputs):
@@ -85,8 +113,14 @@ class Shared:
         return SharedWords(passages=passages.inputs)
 
 
-def victim(index, top=2, **changes):
-    return Retrieval(retriever=Shared(), reader=Support(), top=top, **changes).fit(index, honest(index), RNG)
+@dataclass(frozen=True, kw_only=True)
+class Dense(Shared):
+    def index(self, passages, state=None):
+        return Encoded(passages=passages.inputs)
+
+
+def victim(index, top=2, retriever=Shared(), **changes):
+    return Retrieval(retriever=retriever, reader=Support(), top=top, **changes).fit(index, honest(index), RNG)
 
 
 def known(index, targets, count, **changes):
