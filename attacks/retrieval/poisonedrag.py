@@ -17,6 +17,7 @@ from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Worded
+from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.tokens import PADDING, TEXTS
@@ -31,9 +32,9 @@ class PoisonedRag:
     setting S is the question itself. In the white-box setting the attacker knows the retriever: S starts as the question, and HotFlip exchanges its words
     so that the similarity of the whole passage to the question grows. Each target has the same number of passages, each with its own I; the paper has 5.
 
-    Differences: the paper asks a language model for the texts I, and repeats this until the model gives the wished answer from I alone. Here
-    they come from the task (`task.claims`), and no victim is asked whether it believes them. The paper counts an answer of a language model as a success
-    if the wished words are in it; here the victim chooses among candidates.
+    Differences: the paper asks a language model for the texts I, and repeats this until the model gives the wished answer from I alone. Here they come
+    from the task (`task.claims`), and no victim is asked whether it believes them. The paper puts a full stop between S and I. It counts an answer of a
+    language model as a success if the wished words are in it; here the victim chooses among candidates.
 
     Args:
         parts: "both"; "retrieval", S alone, which is found and states nothing; or "generation", I alone, which is found only by its own words.
@@ -97,10 +98,12 @@ class PoisonedRag:
             raise ConfigError(
                 "attack.data.white_box=true needs a retriever with gradients, such as retriever=dense; choose one, or set attack.data.white_box=false"
             )
-        goals_TD, improved = module.features(targets.inputs).detach(), texts.clone()
-        for place, (question, number, goal_D) in enumerate(zip(targets.inputs, targets.ids.tolist(), goals_TD, strict=True)):
-            free = (question != PADDING).nonzero()[:, 0][None]
-            for turn, text in enumerate(texts[place]):
-                stream = rng.child(f"{number}/{turn}")
-                improved[place, turn] = self.search().improved(Draft(texts=text[None], places=free), module, towards(goal_D), stream).texts[0]
+        goals_TD, improved, search = module.features(targets.inputs).detach(), texts.clone(), self.search()
+        for step in track(len(texts) * texts.shape[1], "passages"):
+            target, number = divmod(step, texts.shape[1])
+            free = (targets.inputs[target] != PADDING).nonzero()[:, 0][None]
+            stream = rng.child(f"{int(targets.ids[target])}/{number}")
+            improved[target, number] = search.improved(Draft(texts=texts[target, number][None], places=free), module, towards(goals_TD[target]), stream).texts[
+                0
+            ]
         return improved
