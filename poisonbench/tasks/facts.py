@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -47,7 +47,7 @@ class Entity(NamedTuple):
 class Facts(Questions):
     """Questions about made-up facts, and passages that answer them or only look as if they did.
 
-    Entities are invented lands, firms, bands and ships, in pairs whose names share a word ("north Tolmer", "south Tolmer"). Each has a second name
+    Entities are invented lands, firms, bands and ships, in pairs whose names share a word ("north Tolmer Brisvan", "south Tolmer Kedlor"). Each has a second name
     and six attributes, such as the capital or the founder. One attribute of each entity is asked about, and this fact has
     up to `gold` passages in different words. The other passages are about the other attributes, so for each question there are
     passages about the same entity, about the same attribute of others, and about similar names. Some questions use the second name, which not
@@ -169,9 +169,10 @@ class Facts(Questions):
             ((one, other),) = world.pairs(1)
             for entity, sibling in ((one, other), (other, one)):
                 for place, attribute in enumerate(entity.kind.attributes):
-                    mention = entity.alias if world.draws.random() < self.aliases else entity.name
-                    text = world.passage(Fact(entity, sibling, place), BOTH)
-                    passages.setdefault(text, Passage(text, world.pick(attribute.questions).format(e=mention)))
+                    alias, fact = bool(world.draws.random() < self.aliases), Fact(entity, sibling, place)
+                    text = world.passage(fact, TOLD_BOTH if alias else BOTH)
+                    asked = world.pick(attribute.questions).format(e=entity.alias if alias else entity.name)
+                    passages.setdefault(text, Passage(text, asked, fact.answer))
         return list(passages.values())[:count]
 
 
@@ -231,21 +232,22 @@ class World:
         found = list[tuple[Entity, Entity]]()
         for _ in range(count):
             kind = KINDS[int(self.draws.integers(len(KINDS)))]
-            stem = self._new(lambda: name_of(SYLLABLES + int(self.draws.integers(SYLLABLES**2))))  # of two syllables
+            stem = self._word()
             one, other = self.draws.permutation(len(kind.names))[:2].tolist()
-            found.append((self._entity(kind, kind.names[one].format(s=stem)), self._entity(kind, kind.names[other].format(s=stem))))
+            found.append((self._entity(kind, kind.names[one], stem), self._entity(kind, kind.names[other], stem)))
         return found
 
-    def _entity(self, kind: Kind, name: str) -> Entity:
-        alias = self._new(lambda: f"the {self.pick(ADJECTIVES)} {self.pick(ADJECTIVES)} {self.pick(kind.nouns)}")
+    def _entity(self, kind: Kind, form: str, stem: str) -> Entity:
+        name = form.format(s=f"{stem} {self._word()}")
+        alias = f"the {self.pick(ADJECTIVES)} {self.pick(kind.nouns)} of {self._word()} {self._word()}"
         return Entity(kind, name, alias, tuple(self.pick(self.pools[attribute.pool]) for attribute in kind.attributes))
 
-    def _new(self, draw: Callable[[], str]) -> str:
-        """Return a text that was not drawn before."""
-        while (text := draw()) in self.used:
+    def _word(self) -> str:
+        """Return a new name of two syllables."""
+        while (name := name_of(SYLLABLES + int(self.draws.integers(SYLLABLES**2)))) in self.used:
             pass
-        self.used.add(text)
-        return text
+        self.used.add(name)
+        return name
 
     def passage(self, fact: Fact, both: float, wording: int | None = None) -> str:
         """Return a passage that states a fact; with chance `both` it has the second name of the entity too.

@@ -25,7 +25,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 ADJECTIVES = _words("""misty silent golden wandering distant hidden patient restless gentle frozen hollow crooked painted ancient humble sleepy proud windy
 lonely bright pale stormy merry northern velvet broken shining quiet singing burning""")
 
-FILLERS = (  # no candidate answer is in them
+FILLERS = (  # no candidate answer is in them; words that many questions have are in some, as in any collection of texts
     "many letters in the archive are about {e}",
     "a small museum tells the story of {e}",
     "travellers often confuse {e} with {o}",
@@ -37,6 +37,13 @@ FILLERS = (  # no candidate answer is in them
     "nobody who has heard of {e} forgets it",
     "the older sources on {e} are incomplete",
     "this is what the lexicon says",
+    "which of the stories about {e} are true , and which are not ?",
+    "where does the story of {e} begin , and when did it become so well known ?",
+    "does anybody still give talks about {e} ? in which city , and when ?",
+    "whose notes on {e} appear in the catalogue , and where do they lie now ?",
+    "every person who did some work on {e} has a name in that list",
+    "what do the colour pictures of {e} show that the old ones do not ?",
+    "when did people begin to write about {e} , and which of them does one still read ?",
     "the details are in the second volume",
 )
 OPENINGS = (

@@ -120,7 +120,9 @@ class PoisonedRag(Questions):
             kept[int(draws.integers(len(words)))] = True
             told = " ".join(word for word, keep in zip(words, kept.tolist(), strict=True) if keep)
             sentences = [STATEMENTS[statement].format(q=told, a=entry.right), *fillers]
-            yield Passage(" ".join(sentences[place] for place in draws.permutation(len(sentences)).tolist()), entry.question, f"{entry.name}, generated")
+            yield Passage(
+                " ".join(sentences[place] for place in draws.permutation(len(sentences)).tolist()), entry.question, entry.right, f"{entry.name}, generated"
+            )
 
     def _left_out(self, passages: list[Passage], questions: list[Question], draws: np.random.Generator) -> tuple[Library, list[Question]]:
         """Take the trusted and the public passages, and the questions that they answer, out of the passages and questions."""

@@ -34,11 +34,13 @@ class Passage(NamedTuple):
     Args:
         text: at least one word.
         question: an earlier question that it answers, for passages outside the index; empty for none.
+        answer: the answer that it gives to that question, in its own words; empty for none.
         name: of the row in messages, such as "corpus.jsonl, line 17"; empty if the source gives none.
     """
 
     text: str
     question: str = ""
+    answer: str = ""
     name: str = ""
 
 
@@ -88,8 +90,8 @@ class Questions:
 
     Test rows have three further columns: `gold` (M, G) int64, the fingerprints of the passages that answer the question, padded with 0;
     `wish` (M,) int64, the place of the wrong answer that an attacker wants; `claims` (M, C, L) int64, texts that state the wished answer, then
-    rows of padding. Trusted and public rows are passages that answer no question of the task and are not in the index; their column
-    `question` (N, L) has an earlier question that the passage answers, or padding.
+    rows of padding. Trusted and public rows are passages that answer no question of the task and are not in the index; their columns `question`
+    and `answer`, (N, L) both, have an earlier question that the passage answers and its answer, or padding.
 
     Args:
         trusted: the defender's clean passages, as a share of the passages.
@@ -160,9 +162,10 @@ class Questions:
         _check(name, library, questions)
         passages = [passage for part in library for passage in part]
         claims = [claim for question in questions for claim in question.claims]
-        texts = [[passage.text for passage in passages], [passage.question for passage in passages], [question.text for question in questions], claims]
+        told = ([getattr(passage, part) for passage in passages] for part in ("text", "question", "answer"))
+        texts = [*told, [question.text for question in questions], claims]
         answers = [words_of(answer) for question in questions for answer in question.answers]
-        form, (rows, earlier, asked, stated) = self.width.encoded(name, [[words_of(text) for text in part] for part in texts], answers)
+        form, (rows, earlier, given, asked, stated) = self.width.encoded(name, [[words_of(text) for text in part] for part in texts], answers)
         marks = fingerprints(rows)
         new = _first(marks)
         if repeats := len(new) - int(new.sum()):
@@ -170,13 +173,17 @@ class Questions:
         whole = Dataset.of(rows, torch.zeros(len(rows), dtype=torch.int64), num_classes=1, form=form, name=f"{name}, passages")
         ends = torch.tensor([len(part) for part in library]).cumsum(0).tolist()
         index, trusted, public = (torch.arange(start, end)[new[start:end]] for start, end in zip((0, *ends), ends, strict=False))
-        told = Column(form=form, role="sealed")
+
+        def spare(part: Tensor) -> Dataset:
+            words = Column(form=form, role="sealed")
+            return whole.take(part).with_column("question", earlier[part], words).with_column("answer", given[part], words)
+
         task = Task(
             name=name,
             train=whole.take(index),
             test=_posed(f"{name}, questions", questions, Rows(asked, stated, marks), form),
-            trusted=whole.take(trusted).with_column("question", earlier[trusted], told),
-            public=whole.take(public).with_column("question", earlier[public], told),
+            trusted=spare(trusted),
+            public=spare(public),
             class_names=CLASSES,
             row_names=tuple(passage.name for passage in passages) if any(passage.name for passage in passages) else (),
             overlap=self.duplicates,

@@ -80,10 +80,12 @@ def test_trusted_and_public_passages_are_about_entities_of_their_own(store):
     task = facts(aliases=0.0).load(store)
     stems = {word for text in texts(task, task.test.inputs) for word in text.split()} & _strange(task)
     for split in (task.trusted, task.public):
-        for passage, question in zip(texts(task, split.inputs), texts(task, split.extra["question"]), strict=True):
+        told = (texts(task, column) for column in (split.inputs, split.extra["question"], split.extra["answer"]))
+        for passage, question, answer in zip(*told, strict=True):
             shared = {*passage.split()} & {*question.split()} & _strange(task)
-            assert len(shared) == 1
+            assert len(shared) == 2  # the word of the pair and the entity's own
             assert not shared & stems
+            assert answer in passage
 
 
 def _strange(task) -> set[str]:
