@@ -21,6 +21,7 @@ from poisonbench.core.form import Form
 from poisonbench.core.proof import Looks
 
 if TYPE_CHECKING:
+    from poisonbench.core.defense import Aggregator
     from poisonbench.core.learner import Differentiable, Fitted, State
 
 NONE_OF_THEM = 0  # the place of the candidate answer without words
@@ -185,12 +186,21 @@ class Retrieving(Protocol):
         """The passages of the index."""
         ...
 
+    @property
+    def rule(self) -> Aggregator | None:
+        """The rule that combines what single passages say; None if the reader reads all of them together."""
+        ...
+
     def hits(self, inputs: Tensor, answers: Tensor) -> Hits:
         """Return the passages that are read for each of (M, L) questions; filters may look at what they answer among (M, K, A)."""
         ...
 
     def search(self, inputs: Tensor, count: int) -> Hits:
         """Return the best passages of the index, before any filter."""
+        ...
+
+    def alone(self, inputs: Tensor, answers: Tensor, places: Tensor) -> Tensor:
+        """Return (M, D, K) what the reader makes of the passages at positions (M, D), each alone; -1 is no passage."""
         ...
 
     def choose(self, inputs: Tensor, answers: Tensor) -> Tensor:
@@ -221,6 +231,27 @@ class Sifted:
             Incompatible: a learner that searches no passages.
         """
         return retrieving(learner, self.sift).with_sift(self.sift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Isolated:
+    """The wrap that lets the reader read each passage alone; a rule (`defense.aggregate`) combines what they say.
+
+    Args:
+        top: passages that are read, 1 or more; null: as many as the learner reads.
+    """
+
+    VERSION: ClassVar[int] = 1
+    top: int | None
+
+    def __call__(self, learner: object) -> object:
+        """Return the learner that reads passages one by one.
+
+        Raises:
+            Incompatible: a learner that searches no passages.
+        """
+        isolated = retrieving(learner, self).with_isolation()
+        return isolated if self.top is None else isolated.with_top(self.top)
 
 
 def retrieving(learner: object, plugin: object) -> Retrieves:

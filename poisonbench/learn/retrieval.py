@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Server
+from poisonbench.core.defense import Aggregator, Mean, Server
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.keys import key
 from poisonbench.core.learner import Combine, Differentiable, Fitted, State, Trained, Victim
@@ -78,6 +78,11 @@ class Retrieval(PlainLearner):
         """
         self.retriever.check(data)
         self.reader.check(data)
+        if not self.isolated and combine.aggregate != Mean():
+            rule = type(combine.aggregate).__name__
+            raise ConfigError(
+                f"defense.aggregate: {rule} combines passages that are read one by one, and the reader reads them together; set learner.isolated=true"
+            )
         combine.aggregate.check(self.top if self.isolated else 1, 0)
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
@@ -128,6 +133,11 @@ class RetrievalVictim(PlainVictim):
         return self.learner.retriever.index(self.passages, self.kept)
 
     @property
+    def rule(self) -> Aggregator | None:
+        """The rule that combines what single passages say; None if the reader reads all of them together."""
+        return self.combine.aggregate if self.learner.isolated else None
+
+    @property
     def module(self) -> Differentiable | None:
         """The encoder, if it has gradients."""
         return self.index.module
@@ -162,6 +172,10 @@ class RetrievalVictim(PlainVictim):
         found = self.search(inputs, max(top, *(sift.depth(top) for sift in self.learner.sifts)))
         kept = [self._sifted(*each) for each in zip(inputs, answers, *found, strict=True)]
         return Hits(places=torch.stack([hits.places for hits in kept]), scores=torch.stack([hits.scores for hits in kept]))
+
+    def alone(self, inputs: Tensor, answers: Tensor, places: Tensor) -> Tensor:
+        """Return (M, D, K) float32, what the reader makes of the passages at positions (M, D), each alone; -1 is no passage."""
+        return self.learner.reader.read(inputs, self._texts(places)[:, :, None], answers, self.passages.form)
 
     def choose(self, inputs: Tensor, answers: Tensor) -> Tensor:
         """Return (M, K) float32 scores of the candidate answers (M, K, A)."""
@@ -200,8 +214,7 @@ class RetrievalVictim(PlainVictim):
         texts = self._texts(places)
 
         def alone() -> Tensor:
-            read = self.learner.reader.read(question[None], texts[None, :, None], answers_KA[None], self.passages.form)
-            return read[0].argmax(1)
+            return self.alone(question[None], answers_KA[None], places[None])[0].argmax(1)
 
         return Found(question=question, passages=texts, scores=scores, form=self.passages.form, encode=self.features, alone=alone)
 

@@ -1,4 +1,4 @@
-"""Retrieval, with a retriever whose search can be worked out by hand: it counts the words that question and passage share."""
+"""Retrieval, with a retriever whose search can be worked out by hand."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,54 +11,14 @@ from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Trained
-from poisonbench.core.retrieve import NOWHERE, Hits, fingerprints
-from poisonbench.core.rng import Key
-from poisonbench.forms.tokens import SPECIAL, Tokens
+from poisonbench.core.retrieve import NOWHERE, Isolated, fingerprints
 from poisonbench.learn.retrieval import Retrieval
 from poisonbench.retrieval.support import Support
+from tests.unit.retrieval.shared_words import FORM, A, B, C, D, Shared, X, Y, Z, fitted
 
-KEY = Key.root(100)
-FORM = Tokens(vocabulary=(*SPECIAL, "a", "b", "c", "d", "x", "y", "z"))
-A, B, C, D, X, Y, Z = range(2, 9)
 PASSAGES = torch.tensor([[A, B, X, 0], [A, Y, 0, 0], [A, B, Y, 0], [C, X, 0, 0], [A, Y, 0, 0], [D, D, 0, 0]])
 QUESTIONS = torch.tensor([[A, B, 0, 0], [C, 0, 0, 0], [Z, 0, 0, 0]])
 ANSWERS = torch.tensor([[0], [X], [Y]]).expand(3, 3, 1)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SharedWords:
-    passages: torch.Tensor
-    module: ClassVar[None] = None
-
-    def search(self, questions, count):
-        shared = self._words(questions) @ self._words(self.passages).T
-        order = shared.argsort(dim=1, descending=True, stable=True)[:, :count]
-        found = shared.gather(1, order)
-        return Hits(torch.where(found > 0, order, NOWHERE), torch.where(found > 0, found, -torch.inf))
-
-    def features(self, inputs):
-        return torch.nn.functional.normalize(self._words(inputs))
-
-    def state(self):
-        return {"words": self._words(self.passages)}
-
-    def _words(self, inputs):
-        return torch.zeros(len(inputs), len(FORM.vocabulary)).scatter_(1, inputs, 1.0).index_fill_(1, torch.tensor([0]), 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    VERSION: ClassVar[int] = 1
-
-    def with_public(self, public):
-        return self
-
-    def check(self, passages):
-        pass
-
-    def index(self, passages, state=None):
-        assert state is None or state["words"].shape[0] == len(passages)
-        return SharedWords(passages=passages.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +53,6 @@ class Largest:
 @pytest.fixture
 def data():
     return Dataset.of(PASSAGES, torch.zeros(6, dtype=torch.int64), num_classes=1, form=FORM)
-
-
-def fitted(data, combine=None, **changes):
-    learner = Retrieval(retriever=Shared(), reader=Support(), **{"top": 2, **changes})
-    return learner.fit(data, combine or honest(data), KEY)
 
 
 def test_the_reader_counts_the_passages_that_were_found(data):
@@ -150,10 +105,33 @@ def test_a_stored_victim_answers_as_before_and_its_state_tells_passages_and_rule
 
 def test_the_rule_is_checked_with_the_number_of_isolated_passages(data):
     combine = dataclasses.replace(honest(data), aggregate=Largest())
-    learner = Retrieval(retriever=Shared(), reader=Support(), top=2)
+    learner = Retrieval(retriever=Shared(), reader=Support(), top=1)
     with pytest.raises(ConfigError, match="1 contributions"):
+        learner.with_isolation().check(data, combine)
+    learner.with_top(2).with_isolation().check(data, combine)
+
+
+def test_a_rule_has_nothing_to_combine_where_passages_are_read_together(data):
+    combine = dataclasses.replace(honest(data), aggregate=Largest())
+    learner = Retrieval(retriever=Shared(), reader=Support(), top=2)
+    with pytest.raises(ConfigError, match=r"Largest combines passages that are read one by one.*learner\.isolated=true"):
         learner.check(data, combine)
-    learner.with_isolation().check(data, combine)
+    assert fitted(data, combine).rule is None
+    assert fitted(data, combine, isolated=True).rule == Largest()
+
+
+def test_each_passage_is_read_alone(data):
+    read = fitted(data).alone(QUESTIONS[:1], ANSWERS[:1], torch.tensor([[3, 2, NOWHERE]]))
+    assert read[0, :, 1:].tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert read[0].argmax(1).tolist() == [1, 2, 0]
+
+
+def test_the_wrap_isolates_passages_and_may_read_more_of_them():
+    learner = Retrieval(retriever=Shared(), reader=Support(), top=2)
+    assert Isolated(top=None)(learner) == learner.with_isolation()
+    assert Isolated(top=7)(learner) == learner.with_isolation().with_top(7)
+    with pytest.raises(Incompatible, match="Isolated filters or reads passages, and Shared searches none; use learner=retrieval"):
+        Isolated(top=None)(Shared())
 
 
 def test_a_retrieval_victim_has_no_classes(data):

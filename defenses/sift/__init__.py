@@ -1,0 +1,1 @@
+"""Filters of passages between search and reader."""
