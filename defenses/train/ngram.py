@@ -150,15 +150,15 @@ class Level:
         return torch.where(table[place] == keys, column[place], 0.0)
 
 
-def check_order(order: int, size: int) -> None:
-    """Refuse n-grams that are no numbers of 64 bits.
+def check_order(order: int, size: int, slot: str = "defense.train") -> None:
+    """Refuse n-grams that are no numbers of 64 bits; `slot` is where the order is set.
 
     Raises:
         ConfigError: names the largest order.
     """
     if size**order >= 1 << 63:
         largest = max(each for each in range(order) if size**each < 1 << 63)
-        raise ConfigError(f"defense.train.order={order}: n-grams of {order} of {size:,} words do not fit in 64 bits; give {largest} or less")
+        raise ConfigError(f"{slot}.order={order}: n-grams of {order} of {size:,} words do not fit in 64 bits; give {largest} or less")
 
 
 def framed(rows_NL: Tensor, order: int) -> tuple[Tensor, Tensor]:

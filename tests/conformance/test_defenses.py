@@ -17,7 +17,7 @@ from tests.conftest import CHEAP
 
 DEFENSES = [name for name in options("defense") if name != "none"]
 PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
-SEARCHING = {"robust_rag"}  # defenses of victims that search passages
+SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # their victims search passages
 FILTERS = [name for name in DEFENSES if "sanitize" in PLANS[name] and name not in SEARCHING]
 RULES = [name for name in DEFENSES if "aggregate" in PLANS[name] and name not in SEARCHING]
 
