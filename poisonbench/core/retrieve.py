@@ -152,7 +152,11 @@ class Sift(Protocol):
     """
 
     def depth(self, top: int) -> int:
-        """Return how many passages it wants to see where `top` are read."""
+        """Return how many passages it wants to see where `top` are read.
+
+        Raises:
+            ConfigError: more than it can judge.
+        """
         ...
 
     def keep(self, found: Found) -> Tensor:

@@ -71,13 +71,15 @@ class Retrieval(PlainLearner):
         return device.runtime("cpu")
 
     def check(self, data: Dataset, combine: Combine) -> None:
-        """Refuse passages or settings that retriever, reader or rule cannot work with.
+        """Refuse passages or settings that retriever, reader, filters or rule cannot work with.
 
         Raises:
             ConfigError: what to change.
         """
         self.retriever.check(data)
         self.reader.check(data)
+        for sift in self.sifts:
+            sift.depth(self.top)
         if not self.isolated and combine.aggregate != Mean():
             rule = type(combine.aggregate).__name__
             raise ConfigError(
