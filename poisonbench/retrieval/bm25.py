@@ -52,6 +52,7 @@ class BM25:
     """
 
     VERSION: ClassVar[int] = 1
+    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "all rows"
     INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS

@@ -45,6 +45,7 @@ class Tfidf:
     """
 
     VERSION: ClassVar[int] = 1
+    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
@@ -78,6 +79,7 @@ class TfidfCorpus:
     """
 
     VERSION: ClassVar[int] = 1
+    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "all rows"
     INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS

@@ -13,12 +13,14 @@ from defenses.aggregate.passage_vote import PassageVote
 from defenses.aggregate.trimmed_mean import TrimmedMean
 from defenses.certify import passage_votes
 from defenses.certify.passage_votes import Ballots, PassageVoteCertificate, Size, deep_enough, radius, tiers
+from poisonbench.config.compose import options, tree_of
 from poisonbench.core.ask import Candidates
 from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Defense
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import PlainStep
+from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.proof import check_proofs
 from poisonbench.core.retrieve import NOWHERE, Hits, Sifted
 from poisonbench.learn.retrieval import Retrieval
@@ -231,6 +233,13 @@ def test_the_proof_needs_a_retriever_that_scores_each_passage_alone_and_no_filte
         check_proofs(PlainStep(), defense, dataclasses.replace(learner, retriever=Whole()))
     with pytest.raises(Incompatible, match="not valid together with the filter of passages Any"):
         check_proofs(PlainStep(), defense, Sifted(sift=Any())(learner))
+
+
+@pytest.mark.parametrize("name", options("retriever"))
+def test_the_proof_looks_at_every_retriever(name):
+    kind = find_class(tree_of([f"retriever={name}"])["retriever"]["_target_"], OWN)
+    assert kind.INSIDE == "retriever"
+    assert vars(kind)["LOOKS_AT"] in ("each row alone", "all rows")
 
 
 @pytest.mark.parametrize("fields", [{"alpha": 1.1}, {"alpha": -0.1}, {"beta": -1}, {"decay": 0.0}, {"decay": 1.1}])
