@@ -149,8 +149,8 @@ class RetrievalVictim(PlainVictim):
         return self.index.features(inputs)
 
     def state(self) -> State:
-        """Return digests of passages and rule, on which all answers depend, and what the index keeps."""
-        marks = {"passages": self.passages.digest, "rule": key(self.combine.aggregate)}
+        """Return digests of passages, recipe and rule, on which all answers depend, and what the index keeps."""
+        marks = {"passages": self.passages.digest, "recipe": key(self.learner), "rule": key(self.combine.aggregate)}
         digests = {name: torch.tensor([*hashlib.sha256(mark.encode()).digest()], dtype=torch.uint8) for name, mark in marks.items()}
         return digests | {f"index.{name}": value for name, value in (self.index.state() if self.kept is None else self.kept).items()}
 

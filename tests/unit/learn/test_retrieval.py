@@ -103,6 +103,12 @@ def test_a_stored_victim_answers_as_before_and_its_state_tells_passages_and_rule
     assert not ruled.state()["rule"].equal(victim.state()["rule"])
 
 
+def test_victims_that_read_otherwise_have_other_states(data):
+    """Else the store would take the answers of the undefended victim for those of the defended one."""
+    ways = ({}, {"top": 3}, {"isolated": True}, {"sifts": (Without(answer=1),)}, {"sifts": (Without(answer=2),)})
+    assert len({tuple(fitted(data, **changes).state()["recipe"].tolist()) for changes in ways}) == len(ways)
+
+
 def test_the_rule_is_checked_with_the_number_of_isolated_passages(data):
     combine = dataclasses.replace(honest(data), aggregate=Largest())
     learner = Retrieval(retriever=Shared(), reader=Support(), top=1)
