@@ -54,7 +54,6 @@ class BM25:
     VERSION: ClassVar[int] = 1
     INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "all rows"
-    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
     k1: float
     b: float

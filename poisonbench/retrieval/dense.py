@@ -46,7 +46,6 @@ class Dense:
     VERSION: ClassVar[int] = 1
     INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "each row alone"
-    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
     encoder: Encoder
     search: Literal["exact", "faiss"] = field(metadata={"spec": False})

@@ -47,7 +47,6 @@ class Tfidf:
     VERSION: ClassVar[int] = 1
     INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "each row alone"
-    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
     fitted: State = field(default_factory=dict)
 
@@ -81,7 +80,6 @@ class TfidfCorpus:
     VERSION: ClassVar[int] = 1
     INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "all rows"
-    INSIDE: ClassVar[str] = "retriever"
     READS: ClassVar[frozenset[str]] = TEXTS
 
     def with_public(self, public: Dataset) -> TfidfCorpus:

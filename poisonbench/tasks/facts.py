@@ -47,13 +47,13 @@ class Entity(NamedTuple):
 class Facts(Questions):
     """Questions about made-up facts, and passages that answer them or only look as if they did.
 
-    Entities are invented lands, firms, bands and ships, in pairs whose names share a word ("north Tolmer Brisvan", "south Tolmer Kedlor"). Each has a second name
-    and six attributes, such as the capital or the founder. One attribute of each entity is asked about, and this fact has
-    up to `gold` passages in different words. The other passages are about the other attributes, so for each question there are
-    passages about the same entity, about the same attribute of others, and about similar names. Some questions use the second name, which not
-    all passages mention. A sentence of a passage states the fact; others have no candidate answer. Wrong candidates are of the same kind as the right
-    answer, such as other towns. Claims are sentences of 15 to 30 words that state the wished answer, in the style of the texts that PoisonedRAG asks
-    a language model for. Trusted and public rows are passages about further entities, each with an earlier question.
+    Entities are invented lands, firms, bands and ships, in pairs whose names share a word ("north Tolmer Brisvan", "south Tolmer Kedlor"). Each has a
+    second name and six attributes, such as the capital or the founder. One attribute of each entity is asked about, and this fact has up to `gold`
+    passages in different words. The other passages are about the other attributes, so for each question there are passages about the same entity,
+    about the same attribute of others, and about similar names. Some questions use the second name, which not all passages mention. A sentence of a
+    passage states the fact; others have no candidate answer. Wrong candidates are of the same kind as the right answer, such as other towns. Claims
+    are sentences of 15 to 30 words that state the wished answer, in the style of the texts that PoisonedRAG asks a language model for. Trusted and
+    public rows are passages about further entities, each with an earlier question and its answer.
 
     All names are random syllables. No fact is about anything real.
 
