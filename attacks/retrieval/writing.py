@@ -86,8 +86,8 @@ def claims(aim: Aim, count: int) -> Tensor:
     ]
     least = min((len(texts) for texts in found), default=count)
     if least < count:
-        asked = f"{count} passages for each of {len(found)} targets, and a question has {least} texts that state the wished answer"
-        raise ConfigError(f"threat.budget allows {asked}; set threat.budget.count={least * len(found)}, or raise task.claims")
+        asked = f"{count} passages are to be written for each of {len(found)} targets, and a question has {least} texts that state the wished answer"
+        raise ConfigError(f"{asked}; " + ("lower threat.budget.count, or raise task.claims" if least else "use a task that has some, such as task=facts"))
     length = stated_TCL.shape[2]
     rows = [row(words, length) for texts in found for words in texts[:count]]
     return torch.tensor(rows, dtype=torch.int64).view(len(found), count, length)

@@ -61,9 +61,11 @@ def test_passages_win_that_are_found_and_state_the_answer(parts, asr):
 
 def test_fewer_claims_than_passages_are_refused():
     with pytest.raises(
-        ConfigError, match=r"allows 3 passages for each of 2 targets, and a question has 2 .* set threat\.budget\.count=4, or raise task\.claims"
+        ConfigError, match=r"3 passages .* for each of 2 targets, and a question has 2 texts.*lower threat\.budget\.count, or raise task\.claims"
     ):
         struck(count=6)
+    with pytest.raises(ConfigError, match=r"a question has 0 texts.* such as task=facts"):
+        struck(count=3, aims=TEST)
     assert int(struck(count=6, parts="retrieval").mask.sum()) == 6
 
 
