@@ -111,7 +111,7 @@ def row(words: list[int], length: int) -> list[int]:
     Raises:
         ConfigError: more words than that.
     """
-    _check_room(len(words), length)
+    check_room(len(words), length)
     return [*words, *[PADDING] * (length - len(words))]
 
 
@@ -123,7 +123,7 @@ def whole(*parts: Tensor) -> Tensor:
     """
     length = parts[0].shape[-1]
     lengths = torch.stack([(part != PADDING).sum(2) for part in parts]).sum(0)
-    _check_room(int(lengths.max()) if lengths.numel() else 0, length)
+    check_room(int(lengths.max()) if lengths.numel() else 0, length)
     return joined(*(part.flatten(0, 1) for part in parts), length=length).view(parts[0].shape)
 
 
@@ -132,6 +132,11 @@ def words_in_order(text: Tensor) -> list[int]:
     return cast("list[int]", text[text != PADDING].tolist())
 
 
-def _check_room(words: int, length: int) -> None:
+def check_room(words: int, length: int) -> None:
+    """Refuse a passage that is longer than a row.
+
+    Raises:
+        ConfigError: what to change.
+    """
     if words > length:
         raise ConfigError(f"a passage of the attack has {words} words and a row of the task {length} places; raise task.room by {words - length}")

@@ -1,5 +1,6 @@
 """A retriever that can be worked out by hand: it counts the different words that question and passage share."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from torch import nn
 from poisonbench.core.ask import Candidates
 from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
-from poisonbench.core.form import IDENTITY
+from poisonbench.core.form import IDENTITY, Column
 from poisonbench.core.retrieve import NOWHERE, Hits, fingerprints
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget, Known
@@ -128,3 +129,46 @@ def known(index, targets, count, **changes):
     writable = torch.ones(len(index), dtype=torch.bool)
     fit = changes.pop("fit", lambda rows, draw=0: victim(rows))
     return Known(rows=index, writable=writable, budget=budget, targets=targets, public=index.take(torch.arange(0)), fit=fit, tune=None, **changes)
+
+
+class Counts(nn.Module):
+    """An encoder that can be worked out by hand: how often each word occurs, divided by the length of this vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.known = torch.ones(len(FORM.vocabulary), dtype=torch.bool)
+
+    @property
+    def table(self):
+        return torch.eye(len(FORM.vocabulary)).index_fill_(0, torch.tensor([0]), 0)
+
+    def lift(self, inputs):
+        return self.table[inputs]
+
+    def features(self, inputs):
+        lifted = inputs if inputs.is_floating_point() else self.lift(inputs)
+        return torch.nn.functional.normalize(lifted.sum(1))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tallied(SharedWords):
+    module: ClassVar[nn.Module | None] = Counts()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Shared):
+    def index(self, passages, state=None):
+        return Tallied(passages=passages.inputs)
+
+
+def public(*rows, length=8):
+    """Public passages of (words, past question, answer to it)."""
+    data = passages(*(words for words, _, _ in rows), length=length)
+    for place, name in ((1, "question"), (2, "answer")):
+        data = data.with_column(name, torch.tensor([row(*each[place], length=length) for each in rows]), Column(form=FORM, role="sealed"))
+    return data
+
+
+def learned(index, targets, count, rows, retriever=Counted()):
+    """What an attacker knows who has these public passages and an encoder."""
+    return dataclasses.replace(known(index, targets, count, fit=lambda rows, draw=0: victim(rows, retriever=retriever)), public=rows)
