@@ -119,6 +119,12 @@ class Weighted(WordEncoder):
         """Return the sum, scaled to length 1."""
         return F.normalize(lifted.sum(1), dim=1)
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return unit vectors of (M, L) words or of lifted ones; words are not lifted, which would take L times the memory of the features."""
+        if inputs.is_floating_point():
+            return self.pooled(inputs)
+        return F.normalize(self.weights.new_zeros(len(inputs), len(self.weights)).scatter_add_(1, inputs, self.weights[inputs]), dim=1)
+
     def encoded(self, inputs: Tensor) -> Tensor:
         """Return unit vectors, in float64 and then rounded."""
         total = torch.zeros(len(inputs), len(self.weights), dtype=torch.float64)
