@@ -52,15 +52,16 @@ def published(folder: Path) -> list[Record]:
     return sorted((read(path) for path in folder.glob("*.json")), key=lambda record: record.command)
 
 
-def table(records: Iterable[Record], failures: Failures | None = None) -> str:
+def table(records: Iterable[Record], failures: Failures | None = None, shown: Container[str] | None = None) -> str:
     """Return one Markdown table without its empty columns; every line shows its number of seeds.
 
     Args:
         records: done or failed.
         failures: the figures of failed seeds; by default computed from these records.
+        shown: the figures of goals in the last column; None: all.
     """
     records = list(records)
-    rows = [_line(cell, found, failures or Failures.among(records)) for cell, found in cells_of(records)]
+    rows = [_line(cell, found, failures or Failures.among(records), shown) for cell, found in cells_of(records)]
     used = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
     return markdown([line[place] for place in used] for line in lines) + mixed(records)
@@ -134,18 +135,20 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
     `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` gets the table of these records, `<!-- worst: ... -->` the matrix of their
     C-Acc, `<!-- ledger -->` and `<!-- benchmarks -->` the given tables. A comment that begins with
     `<!-- selected:` and names one cell per line is followed by a short table of these cells. Keys are attack, defense (names), learner (class of the recipe,
-    such as Federated) and experiment (one name). A failed seed counts as a success of the attack and as C-Acc of chance.
+    such as Federated), experiment (one name) and goal: the figures of the attack's goal that the table shows. A failed seed counts as a success of
+    the attack and as C-Acc of chance.
     """
     failures, usable = Failures.among(records), [record for record in records if record.status != "skipped"]
 
     def block(found: re.Match[str]) -> str:
         task, *asked = found[2].split()
         wanted = {"task": [task], **{name: values.split(",") for name, _, values in (word.partition("=") for word in asked)}}
-        mine = usable
+        mine, shown = usable, wanted.pop("goal", None)
         for experiment in wanted.pop("experiment", []):
             mine = belonging(mine, experiment)
         chosen = [record for record in mine if all(_part(record, name) in wanted[name] for name in wanted)]
-        return f"{found[1]}{(matrix if found[1].startswith('<!-- worst') else table)(chosen, failures)}{found[3]}"
+        drawn = matrix(chosen, failures) if found[1].startswith("<!-- worst") else table(chosen, failures, shown)
+        return f"{found[1]}{drawn}{found[3]}"
 
     others = {"ledger": ledger, "benchmarks": benchmarks}
     text = OTHER.sub(lambda found: f"{found[1]}{others[found[2]]}{found[3]}", text)
@@ -176,23 +179,23 @@ def _order(cell: tuple[str, ...]) -> tuple[str, str, float, str, str]:
     return task, attack, float(rate.removesuffix(" %") or 0), defense, setting
 
 
-def _line(cell: tuple[str, ...], records: Sequence[Record], failures: Failures) -> tuple[str, ...]:
+def _line(cell: tuple[str, ...], records: Sequence[Record], failures: Failures, shown: Container[str] | None = None) -> tuple[str, ...]:
     task, attack, rate, defense, setting = cell
     done = [record for record in records if record.status == "done"]
     pairs = [f"{_over(done, part, 'c_acc')} / {_over(done, part, 'asr') or '-'}" for part in ("baseline", "undefended")]
     pairs.append(" / ".join(_defended(records, name, failures) or "-" for name in ("c_acc", "asr")))
     filters = [_over(done, "metrics", name) for name in ("tpr", "fpr")] + [_over(done, "metrics", "auroc_in_class", scale=1.0, digits=3)]
     seeds = str(len(records)) + (f" ({len(records) - len(done)} failed)" if len(done) < len(records) else "")
-    return task, attack, rate, defense, f"`{setting}`" if setting else "", seeds, *pairs, *filters, "; ".join(_more(done))
+    return task, attack, rate, defense, f"`{setting}`" if setting else "", seeds, *pairs, *filters, "; ".join(_more(done, shown))
 
 
-def _more(records: Sequence[Record]) -> Iterator[str]:
-    """Yield phrases with the figures that only some defenses and attacks report."""
+def _more(records: Sequence[Record], shown: Container[str] | None = None) -> Iterator[str]:
+    """Yield phrases with the figures that only some defenses and attacks report; of goals, those in `shown`, or all."""
     parts: tuple[Part, ...] = ("undefended", "metrics")
     yield from _cover(records)
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
     yield from (f"C-Acc lost {spread_text([100 * value for value in values], 1)}" for values in lost[:1] if values)
-    yield from _counted(records)
+    yield from _counted(records, shown)
     if len(records) == 1 and (ends := over_targets(records[0], records[0].undefended)):
         yield f"95 % interval of the undefended ASR {100 * ends[0]:.1f} to {100 * ends[1]:.1f}, from {records[0].counts.get('trials', 0)} targets"
     screened = [_inside(records, "screen", name, scale) for name, scale in (("c_acc", 100.0), ("asr", 100.0), ("auroc", 1.0))]
@@ -253,9 +256,10 @@ def _certified(records: Sequence[Record]) -> Iterator[str]:
             yield f"{spread_text(shares, 1)} at {radius}"
 
 
-def _counted(records: Sequence[Record]) -> Iterator[str]:
+def _counted(records: Sequence[Record], shown: Container[str] | None) -> Iterator[str]:
     """Yield the shares that a goal counts, such as "ham as spam", of the clean, the undefended and the defended model."""
-    for kind in sorted({name for record in records for name in goal(record, "undefended")} - PHRASED):
+    kinds = {name for record in records for name in goal(record, "undefended") if shown is None or name in shown}
+    for kind in sorted(kinds - PHRASED):
         shares = [spread_text([100 * value for value in _goals(records, part, kind)], 1) for part in ("baseline", "undefended", "metrics")]
         yield f"{kind.replace('_', ' ')} {' / '.join(shares)}"
 

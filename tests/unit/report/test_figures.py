@@ -205,3 +205,11 @@ def test_the_ledger_holds_a_mean_and_a_range():
     assert "| 0.1 (0.0 to 0.2) | 3 |" in ledger_table([told])
     nested = {key: dataclasses.replace(record, undefended={"goal": dict(record.undefended)}, schema=2) for key, record in records.items()}
     assert measured({**entry, "figure": "undefended.c_acc_lost", "records": list(records)}, nested)["ours"] == told["ours"]
+
+
+def test_a_block_can_choose_the_figures_of_goals_that_it_shows():
+    record = dataclasses.replace(made(), undefended={"c_acc": 0.5, "goal": {"retrieved": 0.25, "ceiling": 1.0}})
+    assert "ceiling" in filled("<!-- records: digits -->\n<!-- end -->", [record])
+    chosen = filled("<!-- records: digits goal=retrieved,precision -->\n<!-- end -->", [record])
+    assert "retrieved" in chosen.splitlines()[3]
+    assert "ceiling" not in chosen
