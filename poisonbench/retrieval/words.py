@@ -20,7 +20,7 @@ class WordEncoder(nn.Module):
     """
 
     def lift(self, inputs: Tensor) -> Tensor:
-        """Return (M, L, F) floats of (M, L) words; those of padding are 0."""
+        """Return (M, L, F) floats of (M, L) words; those of padding are 0, and so are those of <unk>, which is left out of a text."""
         raise NotImplementedError
 
     @property
