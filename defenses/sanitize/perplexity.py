@@ -19,7 +19,7 @@ from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import TEXTS, Tokens
 
-FOLDS = 10  # a trusted row is judged by a model of the nine tenths of the rows that it is not in
+FOLDS = 10  # a trusted row is judged by a model of the nine tenths of the rows in which neither it nor its neighbours are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class Perplexity:
     depends on that row and on trusted rows only.
 
     Differences: the language model is an n-gram model (interpolated Kneser-Ney) of the trusted rows, instead of a neural one, so words that the
-    trusted rows do not have are unlikely, such as names. The threshold is therefore taken from trusted rows that the model was not fitted on.
+    trusted rows do not have are unlikely, such as names. The threshold is therefore taken from trusted rows that the model was not fitted on. Rows that
+    stand next to each other are held out together, since they may be about the same thing: with rows drawn at random, 3 to 6 % of the clean passages
+    of task=facts were above a threshold that 1 % should exceed, with neighbours 0 to 3 % (seeds 100 to 102).
 
     Args:
         order: words of an n-gram, 1 or more.
@@ -71,8 +73,8 @@ class Perplexity:
 
 
 def held_out(inputs_TL: Tensor, order: int, size: int) -> Tensor:
-    """Return (T,) float64 perplexities of trusted rows, each by a model of rows in which it is not."""
-    fold, found = torch.arange(len(inputs_TL)) % FOLDS, torch.zeros(len(inputs_TL), dtype=torch.float64)
+    """Return (T,) float64 perplexities of trusted rows, each by a model of rows in which neither it nor its neighbours are."""
+    fold, found = torch.arange(len(inputs_TL)) * FOLDS // len(inputs_TL), torch.zeros(len(inputs_TL), dtype=torch.float64)
     for number in fold.unique().tolist():
         found[fold == number] = Ngrams.of(inputs_TL[fold != number], order, size).perplexity(inputs_TL[fold == number])
     return found

@@ -87,7 +87,10 @@ def mean_pair(cosines_DD: Tensor) -> float:
 
 def halves(features_DE: Tensor) -> Tensor | None:
     """Return (D,) int64, 0 or 1, the two clusters; None if the retriever cannot tell the passages apart."""
-    scaled = StandardScaler().fit_transform(features_DE.double().numpy())
+    differing = features_DE[:, (features_DE != features_DE[:1]).any(0)]  # others are 0 once they are standardised; lexical retrievers have thousands
+    if differing.shape[1] == 0:
+        return None
+    scaled = StandardScaler().fit_transform(differing.double().numpy())
     points = torch.nn.functional.normalize(torch.from_numpy(scaled))
     if len(points.round(decimals=9).unique(dim=0)) < 2:
         return None

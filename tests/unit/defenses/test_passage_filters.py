@@ -80,13 +80,13 @@ def test_a_text_that_no_trusted_row_resembles_is_dropped_for_its_perplexity():
     torch.testing.assert_close(told.suspicion, model.perplexity(data.inputs).float())
 
 
-def test_the_threshold_comes_from_trusted_rows_that_the_model_has_not_seen():
+def test_the_threshold_comes_from_trusted_rows_that_the_model_has_not_seen_nor_their_neighbours():
     trusted = passages(*[[A, B, C, D]] * 19, [X, Y, Z, Z])  # the last row is the only one of its kind
     own = held_out(trusted.inputs, 2, len(FORM.vocabulary))
     seen = Ngrams.of(trusted.inputs, 2, len(FORM.vocabulary)).perplexity(trusted.inputs)
     assert own.argmax() == 19
     assert own[19] > 1.5 * seen[19]
-    model = Ngrams.of(trusted.inputs[torch.arange(20) % 10 != 9], 2, len(FORM.vocabulary))
+    model = Ngrams.of(trusted.inputs[:18], 2, len(FORM.vocabulary))
     assert math.isclose(own[19], model.perplexity(trusted.inputs[19:])[0])
     rare = passages([X, Y, Z, Z])
     assert judged(Perplexity(order=2, quantile=1.0), rare, trusted).keep.item()
