@@ -180,7 +180,7 @@ class RetrievalVictim(PlainVictim):
         return self.learner.reader.read(inputs, self._texts(places)[:, :, None], answers, self.passages.form)
 
     def choose(self, inputs: Tensor, answers: Tensor) -> Tensor:
-        """Return (M, K) float32 scores of the candidate answers (M, K, A)."""
+        """Return (M, K) scores of the candidate answers (M, K, A), float32 unless the rule gives others."""
         return self._answered(inputs, self._texts(self.hits(inputs, answers).places), answers)
 
     def handed(self, inputs: Tensor, answers: Tensor, texts: Tensor) -> Tensor:

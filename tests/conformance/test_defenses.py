@@ -18,8 +18,9 @@ from tests.conftest import CHEAP
 DEFENSES = [name for name in options("defense") if name != "none"]
 PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
 SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # their victims search passages
-FILTERS = [name for name in DEFENSES if "sanitize" in PLANS[name] and name not in SEARCHING]
+FILTERS = [name for name in DEFENSES if "sanitize" in PLANS[name]]
 RULES = [name for name in DEFENSES if "aggregate" in PLANS[name] and name not in SEARCHING]
+PASSAGES = ("attack=rag", "task=facts", "task.questions=40", "task.passages=240", "threat.targets=5", "threat.budget.count=20")
 
 
 def reads(name: str) -> frozenset[str]:
@@ -28,7 +29,9 @@ def reads(name: str) -> frozenset[str]:
     return frozenset({"pixels", "numbers", "tokens"}).intersection(*(kind.READS for kind in classes if hasattr(kind, "READS")))
 
 
-BACKDOOR = {name: "backdoor" if "pixels" in reads(name) else "text" for name in DEFENSES}  # on rows that the defense can read
+def struck(name: str) -> tuple[str, ...]:
+    """Return the words of an attack on rows that the defense can read."""
+    return PASSAGES if name in SEARCHING else ("attack=backdoor",) if "pixels" in reads(name) else ("attack=text",)
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -41,15 +44,15 @@ def test_a_run_is_done_or_skipped_with_a_reason_and_repeats_itself(tiny, shared,
     assert record.result_digest == again.result_digest
 
 
-@pytest.mark.parametrize("name", [name for name in DEFENSES if name not in SEARCHING])
+@pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_acts_under_some_learner(tiny, shared, name):
-    attack = "federated" if name in RULES else BACKDOOR[name]
-    assert run(tiny(f"attack={attack}", f"defense={name}", *CHEAP.get(name, ())), shared).status == "done"
+    attack = ("attack=federated",) if name in RULES else struck(name)
+    assert run(tiny(*attack, f"defense={name}", *CHEAP.get(name, ())), shared).status == "done"
 
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_verdict_covers_every_row_and_leaves_the_data_alone(tiny, store, name):
-    experiment = tiny(f"attack={BACKDOOR[name]}", f"defense={name}", *CHEAP.get(name, ()))
+    experiment = tiny(*struck(name), f"defense={name}", *CHEAP.get(name, ()))
     line = Line(experiment=experiment, store=store)
     poisoned = line.strike()
     columns = {key: column.clone() for key, column in poisoned.data.columns.items()}
@@ -65,12 +68,14 @@ def test_a_verdict_covers_every_row_and_leaves_the_data_alone(tiny, store, name)
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("cover_rows", [False, True])
 def test_a_record_reports_what_the_verdict_removed(tiny, shared, name, cover_rows):
-    attack = "wanet" if cover_rows and "pixels" in reads(name) else BACKDOOR[name]
-    experiment = tiny(f"attack={attack}", f"defense={name}", "threat.budget.rate=0.1", *CHEAP.get(name, ()))
+    wanet = cover_rows and "pixels" in reads(name) and name not in SEARCHING
+    attack = ("attack=wanet",) if wanet else struck(name)
+    budget = () if name in SEARCHING else ("threat.budget.rate=0.1",)
+    experiment = tiny(*attack, f"defense={name}", *budget, *CHEAP.get(name, ()))
     metrics, line = run(experiment, shared).metrics, Line(experiment=experiment, store=shared)
     poisoned = line.strike()
     removed, poison, cover = (set(rows.nonzero()[:, 0].tolist()) for rows in (~line.judge(poisoned).keep, poisoned.kinds.poison, poisoned.kinds.cover))
-    assert bool(cover) == (attack == "wanet")
+    assert bool(cover) == wanet
     assert metrics["removed"] == len(removed)
     assert metrics["tpr"] == len(removed & poison) / len(poison)
     assert metrics["fpr"] == len(removed - poison - cover) / (len(poisoned.data) - len(poison) - len(cover))
@@ -119,7 +124,7 @@ def test_the_uncentred_score_moves_with_a_shift(tiny):
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_the_order_of_the_rows_decides_nothing(tiny, store, name):
-    experiment = tiny(f"attack={BACKDOOR[name]}", f"defense={name}", *CHEAP.get(name, ()))
+    experiment = tiny(*struck(name), f"defense={name}", *CHEAP.get(name, ()))
     line = Line(experiment=experiment, store=store)
     poisoned, rng = line.strike(), line.root.child("sanitize")
     means = line.means(poisoned, experiment.defense.sanitize)
@@ -155,7 +160,7 @@ def moved(verdicts, data: Dataset) -> bool:
 @pytest.mark.parametrize("name", [*ALONE, "spectral"])
 def test_a_filter_that_says_so_looks_at_each_row_alone(tiny, store, name):
     """And one that does not is caught."""
-    experiment = tiny(f"attack={BACKDOOR[name]}", f"defense={name}", *CHEAP.get(name, ()))
+    experiment = tiny(*struck(name), f"defense={name}", *CHEAP.get(name, ()))
     line = Line(experiment=experiment, store=store)
     poisoned, sanitize = line.strike(), experiment.defense.sanitize
     means = line.means(poisoned, sanitize)
