@@ -24,6 +24,7 @@ FAMILIES = {
     "federated": "Attacks: federated",
     "text": "Attacks: texts",
     "spam": "Attacks: spam filters",
+    "retrieval": "Attacks: retrieval and agent memory",
     "privacy": "Attacks: privacy",
 }
 SLOTS = {
@@ -38,6 +39,9 @@ GROUPS = {
     "task": "Tasks",
     "net": "Networks",
     "learner": "Learners",
+    "retriever": "Retrievers",
+    "reader": "Readers of passages",
+    "writer": "Writers of poisoned passages",
     "features": "Fixed features",
     "threat": "Threats",
     "owners": "Owners: how clients get their rows",
@@ -51,6 +55,9 @@ ALSO = {
     "task": "A task is a data set with its training, test, trusted and public rows. Choose one with `task=NAME`.",
     "net": "A network that is trained. Choose one with `net=NAME`.",
     "learner": "A learner says how the network is trained. Choose one with `learner=NAME`.",
+    "retriever": "A retriever finds passages for `learner=retrieval`. Choose one with `retriever=NAME`.",
+    "reader": "A reader chooses an answer from the passages found, for `learner=retrieval`. Choose one with `reader=NAME`.",
+    "writer": "How each of two attackers writes passages, for `attack=competing`: `writer@attack.data.first=NAME` and `writer@attack.data.second=NAME`.",
     "features": "Features that depend on no training row. The learners `ridge` and `kernel_ridge` use them: `learner=ridge features@learner.features=NAME`.",
     "threat": "A threat says what the attacker may do and what the attacker knows. Choose one with `threat=NAME`.",
     "owners": "How the training rows are shared out to the clients of federated learning. Choose one with `owners=NAME`.",
