@@ -40,6 +40,7 @@ CHEAP = {  # of defenses that train many models, or optimise
         *("defense.sanitize.train=8", "defense.sanitize.calibration=12", "defense.sanitize.trials=1"),
     ),
 }
+SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # defenses of retrieval
 SPEC = {  # what every record's specification has, at the least
     **{part: {"name": "none"} for part in ("attack", "defense")},
     "task": {"name": "blobs", "rows": {"train": 380}},

@@ -13,14 +13,12 @@ from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
-from tests.conftest import CHEAP
+from tests.conftest import CHEAP, SEARCHING
 
 DEFENSES = [name for name in options("defense") if name != "none"]
 PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
-SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # their victims search passages
 FILTERS = [name for name in DEFENSES if "sanitize" in PLANS[name]]
 RULES = [name for name in DEFENSES if "aggregate" in PLANS[name] and name not in SEARCHING]
-PASSAGES = ("attack=rag", "task=facts", "task.questions=40", "task.passages=240", "threat.targets=5", "threat.budget.count=20")
 
 
 def reads(name: str) -> frozenset[str]:
@@ -31,7 +29,7 @@ def reads(name: str) -> frozenset[str]:
 
 def struck(name: str) -> tuple[str, ...]:
     """Return the words of an attack on rows that the defense can read."""
-    return PASSAGES if name in SEARCHING else ("attack=backdoor",) if "pixels" in reads(name) else ("attack=text",)
+    return ("attack=rag",) if name in SEARCHING else ("attack=backdoor",) if "pixels" in reads(name) else ("attack=text",)
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -70,8 +68,7 @@ def test_a_verdict_covers_every_row_and_leaves_the_data_alone(tiny, store, name)
 def test_a_record_reports_what_the_verdict_removed(tiny, shared, name, cover_rows):
     wanet = cover_rows and "pixels" in reads(name) and name not in SEARCHING
     attack = ("attack=wanet",) if wanet else struck(name)
-    budget = () if name in SEARCHING else ("threat.budget.rate=0.1",)
-    experiment = tiny(*attack, f"defense={name}", *budget, *CHEAP.get(name, ()))
+    experiment = tiny(*attack, f"defense={name}", "threat.budget.rate=0.1", *CHEAP.get(name, ()))
     metrics, line = run(experiment, shared).metrics, Line(experiment=experiment, store=shared)
     poisoned = line.strike()
     removed, poison, cover = (set(rows.nonzero()[:, 0].tolist()) for rows in (~line.judge(poisoned).keep, poisoned.kinds.poison, poisoned.kinds.cover))

@@ -21,6 +21,7 @@ from poisonbench.core.proof import ALONE, needs, parts
 from poisonbench.runner.check import check
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
+from tests.conftest import SEARCHING
 
 FEW = ("defense.train.parts=5",)
 ALL, ALONE_TOO, MODEL = "uses all training rows", "may change or remove training rows", "acts on the trained model"
@@ -331,7 +332,7 @@ def test_needs_are_found_inside_what_holds_several(inside):
 @pytest.mark.parametrize("name", [name for name in options("defense") if name != "none"])
 def test_what_certificates_are_about_is_declared_by_every_learner_that_has_a_place_for_them(tiny, name):
     """A conformance test: without the declaration a certificate of ours would always be skipped."""
-    experiment = tiny(f"defense={name}")
+    experiment = tiny(f"defense={name}", *(("task=facts",) if name in SEARCHING else ()))
     learner = experiment.defense.train(experiment.learner)
     assert ("defense.certify" in learner.stages) == ("MECHANISM" in vars(type(learner)))
 
