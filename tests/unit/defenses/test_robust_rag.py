@@ -9,10 +9,10 @@ import torch
 
 from defenses.aggregate.krum import Krum
 from defenses.aggregate.median import Median
-from defenses.aggregate.passage_vote import PassageVote
+from defenses.aggregate.robust_rag import PassageVote
 from defenses.aggregate.trimmed_mean import TrimmedMean
 from defenses.certify import passage_votes
-from defenses.certify.passage_votes import Ballots, PassageVoteCertificate, Size, deep_enough, radius, tiers
+from defenses.certify.robust_rag import Ballots, PassageVoteCertificate, Size, deep_enough, radius, tiers
 from poisonbench.config.compose import options, tree_of
 from poisonbench.core.ask import Candidates
 from poisonbench.core.combine import honest

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from defenses.aggregate.passage_vote import PassageVote
+from defenses.aggregate.robust_rag import PassageVote
 from poisonbench.core.ask import Candidates
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import NoCertificate
