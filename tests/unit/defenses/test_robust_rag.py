@@ -11,7 +11,7 @@ from defenses.aggregate.krum import Krum
 from defenses.aggregate.median import Median
 from defenses.aggregate.robust_rag import PassageVote
 from defenses.aggregate.trimmed_mean import TrimmedMean
-from defenses.certify import passage_votes
+from defenses.certify import robust_rag
 from defenses.certify.robust_rag import Ballots, PassageVoteCertificate, Size, deep_enough, radius, tiers
 from poisonbench.config.compose import options, tree_of
 from poisonbench.core.ask import Candidates
@@ -188,7 +188,7 @@ def test_a_wrong_answer_has_no_radius_and_many_questions_are_read_in_parts(monke
         Dataset.of(QUESTION.expand(5, 4), torch.tensor([1, 2, 1, 3, 1]), num_classes=4, form=FORM), ask=dataclasses.replace(ANSWERS, of=ANSWERS.of.expand(5, 4))
     )
     whole = certificate.certify(model, both)
-    monkeypatch.setattr(passage_votes, "CHUNK", 2)
+    monkeypatch.setattr(robust_rag, "CHUNK", 2)
     assert torch.equal(certificate.certify(model, both), whole)
     assert certificate.unit == "inserted rows"
 
