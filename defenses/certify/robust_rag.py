@@ -44,10 +44,9 @@ class PassageVoteCertificate(NoCertificate):
     The radius counts passages inserted into the index that the victim was given. Poison that this index already contains is not covered: for a statement
     about an attack, take the certificate of the run without it. Inserted passages that are not among the k that are read do nothing, so the answer to a
     question stays right if at most r of those that are read were inserted, however many were inserted for other questions. Removed and edited passages
-    are not covered. The proof needs a retriever whose score
-    of a passage depends on no other passage (LOOKS_AT of the retriever), and no filter between search and reader. Passages of equal scores may change
-    their order when passages are inserted, because ties are broken by position, and training rows are delivered in a new order. So every order of
-    equal scores is tried, and a radius may be smaller than for a fixed order.
+    are not covered. The proof needs a retriever whose score of a passage depends on no other passage (LOOKS_AT of the retriever), and no filter between
+    search and reader. Passages of equal scores may change their order when passages are inserted, because ties are broken by position, and training
+    rows are delivered in a new order. So every order of equal scores is tried, and a radius may be smaller than for a fixed order.
     """
 
     VERSION: ClassVar[int] = 1
