@@ -26,7 +26,10 @@ from poisonbench.storage.record import Record
 COSTS = {"attack": ("poison",), "defense": ("judge", "fit defended", "repair")}  # the stages of a run in which the method itself works
 PLANS = ("poisonbench.core.attack.", "poisonbench.core.defense.")  # classes that hold plugins and do nothing themselves
 REFERENCE = "${"
-WITHIN = {"features": ("learner=ridge", "learner.features")}  # groups that no run has by itself: a word that makes place for one, and the place
+WITHIN = {  # groups that no run has by itself: a word that makes place for one, and the place
+    "features": ("learner=ridge", "learner.features"),
+    "writer": ("attack=competing", "attack.data.first"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,10 +192,14 @@ def test_a_class_is_described_by_its_path_and_not_run(lab, capsys):
     assert "my_lab.stripe" not in sys.modules
 
 
-def test_a_name_of_several_groups_is_described_in_each(capsys):
-    assert entry(["describe", "federated"]) == 0
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [("federated", ("attack=", "learner=", "threat=")), ("poisonedrag", ("attack=", "task=", "writer=")), ("retrieval", ("learner=",))],
+)
+def test_a_name_of_several_groups_is_described_in_each(capsys, name, places):
+    assert entry(["describe", name]) == 0
     out = capsys.readouterr().out
-    assert all(f"{group}=federated: " in out for group in ("attack", "learner", "threat"))
+    assert all(f"{place}{name}: " in out for place in places)
 
 
 def test_the_doctor_finds_this_machine_well(tmp_path, monkeypatch, capsys):

@@ -51,6 +51,11 @@ def test_features_are_described_where_a_learner_takes_them():
     assert settings("features", "hog")["learner.features.bins"].value == 9
 
 
+def test_writers_are_described_where_an_attack_takes_them():
+    assert option("writer", "one_passage").words == "attack=competing writer@attack.data.first=one_passage"
+    assert settings("writer", "poisonedrag")["attack.data.first.steps"].value == 30
+
+
 def test_an_unknown_option_is_one_sentence():
     with pytest.raises(ConfigError, match="nowhere"):
         option("attack", "nowhere")
