@@ -11,7 +11,10 @@ from rich.table import Table
 
 from poisonbench import terminal
 from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
+from poisonbench.config.compose import tree_of
+from poisonbench.config.mistakes import SEARCH
 from poisonbench.config.setting import Setting
+from poisonbench.config.vocabulary import keys
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.plugins import HOME
 from poisonbench.core.progress import heard
@@ -76,9 +79,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def with_defaults(words: Sequence[str]) -> list[str]:
-    """Return the words, preceded by the defaults of an audit that they do not replace."""
+    """Return the words, preceded by the defaults of an audit that they do not replace and whose keys the task has: passages have no task.test."""
     given = {word.partition("=")[0] for word in words}
-    return [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *words]
+    known = {*keys(tree_of([word for word in words if word.startswith(("task=", SEARCH))])["task"], "task")}
+    return [*(word for word in DEFAULTS if word.partition("=")[0] in known - given), *words]
 
 
 def settings_of(words: Sequence[str], filters: Sequence[str]) -> dict[str, Setting]:

@@ -237,3 +237,19 @@ def test_texts_and_tables_are_audited_without_holding_rows_out(tmp_path, monkeyp
     assert '<p class="first">a ' in page.read_text()
     assert entry(["audit", "task=breast_cancer", "defense=knn_outlier"]) == 0
     assert "569 rows of breast_cancer" in capsys.readouterr().out
+
+
+PASSAGES = ("task=facts", "task.questions=20", "task.passages=200", "task.split_seed=100", "threads=1")
+
+
+def test_passages_are_audited_by_filters_of_the_index(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["audit", *PASSAGES, "task.trusted=0.2", "defense=[near_duplicate,perplexity]"]) == 0
+    out = capsys.readouterr().out
+    assert "200 rows of facts" in out
+    (folder,) = (tmp_path / "results" / "audit").iterdir()
+    assert len((folder / "suspects.csv").read_text().splitlines()) == 201
+    assert entry(["audit", *PASSAGES, "defense=query_echo"]) == 2
+    assert "defense=query_echo judges no training rows" in capsys.readouterr().err
+    assert entry(["audit", *PASSAGES, "defense=perplexity"]) == 2
+    assert "trusted" in capsys.readouterr().err
