@@ -96,3 +96,13 @@ def test_a_record_of_another_version_of_a_plugin_has_to_be_made_again(old, capsy
 def test_no_record_is_a_sentence(capsys):
     assert entry(["referee"]) == 2
     assert "give the paths of records" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("attack=canaries",), ("attack=random_label",), ("attack=rag",)], ids=["injected", "cover", "passages"])
+def test_a_record_of_today_with_injected_or_cover_rows_passes(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    assert entry(tiny_words(*words)) == 0
+    (path,) = tmp_path.glob("results/records/*.json")
+    capsys.readouterr()
+    assert entry(["referee", str(path)]) == 0
+    assert "pass today's checks" in capsys.readouterr().out
