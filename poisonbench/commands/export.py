@@ -16,7 +16,9 @@ from poisonbench.core.files import file_digest, write_text
 from poisonbench.core.progress import heard
 from poisonbench.storage.record import read
 
-FORMAT = 4  # since 2 the folder has the trusted and the public rows, since 3 the kind of each row: poison, cover, injected; since 4 the form of each column
+FORMAT = 5
+# since 2 the folder has the trusted and the public rows, since 3 the kind of each row: poison, cover, injected; since 4 the form of each column;
+# since 5 the columns of each split, and the candidate answers of questions
 
 USAGE = Usage(
     call="export RECORD [FOLDER]",
@@ -38,6 +40,7 @@ def main(words: Sequence[str]) -> int:
     named = [word for word in words if word not in local]
     if not 1 <= len(named) <= 2:
         raise ConfigError("export RECORD [FOLDER] [results_dir=PATH] [trust=PREFIX.]: give the path of one record, and optionally the folder to write into")
+    from poisonbench.core.ask import Candidates
     from poisonbench.core.defense import Mean
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.measure import measure
@@ -61,10 +64,13 @@ def main(words: Sequence[str]) -> int:
         reason = "another processor or another torch rounds differently; export it where it was made, or run its command here and export that record"
         raise ConfigError(f"{source}: the C-Acc of the undefended model is {before} in the record and {now} on this machine: {reason}")
     task, test = experiment.task, experiment.task.test
-    clean = {"test": test, "trusted": task.trusted, "public": task.public}
+    splits = {"train": poisoned.data, "test": test, "trusted": task.trusted, "public": task.public}
     files = {
         "train": poisoned.data.columns,
-        **{name: {"inputs": split.inputs, "labels": split.labels, **split.extra} for name, split in clean.items() if len(split)},
+        **{
+            name: {"inputs": rows.inputs, "labels": rows.labels, **rows.extra} for name, rows in splits.items() if name != "train" and (len(rows) or rows.extra)
+        },
+        **({"answers": {"table": test.ask.table, "of": test.ask.of}} if isinstance(test.ask, Candidates) else {}),
         "mask": {"mask": poisoned.kinds.poison, "cover": poisoned.kinds.cover, "injected": poisoned.kinds.injected},
         "victim": dict(victim.state()),
     }
@@ -74,8 +80,8 @@ def main(words: Sequence[str]) -> int:
     description = {
         "format": FORMAT,
         "name": task.name,
-        "columns": {name: freeze(poisoned.data.schema[name], {}) for name in ("inputs", *poisoned.data.extra)},
-        "class_names": list(task.class_names) or [str(label) for label in range(test.num_classes)],
+        "columns": {name: {column: freeze(rows.schema[column], {}) for column in ("inputs", *rows.extra)} for name, rows in splits.items()},
+        "class_names": list(task.class_names) or [str(label) for label in range(task.train.num_classes)],
         "record": record.key,
         "command": record.command,
         "sha256": {name: file_digest(folder / f"{name}.safetensors") for name in files},

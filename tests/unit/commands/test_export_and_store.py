@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from poisonbench.cli import entry
 from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.core.files import file_digest
 from poisonbench.runner.experiment import assemble
 from poisonbench.runner.stages import Line
 from poisonbench.storage.record import read
-from poisonbench.storage.store import Store
+from poisonbench.storage.store import Store, write_tensors
 from tests.conftest import TINY
 
 WORDS = [*TINY, "attack=backdoor", "threat.budget.rate=0.2", "task.trusted=0"]
@@ -91,7 +92,10 @@ def test_trusted_and_public_rows_are_those_of_the_run_and_never_poisoned_ones(tm
     assert torch.equal(task.train.inputs, poisoned.data.inputs)
     stamped = (task.trusted.inputs[:, :, -3:, -3:] == 255).flatten(1).all(1)
     assert not stamped.any()
-    with pytest.raises(ConfigError, match=r"task\.trusted=0\.05, task\.public=0\.0: rows of out may be poisoned.*leave both at 0: the trusted and public rows"):
+    with pytest.raises(
+        ConfigError,
+        match=r"task\.trusted=0\.05, task\.public=0\.0: rows of out may be poisoned.*give task\.trusted=0 task\.public=0: the trusted and public rows",
+    ):
         again("task.trusted=0.05")
     with pytest.raises(ConfigError, match="may be poisoned"):
         again("task.public=0.05")
@@ -101,15 +105,15 @@ def test_a_folder_of_format_1_is_read_without_trusted_rows(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     exported([*TINY, "attack=backdoor", "threat.budget.rate=0.2"], tmp_path, capsys)
     told = json.loads(Path("out/task.json").read_text())
-    assert told["format"] == 4
+    assert told["format"] == 5
     del told["sha256"]["trusted"]
     Path("out/trusted.safetensors").unlink()
     Path("out/task.json").write_text(json.dumps(told | {"format": 1}))
     assert (len(again().train), len(again().trusted), len(again().public)) == (380, 0, 0)
     with pytest.raises(ConfigError, match="written before exports contained trusted rows: export the record again"):
         again("task.trusted=0.05")
-    Path("out/task.json").write_text(json.dumps(told | {"format": 5}))
-    with pytest.raises(DataError, match=r"exported by another version \(format 5; this version reads formats 1 to 4\)"):
+    Path("out/task.json").write_text(json.dumps(told | {"format": 6}))
+    with pytest.raises(DataError, match=r"exported by another version \(format 6; this version reads formats 1 to 5\)"):
         again()
 
 
@@ -122,10 +126,56 @@ def test_texts_and_tables_are_exported_with_their_form(tmp_path, monkeypatch, ca
     assert torch.equal(task.train.inputs, struck.data.inputs)
     assert torch.equal(task.trusted.inputs, experiment.task.trusted.inputs)
     told = json.loads(Path("out/task.json").read_text())
-    told["columns"]["inputs"]["fields"]["form"]["class"] = "poisonbench.storage.store.Store"
+    told["columns"]["train"]["inputs"]["fields"]["form"]["class"] = "poisonbench.storage.store.Store"
     Path("out/task.json").write_text(json.dumps(told))
     with pytest.raises((ConfigError, DataError), match=r"poisonbench\.storage\.store\.Store"):
         again()
+
+
+FACTS = ["attack=rag", "task.questions=20", "task.passages=200", "task.split_seed=100", "threat.budget.count=null", "threat.targets=2", "threads=1"]
+READ = ["learner=retrieval", "task=poisoned", "task.root=out", "task.public=0", "threads=1"]
+
+
+def test_poisoned_passages_are_read_back_with_their_questions_and_answer_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    experiment, struck = exported(FACTS, tmp_path, capsys)
+    task, before = assemble(tree_of(READ), Store(Path("again"))).task, experiment.task
+    assert torch.equal(task.train.inputs, struck.data.inputs)
+    assert task.train.num_classes == 1
+    for split in ("test", "trusted", "public"):
+        now, then = getattr(task, split), getattr(before, split)
+        assert now.schema == then.schema
+        assert all(torch.equal(column, then.columns[name]) for name, column in now.columns.items() if name not in ("ids", "owners"))
+    assert torch.equal(task.test.ask.table, before.test.ask.table)
+    assert torch.equal(task.test.ask.of, before.test.ask.of)
+    (told,) = tmp_path.glob("whole/records/*.json")
+    assert entry([*READ, "attack=none", "results_dir=again"]) == 0
+    (again,) = tmp_path.glob("again/records/*.json")
+    assert int(load_file("out/mask.safetensors")["mask"].sum()) == 10
+    assert read(again).metrics["c_acc"] < read(told).undefended["c_acc"]  # the two poisoned questions count here
+
+
+def test_answers_that_do_not_belong_to_the_exported_questions_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exported(FACTS, tmp_path, capsys)
+    answers = load_file("out/answers.safetensors")
+    write_tensors(Path("out/answers.safetensors"), {**answers, "of": answers["of"][1:].contiguous()})
+    with pytest.raises(DataError, match="answers differs from what `export` wrote"):
+        assemble(tree_of(READ), Store(Path("again")))
+    told = json.loads(Path("out/task.json").read_text())
+    told["sha256"]["answers"] = file_digest(Path("out/answers.safetensors"))
+    Path("out/task.json").write_text(json.dumps(told))
+    with pytest.raises(DataError, match="does not contain their candidate answers; export the record again"):
+        assemble(tree_of(READ), Store(Path("again")))
+
+
+def test_a_folder_of_format_4_has_the_same_columns_for_all_splits(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    experiment, _ = exported(["attack=word_trigger", "learner=naive_bayes"], tmp_path, capsys)
+    told = json.loads(Path("out/task.json").read_text())
+    Path("out/task.json").write_text(json.dumps(told | {"format": 4, "columns": told["columns"]["train"]}))
+    assert torch.equal(again().test.inputs, experiment.task.test.inputs)
+    assert again().test.form == experiment.task.test.form
 
 
 def test_changed_trusted_rows_are_refused(tmp_path, monkeypatch, capsys):
