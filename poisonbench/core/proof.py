@@ -55,6 +55,11 @@ USES: Mapping[Looks, str] = {
     "each row alone": "may change or remove training rows",
     "the model": "acts on the trained model",
 }
+SEARCHES: Mapping[Looks, str] = {"all rows": USES["all rows"], "each row alone": "decides which training rows are read", "the model": USES["the model"]}
+CHANGES: Mapping[Looks, str] = {  # of a retriever, without which no victim can search
+    "all rows": "Choose a retriever that scores each passage by itself, such as retriever=tfidf",
+    "each row alone": "Choose another defense",
+}
 
 
 class Proof(NamedTuple):
@@ -194,8 +199,10 @@ def _reason(proof: Proof, found: Found) -> str:
     if found.slot == "step" and isinstance(proof.holder, Step) and hasattr(found.plugin, "TOLERATES"):
         return f"the training has two private steps, {_titled(proof)} and {name}, and no accountant adds up the privacy that both spend; remove one of them"
     place = f"the {noun} {name}" if found.slot in ("step", "learner", "retriever", "sift") else f"defense.{found.slot} ({name})"
+    uses = (SEARCHES if found.slot in ("retriever", "sift") else USES)[found.looks]
     way_out = "; `~defense.certify` removes the certificate" if proof.place == "defense.certify" else ""
-    return f"{_titled(proof)} is not valid together with {place}, because that {noun} {USES[found.looks]}. Remove one of them{way_out}."
+    change = CHANGES[found.looks] if found.slot == "retriever" else "Remove one of them"
+    return f"{_titled(proof)} is not valid together with {place}, because that {noun} {uses}. {change}{way_out}."
 
 
 def _titled(proof: Proof) -> str:

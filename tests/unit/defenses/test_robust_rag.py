@@ -229,9 +229,9 @@ def test_the_proof_needs_a_retriever_that_scores_each_passage_alone_and_no_filte
     learner = Retrieval(retriever=Shared(), reader=Support(), top=5, isolated=True)
     defense = Defense(aggregate=VOTE, certify=PassageVoteCertificate())
     check_proofs(PlainStep(), defense, learner)
-    with pytest.raises(Incompatible, match="not valid together with the retriever Whole, because that retriever uses all training rows"):
+    with pytest.raises(Incompatible, match=r"not valid together with the retriever Whole, because that retriever uses all training rows\. Choose a retriever"):
         check_proofs(PlainStep(), defense, dataclasses.replace(learner, retriever=Whole()))
-    with pytest.raises(Incompatible, match="not valid together with the filter of passages Any"):
+    with pytest.raises(Incompatible, match=r"the filter of passages Any, because that filter of passages decides which training rows are read\. Remove"):
         check_proofs(PlainStep(), defense, Sifted(sift=Any())(learner))
 
 
