@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from poisonbench.api import own_questions as own_questions
     from poisonbench.api import own_task as own_task
     from poisonbench.api import run as run
 
     __version__: str
 
-__all__ = ["own_task", "run"]
+__all__ = ["own_questions", "own_task", "run"]
 
 
 def __getattr__(name: str) -> object:

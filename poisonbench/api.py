@@ -55,6 +55,47 @@ def own_task(  # noqa: PLR0913  # all but two arguments have a default
     return own(name, train=train, test=test, split=split, form=form, words=words)
 
 
+def own_questions(  # noqa: PLR0913  # all but six arguments have a default
+    *,
+    passages: Sequence[str],
+    questions: Sequence[str],
+    answers: Sequence[str],
+    wrong_answers: Sequence[Sequence[str]],
+    gold: Sequence[Sequence[int]],
+    claims: Sequence[Sequence[str]],
+    name: str = "own",
+    trusted: float = 0.1,
+    public: float = 0.2,
+    duplicates: Overlap = "refuse",
+    words: Sequence[str] = (),
+) -> Task:
+    """Make a task of retrieval of your own passages and questions, for `learner=retrieval` and the attacks that bring it along.
+
+    Args:
+        passages: N texts that are searched.
+        questions: M texts.
+        answers: the right answer of each question.
+        wrong_answers: one or more wrong answers of each question; an attacker wants the first one. If some questions have more than others, the
+            further ones are left out, and the log says so.
+        gold: for each question, the positions in `passages` of those that answer it, one or more.
+        claims: for each question, texts that state its first wrong answer, which attacks put into the index; [] if there are none.
+        name: its name in tables and records.
+        trusted: share of the passages that the defender knows to be clean. Trusted and public passages are drawn from those that answer no question,
+            and are not searched.
+        public: share of the passages that the attacker cannot change, from which `retriever=tfidf` takes the weights of words.
+        duplicates: "refuse" a question that is a passage too, or "allow" it; the record then counts them.
+        words: words that an attacker may use although no text has them, besides those of the attacks on retrieval.
+
+    Raises:
+        DataError: lists of different lengths, a text without a word, or gold that names no passage.
+        ConfigError: shares of trusted and public passages that leave too few.
+    """
+    from poisonbench.tasks.own_questions import READER, RESERVED, Asked, own_passages
+
+    reader = dataclasses.replace(READER, trusted=trusted, public=public, duplicates=duplicates, words=tuple(dict.fromkeys([*RESERVED, *words])))
+    return own_passages(name, passages, Asked(questions, answers, wrong_answers, gold, claims), reader)
+
+
 def run(
     *words: str,
     task: Task | None = None,
