@@ -40,7 +40,8 @@ class Answered(NoGoal):
       them and among the other targets, absent where there are none. ASR is retrieved * hit_if_retrieved + (1 - retrieved) * hit_if_not.
     - "precision", "recall", "f1": own poisoned passages read over k, over all own ones, and their harmonic mean for each target (0 where both are 0);
       means over the targets, as in PoisonedRAG. Absent if there is no poison.
-    - "ceiling": ASR if the own poisoned passages were the first ones that are read. Absent if there is no poison.
+    - "ceiling": ASR if the own poisoned passages were always the first ones that are read, and after them what is read of the index without poison. Absent
+      if there is no poison.
     - "unrelated_retrieved": share of the other questions of which any poisoned passage is read; absent if all are targets.
 
     A tie at the edge of what is read is counted against the defender; see `attacks.retrieval.reads`. ASR and the hits are those of the order of
@@ -90,7 +91,6 @@ class Denied(NoGoal):
       them and among the others, absent where there are none.
     - "retrieved_at_1", 5, 10, 20, 50: the share if so many passages were searched, before any filter.
     - "false_retrieved": "retrieved" without the trigger, if there is one.
-    - "ceiling": ASR if poisoned passages were the first ones that are read, in the order of `texts`, as many as are read. Absent if there are none.
 
     A tie at the edge of what is read is counted against the defender; see `attacks.retrieval.reads`. ASR and the hits are those of the order of
     the search.
@@ -123,7 +123,7 @@ class Denied(NoGoal):
         figures |= {f"retrieved_at_{depth}": share(above < depth) for depth in DEPTHS}
         if self.trigger is not None:
             figures["false_retrieved"] = share(plain.most(own) > 0)
-        return figures | ceiling(probe, victim, answers, self.texts, read.sure.shape[1])
+        return figures
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -139,7 +139,6 @@ class Triggered(NoGoal):
     - "retrieved_alone": share of which nothing but poisoned passages is read, ASR-r of AgentPoison; "hit_if_alone": share of successes among them, ASR-a
       there, absent where there are none.
     - "false_retrieved", "asr_untriggered": "retrieved" and ASR of the same questions without the trigger.
-    - "ceiling": ASR if poisoned passages were the first ones that are read, in the order of `texts`, as many as are read. Absent if there are none.
 
     A tie at the edge of what is read is counted against the defender; see `attacks.retrieval.reads`. ASR and the hits are those of the order of
     the search.
@@ -179,7 +178,7 @@ class Triggered(NoGoal):
         figures |= found_and_hit(most > 0, hits) | {"retrieved_alone": share(alone)} | ({"hit_if_alone": share(hits[alone])} if alone.any() else {})
         figures["false_retrieved"] = share(plain.take(probe.rows).most(own) > 0)
         figures["asr_untriggered"] = share(hit(probe, asked.ask(victim, asked.inputs, rng)))
-        return figures | ceiling(probe, victim, answers[probe.rows], self.texts, read.sure.shape[1])
+        return figures
 
 
 def answers_of(test: Dataset) -> Tensor:
@@ -202,20 +201,14 @@ def gold_recall(read: Reads, test: Dataset) -> dict[str, float]:
     """Return the mean share of its passages that are read, over the questions that have some; empty where no question has."""
     gold = test.extra.get("gold", torch.zeros(len(test), 0, dtype=torch.int64))
     count = (gold != NOTHING).sum(1)
-    parts = (read.least(gold) / count)[count > 0]
-    return {"gold_recall": float(parts.double().mean())} if len(parts) else {}
+    parts = (read.least(gold).double() / count)[count > 0]
+    return {"gold_recall": float(parts.mean())} if len(parts) else {}
 
 
 def found_and_hit(found: Tensor, hits: Tensor) -> dict[str, float]:
     """Return the share of questions with a poisoned passage, and the share of successes with and without one; (M,) bool each."""
     parts = {"hit_if_retrieved": hits[found], "hit_if_not": hits[~found]}
     return {"retrieved": share(found)} | {name: share(part) for name, part in parts.items() if len(part)}
-
-
-def ceiling(probe: Probe, victim: Retrieving, answers: Tensor, texts: Tensor, count: int) -> dict[str, float]:
-    """Return the share of successes if the first `count` of the texts (R, L) were the first passages that are read; empty where there are none."""
-    first = texts[:count].expand(len(probe), -1, -1)
-    return {"ceiling": share(hit(probe, victim.handed(probe.inputs, answers, first)))} if len(texts) else {}
 
 
 def overlap(read: Reads, own: Tensor) -> dict[str, float]:

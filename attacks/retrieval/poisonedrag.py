@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from attacks.retrieval.asked import encoder
 from attacks.retrieval.goals import Answered, each_of, with_passages
 from attacks.retrieval.hotflip import Draft, HotFlip, towards
 from attacks.retrieval.writing import Aim, aim_of, claims, whole
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Worded
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
@@ -91,19 +91,14 @@ class PoisonedRag:
         """Return the passages (T, n, L) with other words in place of the question that each begins with.
 
         Raises:
-            ConfigError: the surrogate's encoder has no gradients.
+            Incompatible: the surrogate's encoder has no gradients.
         """
-        module = known.fit(known.rows).module
-        if not isinstance(module, Worded):
-            raise ConfigError(
-                "attack.data.white_box=true needs a retriever with gradients, such as retriever=dense; choose one, or set attack.data.white_box=false"
-            )
+        module = encoder(known)
         goals_TD, improved, search = module.features(targets.inputs).detach(), texts.clone(), self.search()
         for step in track(len(texts) * texts.shape[1], "passages"):
             target, number = divmod(step, texts.shape[1])
             free = (targets.inputs[target] != PADDING).nonzero()[:, 0][None]
             stream = rng.child(f"{int(targets.ids[target])}/{number}")
-            improved[target, number] = search.improved(Draft(texts=texts[target, number][None], places=free), module, towards(goals_TD[target]), stream).texts[
-                0
-            ]
+            draft = Draft(texts=texts[target, number][None], places=free)
+            improved[target, number] = search.improved(draft, module, towards(goals_TD[target]), stream).texts[0]
         return improved

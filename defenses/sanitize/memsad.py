@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.sanitize.passages import NEVER, past, searched
+from defenses.sanitize.passages import past, searched
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
@@ -28,8 +28,9 @@ class MemSad:
     Source: Gowda, "MemSAD", 2026 (arXiv 2605.03482): s(e) is the largest cosine of an entry to the recent questions, or half of it plus half of the
     mean; mu and sigma are those of benign entries; an entry is flagged if s > mu + kappa sigma. The paper's window holds 100 questions.
 
-    The recent questions are those of the trusted rows (column `question`). A trusted passage is calibrated without the question that it answers, and
-    without copies of it: an entry that answers a recent question resembles it for a good reason, which must not raise the threshold. Removed passages
+    The recent questions are those of the trusted rows (column `question`). A trusted passage is calibrated without the question that it answers and
+    without those of its neighbours, which are about the same thing: an entry that answers a recent question resembles it for a good reason, which must
+    not raise the threshold. Removed passages
     are not in the index, so a search finds deeper ones in their place.
 
     Limits: questions that the defender has never seen do not help, so a passage made for a new question passes as long as no recent question is close
@@ -70,17 +71,17 @@ class MemSad:
         """
         victim, known = searched(data, means, self), past(means.trusted, self.window)
         asked = victim.features(known.questions)
-        clean = self.resemblance(victim.features(means.trusted.inputs), asked, known.own)
-        suspicion = self.resemblance(victim.features(data.inputs), asked, torch.full((len(data),), NEVER))
+        clean = self.resemblance(victim.features(means.trusted.inputs), asked, known.near())
+        suspicion = self.resemblance(victim.features(data.inputs), asked, torch.zeros(1, 1, dtype=torch.bool).expand(len(data), len(asked)))
         return Verdict(keep=suspicion <= clean.mean() + self.kappa * clean.std(correction=0), suspicion=suspicion.float())
 
-    def resemblance(self, features_VE: Tensor, asked_QE: Tensor, own_V: Tensor) -> Tensor:
-        """Return (V,) float64, how much passages resemble the questions other than their own."""
+    def resemblance(self, features_VE: Tensor, asked_QE: Tensor, left_out_VQ: Tensor) -> Tensor:
+        """Return (V,) float64, how much passages resemble the questions except those that are left out; -inf where all are."""
         parts = list[Tensor]()
         for rows in torch.arange(len(features_VE)).split(max(1, CELLS // len(asked_QE))):
             cosines = (features_VE[rows] @ asked_QE.T).double()
-            other = torch.arange(len(asked_QE)) != own_V[rows, None]
+            other = ~left_out_VQ[rows]
             largest = cosines.masked_fill(~other, -torch.inf).amax(1)
-            mean = (cosines * other).sum(1) / other.sum(1)
+            mean = (cosines * other).sum(1) / other.sum(1).clamp_min(1)
             parts.append(largest if self.score == "max" else (largest + mean) / 2)
         return torch.cat(parts)

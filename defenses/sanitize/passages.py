@@ -18,6 +18,12 @@ from poisonbench.core.retrieve import Retrieving
 from poisonbench.forms.tokens import PADDING
 
 NEVER = -1  # the place of a question that there is not
+FOLDS = 10  # of the trusted rows
+
+
+def folds(count: int) -> Tensor:
+    """Return (T,) int64, the fold of each trusted row. Neighbouring rows are about the same thing, so a fold has rows that follow each other."""
+    return torch.arange(count) * FOLDS // max(1, count)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,6 +37,13 @@ class Past:
 
     questions: Tensor
     own: Tensor
+
+    def near(self) -> Tensor:
+        """Return (T, Q) bool, the questions that a row of the same fold answers."""
+        fold, answers = folds(len(self.own)), self.own != NEVER
+        asked = torch.zeros(FOLDS, len(self.questions), dtype=torch.bool)
+        asked[fold[answers], self.own[answers]] = True
+        return asked[fold]
 
     def asked_about(self, values_Q: Tensor) -> Tensor:
         """Return (T, ...) values of the question that each trusted row answers, 0 where there is none."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from defenses.sanitize.passages import FOLDS, folds
 from defenses.train.ngram import Ngrams, check_order
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
@@ -18,8 +19,6 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import TEXTS, Tokens
-
-FOLDS = 10  # a trusted row is judged by a model of the nine tenths of the rows in which neither it nor its neighbours are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class Perplexity:
 
 def held_out(inputs_TL: Tensor, order: int, size: int) -> Tensor:
     """Return (T,) float64 perplexities of trusted rows, each by a model of rows in which neither it nor its neighbours are."""
-    fold, found = torch.arange(len(inputs_TL)) * FOLDS // len(inputs_TL), torch.zeros(len(inputs_TL), dtype=torch.float64)
+    fold, found = folds(len(inputs_TL)), torch.zeros(len(inputs_TL), dtype=torch.float64)
     for number in fold.unique().tolist():
         found[fold == number] = Ngrams.of(inputs_TL[fold != number], order, size).perplexity(inputs_TL[fold == number])
     return found

@@ -25,7 +25,6 @@ class Deeper:
 
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
-    INSIDE: ClassVar[str] = "sift"
     LOOKS_AT: ClassVar[Looks] = "all rows"
     reach: int
 

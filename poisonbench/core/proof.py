@@ -4,8 +4,8 @@ A certificate proves a statement about one mechanism, from training rows to answ
 around it, a repair after it or a screen in front of its answers makes another mechanism. Class attributes decide whether the proof
 still holds. LOOKS_AT of a plugin around the proof states what its output depends on. TOLERATES of the plugin that holds the proof states
 what the plugins around it may look at. MECHANISM of a learner states that certificates are about it and everything inside it. LOOKS_AT
-and MECHANISM are not inherited: a derived class may use the rows in another way, so it has to declare them again. A part inside the mechanism
-on which the proof depends states its slot with INSIDE, such as "retriever".
+and MECHANISM are not inherited: a derived class may use the rows in another way, so it has to declare them again. A mechanism
+whose parts a proof depends on names their slots with INSIDE, such as {"retriever": "retriever"}; a part without LOOKS_AT counts as "all rows".
 
 A learner around another one states with LOOKS_AT what the rows that it passes on depend on: "nothing" if it passes on all of them
 unchanged, "each row alone" if it changes each by itself. Its answers come from the model that was trained inside. A wrap (`defense.train`)
@@ -48,6 +48,7 @@ NOUNS = {
     "repair": "repair",
     "screen": "screen",
     "retriever": "retriever",
+    "reader": "reader",
     "sift": "filter of passages",
 }
 USES: Mapping[Looks, str] = {
@@ -166,8 +167,9 @@ def around(proof: Proof, defense: Defense, learner: Learner) -> Iterator[Found]:
     for number, path in enumerate(paths(learner)):
         if isinstance(path[-1], Step) and number != proof.number:
             yield Found("step", path[-1], _looks(path[-1]))
-        if inside := getattr(type(path[-1]), "INSIDE", None):
-            yield Found(inside, path[-1], _looks(path[-1]))
+        for name, slot in getattr(type(path[-1]), "INSIDE", {}).items():
+            held = getattr(path[-1], name)
+            yield from (Found(slot, part, _looks(part)) for part in (held if isinstance(held, tuple) else (held,)))
     # neither receives training rows, but a verdict and the poison mask depend on them
     yield Found("repair", defense.repair, _looks_later(defense.repair, verdict=filter_looks != "nothing"))
     yield Found("screen", defense.screen, _looks_later(defense.screen, verdict=False))

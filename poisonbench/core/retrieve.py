@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NONE_OF_THEM = 0  # the place of the candidate answer without words
 NOWHERE = -1  # the position of a hit that there is not
+SILENCE = 1e-3  # the score of "none of them" where nothing is read: below one passage of any number that is read
 
 
 class Hits(NamedTuple):
@@ -267,6 +268,13 @@ def retrieving(learner: object, plugin: object) -> Retrieves:
     if not isinstance(learner, Retrieves):
         raise Incompatible(f"{type(plugin).__name__} filters or reads passages, and {type(learner).__name__} searches none; use learner=retrieval")
     return learner
+
+
+def silence(answers: int) -> Tensor:
+    """Return (K,) float32, what a reader says of no passage: "none of them"."""
+    said = torch.zeros(answers)
+    said[NONE_OF_THEM] = SILENCE
+    return said
 
 
 def fingerprints(inputs: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 import torch
@@ -23,7 +25,7 @@ from poisonbench.core.keys import key
 from poisonbench.core.learner import Combine, Differentiable, Fitted, State, Trained, Victim
 from poisonbench.core.plain import PlainLearner, PlainVictim
 from poisonbench.core.proof import Looks
-from poisonbench.core.retrieve import NOWHERE, Found, Hits, Index, Reader, Retriever, Sift
+from poisonbench.core.retrieve import NOWHERE, Found, Hits, Index, Reader, Retriever, Sift, fingerprints, silence
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import PADDING, TEXTS
 from poisonbench.learn import device
@@ -49,6 +51,7 @@ class Retrieval(PlainLearner):
     READS: ClassVar[frozenset[str]] = TEXTS
     LOOKS_AT: ClassVar[Looks] = "nothing"
     MECHANISM: ClassVar[bool] = True
+    INSIDE: ClassVar[Mapping[str, str]] = MappingProxyType({"retriever": "retriever", "reader": "reader", "sifts": "sift"})
     retriever: Retriever
     reader: Reader
     top: int
@@ -67,8 +70,9 @@ class Retrieval(PlainLearner):
 
     @property
     def runtime(self) -> Mapping[str, str | int]:
-        """Device type, threads, versions; always the CPU."""
-        return device.runtime("cpu")
+        """Device type, threads, versions of torch and of the packages of retriever, reader and filters; always the CPU."""
+        packages = dict.fromkeys(name for part in (self.retriever, self.reader, *self.sifts) for name in getattr(part, "PACKAGES", ()))
+        return {**device.runtime("cpu"), **{name: installed(name) for name in packages}}
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Refuse passages or settings that retriever, reader, filters or rule cannot work with.
@@ -184,8 +188,13 @@ class RetrievalVictim(PlainVictim):
         return self._answered(inputs, self._texts(self.hits(inputs, answers).places), answers)
 
     def handed(self, inputs: Tensor, answers: Tensor, texts: Tensor) -> Tensor:
-        """Return (M, K) scores if the texts (M, n, L) were the first of the k passages that are read; rows of padding are no text."""
-        read = torch.cat([texts, self._texts(self.hits(inputs, answers).places)], 1)
+        """Return (M, K) scores if the texts (M, n, L) were the first of the k passages that are read; rows of padding are no text.
+
+        The others are those that are read if no text of any question is in the index.
+        """
+        inside = torch.isin(fingerprints(self.passages.inputs), fingerprints(texts.flatten(0, 1)))
+        rest = dataclasses.replace(self, passages=self.passages.take(~inside), kept=None) if inside.any() else self
+        read = torch.cat([texts, rest._texts(rest.hits(inputs, answers).places)], 1)
         first = (read != PADDING).any(2).logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : self.learner.top]
         return self._answered(inputs, read.gather(1, first[:, :, None].expand(-1, -1, read.shape[2])), answers)
 
@@ -197,6 +206,8 @@ class RetrievalVictim(PlainVictim):
         """Read the texts in their groups, and combine the answers of the groups by the rule."""
         groups = texts_MkL[:, :, None] if self.learner.isolated else texts_MkL[:, None]
         read_MRK = self.learner.reader.read(inputs, groups, answers, self.passages.form)
+        if self.learner.isolated:  # a rank without a passage says nothing, whatever a reader knows by itself
+            read_MRK = torch.where((texts_MkL != PADDING).any(2)[..., None], read_MRK, silence(read_MRK.shape[2]))
         server = Server(round=0, state=torch.zeros(read_MRK.shape[2]), malicious=0, reference=_no_reference)
         return torch.stack([self.combine.aggregate(rows_RK, server) for rows_RK in read_MRK])
 
@@ -215,11 +226,12 @@ class RetrievalVictim(PlainVictim):
         """Return the hits that are left of one question, as many as are read."""
         there = places_D != NOWHERE
         places, scores = places_D[there], scores_D[there]
+        top = self.learner.top
         for sift in self.learner.sifts:
+            places, scores = places[: max(top, sift.depth(top))], scores[: max(top, sift.depth(top))]
             if len(places):
                 keep = sift.keep(self._found(question, answers_KA, places, scores))
                 places, scores = places[keep], scores[keep]
-        top = self.learner.top
         empty = Hits(places=torch.full((top,), NOWHERE), scores=torch.full((top,), -torch.inf))
         return Hits(places=torch.cat([places, empty.places])[:top], scores=torch.cat([scores, empty.scores])[:top])
 
@@ -230,6 +242,14 @@ class RetrievalVictim(PlainVictim):
             return self.alone(question[None], answers_KA[None], places[None])[0].argmax(1)
 
         return Found(question=question, passages=texts, scores=scores, form=self.passages.form, encode=self.features, alone=alone)
+
+
+def installed(package: str) -> str:
+    """Return the version of a package; empty if it is not installed, which `check` refuses."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _no_reference() -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from poisonbench.core.errors import DataError
-from poisonbench.report.experiments import belonging
+from poisonbench.report.experiments import belonging, experiment_of
 from poisonbench.report.figures import Failures, goal, machine, malicious, markdown, name_of, number, over_targets, radii, relation, spread_text
 from poisonbench.stats import worst
 from poisonbench.storage.record import Part, Record, read, words_in
@@ -135,8 +135,8 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
     `<!-- records: TASK [KEY=A,B ...] --> ... <!-- end -->` gets the table of these records, `<!-- worst: ... -->` the matrix of their
     C-Acc, `<!-- ledger -->` and `<!-- benchmarks -->` the given tables. A comment that begins with
     `<!-- selected:` and names one cell per line is followed by a short table of these cells. Keys are attack, defense (names), learner (class of the recipe,
-    such as Federated), experiment (one name) and goal: the figures of the attack's goal that the table shows. A failed seed counts as a success of
-    the attack and as C-Acc of chance.
+    such as Federated), experiment (one name, or none for runs that belong to no experiment) and goal: the figures of the attack's goal that the table
+    shows. A failed seed counts as a success of the attack and as C-Acc of chance.
     """
     failures, usable = Failures.among(records), [record for record in records if record.status != "skipped"]
 
@@ -145,7 +145,7 @@ def filled(text: str, records: Sequence[Record], ledger: str = "", benchmarks: s
         wanted = {"task": [task], **{name: values.split(",") for name, _, values in (word.partition("=") for word in asked)}}
         mine, shown = usable, wanted.pop("goal", None)
         for experiment in wanted.pop("experiment", []):
-            mine = belonging(mine, experiment)
+            mine = [record for record in mine if not experiment_of(record)] if experiment == "none" else belonging(mine, experiment)
         chosen = [record for record in mine if all(_part(record, name) in wanted[name] for name in wanted)]
         drawn = matrix(chosen, failures) if found[1].startswith("<!-- worst") else table(chosen, failures, shown)
         return f"{found[1]}{drawn}{found[3]}"

@@ -52,9 +52,9 @@ class BM25:
     """
 
     VERSION: ClassVar[int] = 1
-    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "all rows"
     READS: ClassVar[frozenset[str]] = TEXTS
+    PACKAGES: ClassVar[tuple[str, ...]] = ("bm25s", "numpy", "scipy")
     k1: float
     b: float
 

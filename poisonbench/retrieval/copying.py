@@ -21,6 +21,7 @@ from poisonbench.core.errors import ConfigError, Diverged, Incompatible
 from poisonbench.core.form import Form
 from poisonbench.core.learner import Combine, Fitted, State, Trained, Victim
 from poisonbench.core.plain import PlainLearner, PlainVictim
+from poisonbench.core.proof import Looks
 from poisonbench.core.retrieve import NONE_OF_THEM
 from poisonbench.core.rng import Key, seeded
 from poisonbench.forms.tokens import PADDING, TEXTS
@@ -199,6 +200,7 @@ class Copying:
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"
     recipe: CopyingRecipe
     fitted: State = field(default_factory=dict)
 

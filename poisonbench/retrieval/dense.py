@@ -44,9 +44,9 @@ class Dense:
     """
 
     VERSION: ClassVar[int] = 1
-    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     READS: ClassVar[frozenset[str]] = TEXTS
+    PACKAGES: ClassVar[tuple[str, ...]] = ("tokenizers", "numpy")
     encoder: Encoder
     search: Literal["exact", "faiss"] = field(metadata={"spec": False})
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.json", "config.json"
+LIMITS, POOLED = "sentence_bert_config.json", "1_Pooling/config.json"  # may be missing
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 LONGEST = 1 << 20  # bytes of a JSON file that describes a network, and any size in it
 SHORTEST = 3  # subwords: the two marks and one between them
@@ -127,7 +128,8 @@ class Folder:
     def content(self) -> Mapping[str, str]:
         """What decides the embeddings: the files, not where they are."""
         folder = _folder(self.root)
-        return {name: file_digest(folder / name) for name in (CONFIG, TOKENIZER, WEIGHTS)} | {"pooling": self.pooling}
+        asked = {name: file_digest(folder / name) if (folder / name).is_file() else "" for name in (LIMITS, POOLED)}
+        return {name: file_digest(folder / name) for name in (CONFIG, TOKENIZER, WEIGHTS)} | asked | {"pooling": self.pooling}
 
     def check(self) -> None:
         """Refuse a folder without these files, or with another kind of network."""
@@ -275,11 +277,11 @@ def _config(folder: Path, pooling: Pooling) -> tuple[Sizes, float, int]:
         stated = ", ".join(f"{name}={number}" for name, number in zip(Sizes._fields, numbers, strict=True))
         raise ConfigError(f"{folder / CONFIG}: {stated} define no network; give the file of this network")
     epsilon = told.get("layer_norm_eps", 1e-12)
-    limit = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    limit = _json(folder / LIMITS).get("max_seq_length")
     if not isinstance(epsilon, float) or not (limit is None or (isinstance(limit, int) and limit >= SHORTEST)):
         raise ConfigError(f"{folder / CONFIG}: layer_norm_eps={epsilon} or max_seq_length={limit} is no such number; give the file of this network")
-    if _json(folder / "1_Pooling" / CONFIG).get("pooling_mode_cls_token" if pooling == "mean" else "pooling_mode_mean_tokens"):
-        raise ConfigError(f"{folder / '1_Pooling' / CONFIG} asks for another pooling; set retriever.encoder.pooling={'first' if pooling == 'mean' else 'mean'}")
+    if _json(folder / POOLED).get("pooling_mode_cls_token" if pooling == "mean" else "pooling_mode_mean_tokens"):
+        raise ConfigError(f"{folder / POOLED} asks for another pooling; set retriever.encoder.pooling={'first' if pooling == 'mean' else 'mean'}")
     return Sizes(*whole), epsilon, min(limit or whole[5], whole[5])
 
 

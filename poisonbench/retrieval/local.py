@@ -24,6 +24,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.files import file_digest
 from poisonbench.core.form import Form
 from poisonbench.core.learner import Fitted
+from poisonbench.core.proof import Looks
 from poisonbench.core.retrieve import NONE_OF_THEM
 from poisonbench.forms.tokens import PADDING, TEXTS, Tokens, words_of
 from poisonbench.forms.words import words_form
@@ -56,6 +57,8 @@ class Local:
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"
+    PACKAGES: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers")
     READS: ClassVar[frozenset[str]] = TEXTS
     root: str | None
     prompt: str

@@ -14,10 +14,9 @@ from torch import Tensor
 from poisonbench.core.data import Dataset
 from poisonbench.core.form import Form
 from poisonbench.core.learner import Fitted
-from poisonbench.core.retrieve import NONE_OF_THEM
+from poisonbench.core.proof import Looks
+from poisonbench.core.retrieve import NONE_OF_THEM, SILENCE
 from poisonbench.forms.tokens import PADDING
-
-SILENCE = 1e-3  # the score of "none of them": below one passage of any number that is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,7 @@ class Support:
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "nothing"
 
     def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
         """Return this reader: it learns nothing."""

@@ -45,9 +45,9 @@ class Tfidf:
     """
 
     VERSION: ClassVar[int] = 1
-    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     READS: ClassVar[frozenset[str]] = TEXTS
+    PACKAGES: ClassVar[tuple[str, ...]] = ("scikit-learn", "scipy", "numpy")
     fitted: State = field(default_factory=dict)
 
     def with_public(self, public: Dataset) -> Tfidf:
@@ -78,9 +78,9 @@ class TfidfCorpus:
     """
 
     VERSION: ClassVar[int] = 1
-    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[Looks] = "all rows"
     READS: ClassVar[frozenset[str]] = TEXTS
+    PACKAGES: ClassVar[tuple[str, ...]] = ("scikit-learn", "scipy", "numpy")
 
     def with_public(self, public: Dataset) -> TfidfCorpus:
         """Return the retriever as it is."""

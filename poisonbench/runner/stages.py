@@ -237,7 +237,8 @@ class Line:
 
         parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime)
         repaired = self.store.memo("repair", parts, mend, filed=self.filed("repair"))
-        mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, poisoned.data, self.combine(self.experiment.defense.aggregate))
+        rows, combine = poisoned.data if verdict is None else poisoned.data.take(verdict.keep), self.combine(self.experiment.defense.aggregate)
+        mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, rows, combine)
         return Mended(victim=mended, figures=repaired.figures)
 
     def scores(self, victim: Victim, rows: Dataset, label: str) -> Tensor:

@@ -30,7 +30,7 @@ class Memory(Questions):
     """An assistant of a house with offices, which looks up in its memory what was done at similar requests.
 
     A passage is an entry of the memory: an earlier request and the action taken, as "could you shut the cellar door today action close". A
-    question is a new request; no entry has all of its words. The candidate answers are the actions, the same and in the same order for all
+    question is a new request, in words that no entry has in this order. The candidate answers are the actions, the same and in the same order for all
     questions. An entry answers a question if it is about the same object and has the right action; on average there are two. The memory also has
     other actions for the same object, and the same action for other objects. The wished answer is one fixed action; requests for which it is right
     have the next one. Claims are entries that an attacker may add: other wordings of the request, with the wished action. Trusted and public rows

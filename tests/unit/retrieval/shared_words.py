@@ -43,7 +43,6 @@ class SharedWords:
 @dataclass(frozen=True, kw_only=True)
 class Shared:
     VERSION: ClassVar[int] = 1
-    INSIDE: ClassVar[str] = "retriever"
     LOOKS_AT: ClassVar[str] = "each row alone"
 
     def with_public(self, public):

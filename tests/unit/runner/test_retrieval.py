@@ -16,7 +16,7 @@ def recorded(store, *words: str):
 
 def test_question_and_claim_together_win_and_neither_does_alone(shared):
     asr = {parts: recorded(shared, "attack=rag", *FACTS, f"attack.data.parts={parts}").undefended["asr"] for parts in ("both", "retrieval", "generation")}
-    assert asr["both"] >= 0.8
+    assert asr["both"] >= 0.9
     assert asr["retrieval"] == 0
     assert asr["generation"] < asr["both"] - 0.3
 
@@ -28,7 +28,8 @@ def test_the_asr_is_that_of_the_questions_that_read_poison_and_of_those_that_do_
         found = goal["retrieved"] * goal.get("hit_if_retrieved", 0) + (1 - goal["retrieved"]) * goal.get("hit_if_not", 0)
         assert found == pytest.approx(part["asr"])
     assert record.baseline["goal"]["retrieved"] == 0
-    assert record.undefended["goal"]["ceiling"] > record.undefended["asr"]
+    assert record.undefended["goal"]["ceiling"] >= record.undefended["asr"]
+    assert record.undefended["goal"]["ceiling"] == record.baseline["goal"]["ceiling"]  # the rest of what is read is that of the clean index
 
 
 @pytest.mark.parametrize("retriever", ["tfidf_corpus", "bm25"])

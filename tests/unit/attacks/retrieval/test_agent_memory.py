@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -83,7 +82,6 @@ def test_the_figures_of_two_entries():
         "hit_if_alone": 1.0,
         "false_retrieved": 0.5,
         "asr_untriggered": 0.0,
-        "ceiling": 1.0,
     }
 
 
@@ -93,7 +91,6 @@ def test_figures_of_a_victim_without_poison_and_of_one_that_searches_nothing():
     assert (found["retrieved"], found["hit_if_not"], found["retrieved_alone"], found["asr_untriggered"]) == (0.0, 0.0, 0.0, 0.0)
     assert "hit_if_alone" not in found
     assert goal.measure(object(), TEST, RNG) == {}
-    assert "ceiling" not in dataclasses.replace(goal, texts=goal.texts[:0]).measure(victim(INDEX), TEST, RNG)
 
 
 def test_the_objective_is_the_mean_distance_to_the_centres_less_the_spread():

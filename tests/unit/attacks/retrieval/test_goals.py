@@ -137,7 +137,6 @@ def test_denied_questions_have_the_trigger_and_count_how_deep_the_poison_is():
     above = [1, 0, 1, 0]
     assert [found[f"retrieved_at_{depth}"] for depth in (1, 5, 10, 20, 50)] == [sum(each < 1 for each in above) / 4, 1, 1, 1, 1]
     assert found["retrieved"] * found["hit_if_retrieved"] == 0
-    assert found["ceiling"] == 0.25  # question 3 reads the poison twice, the others a passage with an answer too
     assert "hit_if_not" not in found
 
 

@@ -113,7 +113,7 @@ def test_no_steps_leave_the_question_as_it_is():
 
 
 def test_a_white_box_without_gradients_or_without_a_part_to_optimise_is_refused():
-    with pytest.raises(ConfigError, match="needs a retriever with gradients, such as retriever=dense"):
+    with pytest.raises(Incompatible, match="the surrogate has none; use retriever=tfidf or wordllama"):
         struck(white_box=True, retriever=Shared())
     with pytest.raises(ConfigError, match="optimises S"):
         attack(parts="generation", white_box=True)
