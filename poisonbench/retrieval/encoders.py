@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +24,7 @@ from poisonbench.core.files import bounded, file_digest
 from poisonbench.core.keys import key
 from poisonbench.forms.tokens import SPECIAL
 from poisonbench.retrieval.bert import NONE, Bert, BertWords, Pooling, Shape, wanted
+from poisonbench.retrieval.folders import model_folder
 from poisonbench.retrieval.words import Bag, WordEncoder
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.json", "config.json"
 LIMITS, POOLED = "sentence_bert_config.json", "1_Pooling/config.json"  # may be missing
-PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 LONGEST = 1 << 20  # bytes of a JSON file that describes a network, and any size in it
 SHORTEST = 3  # subwords: the two marks and one between them
 
@@ -193,16 +192,7 @@ def _folder(root: str | None) -> Path:
     Raises:
         ConfigError: none is named, it lacks a file, or its weights are pickled.
     """
-    if root is None:
-        raise ConfigError(
-            "retriever=dense reads an encoder of your own; name its folder with retriever.encoder.root=PATH, or use retriever=wordllama or minilm"
-        )
-    folder = Path(os.path.expandvars(root)).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"retriever.encoder.root={root} is no folder; give one with {CONFIG}, {TOKENIZER} and {WEIGHTS}")
-    pickled = next((path for path in sorted(folder.iterdir()) if path.suffix in PICKLED), None)
-    if pickled is not None and not (folder / WEIGHTS).is_file():
-        raise ConfigError(f"{pickled} holds pickled weights, which can run code when they are read; save them as {WEIGHTS}")
+    folder = model_folder(root, "retriever.encoder.root", f"{CONFIG}, {TOKENIZER} and {WEIGHTS}", "retriever=wordllama or minilm")
     for name in (CONFIG, TOKENIZER, WEIGHTS):
         if not (folder / name).is_file():
             raise ConfigError(f"retriever.encoder.root={root} has no {name}; an encoder of the BERT family needs {CONFIG}, {TOKENIZER} and {WEIGHTS}")

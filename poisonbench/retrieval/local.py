@@ -28,11 +28,11 @@ from poisonbench.core.proof import Looks
 from poisonbench.core.retrieve import NONE_OF_THEM
 from poisonbench.forms.tokens import PADDING, TEXTS, Tokens, words_of
 from poisonbench.forms.words import words_form
+from poisonbench.retrieval.folders import model_folder
 
 CONFIG = "config.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 WEIGHTS = ".safetensors"
-PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 READ = (".json", ".jinja", ".model", ".txt", WEIGHTS)  # of the files of a folder, those that a model can depend on
 SLOTS = {"passages", "question"}
 
@@ -186,16 +186,7 @@ def _folder(root: str | None) -> Path:
     Raises:
         ConfigError: none is named, it lacks a file, or its weights are pickled.
     """
-    if root is None:
-        raise ConfigError("reader=local reads a language model of your own; name its folder with reader.root=PATH, or use reader=support or copying")
-    folder = Path(os.path.expandvars(root)).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"reader.root={root} is no folder; give one with {CONFIG}, a tokenizer and *{WEIGHTS}")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    if not any(path.suffix == WEIGHTS for path in files):
-        if pickled := next((path for path in files if path.suffix in PICKLED), None):
-            raise ConfigError(f"{pickled} holds pickled weights, which can run code when they are read; save them as *{WEIGHTS}")
-        raise ConfigError(f"reader.root={root} has no *{WEIGHTS}; give a folder with {CONFIG}, a tokenizer and *{WEIGHTS}")
+    folder = model_folder(root, "reader.root", f"{CONFIG}, a tokenizer and *{WEIGHTS}", "reader=support or copying")
     if not (folder / CONFIG).is_file() or not any((folder / name).is_file() for name in TOKENIZERS):
         raise ConfigError(f"reader.root={root} has no {CONFIG} or no tokenizer, such as {TOKENIZERS[0]}; save model and tokenizer with save_pretrained")
     return folder

@@ -192,9 +192,9 @@ def refused(place, words: str, pooling: str = "mean") -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    refused(None, r"name its folder with retriever\.encoder\.root=PATH")
+    refused(None, r"name a folder of your own with retriever\.encoder\.root=PATH")
     refused(tmp_path / "nowhere", "is no folder")
-    refused(tmp_path, r"has no config\.json")
+    refused(tmp_path, r"has no \*\.safetensors")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "weights.pth", "weights.pkl"])
