@@ -37,6 +37,7 @@ class LabelFlip:
     """
 
     VERSION: ClassVar[int] = 1
+    SEVERAL_CLASSES: ClassVar[bool] = True
     mode: Literal["pair", "uniform", "class_targeted", "loss_ranked"]
     source: int
     target: int

@@ -24,6 +24,7 @@ class RandomLabel:
     """
 
     VERSION: ClassVar[int] = 1
+    SEVERAL_CLASSES: ClassVar[bool] = True
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with random labels on as many of them as the budget allows."""

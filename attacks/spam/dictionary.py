@@ -48,6 +48,7 @@ class Dictionary:
 
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
+    SEVERAL_CLASSES: ClassVar[bool] = True
     lexicon: Literal["optimal", "public"]
     file: File | None
     ham: int

@@ -37,6 +37,7 @@ class Focused:
     VERSION: ClassVar[int] = 1
     ONE_TARGET: ClassVar[bool] = True
     READS: ClassVar[frozenset[str]] = TEXTS
+    SEVERAL_CLASSES: ClassVar[bool] = True
     known_words: float
     ham: int
     spam: int

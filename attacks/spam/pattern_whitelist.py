@@ -43,6 +43,7 @@ class PatternWhitelist:
 
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
+    SEVERAL_CLASSES: ClassVar[bool] = True
     how: Literal["inject", "edit", "relabel"]
     pattern: tuple[str, ...]
     size: int

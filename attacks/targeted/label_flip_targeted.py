@@ -29,6 +29,7 @@ class LabelFlipTargeted:
 
     VERSION: ClassVar[int] = 1
     ONE_TARGET: ClassVar[bool] = True
+    SEVERAL_CLASSES: ClassVar[bool] = True
     wish: Wish
 
     def poison(self, known: Known, rng: Key) -> Poisoned:

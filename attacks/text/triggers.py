@@ -144,6 +144,7 @@ class TextBackdoor:
     """
 
     READS: ClassVar[frozenset[str]] = TEXTS
+    SEVERAL_CLASSES: ClassVar[bool] = True
     labels: Labels
     target: int
 

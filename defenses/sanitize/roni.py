@@ -64,6 +64,7 @@ class Roni:
     """
 
     VERSION: ClassVar[int] = 1
+    SEVERAL_CLASSES: ClassVar[bool] = True
     NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
     train: int
     calibration: int

@@ -40,6 +40,7 @@ def check_training(line: Line) -> None:
     experiment.task.check()
     check_form(experiment)
     check_aim(experiment)
+    check_classes(experiment)
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible(
             "the attacker runs the training, so defense.sanitize and defense.train never see it; choose a repair or a screen, such as defense=fine_tune"
@@ -89,6 +90,20 @@ def check_aim(experiment: Experiment) -> None:
     if aiming is not None and threat.targets > 1:
         asked = f"threat.targets={threat.targets}: {type(aiming).__name__} aims at one test row in each trial"
         raise ConfigError(f"{asked}; set threat.targets=1, and more threat.trials for more targets")
+
+
+def check_classes(experiment: Experiment) -> None:
+    """Refuse rows of one class for attacks and defenses that need classes, which declare SEVERAL_CLASSES.
+
+    Raises:
+        Incompatible: what to use instead.
+    """
+    if experiment.task.train.num_classes > 1:
+        return
+    for place, plugin, other in (("attack", experiment.attack, "attack=rag"), ("defense", experiment.defense, "defense=near_duplicate")):
+        if (part := next((part for part in parts(plugin) if getattr(part, "SEVERAL_CLASSES", False)), None)) is not None:
+            fault = f"{place}: {type(part).__name__} works with classes, and all training rows of {experiment.task.name} have the same one"
+            raise Incompatible(f"{fault}; for passages choose one for retrieval, such as {other}, or else a task with classes, such as task=sentiment")
 
 
 def alternative(asked: set[str], missing: Sequence[str]) -> str:

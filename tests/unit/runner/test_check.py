@@ -43,3 +43,17 @@ def test_a_learner_of_an_earlier_version_is_named_before_anything_is_computed(ti
     old = Earlier(**{field.name: getattr(tiny().learner, field.name) for field in dataclasses.fields(tiny().learner)})
     with pytest.raises(ConfigError, match=r"its restore takes \(trained, like\), this version calls restore\(trained, like, combine\)"):
         check(Line(experiment=dataclasses.replace(tiny(), learner=old), store=store))
+
+
+ON_CLASSES = ("label_flip", "label_flip_targeted", "random_label", "dictionary", "focused", "pattern_whitelist", "word_trigger")
+
+
+@pytest.mark.parametrize("word", [*(f"attack={name}" for name in ON_CLASSES), "defense=roni"])
+def test_plugins_for_classes_are_skipped_on_passages_which_have_none(tiny, store, word):
+    words = ["task=facts", "threat.targets=1", "threat.trials=1", *(["attack=none", "task.trusted=0.3"] if "roni" in word else [])]
+    line = Line(experiment=tiny(word, *words), store=store)
+    with pytest.raises(
+        Incompatible, match=r"works with classes, and all training rows of facts have the same one; for passages choose .* (attack=rag|defense=near_duplicate)"
+    ):
+        check(line)
+    assert not store.visits
