@@ -72,7 +72,9 @@ class Candidates(Scores):
             Incompatible: the victim has classes of its own.
         """
         if not isinstance(victim, Choosing):
-            raise Incompatible(f"{type(victim).__name__} has classes of its own and chooses among no other answers; use a learner that does, such as retrieval")
+            raise Incompatible(
+                f"{type(victim).__name__} has classes of its own and chooses among no other answers; use learner=retrieval, with no ensemble around it"
+            )
         return victim.choose(inputs, self.table[self.of])
 
     def take(self, rows: Tensor) -> Self:

@@ -164,7 +164,10 @@ class RetrievalVictim(PlainVictim):
         Raises:
             Incompatible: always; answers are candidates.
         """
-        raise Incompatible("a retrieval victim has no classes of its own and answers only among candidates; use a plugin that asks the task's questions")
+        raise Incompatible(
+            "a retrieval victim has no classes of its own and answers only among candidates; use a task of questions, such as task=facts, and attacks and "
+            "defenses for retrieval, such as defense=query_echo"
+        )
 
     def search(self, inputs: Tensor, count: int) -> Hits:
         """Return the best passages of the index for (M, L) questions, before any filter."""
