@@ -168,7 +168,10 @@ class Loaded(NamedTuple):
 @functools.lru_cache(maxsize=1)
 def _loaded(reader: Local, identity: str) -> Loaded:  # the files may change between two readers, and their identity with them
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
-    transformers = importlib.import_module("transformers")  # optional, so no type checker needs it
+    try:
+        transformers = importlib.import_module("transformers")  # optional, so no type checker needs it
+    except ImportError as error:
+        raise ConfigError(f'reader=local cannot import transformers ({error}); install it again: pip install "poisonbench[local]"') from error
     folder = _folder(reader.root)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -51,7 +51,8 @@ def check_training(line: Line) -> None:
         raise Incompatible("; ".join(filter(None, (f"{type(learner).__name__} has no place for {', '.join(missing)}", alternative(asked, missing)))))
     check_proofs(attack.train, defense, learner)
     if "trusted" in needs(experiment.defense) and len(experiment.task.trusted) == 0:
-        raise ConfigError("this defense needs trusted clean rows; set task.trusted to a share above 0, such as 0.05")
+        needy = next(type(part).__name__ for part in parts(experiment.defense) if "trusted" in getattr(part, "NEEDS", ()))
+        raise ConfigError(f"{needy} needs trusted clean rows; set task.trusted to a share above 0, such as 0.05")
     for part in parts(experiment.defense):
         if isinstance(part, Demanding):
             part.check_trusted(experiment.task.trusted)

@@ -218,7 +218,7 @@ def test_an_audit_has_defaults_of_its_own_that_words_replace(words, told):
 def test_a_filter_that_needs_trusted_rows_is_refused_without_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert entry(["audit", *lay_out(tmp_path / "data", 30, 30), "defense=trusted_outlier"]) == 2
-    assert "needs trusted clean rows" in capsys.readouterr().err
+    assert "TrustedOutlier needs trusted clean rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["attack=backdoor", "attack.data.size=2", "+attack=none"])

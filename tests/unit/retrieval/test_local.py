@@ -1,6 +1,7 @@
 """The reader that is a language model in a folder: a tiny one with random weights, which the test writes."""
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -93,6 +94,15 @@ def test_the_package_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr("poisonbench.retrieval.local.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install \"poisonbench\[local\]\""):
         local(empty(tmp_path)).check(DATA)
+
+
+def test_a_package_that_cannot_be_imported_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text('raise ImportError("it needs another torch")')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    with pytest.raises(ConfigError, match=r"cannot import transformers \(it needs another torch\); install it again: pip install"):
+        local(empty(tmp_path)).read(QUESTION, PASSAGES, ANSWERS, FORM)
 
 
 def empty(folder):
