@@ -35,6 +35,7 @@ class DeepKnn:
     """
 
     VERSION: ClassVar[int] = 1
+    SEVERAL_CLASSES: ClassVar[bool] = True
     neighbours: int
 
     def __post_init__(self) -> None:

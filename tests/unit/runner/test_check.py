@@ -48,9 +48,9 @@ def test_a_learner_of_an_earlier_version_is_named_before_anything_is_computed(ti
 ON_CLASSES = ("label_flip", "label_flip_targeted", "random_label", "dictionary", "focused", "pattern_whitelist", "word_trigger")
 
 
-@pytest.mark.parametrize("word", [*(f"attack={name}" for name in ON_CLASSES), "defense=roni"])
+@pytest.mark.parametrize("word", [*(f"attack={name}" for name in ON_CLASSES), "defense=roni", "defense=deep_knn"])
 def test_plugins_for_classes_are_skipped_on_passages_which_have_none(tiny, store, word):
-    words = ["task=facts", "threat.targets=1", "threat.trials=1", *(["attack=none", "task.trusted=0.3"] if "roni" in word else [])]
+    words = ["task=facts", "threat.targets=1", "threat.trials=1", *(["attack=none", "task.trusted=0.3"] if word.startswith("defense") else [])]
     line = Line(experiment=tiny(word, *words), store=store)
     with pytest.raises(
         Incompatible, match=r"works with classes, and all training rows of facts have the same one; for passages choose .* (attack=rag|defense=near_duplicate)"
