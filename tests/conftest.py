@@ -23,7 +23,7 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
     "Spam": ("threads=1", "task.rows=400", "task.test_rows=100"),
     "Bundled": ("threads=1",),
     "Facts": ("threads=1", "task.questions=40", "task.passages=400", "task.claims=40", "threat.targets=2", "threat.budget.count=null"),
-    "Memory": ("threads=1", "task.entries=40", "task.requests=40", "threat.budget.count=null"),
+    "Memory": ("threads=1", "task.entries=100", "task.requests=40", "threat.budget.count=null"),
 }
 FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 CHEAP = {  # of defenses that train many models, or optimise

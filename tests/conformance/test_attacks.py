@@ -48,7 +48,13 @@ HELP = {
     "random_label": ("threat.budget.rate=1",),
     "label_flip_targeted": ("threat.budget.rate=0.2",),
     "focused": ("threat.budget.rate=0.2", "attack.data.known_words=1.0"),
+    "one_passage": ("threat.budget.rate=0.2", "retriever=tfidf_corpus"),  # with tfidf, the words of its sentence are as rare as names and weigh too much
+    "corpus_hotflip": ("threat.budget.rate=0.025", "attack.data.steps=100"),
 }
+# attacks whose aim is that a passage is found, with the figure of their goal: `one_passage` leaves the rest to a reader that weighs arguments, not to one
+# that counts passages, and `corpus_hotflip` is measured among the first 20 by its paper
+FOUND = {"one_passage": "retrieved", "corpus_hotflip": "retrieved_at_20"}
+CONTROLS = {"corpus_hotflip": ("attack.data.steps=0",)}  # what takes the method out of an attack, where the budget alone goes some of the way
 
 
 def strike(tiny, store, name: str, *words: str):
@@ -104,12 +110,21 @@ def test_the_same_seed_gives_the_same_poison_and_another_seed_another(tiny, stor
 def test_the_goal_is_reached_on_a_tiny_task(tiny, shared, name):
     help_ = HELP.get(name, ("threat.budget.rate=0.2",))
     record = run(tiny(f"attack={name}", *help_), shared)
-    if "asr" in record.undefended:
+    goal = record.undefended.get("goal", {})
+    if name in FOUND:
+        assert goal[FOUND[name]] > record.baseline["goal"][FOUND[name]] + 0.5
+    elif "asr" in record.undefended:
         assert record.undefended["asr"] > record.baseline["asr"] + 0.5
-    elif "epsilon_lower" in (goal := record.undefended["goal"]):
+    elif "epsilon_lower" in goal:
         assert goal["epsilon_lower"] > record.baseline["goal"]["epsilon_lower"] + 1
     else:
         assert goal["c_acc_lost"] > 0.1
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_the_goal_is_reached_by_the_method_and_not_by_the_budget_alone(tiny, shared, name):
+    method, control = (run(tiny(f"attack={name}", *HELP[name], *words), shared).undefended["goal"][FOUND[name]] for words in ((), CONTROLS[name]))
+    assert method > control + 0.2
 
 
 @pytest.mark.parametrize("name", ON_UPDATES)

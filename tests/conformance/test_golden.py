@@ -9,13 +9,20 @@ import torch
 
 from poisonbench.config.compose import options, tree_of
 from poisonbench.core.attack import Round
+from poisonbench.core.combine import honest
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
+from poisonbench.core.form import Column
 from poisonbench.core.keys import canonical, tensor_digest
 from poisonbench.core.plugins import OWN, find_class
+from poisonbench.core.retrieve import Retrieves
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import TEXTS, Tokens, vocabulary_of
+from poisonbench.learn.retrieval import Retrieval
+from poisonbench.retrieval.support import Support
+from poisonbench.retrieval.tfidf import Tfidf
 from poisonbench.runner.stages import Line
+from tests.conftest import SEARCHING
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
@@ -55,12 +62,34 @@ class Fixed(torch.nn.Module):
         return self(inputs).detach()
 
 
+class FixedWords(torch.nn.Module):
+    """An encoder that sums the vectors of words, sixty-fourths too."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.table = torch.randint(-99, 100, (words, 8), generator=Key.root(0).torch()) / 64
+        self.table[0] = 0
+        self.known = torch.arange(words) > 1
+
+    @property
+    def module(self):
+        return self
+
+    def lift(self, inputs):
+        return self.table[inputs]
+
+    def features(self, inputs):
+        return (inputs if inputs.is_floating_point() else self.lift(inputs)).sum(1)
+
+
 @pytest.mark.parametrize("name", [name for name in options("attack") if name != "none"])
 def test_attacks_give_the_output_of_their_version(tiny, store, name):
     """With a surrogate of fixed weights: a trained one's rounding depends on the processor."""
     experiment = tiny(f"attack={name}")
     line = Line(experiment=experiment, store=store)
-    fixed = dataclasses.replace(line.known(), fit=lambda data, draw=0: Fixed(draw), tune=lambda victim, data, epochs: Fixed(0))
+    known, retrieves = line.known(), isinstance(experiment.learner, Retrieves)
+    surrogate = (lambda draw: FixedWords(len(known.rows.form.vocabulary))) if retrieves else Fixed
+    fixed = dataclasses.replace(known, fit=lambda data, draw=0: surrogate(draw), tune=lambda victim, data, epochs: surrogate(0))
     poisoned = experiment.attack.data.poison(fixed, line.root.child("poison"))
     check(name, experiment.attack.data, poisoned.data.digest[:16])
 
@@ -100,7 +129,8 @@ class Words(Features):
 
 
 FILTERS = {name: plan["sanitize"] for name in options("defense") if "sanitize" in (plan := tree_of([f"defense={name}"])["defense"])}
-OF_TEXTS = [name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "READS", None) == TEXTS]
+OF_PASSAGES = sorted(FILTERS.keys() & {*SEARCHING, "perplexity"})  # those that need a retriever, or trusted texts of their own
+OF_TEXTS = [name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "READS", None) == TEXTS and name not in OF_PASSAGES]
 
 
 @pytest.mark.parametrize("name", OF_TEXTS)
@@ -117,7 +147,34 @@ def test_filters_of_texts_give_the_output_of_their_version(tiny, name):
     check(name, sanitize, tensor_digest(keep)[:16])
 
 
-@pytest.mark.parametrize("name", [name for name in FILTERS if name not in OF_TEXTS])
+@pytest.mark.parametrize("name", OF_PASSAGES)
+def test_filters_of_passages_give_the_output_of_their_version(tiny, name):
+    """On cosines of counts of words: five passages are nearly the same, five say a past question twice, and five have common words only."""
+    sanitize = tiny(f"defense={name}").defense.sanitize
+    words = torch.randint(8, 60, (600, 12), generator=Key.root(0).torch())
+    words[:, :4] = torch.randint(2, 8, (600, 4), generator=Key.root(1).torch())
+    trusted_words, words = words[:200], words[200:]
+    words[:5, 1:] = words[0, 1:]
+    words[5:10] = trusted_words[-5:, 4:10].repeat(1, 2)
+    words[10:15] = torch.arange(2, 8).repeat(2)
+    form, labels = Tokens(vocabulary=vocabulary_of([[f"w{number:02}" for number in range(2, 60)]])), torch.zeros(600, dtype=torch.int64)
+    data, trusted = (Dataset.of(rows, labels[: len(rows)], num_classes=1, form=form) for rows in (words, trusted_words))
+    questions = torch.nn.functional.pad(trusted_words[:, 4:10], (0, 6))
+    retriever = Tfidf(fitted={"weights": torch.ones(len(form.vocabulary), dtype=torch.float64)})
+    recipe = Retrieval(retriever=retriever, reader=Support(), top=5)
+    means = Means(
+        trusted=trusted.with_column("question", questions, Column(form=form, role="sealed")),
+        fit=lambda data, draw=0: recipe.fit(data, honest(data), Key.root(draw)),
+        tune=None,
+        truth=torch.arange(400) < 15,
+    )
+    keep = sanitize.judge(data, means, Key.root(0)).keep
+    assert not keep[:15].all()
+    assert keep[15:].float().mean() > 0.9
+    check(name, sanitize, tensor_digest(keep)[:16])
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name not in (*OF_TEXTS, *OF_PASSAGES)])
 def test_filters_give_the_output_of_their_version(tiny, name):
     """On features of whole numbers, so that no processor's rounding decides."""
     sanitize = tiny(f"defense={name}").defense.sanitize
@@ -130,7 +187,7 @@ def test_filters_give_the_output_of_their_version(tiny, name):
     check(name, sanitize, tensor_digest(sanitize.judge(data, means, Key.root(0)).keep)[:16])
 
 
-@pytest.mark.parametrize("name", ["digits"])
+@pytest.mark.parametrize("name", ["digits", "facts", "memory"])
 def test_tasks_give_the_output_of_their_version(store, name):
     from poisonbench.config.build import build
 
