@@ -3,6 +3,9 @@
 import inspect
 import typing
 from dataclasses import fields, is_dataclass
+from functools import reduce
+from importlib import import_module
+from operator import getitem
 from typing import ClassVar
 
 import pytest
@@ -12,9 +15,18 @@ from poisonbench.config.build import build, targets
 from poisonbench.config.compose import CONFIGS, options, tree_of
 from poisonbench.core.plugins import HOME, OWN, find_class
 
-GROUPS = ("owners", "attack", "defense", "task", "net", "learner", "tracker")
+GROUPS = ("owners", "attack", "defense", "task", "net", "learner", "tracker", "retriever", "reader", "writer")
 ENTRIES = [(group, name) for group in GROUPS for name in options(group)]
 PACKAGES = {"attack": "attacks", "defense": "defenses"}
+DOCUMENTED = ("attacks.", "defenses.", "poisonbench.retrieval.")  # packages whose plugins name a version and describe every field
+PARTS = {"writer": ("attack=competing", "attack.data.second")}  # groups that only some runs have: such a run, and where the option stands
+
+
+def chosen(group, name):
+    """Return the part of a run that an option is, as plain values."""
+    run, place = PARTS.get(group, (None, group))
+    tree = tree_of(["results_dir=results/local", *([f"{group}={name}"] if run is None else [run, f"{group}@{place}={name}"])])
+    return reduce(getitem, place.split("."), tree)
 
 
 def nodes(tree):
@@ -30,7 +42,7 @@ def nodes(tree):
 
 @pytest.mark.parametrize(("group", "name"), ENTRIES)
 def test_a_yaml_lists_every_field_of_its_plugin_and_builds(group, name):
-    tree = tree_of([f"{group}={name}", "results_dir=results/local"])[group]
+    tree = chosen(group, name)
     for node in nodes(tree):
         kind = find_class(node["_target_"], OWN)
         slots = kind.__module__ in ("poisonbench.core.attack", "poisonbench.core.defense")
@@ -41,16 +53,17 @@ def test_a_yaml_lists_every_field_of_its_plugin_and_builds(group, name):
 
 @pytest.mark.parametrize(("group", "name"), ENTRIES)
 def test_a_plugin_is_a_frozen_documented_and_versioned_dataclass(group, name):
-    for path in targets(tree_of([f"{group}={name}"])[group]):
+    for path in targets(chosen(group, name)):
         kind = find_class(path, OWN)
         assert kind.__dataclass_params__.frozen
         documented = inspect.getdoc(kind) or ""
-        if kind.__module__.startswith(("attacks.", "defenses.")):
+        if kind.__module__.startswith(DOCUMENTED):
             assert "VERSION" in vars(kind)
             assert typing.get_type_hints(kind)["VERSION"] == ClassVar[int]
+        if kind.__module__.startswith(("attacks.", "defenses.")):
             assert kind.__module__.endswith("random_drop") or "Source:" in documented
         for field in fields(kind):
-            if kind.__module__.startswith(("attacks.", "defenses.")):
+            if kind.__module__.startswith(DOCUMENTED):
                 assert f"{field.name}: " in documented or f"{field.name}:" in documented
 
 
@@ -63,6 +76,15 @@ def test_every_plugin_file_is_in_the_registry(group):
         source = file.read_text()
         if file.name != "__init__.py" and any(f"def {verb}(" in source for verb in ("poison", "craft", "judge", "repair", "certify", "suspicion")):
             assert module in modules
+
+
+def test_every_retriever_and_reader_is_in_the_registry():
+    listed = {path for group in ("retriever", "reader") for name in options(group) for path in targets(chosen(group, name))}
+    modules = [import_module(f"poisonbench.retrieval.{file.stem}") for file in (HOME / "poisonbench" / "retrieval").glob("*.py") if file.stem != "__init__"]
+    kinds = {kind for module in modules for kind in vars(module).values() if is_dataclass(kind) and hasattr(kind, "with_public")}
+    kinds = {path for kind in kinds if (path := f"{kind.__module__}.{kind.__name__}").startswith("poisonbench.retrieval.")}
+    assert {"poisonbench.retrieval.tfidf.Tfidf", "poisonbench.retrieval.support.Support"} <= kinds
+    assert kinds <= listed
 
 
 def test_every_experiment_composes():
