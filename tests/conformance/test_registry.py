@@ -11,21 +11,21 @@ from typing import ClassVar
 import pytest
 import yaml
 
+from poisonbench.commands.described import WITHIN
 from poisonbench.config.build import build, targets
 from poisonbench.config.compose import CONFIGS, options, tree_of
 from poisonbench.core.plugins import HOME, OWN, find_class
 
-GROUPS = ("owners", "attack", "defense", "task", "net", "learner", "tracker", "retriever", "reader", "writer")
+GROUPS = ("owners", "attack", "defense", "task", "net", "learner", "tracker", "features", "retriever", "reader", "writer")
 ENTRIES = [(group, name) for group in GROUPS for name in options(group)]
 PACKAGES = {"attack": "attacks", "defense": "defenses"}
 DOCUMENTED = ("attacks.", "defenses.", "poisonbench.retrieval.")  # packages whose plugins name a version and describe every field
-PARTS = {"writer": ("attack=competing", "attack.data.second")}  # groups that only some runs have: such a run, and where the option stands
 
 
 def chosen(group, name):
     """Return the part of a run that an option is, as plain values."""
-    run, place = PARTS.get(group, (None, group))
-    tree = tree_of(["results_dir=results/local", *([f"{group}={name}"] if run is None else [run, f"{group}@{place}={name}"])])
+    first, place = WITHIN.get(group, ("", group))
+    tree = tree_of(["results_dir=results/local", *([first, f"{group}@{place}={name}"] if first else [f"{group}={name}"])])
     return reduce(getitem, place.split("."), tree)
 
 
