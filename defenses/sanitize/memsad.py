@@ -29,7 +29,7 @@ class MemSad:
     mean; mu and sigma are those of benign entries; an entry is flagged if s > mu + kappa sigma. The paper's window holds 100 questions.
 
     The recent questions are those of the trusted rows (column `question`). A trusted passage is calibrated without the question that it answers and
-    without those of its neighbours, which are about the same thing: an entry that answers a recent question resembles it for a good reason, which must
+    without those of neighbouring rows, which are about the same thing: an entry that answers a recent question resembles it for a good reason, which must
     not raise the threshold. Removed passages
     are not in the index, so a search finds deeper ones in their place.
 
@@ -68,10 +68,14 @@ class MemSad:
 
         Raises:
             Incompatible: the victim searches no passages.
+            ConfigError: too few trusted rows.
         """
         victim, known = searched(data, means, self), past(means.trusted, self.window)
         asked = victim.features(known.questions)
         clean = self.resemblance(victim.features(means.trusted.inputs), asked, known.near())
+        if not (compared := clean.isfinite()).any():
+            raise ConfigError("defense.sanitize: no trusted row can be compared with a question of another one; set task.trusted to a larger share")
+        clean = clean[compared]
         suspicion = self.resemblance(victim.features(data.inputs), asked, torch.zeros(1, 1, dtype=torch.bool).expand(len(data), len(asked)))
         return Verdict(keep=suspicion <= clean.mean() + self.kappa * clean.std(correction=0), suspicion=suspicion.float())
 

@@ -39,11 +39,11 @@ class Past:
     own: Tensor
 
     def near(self) -> Tensor:
-        """Return (T, Q) bool, the questions that a row of the same fold answers."""
+        """Return (T, Q) bool, the questions that a row of the same fold or of a neighbouring one answers: what rows are about may cross a border."""
         fold, answers = folds(len(self.own)), self.own != NEVER
-        asked = torch.zeros(FOLDS, len(self.questions), dtype=torch.bool)
-        asked[fold[answers], self.own[answers]] = True
-        return asked[fold]
+        asked = torch.zeros(FOLDS + 2, len(self.questions), dtype=torch.bool)
+        asked[fold[answers] + 1, self.own[answers]] = True
+        return (asked[:-2] | asked[1:-1] | asked[2:])[fold]
 
     def asked_about(self, values_Q: Tensor) -> Tensor:
         """Return (T, ...) values of the question that each trusted row answers, 0 where there is none."""

@@ -200,7 +200,7 @@ def _reason(proof: Proof, found: Found) -> str:
     name, noun = type(found.plugin).__name__, NOUNS[found.slot]
     if found.slot == "step" and isinstance(proof.holder, Step) and hasattr(found.plugin, "TOLERATES"):
         return f"the training has two private steps, {_titled(proof)} and {name}, and no accountant adds up the privacy that both spend; remove one of them"
-    place = f"the {noun} {name}" if found.slot in ("step", "learner", "retriever", "sift") else f"defense.{found.slot} ({name})"
+    place = f"the {noun} {name}" if found.slot in ("step", "learner", "retriever", "reader", "sift") else f"defense.{found.slot} ({name})"
     uses = (SEARCHES if found.slot in ("retriever", "sift") else USES)[found.looks]
     way_out = "; `~defense.certify` removes the certificate" if proof.place == "defense.certify" else ""
     change = CHANGES[found.looks] if found.slot == "retriever" else "Remove one of them"

@@ -234,6 +234,15 @@ def test_the_proof_needs_a_retriever_that_scores_each_passage_alone_and_no_filte
         check_proofs(PlainStep(), defense, Sifted(sift=Any())(learner))
 
 
+def test_a_part_that_does_not_say_what_it_looks_at_voids_the_proof():
+    class Silent(Support):
+        pass
+
+    learner = Retrieval(retriever=Shared(), reader=Silent(), top=5, isolated=True)
+    with pytest.raises(Incompatible, match="not valid together with the reader Silent"):
+        check_proofs(PlainStep(), Defense(aggregate=VOTE, certify=PassageVoteCertificate()), learner)
+
+
 @pytest.mark.parametrize("name", options("retriever"))
 def test_the_proof_looks_at_every_retriever(name):
     kind = find_class(tree_of([f"retriever={name}"])["retriever"]["_target_"], OWN)

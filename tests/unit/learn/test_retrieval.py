@@ -12,6 +12,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Trained
 from poisonbench.core.retrieve import NOWHERE, Isolated, fingerprints
+from poisonbench.core.rng import Key
 from poisonbench.learn.retrieval import Retrieval
 from poisonbench.retrieval.support import Support
 from tests.unit.retrieval.shared_words import FORM, A, B, C, D, Shared, X, Y, Z, fitted
@@ -77,6 +78,51 @@ def test_removed_passages_are_replaced_by_deeper_ones(data):
 def test_two_filters_act_one_after_the_other(data):
     victim = fitted(data, sifts=(Without(answer=1), Without(answer=2)))
     assert victim.hits(QUESTIONS, ANSWERS).places.eq(NOWHERE).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Narrow:
+    """Keep all passages, and remember how many there were."""
+
+    VERSION: ClassVar[int] = 1
+    wanted: int
+    seen: list[int]
+
+    def depth(self, top):
+        return self.wanted
+
+    def keep(self, found):
+        self.seen.append(len(found.passages))
+        return torch.ones(len(found.passages), dtype=torch.bool)
+
+
+def test_a_filter_sees_no_more_passages_than_it_asks_for(data):
+    wide, narrow = Narrow(wanted=4, seen=[]), Narrow(wanted=1, seen=[])
+    fitted(data, top=2, sifts=(wide, narrow)).hits(QUESTIONS[:1], ANSWERS[:1])
+    assert wide.seen == [4]
+    assert narrow.seen == [2]  # as many as are read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinionated:
+    """A reader that answers even without a passage."""
+
+    VERSION: ClassVar[int] = 1
+
+    def with_public(self, public, fit):
+        return self
+
+    def check(self, passages):
+        pass
+
+    def read(self, questions, passages, answers, form):
+        return torch.tensor([0.1, 0.2, 0.9]).expand(*passages.shape[:2], 3)
+
+
+def test_a_rank_without_a_passage_says_nothing_when_passages_are_read_alone(data):
+    combine = dataclasses.replace(honest(data), aggregate=Largest())
+    learner = Retrieval(retriever=Shared(), reader=Opinionated(), top=2, isolated=True)
+    assert learner.fit(data, combine, Key.root(100)).choose(QUESTIONS, ANSWERS).argmax(1).tolist() == [2, 2, 0]  # the last question has no hit
 
 
 def test_a_rule_combines_passages_that_are_read_alone(data):

@@ -191,6 +191,16 @@ def refused(place, words: str, pooling: str = "mean") -> None:
     assert "\n" not in str(error.value)
 
 
+def test_every_file_that_decides_embeddings_is_part_of_the_key(tmp_path):
+    place = folder(tmp_path / "encoder")
+    keys = [key(Folder(root=str(place), pooling="mean"))]
+    for name in ("sentence_bert_config.json", "1_Pooling/config.json"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text('{"max_seq_length": 4}')
+        keys.append(key(Folder(root=str(place), pooling="mean")))
+    assert len({*keys}) == 3
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     refused(None, r"name a folder of your own with retriever\.encoder\.root=PATH")
     refused(tmp_path / "nowhere", "is no folder")

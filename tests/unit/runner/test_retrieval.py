@@ -61,6 +61,12 @@ def test_no_attack_beats_the_certificate_of_a_question(shared, retriever, count)
     assert not all(right.values())  # so the attack is strong enough to tell
 
 
+@pytest.mark.parametrize(("name", "most"), [("perplexity", 0.05), ("hubness", 0.05), ("memsad", 0.15)])
+def test_a_filter_that_calibrates_on_trusted_passages_removes_few_clean_ones(shared, name, most):
+    record = recorded(shared, "attack=none", "task=facts", f"defense={name}", "seed=100", "threads=1")
+    assert 0 < record.metrics["fpr"] <= most
+
+
 def test_defenses_of_classifiers_are_skipped_with_a_reason(shared):
     for words in (("defense=dpa",), ("defense=onion",), ("learner=text", "task=facts", "attack=none")):
         record = recorded(shared, *(("attack=rag",) if "attack=none" not in words else ()), *words, *FACTS[:2], "seed=100", "threads=1")
