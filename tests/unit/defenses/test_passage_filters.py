@@ -150,6 +150,12 @@ def test_copies_of_a_question_are_one_and_old_questions_are_forgotten():
     assert len(past(longer, 2).questions) == 2
 
 
+def test_trusted_rows_without_a_question_of_another_row_calibrate_nothing():
+    memory = asking(passages(*[[X, Y]] * 18, [A, B], [C, D]), *[[Z]] * 18, [A, B], [C, D])  # the last tenth of the rows has both recent questions
+    told = judged(MemSad(score="max", kappa=1.0, window=2), passages([X, Z], [A, X], [Y]), memory)
+    assert told.keep.tolist() == [True, False, True]
+
+
 def test_small_parts_give_the_same_scores(monkeypatch):
     data, sanitize = passages([A, B], [Y, Z], [A, C], [C], [X, D]), MemSad(score="max_mean", kappa=1.0, window=9)
     whole = judged(sanitize, data, MEMORY)
