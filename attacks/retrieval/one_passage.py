@@ -12,9 +12,7 @@ from typing import ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from attacks.retrieval.goals import Answered, each_of, with_passages
-from attacks.retrieval.writing import Aim, aim_of, row, words_in_order
-from poisonbench.core.attack import Poisoned
+from attacks.retrieval.writing import Aim, ForTargets, row, words_in_order
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.tokens import TEXTS, Tokens, words_of
@@ -37,7 +35,7 @@ WORDINGS = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnePassage:
+class OnePassage(ForTargets):
     """Put one passage for each target question into the index: the question, then a sentence that calls the right answer outdated and the wished one new.
 
     Source: Zhang et al., "Practical Poisoning Attacks against Retrieval-Augmented Generation" (CorruptRAG), arXiv 2504.03957, 2025, with its variants
@@ -54,17 +52,6 @@ class OnePassage:
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
     style: Literal["as", "ak"]
-
-    def poison(self, known: Known, rng: Key) -> Poisoned:
-        """Return the rows followed by as many copies of each passage as the budget allows, one in the paper.
-
-        Raises:
-            ConfigError: as `write`, or a budget of fewer passages than targets.
-            Incompatible: the test rows are no questions with wished answers.
-        """
-        aim = aim_of(known)
-        texts = self.write(known, aim, each_of(known), rng)
-        return with_passages(known, texts.flatten(0, 1), Answered(ids=aim.targets.ids, wish=aim.wish, texts=texts))
 
     def write(self, known: Known, aim: Aim, count: int, rng: Key) -> Tensor:
         """Return (T, n, L), the same passage `count` times for each target.

@@ -11,10 +11,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from attacks.retrieval.asked import encoder
-from attacks.retrieval.goals import Answered, each_of, with_passages
 from attacks.retrieval.hotflip import Draft, HotFlip, towards
-from attacks.retrieval.writing import Aim, aim_of, claims, whole
-from poisonbench.core.attack import Poisoned
+from attacks.retrieval.writing import Aim, ForTargets, claims, whole
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import track
@@ -24,7 +22,7 @@ from poisonbench.forms.tokens import PADDING, TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonedRag:
+class PoisonedRag(ForTargets):
     """Put passages into the index that are found for a target question and state a wrong answer to it.
 
     Source: Zou, Geng, Wang, Jia, "PoisonedRAG: Knowledge Corruption Attacks to Retrieval-Augmented Generation of Large Language Models", USENIX
@@ -63,17 +61,6 @@ class PoisonedRag:
             ConfigError: a number that is out of range.
         """
         return HotFlip(steps=self.steps, candidates=self.candidates)
-
-    def poison(self, known: Known, rng: Key) -> Poisoned:
-        """Return the rows followed by as many passages for each target as the budget allows.
-
-        Raises:
-            ConfigError: as `write`, or a budget of fewer passages than targets.
-            Incompatible: the test rows are no questions with wished answers.
-        """
-        aim = aim_of(known)
-        texts = self.write(known, aim, each_of(known), rng)
-        return with_passages(known, texts.flatten(0, 1), Answered(ids=aim.targets.ids, wish=aim.wish, texts=texts))
 
     def write(self, known: Known, aim: Aim, count: int, rng: Key) -> Tensor:
         """Return (T, n, L), the passages of each target.

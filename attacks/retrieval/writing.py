@@ -11,7 +11,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from attacks.retrieval.goals import answers_of
+from attacks.retrieval.goals import Answered, answers_of, each_of, with_passages
+from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.rng import Key
@@ -55,6 +56,26 @@ class Writer(Protocol):
             ConfigError: what is missing for so many, or a text that is longer than a row.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForTargets:
+    """Base class of attacks that write passages for target questions; a derived class has `write`, as a `Writer`."""
+
+    def write(self, known: Known, aim: Aim, count: int, rng: Key) -> Tensor:
+        """Return (T, n, L), `count` passages for each target question."""
+        raise NotImplementedError
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows followed by as many passages for each target as the budget allows.
+
+        Raises:
+            ConfigError: as `write`, or a budget of fewer passages than targets.
+            Incompatible: the test rows are no questions with wished answers.
+        """
+        aim = aim_of(known)
+        texts = self.write(known, aim, each_of(known), rng)
+        return with_passages(known, texts.flatten(0, 1), Answered(ids=aim.targets.ids, wish=aim.wish, texts=texts))
 
 
 def aim_of(known: Known) -> Aim:
