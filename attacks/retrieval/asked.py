@@ -32,7 +32,7 @@ def asked(known: Known) -> Tensor:
     questions = known.public.extra["question"]
     found: Tensor = questions[(questions != PADDING).any(1)].unique(dim=0)
     if len(found) == 0:
-        raise ConfigError("this attack learns from past questions, and no public row has one; raise task.public, or use task=facts")
+        raise Incompatible("this attack learns from past questions, and the passages of this task have none at any share; use task=facts")
     return found
 
 

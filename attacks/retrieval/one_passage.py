@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from attacks.retrieval.writing import Aim, ForTargets, row, words_in_order
+from attacks.retrieval.writing import Aim, row, words_in_order, written
+from poisonbench.core.attack import Poisoned
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.tokens import TEXTS, Tokens, words_of
@@ -35,7 +36,7 @@ WORDINGS = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnePassage(ForTargets):
+class OnePassage:
     """Put one passage for each target question into the index: the question, then a sentence that calls the right answer outdated and the wished one new.
 
     Source: Zhang et al., "Practical Poisoning Attacks against Retrieval-Augmented Generation" (CorruptRAG), arXiv 2504.03957, 2025, with its variants
@@ -52,6 +53,15 @@ class OnePassage(ForTargets):
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
     style: Literal["as", "ak"]
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows followed by as many passages for each target as the budget allows.
+
+        Raises:
+            ConfigError: as `write`, or a budget of fewer passages than targets.
+            Incompatible: the test rows are no questions with wished answers.
+        """
+        return written(self, known, rng)
 
     def write(self, known: Known, aim: Aim, count: int, rng: Key) -> Tensor:
         """Return (T, n, L), the same passage `count` times for each target.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from attacks.retrieval.asked import encoder
 from attacks.retrieval.hotflip import Draft, HotFlip, towards
-from attacks.retrieval.writing import Aim, ForTargets, claims, whole
+from attacks.retrieval.writing import Aim, claims, whole, written
+from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import track
@@ -22,7 +23,7 @@ from poisonbench.forms.tokens import PADDING, TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonedRag(ForTargets):
+class PoisonedRag:
     """Put passages into the index that are found for a target question and state a wrong answer to it.
 
     Source: Zou, Geng, Wang, Jia, "PoisonedRAG: Knowledge Corruption Attacks to Retrieval-Augmented Generation of Large Language Models", USENIX
@@ -61,6 +62,15 @@ class PoisonedRag(ForTargets):
             ConfigError: a number that is out of range.
         """
         return HotFlip(steps=self.steps, candidates=self.candidates)
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows followed by as many passages for each target as the budget allows.
+
+        Raises:
+            ConfigError: as `write`, or a budget of fewer passages than targets.
+            Incompatible: the test rows are no questions with wished answers.
+        """
+        return written(self, known, rng)
 
     def write(self, known: Known, aim: Aim, count: int, rng: Key) -> Tensor:
         """Return (T, n, L), the passages of each target.

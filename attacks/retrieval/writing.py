@@ -58,24 +58,16 @@ class Writer(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForTargets:
-    """Base class of attacks that write passages for target questions; a derived class has `write`, as a `Writer`."""
+def written(writer: Writer, known: Known, rng: Key) -> Poisoned:
+    """Return the rows followed by as many passages for each target question as the budget allows.
 
-    def write(self, known: Known, aim: Aim, count: int, rng: Key) -> Tensor:
-        """Return (T, n, L), `count` passages for each target question."""
-        raise NotImplementedError
-
-    def poison(self, known: Known, rng: Key) -> Poisoned:
-        """Return the rows followed by as many passages for each target as the budget allows.
-
-        Raises:
-            ConfigError: as `write`, or a budget of fewer passages than targets.
-            Incompatible: the test rows are no questions with wished answers.
-        """
-        aim = aim_of(known)
-        texts = self.write(known, aim, each_of(known), rng)
-        return with_passages(known, texts.flatten(0, 1), Answered(ids=aim.targets.ids, wish=aim.wish, texts=texts))
+    Raises:
+        ConfigError: as `Writer.write`, or a budget of fewer passages than targets.
+        Incompatible: the test rows are no questions with wished answers.
+    """
+    aim = aim_of(known)
+    texts = writer.write(known, aim, each_of(known), rng)
+    return with_passages(known, texts.flatten(0, 1), Answered(ids=aim.targets.ids, wish=aim.wish, texts=texts))
 
 
 def aim_of(known: Known) -> Aim:

@@ -74,8 +74,10 @@ def past(trusted: Dataset, window: int | None = None) -> Past:
         raise Incompatible("defense.sanitize compares passages with past questions, and the trusted rows of this task have none; use task=facts")
     texts = trusted.extra["question"]
     asked = (texts != PADDING).any(1).nonzero()[:, 0]
+    if not len(asked):
+        raise Incompatible("defense.sanitize compares passages with past questions, and the passages of this task have none at any share; use task=facts")
     asked = asked if window is None else asked[-window:]
-    questions, place = texts[asked].unique(dim=0, return_inverse=True) if len(asked) else (texts[:0], asked)
+    questions, place = texts[asked].unique(dim=0, return_inverse=True)
     if len(questions) < 2:
         fault = f"defense.sanitize compares passages with past questions, and the trusted rows answer {len(questions)} instead of 2 or more"
         raise ConfigError(f"{fault}; set task.trusted to a larger share")

@@ -173,7 +173,8 @@ def answered(public: Dataset) -> Tensor:
         starts = torch.where((public.extra["question"] != PADDING).any(1), _starts(public.inputs, public.extra["answer"]), -1)
     if (count := int((starts >= 0).sum())) < FEWEST:
         held = f"{count} of {len(public)} public passages come with a past question and its answer"
-        raise ConfigError(f"reader=copying learns from such passages and needs {FEWEST}; {held}; raise task.public, or use reader=support")
+        way_out = "raise task.public if the task has past questions, as facts does, or use reader=support"
+        raise ConfigError(f"reader=copying learns from such passages and needs {FEWEST}; {held}; {way_out}")
     return starts
 
 

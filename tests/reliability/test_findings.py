@@ -24,5 +24,5 @@ def test_a_finding_is_executable_bash_of_pinned_packages_and_names_no_place(scri
     assert install
     packages = [word for word in install[1].replace("\\\n", " ").split() if not word.startswith("-")]
     assert packages
-    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", word) for word in packages)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+(post[0-9]+)?", word) for word in packages)
     assert not re.search(r"https?:|/(home|root|work|tmp|opt|Users)\b|poisonbench", text)

@@ -283,8 +283,9 @@ def test_every_pair_that_is_allowed_is_tried():
     certifiers = {type(plan.certify).__name__ for plan in defenses("certify") if "each row alone" in plan.certify.TOLERATES.get("sanitize", ())}
     filters = {type(plan.sanitize).__name__ for plan in defenses("sanitize") if getattr(plan.sanitize, "LOOKS_AT", "") == "each row alone"}
     inputs = {"AblationCertificate"}  # whatever the filter does, it proves something about the test picture
-    assert certifiers - inputs == set(CHECKS)
-    assert filters == {"TrustedOutlier"}
+    passages = {"PassageVoteCertificate"}, {"Perplexity"}  # of retrieval: tests/unit/defenses/test_robust_rag.py tries every insertion
+    assert certifiers - inputs - passages[0] == set(CHECKS)
+    assert filters - passages[1] == {"TrustedOutlier"}
 
 
 @pytest.mark.parametrize("name", CHECKS)

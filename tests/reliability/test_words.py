@@ -31,7 +31,7 @@ MEANT = {
     "bakdoor": "such as attack=backdoor",
     "backdoor": "did you mean attack=backdoor?",
     "attack backdoor": "did you mean attack=backdoor?",
-    "attack": "attack: choose one, as in attack=alie",
+    "attack": "attack: choose one, as in attack=agent_memory",
     "seed=0 attack=back door": "did you mean attack=backdoor?",
     "--sweep": "--sweep: no such flag; use -m",
     "--multi-run": "did you mean --multirun?",
@@ -55,16 +55,16 @@ MEANT = {
     "expected_rate=0.1": "did you mean defense.sanitize.expected_rate? it is a key of defense=",
     "defense=spectral defense.expected_rate=7": "did you mean defense.sanitize.expected_rate?",
     "threat.target=99": "did you mean attack.data.target? it is a key of attack=badnets",
-    "task.rot=x": "did you mean task.root? it is a key of task=cifar10",
-    "task.root=/nonexistent": "task.root: no such key; it is a key of task=cifar10",
+    "task.rot=x": "did you mean task.root? it is a key of task=beir",
+    "task.root=/nonexistent": "task.root: no such key; it is a key of task=beir",
     "attack.trigger.sise=3": "did you mean attack.data.size? it is a key of attack=badnets",
     "attack=backdoor attack.trigger.sise=3": "did you mean attack.data.size?",
     "learner=ridge features=colours": "did you mean features@learner.features?",
     "features=colours": "features: no such key; no part of this run uses it",
     "+foo=1": "foo: no such key; known: attack",
     "+seed=1": "+seed: the key seed exists already; leave the + out",
-    "attack=": "attack=: choose one by its name; known: alie",
-    "attack=5": "attack=5: choose one by its name; known: alie",
+    "attack=": "attack=: choose one by its name; known: agent_memory",
+    "attack=5": "attack=5: choose one by its name; known: agent_memory",
     "attack=null": "choose one by its name",
     "task=[digits,mnist]": "choose one by its name",
     "=x": "=x: the key is missing; write KEY=VALUE",
@@ -112,7 +112,7 @@ def test_the_configuration_can_be_printed(capsys):
     assert "_target_: attacks.backdoor.badnets.BadNets" in capsys.readouterr().out
 
 
-CHOICES = [(group, name) for group in groups() if group not in ("experiment", "features") for name in options(group)]
+CHOICES = [(group, name) for group in groups() if group not in ("experiment", "features", "writer") for name in options(group)]
 OWN_TEXT = ("salt", "results_dir", "sweep", "trust", "device", "threat.budget.norm")  # takes any text, or refuses it for another reason
 TYPED = [key for key in keys({key: node for key, node in tree_of([]).items() if key not in groups() or key == "threat"}) if "surrogate" not in key]
 
@@ -145,13 +145,17 @@ def test_every_common_key_refuses_a_value_of_another_type_by_its_name(store, key
         assert not [word for word in FOREIGN if word in told.lower()], wrong
 
 
+RETRIEVAL = ("task=facts", "task.questions=2", "task.passages=20")
+BORROWED = {"net": (), "owners": (), "retriever": RETRIEVAL, "reader": RETRIEVAL}  # groups that other places repeat, and words that use them
+
+
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=str)
 def test_every_key_of_an_option_refuses_a_value_of_another_type_by_its_name(store, tmp_path, group, name):
     tree = tree_of([f"{group}={name}"])
     for key in keys({group: tree[group]}):
         for wrong in ([[1]], {"a": 1}):
-            if group in ("net", "owners"):  # which other places repeat
-                told = said(store, [f"{group}={name}", f"{key}={'[[1]]' if isinstance(wrong, list) else '{a: 1}'}"])
+            if group in BORROWED:
+                told = said(store, [*BORROWED[group], f"{group}={name}", f"{key}={'[[1]]' if isinstance(wrong, list) else '{a: 1}'}"])
             else:
                 told = refusal(store, spoiled(tree, key, wrong))
             assert key.rpartition(".")[2] in told, (key, wrong)

@@ -20,7 +20,7 @@ from tests.unit.report.test_leaderboard import CHROMIUM, made
 
 HARNESS = Path(__file__).parent / "harness.html"
 ENOUGH = 4.5  # contrast of text, WCAG 2.1 AA
-TABS = ["Data attacks", "Texts", "Tables", "Outsourced training", "Federated attacks", "Certificates"]
+TABS = ["Data attacks", "Texts", "Tables", "Outsourced training", "Federated attacks", "Retrieval", "Certificates"]
 
 
 def look(folder: Path, width: int, *, dark: bool = False):

@@ -31,7 +31,7 @@ def test_a_text_without_answers_is_repeated_and_one_that_is_nothing_else_is_left
     [
         (PUBLIC.take(torch.arange(0)), ConfigError, r"there are none; set task\.public"),
         (INDEX, Incompatible, "task=facts"),
-        (PUBLIC.take(torch.tensor([3])), ConfigError, r"no public row has one; raise task\.public"),
+        (PUBLIC.take(torch.tensor([3])), Incompatible, "have none at any share; use task=facts"),
     ],
 )
 def test_a_task_without_past_questions_is_refused(rows, error, match):
