@@ -88,7 +88,9 @@ def _against_faiss(work: str, asked: Tensor, found: Tensor, repeats: int) -> Com
 def unit(rows: int, seed: int) -> Tensor:
     """Return (rows, 384) random unit vectors."""
     vectors = torch.empty(rows, WIDTH).normal_(generator=Key.root(seed).torch())
-    return vectors.div_(torch.linalg.vector_norm(vectors, dim=1, keepdim=True))  # in place: a copy would hide the memory of a search
+    for part in vectors.split(10_000):
+        part.div_(torch.linalg.vector_norm(part, dim=1, keepdim=True))
+    return vectors
 
 
 def _grown(way: str, passages: int, questions: int) -> float:
