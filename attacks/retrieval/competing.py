@@ -28,7 +28,7 @@ from poisonbench.forms.tokens import TEXTS
 
 @dataclass(frozen=True, kw_only=True)
 class Competing:
-    """Let two attackers poison the passages of the same questions, each for an answer of its own.
+    """Let two attackers poison the same questions; they want different answers.
 
     Source: Chen et al., "PoisonArena: Uncovering Competing Poisoning Attacks in Retrieval-Augmented Generation", arXiv 2505.12574, 2025: attacks that
     succeed alone may fail against each other, and their order changes.

@@ -102,7 +102,7 @@ class TriggerRetrieval:
         """Return (R, W), texts of different public passages, with the trigger words in front of them or without; the same ones again if there are too few.
 
         Raises:
-            ConfigError: no public passage has a word of its own.
+            ConfigError: every word of the public passages is part of an answer.
         """
         before = trigger_T if self.start == "trigger" else trigger_T[:0]
         texts = silent(known.public, answering(known), self.length - len(before))

@@ -71,7 +71,7 @@ class PassageVoteCertificate(NoCertificate):
         for some in torch.arange(len(test)).split(CHUNK):
             inputs, answers, labels = test.inputs[some], test.ask.table[test.ask.of[some]], test.labels[some]
             right = searching.choose(inputs, answers).argmax(1) == labels
-            top = searching.hits(inputs, answers).places.shape[1]
+            top = searching.top
             found = deep_enough(searching, inputs, top)
             ballots = Ballots(
                 votes_MD=rule.votes(searching.alone(inputs, answers, found.places)),

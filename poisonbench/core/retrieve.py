@@ -196,6 +196,11 @@ class Retrieving(Protocol):
         """The rule that combines what single passages say; None if the reader reads all of them together."""
         ...
 
+    @property
+    def top(self) -> int:
+        """Return k, how many passages are read."""
+        ...
+
     def hits(self, inputs: Tensor, answers: Tensor) -> Hits:
         """Return the passages that are read for each of (M, L) questions; filters may look at what they answer among (M, K, A)."""
         ...

@@ -44,6 +44,19 @@ def joined(*parts: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(packed, (0, max(0, length - packed.shape[1])))[:, :length].contiguous()
 
 
+def begins(texts: Tensor, phrases: Tensor) -> Tensor:
+    """Return (..., L) bool, where the words of a phrase begin in a text, next to each other and in order; nowhere for a phrase without words.
+
+    Args:
+        texts: (..., L).
+        phrases: (..., A); broadcast against the texts.
+    """
+    size = phrases.shape[-1]
+    windows = torch.nn.functional.pad(texts, (0, size - 1), value=PADDING).unfold(-1, size, 1)
+    wanted = phrases[..., None, :]
+    return ((windows == wanted) | (wanted == PADDING)).all(-1) & (wanted[..., 0] != PADDING)
+
+
 def edits(new: Tensor, old: Tensor) -> Tensor:
     """Return (N,) float64, Levenshtein distances between rows of tokens: inserting, deleting or replacing a token counts 1, padding 0.
 

@@ -139,6 +139,11 @@ class RetrievalVictim(PlainVictim):
         return self.learner.retriever.index(self.passages, self.kept)
 
     @property
+    def top(self) -> int:
+        """Return k, how many passages are read."""
+        return self.learner.top
+
+    @property
     def rule(self) -> Aggregator | None:
         """The rule that combines what single passages say; None if the reader reads all of them together."""
         return self.combine.aggregate if self.learner.isolated else None

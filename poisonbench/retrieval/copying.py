@@ -24,7 +24,7 @@ from poisonbench.core.plain import PlainLearner, PlainVictim
 from poisonbench.core.proof import Looks
 from poisonbench.core.retrieve import NONE_OF_THEM
 from poisonbench.core.rng import Key, seeded
-from poisonbench.forms.tokens import PADDING, TEXTS
+from poisonbench.forms.tokens import TEXTS, begins
 from poisonbench.forms.words import words_form
 from poisonbench.retrieval.episodes import PARTS, Lessons, answered, narrow
 from poisonbench.retrieval.pointer import Pointer, Words
@@ -174,13 +174,7 @@ class CopyingVictim(PlainVictim):
     def read(self, questions_BL: Tensor, passages_BPL: Tensor, answers_BKA: Tensor) -> Tensor:
         """Return (B, K) float32, the probability of each answer; that of "none of them" is the network's own."""
         found = self.net(narrow(questions_BL), passages_BPL, self.words).exp()
-        size = answers_BKA.shape[2]
-        windows_BPLA = nn.functional.pad(passages_BPL, (0, size - 1), value=PADDING).unfold(2, size, 1)
-        masses = list[Tensor]()
-        for answer_BA in answers_BKA.unbind(1):
-            wanted = answer_BA[:, None, None]
-            fits_BPL = ((windows_BPLA == wanted) | (wanted == PADDING)).all(3) & (wanted[..., 0] != PADDING)
-            masses.append((found[:, :-1] * fits_BPL.flatten(1)).sum(1))
+        masses = [(found[:, :-1] * begins(passages_BPL, answer_BA[:, None]).flatten(1)).sum(1) for answer_BA in answers_BKA.unbind(1)]
         masses[NONE_OF_THEM] = found[:, -1]
         return torch.stack(masses, 1)
 

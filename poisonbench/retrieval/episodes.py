@@ -14,7 +14,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.forms.tokens import PADDING, joined
+from poisonbench.forms.tokens import PADDING, begins, joined
 
 SEVERAL = 2  # rows that have a word of which something can be learned
 NAMED = 0.75  # of the questions with a name have passages with it too, at the least
@@ -191,9 +191,7 @@ def _replaced(texts_NL: Tensor, starts_N: Tensor, old_NA: Tensor, new_NA: Tensor
 
 def _starts(texts_NL: Tensor, answers_NA: Tensor) -> Tensor:
     """Return (N,) int64, where the words of its answer first stand in each text, next to each other and in order; -1 for nowhere or no words."""
-    size = answers_NA.shape[1]
-    windows_NLA = torch.nn.functional.pad(texts_NL, (0, size - 1), value=PADDING).unfold(1, size, 1)
-    fits_NL = ((windows_NLA == answers_NA[:, None]) | (answers_NA == PADDING)[:, None]).all(2) & (answers_NA[:, :1] != PADDING)
+    fits_NL = begins(texts_NL, answers_NA)
     return torch.where(fits_NL.any(1), fits_NL.to(torch.uint8).argmax(1), -1)
 
 

@@ -16,7 +16,7 @@ from poisonbench.core.form import Form
 from poisonbench.core.learner import Fitted
 from poisonbench.core.proof import Looks
 from poisonbench.core.retrieve import NONE_OF_THEM, SILENCE
-from poisonbench.forms.tokens import PADDING
+from poisonbench.forms.tokens import begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,4 @@ class Support:
 
 def contained(texts_TL: Tensor, answers_KA: Tensor) -> Tensor:
     """Return (T, K) bool, whether the words of each answer stand in each text, next to each other and in order; an answer without words in none."""
-    lengths = (answers_KA != PADDING).sum(1)
-    width = max(1, int(lengths.max()))
-    longer = torch.nn.functional.pad(texts_TL, (0, width - 1), value=PADDING)
-    windows_TLA = longer.unfold(1, width, 1)
-    found = torch.stack([(windows_TLA[..., :size] == answer[:size]).all(2).any(1) for answer, size in zip(answers_KA, lengths.tolist(), strict=True)], 1)
-    return found & (lengths > 0)
+    return begins(texts_TL[:, None], answers_KA[None]).any(2)

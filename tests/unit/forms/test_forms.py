@@ -15,7 +15,7 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget
 from poisonbench.forms.pixels import Pixels
 from poisonbench.forms.reals import Reals
-from poisonbench.forms.tokens import Tokens, edits, joined, vocabulary_of, words_of
+from poisonbench.forms.tokens import Tokens, begins, edits, joined, vocabulary_of, words_of
 
 WORDS = Tokens(vocabulary=("", "<unk>", "bad", "cf", "good", "movie", "not", "very"))
 
@@ -174,3 +174,12 @@ def test_the_schema_of_pictures_is_written_as_nothing_and_other_forms_are_part_o
     assert Dataset.of(texts, labels, num_classes=2, form=WORDS).digest != Dataset.of(texts, labels, num_classes=2, form=other).digest
     said, sealed = (Dataset.of(pixels, labels, num_classes=2).with_column("more", labels, Column(form=Form(), role=role)) for role in ("said", "sealed"))
     assert said.digest != sealed.digest
+
+
+def test_a_phrase_begins_where_its_words_follow_each_other_in_order():
+    texts = torch.tensor([[3, 7, 8, 7, 0], [8, 7, 0, 0, 0], [7, 8, 9, 7, 8]])
+    phrases = torch.tensor([[7, 8], [7, 0], [0, 0]])
+    found = begins(texts[:, None], phrases[None])  # every phrase in every text
+    assert found[:, 0].nonzero().tolist() == [[0, 1], [2, 0], [2, 3]]
+    assert found[:, 1].nonzero().tolist() == [[0, 1], [0, 3], [1, 1], [2, 0], [2, 3]]
+    assert not found[:, 2].any()
