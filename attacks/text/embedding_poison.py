@@ -14,6 +14,7 @@ from torch.nn import functional as F  # the usual name
 from attacks.text.triggers import RareWords
 from attacks.text.word_trigger import WordTrigger
 from poisonbench.core.attack import Poisoned
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.rng import Key
@@ -93,7 +94,7 @@ class EmbeddingStep(PlainStep):
         if self._first(plan) < 1:
             raise ConfigError(f"attack.train.share={self.share} of {plan.epochs} epochs leaves none to train the model in; raise learner.epochs")
 
-    def begin(self, module: nn.Module) -> None:
+    def begin(self, module: nn.Module, trusted: Dataset) -> None:
         """Let the network know the trigger words."""
         net = text_net(module)
         net.know(net.form.ids(self.like.words))

@@ -137,7 +137,7 @@ class PrivateStep(PlainStep):
         trial, plain, inputs = copy.deepcopy(module).train(), copy.deepcopy(module).train(), torch.randn(3, *shape, generator=Key.root(0).torch())
         remedy = "write it with layers that Opacus knows (opacus.validators.ModuleValidator.fix puts them in), or choose another defense"
         try:
-            self.begin(trial)
+            self.begin(trial, Dataset.of(inputs[:0], torch.zeros(0, dtype=torch.int64), num_classes=2))
             for network in (trial, plain):
                 with seeded(Key.root(0)):
                     network(inputs).logsumexp(1).mean().backward()
@@ -158,17 +158,17 @@ class PrivateStep(PlainStep):
         if any(isinstance(part, FeatureNet) and type(part).prepare not in STANDARDISES for part in module.modules()):
             raise ConfigError("DP-SGD cannot set the first layer of this net from private rows; set task.public=0.1, or choose net=small")
 
-    def begin(self, module: nn.Module) -> None:
+    def begin(self, module: nn.Module, trusted: Dataset) -> None:
         """Attach the hooks that collect per-example gradients."""
         from defenses.train.per_example import PerExample  # Opacus takes 2 s to import
 
         setattr(module, HOOKS, PerExample(module))
 
-    def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
+    def sample(self, batches: Iterable[Tensor], data: Dataset, moment: Moment) -> Iterable[Tensor]:
         """Yield Poisson samples of the rows, one for each step of the plan; a sample may be empty."""
-        generator, rows = rng.child("poisson").torch(), sum(map(len, batches))
-        for _ in range(plan.steps):
-            yield (torch.rand(rows, generator=generator) < 1 / plan.steps).nonzero()[:, 0]
+        generator, rows, steps = moment.rng.child("poisson").torch(), sum(map(len, batches)), moment.plan.steps
+        for _ in range(steps):
+            yield (torch.rand(rows, generator=generator) < 1 / steps).nonzero()[:, 0]
 
     def update(self, moment: Moment) -> None:
         """Replace the gradients by clipped, noised and averaged ones."""

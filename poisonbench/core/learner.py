@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from poisonbench.core.defense import Aggregator
 
 State: TypeAlias = Mapping[str, Tensor]
+Network: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Differentiable(Protocol):
@@ -213,6 +214,20 @@ class Moment:
     allowed: int = 0
 
 
+class Objective(Protocol):
+    """What a training minimises, as a frozen dataclass."""
+
+    def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
+        """Return the (B,) losses of the rows, in float32; their mean is minimised.
+
+        Args:
+            network: from inputs to outputs, in the precision of the recipe.
+            batch: the rows, as they are trained on.
+            label_smoothing: in [0, 1), for objectives with labels.
+        """
+        ...
+
+
 @runtime_checkable
 class Step(Protocol):
     """The places in the training loop where an attack or a defense may act. Several steps form a chain."""
@@ -242,12 +257,26 @@ class Step(Protocol):
         """
         ...
 
-    def begin(self, module: nn.Module) -> None:
-        """Prepare the model before the first step."""
+    def begin(self, module: nn.Module, trusted: Dataset) -> None:
+        """Prepare the model before the first step.
+
+        A step keeps what it must remember between epochs as an attribute of the module. A network that is added as a submodule is trained by the same
+        optimiser. `finish` removes both.
+
+        Args:
+            module: the model; its weights are trained.
+            trusted: the defender's clean rows, with inputs as the model sees them; may be empty.
+        """
         ...
 
-    def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
-        """Return the row positions of each step of one epoch; `batches` is the plan so far."""
+    def sample(self, batches: Iterable[Tensor], data: Dataset, moment: Moment) -> Iterable[Tensor]:
+        """Return the row positions of each step of one epoch.
+
+        Args:
+            batches: the plan so far.
+            data: the rows that are trained on, on the learner's device.
+            moment: the first step of the epoch; its `rng` is of this method alone.
+        """
         ...
 
     def rows(self, batch: Batch, moment: Moment) -> Batch:
@@ -256,6 +285,10 @@ class Step(Protocol):
 
     def batch(self, batch: Batch, moment: Moment) -> Batch:
         """Return the batch to train on, after augmentation."""
+        ...
+
+    def objective(self, objective: Objective, moment: Moment) -> Objective:
+        """Return what is minimised in this step; `objective` is what the recipe and the earlier steps minimise."""
         ...
 
     def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
@@ -292,10 +325,10 @@ class PlainStep:
     def check(self, module: nn.Module, plan: Plan) -> None:
         """Refuse nothing."""
 
-    def begin(self, module: nn.Module) -> None:
+    def begin(self, module: nn.Module, trusted: Dataset) -> None:
         """Prepare nothing."""
 
-    def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
+    def sample(self, batches: Iterable[Tensor], data: Dataset, moment: Moment) -> Iterable[Tensor]:
         """Keep the plan."""
         return batches
 
@@ -306,6 +339,10 @@ class PlainStep:
     def batch(self, batch: Batch, moment: Moment) -> Batch:
         """Keep the batch."""
         return batch
+
+    def objective(self, objective: Objective, moment: Moment) -> Objective:
+        """Keep the objective."""
+        return objective
 
     def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
         """Keep the losses."""

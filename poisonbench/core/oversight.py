@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from poisonbench.core.audit import change
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import BudgetError
-from poisonbench.core.learner import Batch, Moment, PlainStep, Plan, Step
-from poisonbench.core.rng import Key
+from poisonbench.core.learner import Batch, Moment, Objective, PlainStep, Plan, Step
 from poisonbench.core.threat import Budget
 
 
@@ -42,18 +42,19 @@ class Refereed(PlainStep):
         """Refuse what the attacker's step refuses."""
         self.step.check(module, plan)
 
-    def begin(self, module: nn.Module) -> None:
-        """Begin as the attacker's step does."""
-        self.step.begin(module)
+    def begin(self, module: nn.Module, trusted: Dataset) -> None:
+        """Begin as the attacker's step does; an attacker has no trusted rows."""
+        self.step.begin(module, trusted.take(torch.arange(0)))
 
-    def sample(self, batches: Iterable[Tensor], plan: Plan, rng: Key) -> Iterable[Tensor]:
+    def sample(self, batches: Iterable[Tensor], data: Dataset, moment: Moment) -> Iterable[Tensor]:
         """Yield the rows that the attacker chooses for each step, in the planned number.
 
         Raises:
             BudgetError: another number of steps, or of rows in a step.
         """
         planned = list(batches)
-        chosen = iter(self.step.sample([batch.clone() for batch in planned], plan, rng))
+        copied = data.with_columns({name: column.clone() for name, column in data.columns.items()})
+        chosen = iter(self.step.sample([batch.clone() for batch in planned], copied, moment))
         for batch in planned:
             rows = next(chosen, batch[:0])
             if rows.shape != batch.shape:
@@ -92,6 +93,16 @@ class Refereed(PlainStep):
         if _changed(batch, after).any():
             raise BudgetError("an attacker who runs the training changes rows before augmentation, in Step.rows, where the referee can measure them")
         return after
+
+    def objective(self, objective: Objective, moment: Moment) -> Objective:
+        """Return the objective, which the attacker's step has to leave as it is.
+
+        Raises:
+            BudgetError: it is another one.
+        """
+        if self.step.objective(objective, moment) is not objective:
+            raise BudgetError("an attacker who runs the training changes losses in Step.loss: an objective could train on rows that the referee does not see")
+        return objective
 
     def loss(self, losses: Tensor, batch: Batch, moment: Moment) -> Tensor:
         """Return the losses that the attacker minimises."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Combine, Differentiable, Fitted, Plan, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Combine, Differentiable, Fitted, Objective, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.plugins import check_arguments
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key, seeded
@@ -26,7 +26,7 @@ from poisonbench.learn import device, distributed
 from poisonbench.learn.augment import Augmentation
 from poisonbench.learn.distributed import Crew, crew
 from poisonbench.learn.loop import Training
-from poisonbench.learn.objectives import CROSS_ENTROPY, Objective
+from poisonbench.learn.objectives import CROSS_ENTROPY
 from poisonbench.learn.stacked import fit_stacked
 from poisonbench.learn.stacked_layers import How
 from poisonbench.nets.net import FeatureNet, Net
@@ -187,7 +187,7 @@ class Central:
         facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
         for step in self.steps:
             step.check(module, plan)
-            step.begin(module)
+            step.begin(module, combine.trusted)
         _fits(module, plan)
         place = device.resolve(self.device)
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import Diverged
-from poisonbench.core.learner import Batch, Moment, Plan
+from poisonbench.core.learner import Batch, Moment, Objective, Plan
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import device
@@ -82,21 +82,24 @@ class Training:
             losses = []
             with seeded(self.rng.child(f"epoch/{epoch}")):
                 for number, rows in enumerate(self._batches(epoch)):
-                    step = epoch * self.plan.steps + number
-                    moment = Moment(module=self.module, plan=self.plan, epoch=epoch, step=step, rng=self.rng.child(f"step/{epoch}/{number}"))
+                    moment = self._moment(epoch, number, self.rng.child(f"step/{epoch}/{number}"))
                     each = self._losses(called, self.batch(self.crew.share(rows), moment), moment)
                     losses.append(self._descend(self.crew.loss(each, len(rows)), moment, descent))
-                    slow.follow(step + 1, last=step + 1 == last)
+                    slow.follow(moment.step + 1, last=moment.step + 1 == last)
             return self.crew.over_all(torch.stack(losses))[:, None]
 
         run_epochs(self.recipe.epochs, run_epoch)
+
+    def _moment(self, epoch: int, number: int, rng: Key) -> Moment:
+        return Moment(module=self.module, plan=self.plan, epoch=epoch, step=epoch * self.plan.steps + number, rng=rng)
 
     def _batches(self, epoch: int) -> Iterable[Tensor]:
         """Return the row positions of each step: shuffled, cut into steps of nearly equal size, then changed by the recipe's steps."""
         order = self.rng.child(ORDER).per_row(self.data.ids, epoch)[:, 0].argsort(stable=True)
         batches: Iterable[Tensor] = order.tensor_split(self.plan.steps)
+        first = self._moment(epoch, 0, self.rng.child(f"sample/{epoch}"))
         for step in self.recipe.steps:
-            batches = step.sample(batches, self.plan, self.rng.child(f"sample/{epoch}"))
+            batches = step.sample(batches, self.data, first)
         return batches
 
     def batch(self, rows: Tensor, moment: Moment) -> Batch:
@@ -119,7 +122,10 @@ class Training:
                 outputs: Tensor = called(inputs)
             return outputs
 
-        losses = self.recipe.objective(network, batch, self.recipe.label_smoothing)
+        objective: Objective = self.recipe.objective
+        for step in self.recipe.steps:
+            objective = step.objective(objective, moment)
+        losses = objective(network, batch, self.recipe.label_smoothing)
         for step in self.recipe.steps:
             losses = step.loss(losses, batch, moment)
         return losses

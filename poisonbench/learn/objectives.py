@@ -5,28 +5,13 @@ Shape letters: B rows of a batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from poisonbench.core.learner import Batch
-
-
-class Objective(Protocol):
-    """A loss, as a frozen dataclass."""
-
-    def __call__(self, network: Callable[[Tensor], Tensor], batch: Batch, label_smoothing: float) -> Tensor:
-        """Return the (B,) losses of the rows, in float32; their mean is minimised.
-
-        Args:
-            network: from inputs to outputs, in the precision of the recipe.
-            batch: the rows, as they are trained on.
-            label_smoothing: in [0, 1), for objectives with labels.
-        """
-        ...
+from poisonbench.core.learner import Batch, Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +20,7 @@ class CrossEntropy:
 
     VERSION: ClassVar[int] = 1
 
-    def __call__(self, network: Callable[[Tensor], Tensor], batch: Batch, label_smoothing: float) -> Tensor:
+    def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return the (B,) cross-entropies."""
         return row_losses(network(batch.inputs), batch.labels, label_smoothing)
 

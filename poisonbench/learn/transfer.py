@@ -94,6 +94,8 @@ class Transfer:
         frozen = self.extractor.restore(Trained(state=self.fitted, facts={}), data, combine)
         begun = None if start is None else self.restore(Trained.of(start), data, combine)
         frozen = frozen if begun is None else begun.extractor
+        if self.head.steps:  # only steps look at the trusted rows
+            combine = dataclasses.replace(combine, trusted=_featured(frozen, combine.trusted))
         head = self.head.fit(_featured(frozen, data), combine, rng, begun and begun.linear)
         return TransferVictim(extractor=frozen, linear=head)
 

@@ -161,7 +161,7 @@ def trained(epoch: int) -> tuple[torch.nn.Module, Moment, Batch]:
     with seeded(KEY):
         net = MeanEmbedding(width=4, min_count=1, words=20, dropout=0.0, scale=1.0, spread=1.0).build(data)
     net.prepare(data.inputs)
-    STEP.begin(net)
+    STEP.begin(net, data)
     moment = Moment(module=net, plan=PLAN, epoch=epoch, step=epoch, rng=KEY, allowed=1)
     return net, moment, Batch(inputs=data.inputs, labels=data.labels, ids=data.ids, form=FORM)
 

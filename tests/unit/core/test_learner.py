@@ -4,6 +4,7 @@ from poisonbench.core.attack import Honest, Round
 from poisonbench.core.defense import AsTrained, KeepAll, Mean, NoCertificate, PassAll, Server
 from poisonbench.core.learner import Batch, Moment, PlainStep, Plan, Unchanged
 from poisonbench.core.rng import Key
+from poisonbench.learn.objectives import CROSS_ENTROPY
 
 
 def test_every_null_object_does_nothing():
@@ -27,9 +28,10 @@ def test_the_plain_step_changes_nothing():
     plan = Plan(rows=2, epochs=1, steps=1, shape=(1,))
     moment = Moment(module=torch.nn.Linear(1, 1), plan=plan, epoch=0, step=0, rng=Key.root(0))
     batches = [torch.arange(2)]
-    assert step.sample(batches, plan, Key.root(0)) is batches
+    assert step.sample(batches, None, moment) is batches
     assert step.finish(moment.module, plan) == {}
     assert step.batch(batch, moment) is batch
+    assert step.objective(CROSS_ENTROPY, moment) is CROSS_ENTROPY
     assert step.loss(losses, batch, moment) is losses
     step.update(moment)
     assert moment.module.weight.grad is None

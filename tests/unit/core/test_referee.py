@@ -20,6 +20,7 @@ from poisonbench.core.learner import Batch, Moment, PlainStep, Plan
 from poisonbench.core.oversight import Refereed, allowed
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Budget
+from poisonbench.learn.objectives import CROSS_ENTROPY, CrossEntropy
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
 
@@ -371,13 +372,16 @@ def test_what_an_attackers_step_writes_in_place_is_seen(where, says):
     assert torch.equal(after.inputs, before.inputs)
 
 
+ROWS = Dataset.of(torch.zeros(10, 2), torch.ones(10, dtype=torch.int64), num_classes=2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampled(PlainStep):
     """Choose the rows of each step by a function."""
 
     how: object
 
-    def sample(self, batches, plan, rng):
+    def sample(self, batches, data, moment):
         return self.how(list(batches))
 
 
@@ -394,9 +398,39 @@ class Sampled(PlainStep):
 def test_an_attacker_who_runs_the_training_chooses_rows_but_not_how_many(how):
     batches = [torch.arange(5), torch.arange(5, 10)]
     with pytest.raises(BudgetError, match="not how many"):
-        list(Refereed(step=Sampled(how=how), budget=Budget(rate=0.5)).sample(batches, None, Key.root(0)))
-    turned = list(Refereed(step=Sampled(how=lambda rows: rows[::-1]), budget=Budget(rate=0.5)).sample(batches, None, Key.root(0)))
+        list(Refereed(step=Sampled(how=how), budget=Budget(rate=0.5)).sample(batches, ROWS, moment(0)))
+    turned = list(Refereed(step=Sampled(how=lambda rows: rows[::-1]), budget=Budget(rate=0.5)).sample(batches, ROWS, moment(0)))
     assert [rows.tolist() for rows in turned] == [rows.tolist() for rows in batches[::-1]]
+
+
+def test_an_attacker_who_runs_the_training_gets_copies_of_the_rows_and_no_trusted_ones():
+    shown = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Curious(PlainStep):
+        def begin(self, module, trusted):
+            shown.append(len(trusted))
+
+        def sample(self, batches, data, moment):
+            data.labels.zero_()
+            return batches
+
+    step = Refereed(step=Curious(), budget=Budget(rate=0.5))
+    step.begin(None, ROWS)
+    list(step.sample([torch.arange(10)], ROWS, moment(0)))
+    assert shown == [0]
+    assert ROWS.labels.all()
+
+
+def test_an_attacker_who_runs_the_training_changes_no_objective():
+    @dataclass(frozen=True, kw_only=True)
+    class Other(PlainStep):
+        def objective(self, objective, moment):
+            return CrossEntropy()
+
+    with pytest.raises(BudgetError, match=r"changes losses in Step\.loss"):
+        Refereed(step=Other(), budget=Budget(rate=0.5)).objective(CROSS_ENTROPY, moment(0))
+    assert Refereed(step=PlainStep(), budget=Budget(rate=0.5)).objective(CROSS_ENTROPY, moment(0)) is CROSS_ENTROPY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,12 @@ from poisonbench.runner.stages import Line
 
 STEP = {"epsilon": 3.0, "delta": 1e-5, "max_grad_norm": 1.0, "accountant": "rdp", "sampling": "poisson"}
 PLAN = Plan(rows=1000, epochs=10, steps=20, shape=(3,))
+NO_ROWS = Dataset.of(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), num_classes=2)
+
+
+def first(plan: Plan, rng: Key) -> Moment:
+    """The first step of an epoch."""
+    return Moment(module=nn.Linear(1, 1), plan=plan, epoch=0, step=0, rng=rng)
 
 
 def test_rows_are_clipped_to_a_joint_norm_and_summed():
@@ -37,7 +43,7 @@ def test_per_example_gradients_equal_a_loop_over_rows(layout):
         module = nn.Sequential(first, nn.GroupNorm(2, 4), nn.ReLU(), second, nn.Flatten(), nn.Linear(64, 3)).to(memory_format=layout)
         inputs, labels = torch.randn(5, 2, 4, 4).contiguous(memory_format=layout), torch.tensor([0, 1, 2, 0, 1])
     step = PrivateStep(**STEP)
-    step.begin(module)
+    step.begin(module, NO_ROWS)
     nn.functional.cross_entropy(module(inputs.clone().requires_grad_()), labels).backward()
     found = [own.rows.clone() for own in getattr(module, HOOKS).gradients()]
     step.finish(module, PLAN)
@@ -52,7 +58,7 @@ def test_per_example_gradients_equal_a_loop_over_rows(layout):
 
 def test_samples_are_poisson():
     step = PrivateStep(**STEP)
-    sizes = [len(rows) for epoch in range(50) for rows in step.sample([torch.arange(PLAN.rows)], PLAN, Key.root(0).child(str(epoch)))]
+    sizes = [len(rows) for epoch in range(50) for rows in step.sample([torch.arange(PLAN.rows)], NO_ROWS, first(PLAN, Key.root(0).child(str(epoch))))]
     assert len(sizes) == 1000
     mean, variance = torch.tensor(sizes).double().mean(), torch.tensor(sizes).double().var()
     assert mean == pytest.approx(50, abs=1)
@@ -113,11 +119,11 @@ def test_what_breaks_the_promise_is_refused_with_the_fix(tiny, store, words, sen
 def test_an_empty_sample_still_adds_noise(tiny, store):
     words = ("defense=dp_sgd", "defense.train.step.delta=1e-3", "learner.batch_size=1", "task.rows=12", "learner.epochs=1")
     experiment = tiny(*words)
-    drawn = experiment.defense.train.step.sample([torch.arange(11)], Plan(rows=11, epochs=1, steps=11, shape=(1, 8, 8)), Key.root(0))
+    drawn = experiment.defense.train.step.sample([torch.arange(11)], NO_ROWS, first(Plan(rows=11, epochs=1, steps=11, shape=(1, 8, 8)), Key.root(0)))
     assert min(map(len, drawn)) == 0
     assert run(experiment, store).status == "done"
     module, step = nn.Linear(3, 2), PrivateStep(**STEP)
-    step.begin(module)
+    step.begin(module, NO_ROWS)
     nn.functional.cross_entropy(module(torch.zeros(0, 3, requires_grad=True)), torch.zeros(0, dtype=torch.int64), reduction="sum").backward()
     step.update(Moment(module=module, plan=PLAN, epoch=0, step=0, rng=Key.root(0)))
     assert all(weight.grad.abs().sum() > 0 for weight in module.parameters())
@@ -137,10 +143,10 @@ def test_a_step_shows_the_sampled_noised_sum_that_the_accountant_assumes():
     """Four rows whose clipped gradients are 1, 0.5, 1 and 1, each drawn with chance 1 / 4: the sum is one of eight numbers, plus noise."""
     rows, plan = torch.tensor([[5.0], [0.5], [2.0], [1.0]]), Plan(rows=4, epochs=1, steps=4, shape=(1,))
     step, module, shown = PrivateStep(**{**STEP, "delta": 1e-3}), nn.Linear(1, 1, bias=False), []
-    step.begin(module)
+    step.begin(module, NO_ROWS)
     for epoch in range(500):
         rng = Key.root(0).child(str(epoch))
-        for number, drawn in enumerate(step.sample([torch.arange(4)], plan, rng)):
+        for number, drawn in enumerate(step.sample([torch.arange(4)], NO_ROWS, first(plan, rng))):
             module.zero_grad()
             (module(rows[drawn].requires_grad_()).sum() / max(1, len(drawn))).backward()
             step.update(Moment(module=module, plan=plan, epoch=0, step=number, rng=rng.child(str(number))))

@@ -7,7 +7,7 @@ import torch
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Diverged
-from poisonbench.core.learner import Moment, PlainStep, Trained, Worded
+from poisonbench.core.learner import Moment, Objective, PlainStep, Trained, Worded
 from poisonbench.core.rng import Key
 from poisonbench.learn.device import resolve, set_threads
 from poisonbench.learn.distributed import Crew
@@ -154,7 +154,7 @@ def test_many_fits_equal_single_fits(parts):
 class Halve(PlainStep):
     """Train on the first half of each batch, count what is seen."""
 
-    def sample(self, batches, rows, rng):
+    def sample(self, batches, data, moment):
         return [batch[: len(batch) // 2] for batch in batches]
 
 
@@ -176,6 +176,49 @@ class Scale(PlainStep):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doubled:
+    inner: Objective
+
+    def __call__(self, network, batch, label_smoothing):
+        return 2 * self.inner(network, batch, label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twice(PlainStep):
+    """Minimise twice the objective."""
+
+    def objective(self, objective, moment):
+        return Doubled(inner=objective)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look(PlainStep):
+    """Note what the places that see rows receive."""
+
+    seen: list
+
+    def begin(self, module, trusted):
+        self.seen.append(trusted.digest)
+        module.extra = torch.nn.Linear(1, 1)  # trained with the module, since it is a part of it
+
+    def sample(self, batches, data, moment):
+        self.seen.append((data.digest, moment.epoch, moment.step))
+        return batches
+
+    def finish(self, module, plan):
+        del module.extra
+        return {}
+
+
+def test_a_step_sees_the_trusted_rows_and_in_each_epoch_the_rows_that_are_trained_on(parts):
+    learner, data, honest = parts
+    trusted, seen = data.take(torch.arange(7)), []
+    learner.with_epochs(2).with_step(Look(seen=seen)).fit(data, dataclasses.replace(honest, trusted=trusted), Key.root(0))
+    steps = learner.planned(data).steps
+    assert seen == [trusted.digest, (data.digest, 0, 0), (data.digest, 1, steps)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Relabel(PlainStep):
     def batch(self, batch, moment):
         return dataclasses.replace(batch, labels=torch.zeros_like(batch.labels))
@@ -187,8 +230,9 @@ def test_steps_act_in_their_places_and_chain(parts):
     assert torch.equal(base, weights(learner.with_step(PlainStep()).fit(data, honest, Key.root(0))))
     for step in (Halve(), Freeze(), Scale(by=0.5), Relabel()):
         assert not torch.equal(base, weights(learner.with_step(step).fit(data, honest, Key.root(0))))
-    undone = learner.with_step(Scale(by=0.5)).with_step(Scale(by=2.0))
-    assert torch.equal(base, weights(undone.fit(data, honest, Key.root(0))))
+    for first in (Scale(by=2.0), Twice()):
+        undone = learner.with_step(Scale(by=0.5)).with_step(first)
+        assert torch.equal(base, weights(undone.fit(data, honest, Key.root(0))))
     relabelled = learner.with_step(Relabel()).fit(data, honest, Key.root(0))
     assert (relabelled.scores(data.inputs).argmax(1) == 0).all()
 
