@@ -67,6 +67,8 @@ class Central:
         stack_members: how many members train in one pass; None is as many as fit into a processor's cache.
         lookahead: steps between two averages of the weights (`learn/averaging.py`); 0 is off.
         objective: what is minimised; stacks minimise the cross-entropy.
+        history_every: epochs from one kept model to the next, counted back from the last; 0 keeps the last one alone. Curves over epochs are computed
+            from the kept models.
         ddp: split every batch among the processes that torchrun started; equal to one process up to rounding.
         device: "auto", "cpu" or "cuda".
     """
@@ -94,6 +96,7 @@ class Central:
     stack_members: int | None = field(default=None, metadata={"spec": "changed"})
     lookahead: int = field(default=0, metadata={"spec": "changed"})
     objective: Objective = field(default=CROSS_ENTROPY, metadata={"spec": "changed"})
+    history_every: int = field(default=0, metadata={"spec": "changed"})
     ddp: bool = field(default=False, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
 
@@ -110,6 +113,9 @@ class Central:
             raise ConfigError(
                 f"learner.lookahead={self.lookahead}, learner.stack={self.stack}: give 0 steps or more, and learner.stack=loop, because stacks do not average"
             )
+        if self.history_every < 0 or (self.history_every and self.stack != "loop"):
+            asked = f"learner.history_every={self.history_every}, learner.stack={self.stack}"
+            raise ConfigError(f"{asked}: give 0 epochs or more, and learner.stack=loop, because stacks keep the last model alone")
         if self.stack != "loop" and self.objective != CROSS_ENTROPY:
             raise ConfigError(f"learner.stack={self.stack}: a stack minimises the cross-entropy alone; set learner.stack=loop for another objective")
         if self.ddp and self.steps:
@@ -185,16 +191,17 @@ class Central:
         module = (self.begin(data, rng) if start is None else self.restore(Trained.of(start), data, combine)).net
         plan = self._agreed(data, combine)
         facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
+        facts |= {"history_every": self.history_every} if self.history_every else {}
         for step in self.steps:
             step.check(module, plan)
             step.begin(module, combine.trusted)
         _fits(module, plan)
         place = device.resolve(self.device)
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
-        Training(recipe=self, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
+        history = Training(recipe=self, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
-        return NetVictim(built=module.eval(), like=data.take(NO_ROWS.to(place)), facts=facts, learner=self)
+        return NetVictim(built=module.eval(), like=data.take(NO_ROWS.to(place)), facts=facts, learner=self, history=history)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim per part; in a stack if the recipe says so, there are several parts, and no steps of attacks or defenses."""
@@ -208,7 +215,7 @@ class Central:
 
     def restore(self, trained: Trained, like: Dataset, combine: Combine) -> NetVictim:
         """Rebuild a victim; its network is built on first use, and never if its scores are in the store."""
-        return NetVictim(like=like.take(NO_ROWS), weights=trained.state, facts=trained.facts, learner=self)
+        return NetVictim(like=like.take(NO_ROWS), weights=trained.state, facts=trained.facts, learner=self, history=trained.history)
 
     def untrained(self, like: Dataset) -> FeatureNet:
         """Return a network whose weights will be replaced."""

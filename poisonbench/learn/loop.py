@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import Diverged
-from poisonbench.core.learner import Batch, Moment, Objective, Plan
+from poisonbench.core.learner import Batch, Moment, Objective, Plan, State
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import device
@@ -68,12 +68,13 @@ class Training:
     rng: Key
     crew: Crew
 
-    def run(self) -> None:
-        """Train for all epochs.
+    def run(self) -> tuple[State, ...]:
+        """Train for all epochs, and return the models that the recipe keeps, on the CPU.
 
         Raises:
             Diverged: a loss that is not finite.
         """
+        history = list[State]()
         descent, slow = self._descent(), Lookahead(self.module, self.recipe.lookahead)
         self.module.train()
         called, last = self.crew.around(self.module), self.plan.epochs * self.plan.steps
@@ -86,9 +87,12 @@ class Training:
                     each = self._losses(called, self.batch(self.crew.share(rows), moment), moment)
                     losses.append(self._descend(self.crew.loss(each, len(rows)), moment, descent))
                     slow.follow(moment.step + 1, last=moment.step + 1 == last)
+            if self.recipe.history_every and (self.plan.epochs - 1 - epoch) % self.recipe.history_every == 0:
+                history.append({name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()})
             return self.crew.over_all(torch.stack(losses))[:, None]
 
         run_epochs(self.recipe.epochs, run_epoch)
+        return tuple(history)
 
     def _moment(self, epoch: int, number: int, rng: Key) -> Moment:
         return Moment(module=self.module, plan=self.plan, epoch=epoch, step=epoch * self.plan.steps + number, rng=rng)

@@ -28,17 +28,18 @@ def measure(line: Line, victim: Victim, probe: Probe, label: str) -> dict[str, f
 
 
 def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
-    """Return C-Acc after each round, and ASR if there is a probe; empty for a learner without rounds.
+    """Return C-Acc after each round or epoch, and ASR if there is a probe; empty for a learner that keeps the last model alone.
 
-    If the learner keeps only some rounds, "round" lists them, counted from 1.
+    If the learner keeps only some of them, "round" or "epoch" lists these, counted from 1.
 
     Raises:
         Diverged: the scores of a kept model are not finite.
     """
     test, curves = line.experiment.task.test, dict[str, list[float]]()
-    every, last = int(str(victim.facts.get("history_every", 1))), int(str(victim.facts.get("rounds", 0)))
-    if every > 1:
-        curves["round"] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
+    every, unit = int(str(victim.facts.get("history_every", 1))), "round" if "rounds" in victim.facts else "epoch"
+    if every > 1 and victim.history:
+        last = int(str(victim.facts[f"{unit}s"]))
+        curves[unit] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
     rng, rows = line.stream("ask"), line.experiment.task.train
     for number, state in enumerate(victim.history):
         then, where = learner.restore(Trained(state=state, facts={}), rows, line.honest), f"scores of the kept model {number + 1} of {len(victim.history)}"

@@ -13,6 +13,7 @@ from poisonbench.learn.device import resolve, set_threads
 from poisonbench.learn.distributed import Crew
 from poisonbench.learn.loop import Training
 from poisonbench.nets.small import Linear
+from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
 
 
@@ -321,3 +322,30 @@ def test_a_step_changes_rows_before_they_are_mirrored(parts):
     left, right = ((inputs[..., place] == 255).flatten(1).all(1) for place in (0, -1))
     assert torch.equal(left, ~right)
     assert 0.2 < right.double().mean() < 0.8
+
+
+def test_kept_models_are_those_of_shorter_trainings_at_a_constant_rate(parts):
+    """The rate is constant, so the model after 1, 3 and 5 epochs is that of a training that ends there."""
+    learner, data, honest = parts
+    learner = dataclasses.replace(learner, schedule="constant", history_every=2).with_epochs(5)
+    kept = learner.fit(data, honest, Key.root(0))
+    assert len(kept.history) == 3
+    for epochs, state in zip((1, 3, 5), kept.history, strict=True):
+        short = learner.with_epochs(epochs).fit(data, honest, Key.root(0)).state()
+        assert all(torch.equal(value, short[name]) for name, value in state.items())
+    again = learner.restore(Trained.of(kept), data, honest)
+    assert len(again.history) == 3
+    assert not dataclasses.replace(learner, history_every=0).fit(data, honest, Key.root(0)).history
+
+
+def test_the_record_has_the_accuracy_after_kept_epochs(tiny, store):
+    record = run(tiny("learner.history_every=2", "learner.epochs=5"), store)
+    curve = record.curves["defended"]
+    assert curve["epoch"] == [1.0, 3.0, 5.0]
+    assert curve["c_acc"][-1] == pytest.approx(record.metrics["c_acc"])
+    assert not run(tiny("learner.epochs=5"), store).curves
+
+
+def test_stacks_keep_no_models(parts):
+    with pytest.raises(ConfigError, match=r"learner\.history_every=1, learner\.stack=vmap"):
+        dataclasses.replace(parts[0], history_every=1, stack="vmap")
