@@ -143,7 +143,8 @@ def _together(cells: Sequence[Sequence[str]], console: Console) -> int:
     with terminal.progress(console) as (listen, handler):
         crowd = Crowd(cells=len(cells), listen=listen, handler=handler, show=lambda cell: _shown(cell, console))
         done = engine.swept(cells, crowd)
-    terminal.show_sweep(console, [(read(cell.path), cell.path) for cell in done if cell.path])
+    recorded = [(cell.path, cell.words) for cell in done if cell.path]
+    terminal.show_sweep(console, [(read(path), path) for path, _ in recorded], [words for _, words in recorded])
     return max((cell.code for cell in done), default=DONE)
 
 

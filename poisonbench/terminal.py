@@ -22,6 +22,7 @@ from poisonbench.storage.record import Record
 PLAIN_SECONDS, SLOW_SECONDS = 10.0, 600.0
 UNITS = ("epochs", "rounds")  # steps of a training, as progress labels name them
 ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
+SHOWN = {"attack", "defense", "threat.budget.rate", "threat.budget.count", "seed"}  # keys with a column of their own in the table of a sweep
 
 
 class _Lines(logging.Handler):
@@ -179,14 +180,28 @@ def _certificate_lines(record: Record) -> Iterator[str]:
         yield f"least accuracy under one attack, by number of {unit}: {', '.join(shares)}"
 
 
-def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]]) -> None:
-    """Print one line per cell, narrow enough for 80 columns."""
+def apart(cells: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return what of the words of each cell not all cells have, such as "size=3" for attack.data.size=3; without the keys that have a column."""
+    shared = set.intersection(*map(set, cells)) if cells else set[str]()
+    own = [[word.partition("=") for word in words if word not in shared] for words in cells]
+    return [[f"{key.rpartition('.')[2]}={value}" for key, _, value in words if key not in SHOWN] for words in own]
+
+
+def show_sweep(console: Console, cells: Sequence[tuple[Record, Path]], words: Sequence[Sequence[str]]) -> None:
+    """Print a few lines per cell, narrow enough for 80 columns.
+
+    Args:
+        console: prints the table.
+        cells: records and their paths.
+        words: the words of each cell; those that tell it from others are shown below its attack.
+    """
     table = Table(title="sweep: C-Acc / ASR, in %", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("attack", "defense", "rate", "seed", "undefended", "defended", "record"):
-        table.add_column(column, no_wrap=column not in ("attack", "defense"), overflow="fold")
-    for record, path in cells:
+        folded = column in ("attack", "defense")
+        table.add_column(column, no_wrap=not folded, overflow="fold", max_width=20 if folded else None)
+    for (record, path), own in zip(cells, apart(words), strict=True):
         figures = [_pair(record.undefended), _pair(record.metrics)] if record.status == "done" else ["", record.status]
-        table.add_row(_name(record, "attack"), _name(record, "defense"), _rate(record), str(record.spec["seed"]), *figures, path.stem[:12])
+        table.add_row("\n".join([_name(record, "attack"), *own]), _name(record, "defense"), _rate(record), str(record.spec["seed"]), *figures, path.stem[:12])
     console.print(table)
 
 

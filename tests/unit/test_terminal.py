@@ -26,7 +26,10 @@ def shown(show, *values: object, **options: object) -> str:
 
 def test_a_sweep_fits_eighty_columns_without_cutting_a_word():
     failed = dataclasses.replace(RECORD, status="failed", reason="Diverged: the loss")
-    text = shown(show_sweep, [(RECORD, Path("0123456789abcdef.json")), (failed, Path("fedcba9876543210.json"))])
+    words = [["attack=badnets", "attack.data.size=2", "seed=0"], ["attack=badnets", "attack.data.size=3", "seed=0"]]
+    text = shown(show_sweep, [(RECORD, Path("0123456789abcdef.json")), (failed, Path("fedcba9876543210.json"))], words)
+    assert "size=2" in text
+    assert "attack=badnets" not in text
     assert "…" not in text
     assert all(word in text for word in ("random_drop", "100.0 / 100.0", "0123456789ab", "failed"))
 
