@@ -97,15 +97,15 @@ ROWS = (
         ("tests/reliability/test_ray.py",),
     ),
     Row(
-        "a disk that becomes full at 6 points of a run, and during two commands; 40 points on demand",
+        "a disk that becomes full at 3 points of a run, and during two commands; 40 points on demand",
         "one error sentence, the old file is undamaged, the same command continues later",
         (DISK,),
         (f"{DISK}::test_a_disk_that_is_full_anywhere_on_the_way_loses_nothing",),
     ),
     Row(
-        "20 random pairs of attack and defense in two processes with another order, PYTHONHASHSEED, locale and time zone; every pair and 5 seeds on demand",
+        "6 random pairs of attack and defense in two processes with another order, PYTHONHASHSEED, locale and time zone; every pair and 5 seeds on demand",
         "equal result digests",
-        ("tests/reliability/test_repeat.py::test_twenty_pairs_give_the_same_digest_in_two_fresh_processes",),
+        ("tests/reliability/test_repeat.py::test_six_pairs_give_the_same_digest_in_two_fresh_processes",),
         ("tests/reliability/test_repeat.py::test_every_pair_gives_the_same_digest_in_two_fresh_processes",),
     ),
     Row(
@@ -149,13 +149,13 @@ ROWS = (
         (f"{CERTIFY}::test_no_attack_within_the_radius_changes_an_answer_in_many_instances",),
     ),
     Row(
-        "changed rows before a filter that looks at each row separately, then a certificate: 300 instances of each pair; 5,000 on demand",
+        "changed rows before a filter that looks at each row separately, then a certificate: 100 instances of each pair; 5,000 on demand",
         "no certificate is violated; behind a filter that looks at all rows, each one is",
         (PROOFS,),
         (f"{PROOFS}::test_no_change_of_rows_before_a_filter_beats_a_certificate_in_five_thousand_instances",),
     ),
     Row(
-        "aggregation rules compared with ByzFL, filters with numpy and scikit-learn, epsilon with Google's accountant, 50 cases each; 5,000 on demand",
+        "aggregation rules compared with ByzFL, filters with numpy and scikit-learn, epsilon with Google's accountant, 10 to 50 cases each; 5,000 on demand",
         "equal",
         (ORACLES, RULES, FILTERS, "tests/unit/defenses/test_dp_sgd.py"),
         (f"{ORACLES}::test_an_oracle_agrees_in_five_thousand_cases",),

@@ -27,7 +27,7 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
     return victims(calm)
 
 
-@pytest.mark.parametrize("size", [10, 50, 300, 2_000, 4_000, 9_000])
+@pytest.mark.parametrize("size", [10, 2_000, 9_000])
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_later(tmp_path, undisturbed, size):
     full = command(*WORDS, cwd=tmp_path, largest=size)
     assert full.returncode == 1

@@ -154,9 +154,12 @@ def losses(dice: Dice) -> None:
 ORACLES: dict[str, Callable[[Dice], None]] = {"rules": rules, "spectral": spectral, "clustering": clustering, "accountant": accountant, "losses": losses}
 
 
+SLOW = {"accountant": 10, "losses": 10}  # cases of oracles that take a second each
+
+
 @pytest.mark.parametrize("oracle", ORACLES)
-def test_an_oracle_agrees_in_fifty_cases(oracle):
-    for case in range(50):
+def test_an_oracle_agrees_in_the_first_cases(oracle):
+    for case in range(SLOW.get(oracle, 50)):
         ORACLES[oracle](np.random.default_rng([case, 5]))
 
 

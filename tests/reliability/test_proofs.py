@@ -39,7 +39,7 @@ from poisonbench.core.rng import Key
 
 CENTRES = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 EVERY: tuple[Change, ...] = ("insert", "delete", "flip", "edit")
-PUSH, DEMAND, TRIES = 300, 5000, 2  # instances, and attacks on each
+PUSH, DEMAND, TRIES = 100, 5000, 2  # instances, and attacks on each
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,9 +141,9 @@ def test_the_word_of_a_task_decides_over_what_a_learner_asks_of_its_rows():
 
 
 SWEEPS = [
-    ["attack=none,badnets", "defense=none,[spectral,fine_pruning]", "seed=0,1"],
+    ["attack=none,badnets", "defense=none,[spectral,fine_pruning]"],
     ["attack=badnets", "attack.data.size=range(2,4)", "threat.budget.rate=0.1,0.2", "seed=7"],
-    ["+experiment=trigger_size", "task=blobs"],
+    ["+experiment=trigger_size", "task=blobs", "seed=0", "attack.data.size=1,2"],
     ["hydra.searchpath=[pkg://configs]", "seed=0,1", "results_dir='a, b'"],
 ]
 
