@@ -193,7 +193,7 @@ def test_ties_go_to_the_earlier_rows():
 
 def test_a_trim_that_leaves_too_few_rows_for_the_steps_is_refused():
     TrimStep(expected_rate=0.5, warmup=0.2).check(nn.Linear(1, 1), Plan(rows=20, epochs=2, steps=5, shape=(1,)))
-    with pytest.raises(ConfigError, match="raise learner.batch_size"):
+    with pytest.raises(ConfigError, match=r"raise learner\.batch_size"):
         TrimStep(expected_rate=0.55, warmup=0.2).check(nn.Linear(1, 1), Plan(rows=20, epochs=2, steps=5, shape=(1,)))
 
 
