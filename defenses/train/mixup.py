@@ -15,6 +15,7 @@ from torch import Tensor
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep
+from poisonbench.core.rng import Key
 from poisonbench.forms.reals import NUMBERS
 
 
@@ -45,7 +46,7 @@ class MixupStep(PlainStep):
         """Return the objective on mixed rows."""
         rng = moment.rng.child("mixup")
         weight = float(rng.child("weight").numpy().beta(self.alpha, self.alpha)) if self.alpha else 1.0
-        return Mixed(inner=objective, weight=weight, order=rng.child("order").torch())
+        return Mixed(inner=objective, weight=weight, order=rng.child("order"))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,17 +56,17 @@ class Mixed:
     Args:
         inner: the objective of each label.
         weight: of the rows themselves, in [0, 1]; their partners have the rest.
-        order: draws the partners.
+        order: draws the partners, the same ones in every call.
     """
 
     VERSION: ClassVar[int] = 1
     inner: Objective
     weight: float
-    order: torch.Generator
+    order: Key
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return the (B,) losses; the network is asked once."""
-        partners = torch.randperm(len(batch.labels), generator=self.order).to(batch.labels.device)
+        partners = torch.randperm(len(batch.labels), generator=self.order.torch()).to(batch.labels.device)
         outputs = network(self.weight * batch.inputs + (1 - self.weight) * batch.inputs[partners])
         other = dataclasses.replace(batch, labels=batch.labels[partners])
         own_B, other_B = (self.inner(lambda _: outputs, one, label_smoothing) for one in (batch, other))

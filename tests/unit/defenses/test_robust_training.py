@@ -129,9 +129,8 @@ def test_a_weight_of_one_is_plain_training_bit_for_bit(tiny, store):
 
 
 def test_rows_and_losses_are_mixed_with_the_same_weight():
-    order = Key.root(3).torch()
     partners = torch.randperm(6, generator=Key.root(3).torch())
-    found = Mixed(inner=CROSS_ENTROPY, weight=0.3, order=order)(same, BATCH, 0.0)
+    found = Mixed(inner=CROSS_ENTROPY, weight=0.3, order=Key.root(3))(same, BATCH, 0.0)
     mixed = 0.3 * SCORES + 0.7 * SCORES[partners]
     soft = 0.3 * F.one_hot(BATCH.labels, 4) + 0.7 * F.one_hot(BATCH.labels[partners], 4)
     torch.testing.assert_close(found, (-(soft * mixed.log_softmax(1)).sum(1)).float())
