@@ -43,6 +43,11 @@ class MetaSift:
     last layer alone, trained anew on the standardised features of a victim that has trained on all rows for `warmup` epochs. All sifters share that
     victim. The last layer is trained by SGD, not AdamW. Rows are not augmented when their weights are read.
 
+    Measured on the digits with 40 % wrong labels, AUROC of the ranking for seeds 100 and 101, and in brackets with weights that are not learned
+    (weight_lr=1e-6), which leaves the order of the losses after the warm-up: symmetric noise 0.997 and 0.999 (0.995, 0.998), asymmetric 0.769 and 0.767
+    (0.690, 0.759), instance-dependent 0.943 and 0.960 (0.929, 0.942). With epochs=20 instead of 5, asymmetric noise is found better (0.830, 0.862)
+    and the others worse (0.983, 0.995; 0.752, 0.794). A patch of 5 % (badnets, seed 101) is not found (0.385).
+
     Args:
         share: of each class that is kept, in (0, 1]. The paper keeps few rows, such as 1,000, as the clean base of another defense.
         sifters: number of sifters, 1 or more (published code: 5).
