@@ -148,11 +148,11 @@ class Line:
         return [(learner, data, combine, self.stream(stage), learner.runtime) for data, stage in zip(parts, stages, strict=True)]
 
     def tuning(self, learner: Learner, stage: str) -> Tune:
-        """Return a `Tune` that continues the training with the same recipe, from the seed of `stage`."""
-        rng = self.stream(stage).child("tune")
+        """Return a `Tune` that continues the training with the same recipe; its first draw has the seed of `stage`, and each later draw another one."""
+        first = self.stream(stage).child("tune")
 
-        def tune(victim: Victim | None, data: Dataset, *, epochs: int) -> Victim:
-            longer = learner.with_epochs(epochs)
+        def tune(victim: Victim | None, data: Dataset, *, epochs: int, draw: int = 0) -> Victim:
+            longer, rng = learner.with_epochs(epochs), first.child(str(draw)) if draw else first
             parts = (longer, data, victim.state() if victim else None, rng, longer.runtime)
 
             def train() -> Trained:
