@@ -12,7 +12,7 @@ from poisonbench.commands.usage import Usage
 from poisonbench.config.compose import options
 from poisonbench.core.errors import ConfigError, meant
 from poisonbench.core.files import write_atomically, write_text
-from poisonbench.report import ablation, benchmarks, certified, ledger
+from poisonbench.report import ablation, benchmarks, certified, ledger, shares
 from poisonbench.report.curves import draw
 from poisonbench.report.tables import filled, published
 from poisonbench.storage.record import Record
@@ -67,12 +67,14 @@ def _figure(path: Path, records: Sequence[Record]) -> None:
     names = [*options("experiment"), ROUNDS]
     if path.stem not in names:
         raise ConfigError(f"report {path}: name the figure like its experiment, or {ROUNDS}; {meant(path.stem, names)}")
-    proved = certified.of(records, path.stem)
+    proved, kept = certified.of(records, path.stem), shares.of(records, path.stem)
 
     def drawn(temporary: Path) -> None:
         whole = temporary.with_suffix(path.suffix)  # the suffix decides the format
         if proved:
             certified.draw(proved, records, whole)
+        elif kept:
+            shares.draw(kept, records, whole)
         elif path.stem == ROUNDS:
             draw(records, whole)
         else:
