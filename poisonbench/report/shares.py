@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from poisonbench.report.experiments import belonging, value_of
+from poisonbench.report.experiments import belonging, experiment_of, value_of
 from poisonbench.report.figures import Failures, defended, failed_seeds, name_of, number
 from poisonbench.stats import over_seeds
 from poisonbench.storage.record import Record
@@ -21,9 +21,14 @@ Spots = dict[float, list[float]]
 
 
 def of(records: Sequence[Record], experiment: str) -> list[Record]:
-    """Return the records of an experiment whose filter keeps a share of the rows; empty if none of them is done."""
-    mine = [record for record in belonging([record for record in records if record.status != "skipped"], experiment) if value_of(record, SHARE) is not None]
-    return mine if any(record.status == "done" for record in mine) else []
+    """Return the records of an experiment whose filter keeps a share of the rows; empty if none of them is done.
+
+    Attacks that need settings of their own have a part of the experiment for themselves, whose name begins with that of the experiment and "_".
+    """
+    known = [record for record in records if record.status != "skipped"]
+    names = {name for record in known if (name := experiment_of(record)) == experiment or name.startswith(f"{experiment}_")}
+    found = {id(record): record for name in sorted(names) for record in belonging(known, name) if value_of(record, SHARE) is not None}
+    return list(found.values()) if any(record.status == "done" for record in found.values()) else []
 
 
 def draw(mine: Sequence[Record], records: Iterable[Record], path: Path) -> None:

@@ -55,6 +55,13 @@ def test_only_filters_that_keep_a_share_are_drawn():
     assert len(shares.of([*records(), made()], "data_subset")) == len(records())
 
 
+def test_a_part_of_the_experiment_is_drawn_with_it():
+    part = kept("gradient_matching", "random", 0.1, 0, asr=0.5)
+    part = dataclasses.replace(part, command=part.command.replace("+experiment=data_subset", "+experiment=data_subset_matching"))
+    assert len(shares.of([*records(), part], "data_subset")) == len(records()) + 1
+    assert shares.of([*records(), part], "data_subset_matching") == [part]
+
+
 @pytest.mark.parametrize("kind", ["svg", "pdf"])
 def test_the_figure_is_the_same_every_time(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
