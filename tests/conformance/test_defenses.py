@@ -24,7 +24,8 @@ RULES = [name for name in DEFENSES if "aggregate" in PLANS[name] and name not in
 def reads(name: str) -> frozenset[str]:
     """Return the forms that every plugin of a defense can read; those of most are not limited."""
     classes = [find_class(path, OWN) for path in targets(PLANS[name])]
-    return frozenset({"pixels", "numbers", "tokens"}).intersection(*(kind.READS for kind in classes if hasattr(kind, "READS")))
+    limits = [kind.READS for kind in classes if isinstance(getattr(kind, "READS", None), frozenset)]  # that of transfer is a property
+    return frozenset({"pixels", "numbers", "tokens"}).intersection(*limits)
 
 
 def struck(name: str) -> tuple[str, ...]:
@@ -98,7 +99,8 @@ def judged_at(sanitize, shift: float):
     labels = torch.arange(400) % 4
     rows[labels == 2, 3] += 25 * (torch.arange(100) < 15)
     data = Dataset.of(rows, labels, num_classes=4)
-    means = Means(trusted=data, fit=lambda data, draw=0: Shifted(shift), tune=None, truth=(labels == 2) & (rows[:, 3] > 12))
+    fixed, truth = Shifted(shift), (labels == 2) & (rows[:, 3] > 12)
+    means = Means(trusted=data, fit=lambda data, draw=0: fixed, tune=lambda victim, data, epochs, draw=0: fixed, truth=truth)
     return sanitize.judge(data, means, Key.root(0))
 
 
