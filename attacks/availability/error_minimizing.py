@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from attacks.availability.noise import CHUNK, limit_of, perturbed, pixel_gradient
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
@@ -20,8 +20,6 @@ from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.pixels import PICTURES
-
-CHUNK = 500  # rows per gradient computation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +62,9 @@ class ErrorMinimizing:
         """Return the rows with noise on as many of them as the budget allows.
 
         Raises:
-            ConfigError: the budget has no Linf limit.
+            ConfigError: the budget has no Linf limit above 0.
         """
-        rows, limit = known.rows, known.budget.limit
-        if known.budget.norm != "linf" or limit is None:
-            raise ConfigError("attack=error_minimizing perturbs images within threat.budget.norm=linf and a limit, such as threat=unlearnable")
+        rows, limit = known.rows, limit_of(known, "linf", "unlearnable")
         chosen = known.choose(torch.ones(len(rows), dtype=torch.bool), rng.child("rows"))
         if len(chosen) == 0:
             return Poisoned(data=rows, mask=known.mask(chosen), goal=Degrade())
@@ -92,19 +88,3 @@ class ErrorMinimizing:
                 gradient.index_add_(0, group[part], pixel_gradient(victim, rows.take(part), noise[group[part]]))
             noise = (noise - self.step_size * limit * gradient.sign()).clamp(-limit, limit)
         return noise.trunc()  # whole grey levels; rounding could exceed the limit
-
-
-def pixel_gradient(victim: Victim, rows: Dataset, noise: Tensor) -> Tensor:
-    """Return the gradient of the summed loss with respect to the (N, C, H, W) noise."""
-    module = victim.module
-    if module is None:
-        raise ConfigError("attack=error_minimizing needs a surrogate with gradients; choose another threat.surrogate")
-    moved = (module.lift(rows.inputs) + noise).clamp(0, 255).requires_grad_()
-    loss = F.cross_entropy(module(moved), rows.labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, moved)
-    return gradient
-
-
-def perturbed(inputs: Tensor, noise: Tensor) -> Tensor:
-    """Return uint8 images: inputs plus noise, rounded and clipped to 0..255."""
-    return (inputs.float() + noise).round().clamp(0, 255).to(torch.uint8)

@@ -5,23 +5,31 @@ Shape letters: N rows, B rows of a batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from poisonbench.core.form import Form
+from poisonbench.core.form import Form, Norm
 from poisonbench.core.rng import Key
 
 PICTURES = frozenset({"pixels"})  # for READS of plugins that need pictures
 
 
+def changed_pixels(one: Tensor, other: Tensor) -> Tensor:
+    """Return (N,) float64, the number of pixels of each picture that differ in some channel."""
+    return (one != other).any(1).flatten(1).sum(1).to(torch.float64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pixels(Form):
-    """Pictures, (N, C, H, W) uint8; changes are measured in 0..255, by "linf" or "l2"."""
+    """Pictures, (N, C, H, W) uint8; changes are measured in 0..255, by "linf" or "l2", or as the number of "pixels" that changed."""
 
     NAME: ClassVar[str] = "pixels"
+    NORMS: ClassVar[Mapping[str, Norm]] = MappingProxyType({**Form.NORMS, "pixels": changed_pixels})
 
     def fault(self, values: Tensor) -> str | None:
         """Refuse anything but uint8 pictures."""
