@@ -73,7 +73,8 @@ def stretched(inputs: Tensor, strengths: Tensor) -> Tensor:
 
 def equalized(inputs: Tensor, strengths: Tensor) -> Tensor:
     """Equalise the histogram of each channel."""
-    return equalize(inputs.round().to(torch.uint8)).to(inputs.dtype)
+    flat: Tensor = equalize(inputs.round().to(torch.uint8))
+    return flat.to(inputs.dtype)
 
 
 def posterized(inputs: Tensor, strengths: Tensor) -> Tensor:

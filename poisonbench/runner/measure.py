@@ -30,17 +30,27 @@ def measure(line: Line, victim: Victim, probe: Probe, label: str) -> dict[str, f
 def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
     """Return C-Acc after each round or epoch, and ASR if there is a probe; empty for a learner that keeps the last model alone.
 
-    If the learner keeps only some of them, "round" or "epoch" lists these, counted from 1.
+    If the learner keeps only some of them, "round" or "epoch" lists these, counted from 1. The store keeps the curve of a victim: the baseline
+    and the undefended victim are those of many runs.
 
     Raises:
         Diverged: the scores of a kept model are not finite.
     """
-    test, curves = line.experiment.task.test, dict[str, list[float]]()
+    if not victim.history:
+        return {}
     every, unit = int(str(victim.facts.get("history_every", 1))), "round" if "rounds" in victim.facts else "epoch"
-    if every > 1 and victim.history:
+    marks = {}
+    if every > 1:
         last = int(str(victim.facts[f"{unit}s"]))
-        curves[unit] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
-    rng, rows = line.stream("ask"), line.experiment.task.train
+        marks[unit] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
+    asked = (probe.inputs, probe.truth, probe.hit, probe.asked(line.experiment.task.test))
+    parts = (learner, list(victim.history), line.experiment.task.test, *asked, line.stream("ask"), learner.runtime)
+    return marks | line.store.memo("curve", parts, lambda: _curves(line, learner, victim, probe), filed=line.filed("curve"))
+
+
+def _curves(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:
+    test, rng, rows = line.experiment.task.test, line.stream("ask"), line.experiment.task.train
+    curves = dict[str, list[float]]()
     for number, state in enumerate(victim.history):
         then, where = learner.restore(Trained(state=state, facts={}), rows, line.honest), f"scores of the kept model {number + 1} of {len(victim.history)}"
         curves.setdefault("c_acc", []).append(metrics.accuracy(finite(test.ask(then, test.inputs, rng), where), test.labels))
