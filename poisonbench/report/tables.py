@@ -25,6 +25,7 @@ COLUMNS = (
     "clean C-Acc / ASR",
     "undefended C-Acc / ASR",
     "defended C-Acc / ASR",
+    "peak C-Acc",
     "TPR",
     "FPR",
     "AUROC within class",
@@ -186,7 +187,14 @@ def _line(cell: tuple[str, ...], records: Sequence[Record], failures: Failures, 
     pairs.append(" / ".join(_defended(records, name, failures) or "-" for name in ("c_acc", "asr")))
     filters = [_over(done, "metrics", name) for name in ("tpr", "fpr")] + [_over(done, "metrics", "auroc_in_class", scale=1.0, digits=3)]
     seeds = str(len(records)) + (f" ({len(records) - len(done)} failed)" if len(done) < len(records) else "")
-    return task, attack, rate, defense, f"`{setting}`" if setting else "", seeds, *pairs, *filters, "; ".join(_more(done, shown))
+    return task, attack, rate, defense, f"`{setting}`" if setting else "", seeds, *pairs, _peak(done), *filters, "; ".join(_more(done, shown))
+
+
+def _peak(records: Sequence[Record]) -> str:
+    """Return the largest C-Acc of the defended model over the epochs, in per cent; empty for learners that train in rounds or keep no models."""
+    curves = [record.curves.get("defended") for record in records if "rounds" not in record.facts]
+    kept = [cast("Sequence[float]", curve["c_acc"]) for curve in curves if isinstance(curve, Mapping) and "c_acc" in curve]
+    return spread_text([100 * max(accuracies) for accuracies in kept], 1)
 
 
 def _more(records: Sequence[Record], shown: Container[str] | None = None) -> Iterator[str]:
