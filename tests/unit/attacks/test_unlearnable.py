@@ -269,6 +269,11 @@ def test_a_budget_without_the_limit_or_with_a_limit_of_zero_is_refused(norm, att
         attack.poison(world(images(), rate=1.0, norm=norm.partition("=")[2], limit=0.0), Key.root(0))
 
 
+def test_half_a_pixel_is_refused():
+    with pytest.raises(ConfigError, match="no whole pixel"):
+        OnePixel().poison(world(images(), rate=1.0, norm="pixels", limit=0.5), Key.root(0))
+
+
 def test_a_filter_is_refused_where_changes_are_limited():
     with pytest.raises(ConfigError, match="changes whole pictures"):
         Convolution(size=3, blur=0.3).poison(world(images(), **LINF), Key.root(0))
