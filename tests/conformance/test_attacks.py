@@ -16,6 +16,7 @@ PLANS = {name: tree_of([f"attack={name}"])["attack"] for name in ATTACKS}
 # those that change rows themselves: neither on updates alone nor by running the training
 ON_ROWS = [name for name in ATTACKS if "train" not in PLANS[name] and not PLANS[name]["data"]["_target_"].startswith("poisonbench.")]
 ON_UPDATES = [name for name in ATTACKS if "update" in PLANS[name]]
+NO_DRAWS = ("one_pixel",)  # every seed gives the same poison if all rows may change
 MAY_KEEP_LABELS = ("random_label",)  # one random label in K is the old one
 MAY_JOIN_NONE = {("canaries", 0.01)}  # each of three canaries joins by a coin
 # what it takes to reach the goal on a tiny task, such as blobs of 8x8 pixels within four epochs
@@ -45,6 +46,14 @@ HELP = {
     "min_max": ("attack.update.direction=unit", "owners=shards", "owners.per_client=1"),
     "label_flip": ("threat.budget.rate=0.9",),
     "availability": ("threat.budget.rate=0.9",),
+    **{name: ("threat.budget.rate=0.9",) for name in ("symmetric", "asymmetric", "instance_dependent")},
+    "adversarial_poison": ("threat.budget.limit=96", "attack.data.steps=20", "attack.data.step_size=0.2"),
+    "linear_separable": ("threat.budget.limit=1000",),
+    "autoregressive": ("threat.budget.limit=1000",),
+    "one_pixel": ("threat.budget.limit=4",),
+    "convolution": ("threat.budget.rate=1",),
+    "pil": ("threat.budget.limit=96", "attack.data.steps=40"),
+    "robust_error_minimizing": ("threat.budget.limit=96", "attack.data.steps=10", "attack.data.turns=4"),
     "random_label": ("threat.budget.rate=1",),
     "label_flip_targeted": ("threat.budget.rate=0.2",),
     "focused": ("threat.budget.rate=0.2", "attack.data.known_words=1.0"),
@@ -103,7 +112,8 @@ def test_the_same_seed_gives_the_same_poison_and_another_seed_another(tiny, stor
     _, first = strike(tiny, shared, name)
     _, again = strike(tiny, store, name)
     _, other = strike(tiny, shared, name, "seed=1")
-    assert first.data.digest == again.data.digest != other.data.digest
+    assert first.data.digest == again.data.digest
+    assert (first.data.digest == other.data.digest) == (name in NO_DRAWS)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
