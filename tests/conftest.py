@@ -41,7 +41,9 @@ CHEAP = {  # of defenses that train many models, or optimise
     "friendly_noise": ("defense.train.step.start=1", "defense.train.step.steps=3"),
     "adversarial_poisoning": ("defense.train.step.steps=1",),
     "tracin": ("defense.sanitize.checkpoints=2", "defense.sanitize.epochs=1"),
-    "pretrained_features": tuple(f"defense.train.member.{word}" for word in ("extractor.epochs=4", "extractor.batch_size=32", "extractor.lr=0.1", "head.lr=0.1")),
+    "pretrained_features": tuple(
+        f"defense.train.member.{word}" for word in ("extractor.epochs=4", "extractor.batch_size=32", "extractor.lr=0.1", "head.lr=0.1")
+    ),
     "roni": (
         *("task.rows=260", "task.test_rows=60", "task.trusted=0.1"),
         *("defense.sanitize.train=8", "defense.sanitize.calibration=12", "defense.sanitize.trials=1"),

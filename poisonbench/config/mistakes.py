@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException
 
 from poisonbench.config.build import fitted
 from poisonbench.config.schema import Keys
-from poisonbench.config.vocabulary import commands, groups, key_meant, option_meant, options
+from poisonbench.config.vocabulary import commands, groups, key_meant, keys, option_meant, options
 from poisonbench.core.errors import ConfigError, PoisonbenchError, meant
 
 SHOWN = 100  # letters of a word that a message quotes at most
@@ -197,7 +197,8 @@ def explained(error: Exception, words: Sequence[str], tree: Callable[[], Mapping
 
 def unknown_key(path: str, tree: Mapping[str, object]) -> str:
     """Return the sentence for a key that does not exist."""
-    return f"{brief(path)}: no such key; {key_meant(path, tree)}"
+    fault = "cannot be set here" if path in keys(tree) else "no such key"
+    return f"{brief(path)}: {fault}; {key_meant(path, tree)}"
 
 
 def _untyped(key: str, word: str) -> str:

@@ -52,6 +52,8 @@ def key_meant(path: str, tree: Mapping[str, object]) -> str:
     if path in groups():
         place = next((key for key in keys(tree, nodes=True) if key.endswith(f".{path}")), "")
         return f"did you mean {path}@{place}?" if place else f"no part of this run uses it; it is used by {_some(_users(path))}"
+    if source := next((key for key in here if path in here and path.endswith(f".{key}")), ""):
+        return f"its value is copied from {source}; set that key"
     if path in elsewhere:
         return f"it is a key of {_some(elsewhere[path])}"
     if key := _nearest(path, here, 1.0):

@@ -60,6 +60,7 @@ MEANT = {
     "attack.trigger.sise=3": "did you mean attack.data.size? it is a key of attack=badnets",
     "attack=backdoor attack.trigger.sise=3": "did you mean attack.data.size?",
     "learner=ridge features=colours": "did you mean features@learner.features?",
+    "learner.net.widths=[8]": "learner.net.widths: cannot be set here; its value is copied from net.widths",
     "features=colours": "features: no such key; no part of this run uses it",
     "+foo=1": "foo: no such key; known: attack",
     "+seed=1": "+seed: the key seed exists already; leave the + out",
