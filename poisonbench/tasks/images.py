@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,12 +96,14 @@ class TorchvisionSet(Split):
         name: "cifar10" or "mnist".
         root: the folder; variables such as $DATA are expanded.
         download: let torchvision download the files into `root` if they are missing.
+        classes: keep only the rows with these labels, which are numbered from 0 in the order given, such as [1, 7] for two digits; None keeps all.
     """
 
     VERSION: ClassVar[int] = 1
     name: str
     root: str | None
     download: bool
+    classes: tuple[int, ...] | None = field(default=None, metadata={"spec": "changed"})
 
     def load(self, store: Store) -> Task:
         """Return the task.
@@ -116,7 +118,7 @@ class TorchvisionSet(Split):
             raw = Parquet(root=str(root), size=None, grey=self.name == "mnist", limit=None, trusted=0.0, public=0.0, split_seed=0).read(store)
         else:
             raw = self._from_torchvision(root, store)
-        return self.task(self.name, raw)
+        return self.task(self.name, raw.only(self.classes))
 
     def _from_torchvision(self, root: Path, store: Store) -> Raw:
         kinds = torchvision_sets()

@@ -46,6 +46,22 @@ class Raw:
     form: Form = PIXELS
     columns: Mapping[str, Column] = field(default_factory=lambda: NO_COLUMNS)
 
+    def only(self, classes: tuple[int, ...] | None) -> Raw:
+        """Return the rows of these classes, which are numbered from 0 in the order given; None keeps all.
+
+        Raises:
+            ConfigError: fewer than two classes, one of them twice, or one that does not exist.
+        """
+        if classes is None:
+            return self
+        kinds = len(self.class_names)
+        if len(classes) < 2 or len({*classes}) < len(classes) or not all(0 <= label < kinds for label in classes):
+            raise ConfigError(f"task.classes={list(classes)}: give two or more different labels from 0 to {kinds - 1}, or null for all classes")
+        kept = torch.tensor([label in classes for label in self.train["labels"].tolist()])
+        names = tuple(name for name, stays in zip(self.row_names, kept.tolist(), strict=False) if stays)
+        train, test = (_relabelled(rows, classes) for rows in (self.train, self.test))
+        return dataclasses.replace(self, train=train, test=test, class_names=tuple(self.class_names[label] for label in classes), row_names=names)
+
     def checked(self, name: str) -> tuple[Dataset, Dataset]:
         """Return the training and the test rows as data sets.
 
@@ -64,6 +80,13 @@ class Raw:
         for column, what in self.columns.items():
             data = data.with_column(column, rows[column], what)
         return data
+
+
+def _relabelled(rows: Mapping[str, Tensor], classes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return the rows whose label is in `classes`, with its place there as their label."""
+    same_NK = rows["labels"][:, None] == torch.tensor(classes)
+    kept = same_NK.any(1)
+    return {name: column[kept] for name, column in rows.items()} | {"labels": same_NK[kept].long().argmax(1)}
 
 
 @dataclass(frozen=True, kw_only=True)
