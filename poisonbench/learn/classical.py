@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from poisonbench.core.convex import LinearModel, LogisticLoss, SquaredHinge
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.form import Form
@@ -69,6 +70,10 @@ class Classical(PlainLearner):
     def margins(self, arrays: Arrays, table_MD: Table) -> NDArray[np.float64]:
         """Return (M, P) scores."""
         raise NotImplementedError
+
+    def linear(self, arrays: Arrays) -> LinearModel | None:
+        """Return the convex problem that was solved for two classes, with its solution; None for recipes that have none."""
+        return None
 
     def restore(self, trained: Trained, like: Dataset, combine: Combine) -> ClassicalVictim:
         """Rebuild a victim."""
@@ -127,6 +132,10 @@ class ClassicalVictim(PlainVictim):
 
         return torch.from_numpy(normalize(table).astype(np.float32).toarray())
 
+    def linear(self) -> LinearModel | None:
+        """Return the linear model of two classes with columns of numbers; None for all others."""
+        return self.learner.linear(self.arrays) if self.kinds == len(self.arrays["classes"]) == 2 and "mean" in self.arrays else None
+
     def state(self) -> State:
         """Return the arrays as tensors."""
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in self.arrays.items()}
@@ -157,6 +166,10 @@ class Logistic(Classical):
 
         model = LogisticRegression(C=self.C, max_iter=self.iterations).fit(table_ND, places_N)
         return {"coefficients": model.coef_, "intercepts": model.intercept_}
+
+    def linear(self, arrays: Arrays) -> LinearModel:
+        """Return the problem: scikit-learn does not penalise the intercept."""
+        return LinearModel(**_line(arrays), loss=LogisticLoss(), C=self.C, bias_penalty=0.0)
 
     def margins(self, arrays: Arrays, table_MD: Table) -> NDArray[np.float64]:
         """Return (M, P) log-odds; of two classes, the first has 0."""
@@ -216,6 +229,10 @@ class Svm(Classical):
         intercepts = np.concatenate([machine.intercept_ for machine in machines])
         return {"vectors": table_ND[support], "weights": weights[:, support], "intercepts": intercepts, "gamma": np.array([gamma])}
 
+    def linear(self, arrays: Arrays) -> LinearModel | None:
+        """Return the problem of the linear kernel: LIBLINEAR penalises the intercept and counts each squared hinge loss once, as C does."""
+        return LinearModel(**_line(arrays), loss=SquaredHinge(), C=self.C, bias_penalty=1.0) if self.kernel == "linear" else None
+
     def margins(self, arrays: Arrays, table_MD: Table) -> NDArray[np.float64]:
         """Return (M, P) signed margins; of two classes, the first has the negative of the second."""
         if self.kernel == "linear":
@@ -265,6 +282,22 @@ class NaiveBayes(Classical):
 def _linear(arrays: Arrays, table_MD: Table) -> NDArray[np.float64]:
     found: NDArray[np.float64] = table_MD @ arrays["coefficients"].T + arrays["intercepts"]
     return found
+
+
+class _Line(TypedDict):
+    weights: Tensor
+    bias: float
+    mean: Tensor
+    scale: Tensor
+
+
+def _line(arrays: Arrays) -> _Line:
+    return _Line(
+        weights=torch.from_numpy(arrays["coefficients"][0]),
+        bias=float(arrays["intercepts"][0]),
+        mean=torch.from_numpy(arrays["mean"]),
+        scale=torch.from_numpy(arrays["scale"]),
+    )
 
 
 def check_positive(**values: float) -> None:
