@@ -21,7 +21,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.threat import Known
 
 NEWTON, HALVINGS = 100, 40  # most steps of the solver, and most halvings of one step
-TOLERANCE = 1e-10  # of the gradient's largest entry, per row
+TOLERANCE = 1e-9  # of the gradient's largest entry, per row
 FLAT = 1e-20  # a variance below this, on the scale of the clean rows, is a rounding error; the learner leaves such a column as it is
 
 
