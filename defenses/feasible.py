@@ -6,6 +6,7 @@ Shape letters: N rows, D columns, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,12 +21,15 @@ TINY = 1e-300  # keeps the derivative of a root at 0 finite
 class Shape:
     """How large a feasible set is.
 
+    Source: Steinhardt, Koh, Liang, "Certified Defenses for Data Poisoning Attacks", NeurIPS 2017.
+
     Args:
         sphere: share of the rows it is measured on that the sphere of a class keeps, in (0, 1].
         slab: the same for the slab.
         standardise: divide columns by the deviation of these rows; needed where columns have units, as in tables, and not for pixels.
     """
 
+    VERSION: ClassVar[int] = 1
     sphere: float
     slab: float
     standardise: bool

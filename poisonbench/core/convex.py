@@ -125,14 +125,14 @@ class LinearModel:
 class Linear(Protocol):
     """A victim that may be such a model."""
 
-    def linear(self) -> LinearModel | None:
+    def linear_model(self) -> LinearModel | None:
         """Return the model; None for more than two classes, for one class, for words, and for recipes that are not linear."""
         ...
 
 
 def linear_of(victim: Victim) -> LinearModel | None:
     """Return the linear model of a victim, or None."""
-    return victim.linear() if isinstance(victim, Linear) else None
+    return victim.linear_model() if isinstance(victim, Linear) else None
 
 
 def needed(victim: Victim) -> LinearModel:

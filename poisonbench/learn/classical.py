@@ -132,7 +132,7 @@ class ClassicalVictim(PlainVictim):
 
         return torch.from_numpy(normalize(table).astype(np.float32).toarray())
 
-    def linear(self) -> LinearModel | None:
+    def linear_model(self) -> LinearModel | None:
         """Return the linear model of two classes with columns of numbers; None for all others."""
         return self.learner.linear(self.arrays) if self.kinds == len(self.arrays["classes"]) == 2 and "mean" in self.arrays else None
 

@@ -92,7 +92,7 @@ def test_no_attack_inside_the_set_exceeds_the_bound(honest, kind, count):
 
     def damage(points: torch.Tensor, labels: torch.Tensor) -> float:
         rows = torch.cat([clean.inputs, (points * feasible.unit).float()])
-        model = learner.fit(Dataset.of(rows, torch.cat([clean.labels, labels]), num_classes=2), honest, Key.root(0)).linear()
+        model = learner.fit(Dataset.of(rows, torch.cat([clean.labels, labels]), num_classes=2), honest, Key.root(0)).linear_model()
         return float(model.loss.value(signs(clean.labels) * model.scores(clean.inputs.double())).mean())
 
     found = [damage(clean.inputs[:0].double(), clean.labels[:0])]
