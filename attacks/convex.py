@@ -3,7 +3,7 @@
 The columns of the inputs are put on the scale of the clean rows, and this scale is fixed. The function that the victim learns is then v.z + c. Which
 function it is does not depend on the scale, but its penalty does: the victim standardises the columns with the mean m and the deviation s of all rows
 that it is given, poison included, so its weights are v * s and its bias is c + v.m. Gradients here go through m and s as well.
-Shape letters: N rows, R rows of poison, D columns.
+Shape letters: N rows, R rows of poison, C columns of the inputs, D columns that vary.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ FLAT = 1e-20  # a variance below this, on the scale of the clean rows, is a roun
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scale:
-    """The fixed scale of the columns, and the box of values that poison may have.
+    """The fixed scale of the columns that vary among the clean rows, and the box of values that poison may have.
+
+    Poison in the box has the value of the clean rows in every other column, so no model learns anything from these.
 
     Args:
+        varies: (C,) bool, the columns of the inputs that vary; D in number.
         centre: (D,) means of the clean rows.
-        unit: (D,) their deviations; 1 for a constant column.
+        unit: (D,) their deviations.
         low: (D,) the smallest value of each column among the clean rows, on this scale.
         high: (D,) the largest.
     """
 
+    varies: Tensor
     centre: Tensor
     unit: Tensor
     low: Tensor
@@ -44,21 +48,23 @@ class Scale:
     @classmethod
     def of(cls, rows: Dataset) -> Scale:
         """Measure the clean rows."""
-        values_ND = rows.inputs.flatten(1).double()
-        deviation = values_ND.std(0, correction=0)
-        centre, unit = values_ND.mean(0), torch.where(deviation > 1e-12 * values_ND.abs().amax(0), deviation, 1.0)
-        return cls(centre=centre, unit=unit, low=(values_ND.amin(0) - centre) / unit, high=(values_ND.amax(0) - centre) / unit)
+        values_NC = rows.inputs.flatten(1).double()
+        varies = values_NC.std(0, correction=0) > 1e-12 * values_NC.abs().amax(0)
+        values_ND = values_NC[:, varies]
+        centre, unit = values_ND.mean(0), values_ND.std(0, correction=0)
+        return cls(varies=varies, centre=centre, unit=unit, low=(values_ND.amin(0) - centre) / unit, high=(values_ND.amax(0) - centre) / unit)
 
     def points(self, inputs: Tensor) -> Tensor:
         """Return (N, D) float64 points of inputs (N, ...)."""
-        return (inputs.flatten(1).double() - self.centre) / self.unit
+        return (inputs.flatten(1)[:, self.varies].double() - self.centre) / self.unit
 
     def inputs(self, points_RD: Tensor, like: Tensor) -> Tensor:
-        """Return points as inputs with the type and the shape of `like` (R, ...); whole numbers are rounded."""
+        """Return points as inputs with the type and the shape of `like` (R, ...), and its values in columns that do not vary; whole numbers are rounded."""
         values = points_RD * self.unit + self.centre
         lowest, highest = self.low * self.unit + self.centre, self.high * self.unit + self.centre
-        values = (values if like.is_floating_point() else values.round()).clamp(lowest, highest)
-        return values.to(like.dtype).reshape(like.shape)
+        whole = like.flatten(1).clone()
+        whole[:, self.varies] = (values if like.is_floating_point() else values.round()).clamp(lowest, highest).to(like.dtype)
+        return whole.reshape(like.shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -152,9 +152,20 @@ def test_a_limit_of_the_threat_narrows_the_box():
         Box.around(starts, scale, world(rows, norm="l2", limit=0.05))
 
 
-def test_a_constant_column_keeps_its_scale():
+def test_a_constant_column_is_left_out_and_keeps_its_value():
     rows = table()
-    rows = rows.edit(torch.arange(len(rows)), inputs=torch.cat([rows.inputs[:, :2], torch.full((len(rows), 1), 7.0)], 1))
+    with_constant = rows.edit(torch.arange(len(rows)), inputs=torch.cat([rows.inputs[:, :2], torch.full((len(rows), 1), 7.0)], 1))
+    scale = Scale.of(with_constant)
+    points = scale.points(with_constant.inputs)
+    assert points.shape == (60, 2)
+    assert scale.inputs(points, with_constant.inputs)[:, 2].unique().tolist() == [7.0]
+
+
+def test_a_column_that_is_constant_among_the_rest_keeps_its_scale():
+    """The learner divides a constant column by 1, and so does the attacker's penalty."""
+    rows = table()
     training, added = problem("logistic", rows), poison(rows)
-    same = dataclasses.replace(added, points=torch.cat([added.points[:, :2], torch.zeros(3, 1, dtype=torch.float64)], 1))
-    np.testing.assert_allclose(training.solved(same).numpy(), retrained("logistic", rows, same), rtol=1e-5, atol=1e-7)
+    flat = dataclasses.replace(training, clean=training.clean.moved(training.clean.points * torch.tensor([1.0, 1.0, 0.0])))
+    same = added.moved(added.points * torch.tensor([1.0, 1.0, 0.0]))
+    assert flat.moments(same)[1][2] == 1
+    assert abs(float(flat.solved(same)[2])) < 1e-9
