@@ -172,9 +172,9 @@ class Training:
         penalty = (v.square() * variance).sum() + self.model.bias_penalty * bias.square()
         return loss.value(self.clean.margins(theta)).sum() + loss.value(added.margins(theta)).sum() + penalty / (2 * self.model.C)
 
-    def damage(self, theta: Tensor) -> Tensor:
-        """Return the summed loss of the clean rows."""
-        return self.model.loss.value(self.clean.margins(theta)).sum()
+    def damage(self, theta: Tensor, rows: Points) -> Tensor:
+        """Return the summed loss of rows."""
+        return self.model.loss.value(rows.margins(theta)).sum()
 
     def pull(self, theta: Tensor, rows: Points) -> Tensor:
         """Return (D + 1,), the gradient of the summed loss of rows."""
@@ -251,7 +251,7 @@ class Training:
         return gradient
 
     def without(self, rows: Tensor) -> Training:
-        """Return the training without the clean rows at these positions."""
+        """Return the training without the clean rows at these positions, or where a mask holds."""
         kept = torch.ones(len(self.clean.points), dtype=torch.bool)
         kept[rows] = False
         return dataclasses.replace(self, clean=self.clean.take(kept))

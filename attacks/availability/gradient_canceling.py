@@ -82,7 +82,7 @@ class GradientCanceling:
         for place in track(len(self.radii), "radii"):
             wanted = corrupted(training, clean, self.radii[place] * float(clean.norm()), self.ascent)
             points = self.canceled(training, wanted, starts, box)
-            tried.append((float(training.damage(training.solved(starts.moved(points), clean))), points))
+            tried.append((float(training.damage(training.solved(starts.moved(points), clean), training.clean)), points))
         inputs = scale.inputs(max(tried, key=lambda pair: pair[0])[1], rows.inputs[chosen])
         return dataclasses.replace(with_rows(known, chosen, inputs, labels, Degrade()), origins=chosen)
 

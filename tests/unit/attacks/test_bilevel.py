@@ -29,7 +29,7 @@ def losses(experiment, store, *plans: object) -> list[float]:
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_more_steps_leave_a_victim_with_a_larger_loss(tiny, store, kind):
     experiment = tiny("attack=bilevel", *LEARNERS[kind])
-    plans = [Bilevel(points=points, steps=steps, step_size=0.2) for points, steps in (("together", 1), ("together", 10), ("one_by_one", 10))]
+    plans = [Bilevel(points=points, steps=steps, step_size=0.2, validation=0.3) for points, steps in (("together", 1), ("together", 10), ("one_by_one", 10))]
     clean, few, many, each = losses(experiment, store, None, *plans)
     assert clean * 1.2 < few < min(many, each)
 
@@ -54,10 +54,10 @@ def test_a_surrogate_that_is_not_linear_is_refused():
         pass
 
     with pytest.raises(Incompatible, match="linear"):
-        Bilevel(points="together", steps=1, step_size=0.2).poison(world(images(kinds=2), rate=0.1, fit=lambda data: Sure()), Key.root(0))
+        Bilevel(points="together", steps=1, step_size=0.2, validation=0.3).poison(world(images(kinds=2), rate=0.1, fit=lambda data: Sure()), Key.root(0))
 
 
-@pytest.mark.parametrize("fields", [{"steps": 0}, {"step_size": 0.0}, {"step_size": 1.5}])
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"step_size": 0.0}, {"step_size": 1.5}, {"validation": 1.0}])
 def test_fields_out_of_range_are_refused(fields):
-    with pytest.raises(ConfigError, match="step_size"):
-        Bilevel(**{"points": "together", "steps": 1, "step_size": 0.2} | fields)
+    with pytest.raises(ConfigError, match=r"attack\.data"):
+        Bilevel(**{"points": "together", "steps": 1, "step_size": 0.2, "validation": 0.3} | fields)

@@ -68,7 +68,7 @@ def test_the_gradient_is_that_of_the_loss_of_the_retrained_model(kind):
     gradient = training.risen(theta, added, training.pull(theta, training.clean))
 
     def damage(points: torch.Tensor) -> float:
-        return float(training.damage(torch.from_numpy(retrained(kind, rows, added.moved(points)))))
+        return float(training.damage(torch.from_numpy(retrained(kind, rows, added.moved(points))), training.clean))
 
     for row, column in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2)):
         shift = torch.zeros_like(added.points)
@@ -125,7 +125,7 @@ def test_rows_anywhere_make_the_corrupted_parameters_the_solution(kind):
     clean = training.solved(starts.take(torch.arange(0)))
     wanted = corrupted(training, clean, 0.25 * float(clean.norm()), 20)
     assert (wanted - clean).norm() == pytest.approx(0.25 * float(clean.norm()))
-    assert training.damage(wanted) > training.damage(clean)
+    assert training.damage(wanted, training.clean) > training.damage(clean, training.clean)
     wide = Box(low=torch.full_like(starts.points, -30.0), high=torch.full_like(starts.points, 30.0))
     attack = GradientCanceling(radii=(0.25,), ascent=20, steps=500, labels="flipped")
     points = attack.canceled(training, wanted, starts, wide)
