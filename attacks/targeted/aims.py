@@ -23,9 +23,20 @@ Wish = Literal["random", "next"]
 Bases = Literal["nearest", "first", "random"]
 
 
-def wished(targets: Dataset, wish: Wish, rng: Key) -> Tensor:
-    """Return (T,) int64, a wrong label for each target: drawn from all other labels, or the next class."""
+def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None) -> Tensor:
+    """Return (T,) int64, a wrong label for each target: the base class if there is one, else drawn from all other labels, or the next class.
+
+    Raises:
+        ConfigError: there is no such class, or a target already belongs to it.
+    """
     kinds = targets.num_classes
+    if base_class is not None:
+        if not 0 <= base_class < kinds:
+            raise ConfigError(f"attack.data.base_class={base_class}: {kinds} classes allow 0 to {kinds - 1}")
+        if own := targets.ids[targets.labels == base_class].tolist():
+            belongs = f"test row {own[0]}, a target, already belongs to class {base_class}"
+            raise ConfigError(f"attack.data.base_class={base_class}: {belongs}; set threat.target_class to another class")
+        return torch.full_like(targets.labels, base_class)
     drawn = 1 + (rng.child("wish").per_row(targets.ids)[:, 0] * (kinds - 1)).long()
     return (targets.labels + (drawn if wish == "random" else 1)) % kinds
 
@@ -67,7 +78,8 @@ class Scene:
         label: the wished class.
         target: (1, C, H, W) uint8.
         modules: the surrogates.
-        limit: largest change of a pixel, in grey levels.
+        limit: largest change of a poison, in grey levels.
+        norm: how a change is measured, "linf" or "l2".
     """
 
     inputs: Tensor
@@ -75,6 +87,23 @@ class Scene:
     target: Tensor
     modules: list[Differentiable]
     limit: float
+    norm: str = "linf"
+
+    def near(self, moved: Tensor) -> Tensor:
+        """Return the nearest pictures that the budget allows: pixels in 0..255, changes of at most the limit."""
+        clean = self.inputs.float()
+        if self.norm == "linf":
+            return moved.clamp((clean - self.limit).clamp_min(0), (clean + self.limit).clamp_max(255))
+        change = moved.clamp(0, 255) - clean
+        size = change.flatten(1).norm(dim=1).clamp_min(1e-12)
+        shares: Tensor = (self.limit / size).clamp_max(1)
+        return clean + change * shares[:, None, None, None]
+
+    def stored(self, moved: Tensor) -> Tensor:
+        """Return uint8 poisons; where rounding may exceed the limit, changes are rounded towards zero."""
+        if self.norm == "linf":
+            return moved.round().to(torch.uint8)
+        return (self.inputs.float() + (moved - self.inputs.float()).trunc()).to(torch.uint8)
 
 
 class CleanLabel(Protocol):
@@ -100,16 +129,25 @@ class CleanLabel(Protocol):
         ...
 
 
-def clean_label(attack: CleanLabel, known: Known, rng: Key) -> Poisoned:
+def clean_label(attack: CleanLabel, known: Known, rng: Key, norms: tuple[str, ...] = ("linf",), base_class: int | None = None) -> Poisoned:
     """Train the surrogates, choose the base rows and let the attack perturb them.
 
+    Args:
+        attack: perturbs the base rows.
+        known: what the attacker knows.
+        rng: of the poison.
+        norms: in which the attack keeps a limit.
+        base_class: the wished class; None: the attack's `wish` chooses it.
+
     Raises:
-        ConfigError: there is no Linf limit, the inputs are not images, a surrogate has no gradients, or the wished class has fewer rows than the
-            budget.
+        ConfigError: there is no such limit or it allows no change, the inputs are not images, a target already has the wished label, a surrogate has
+            no gradients, or the wished class has fewer rows than the budget.
     """
-    rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng)
-    if known.budget.norm != "linf" or limit is None:
-        raise ConfigError("this attack perturbs images within threat.budget.norm=linf and a limit, such as threat=targeted")
+    rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng, base_class)
+    if known.budget.norm not in norms or limit is None:
+        raise ConfigError(f"this attack perturbs images within threat.budget.norm={' or '.join(norms)} and a limit, such as threat=targeted")
+    if limit < 1:
+        raise ConfigError(f"threat.budget.limit={limit:g} allows no change of whole grey levels; give 1 or more, or threat.budget.rate=0 for no poison")
     goal = Flip(ids=known.targets.ids, wish=wish)
     if known.budget.rows(len(rows)) == 0:
         return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
@@ -118,5 +156,5 @@ def clean_label(attack: CleanLabel, known: Known, rng: Key) -> Poisoned:
     if len(modules) < len(victims):
         raise ConfigError("this attack needs surrogates with gradients; choose another threat.surrogate")
     chosen = bases(known, int(wish[0]), attack.bases, rng, victims[0])
-    scene = Scene(inputs=rows.inputs[chosen], label=int(wish[0]), target=known.targets.inputs, modules=modules, limit=limit)
+    scene = Scene(inputs=rows.inputs[chosen], label=int(wish[0]), target=known.targets.inputs, modules=modules, limit=limit, norm=known.budget.norm)
     return Poisoned(data=rows.edit(chosen, inputs=attack.moved(scene, rng)), mask=known.mask(chosen), goal=goal)

@@ -5,13 +5,14 @@ Shape letters: R poisons, M surrogates, C channels, H height, W width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from attacks.targeted.aims import Bases, Scene, Wish, clean_label
+from attacks.targeted.views import check_views, descended, dropped, seen
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
@@ -33,7 +34,9 @@ class BullseyePolytope:
     Differences: "nearest" is our addition; it starts closer to the goal. The learning rate is for pixels in [0, 1] here and for normalised pixels
     there, so a step is four times as long here; with a quarter of it the final loss was the same to 0.0003 (digits, 8 targets on seeds 100 and 101).
 
-    Not included: averaging over dropout (BP-3x, BP-5x), since the networks here have no dropout.
+    With `end_to_end`, the loss is the mean over all blocks of layers, for victims whose whole network is trained. With `dropout` and several `draws`,
+    features are the mean over draws of dropout (BP-3x and BP-5x: 3 and 5 draws). The paper drops units inside surrogates that have dropout layers. The
+    networks here have none, so the units of the compared layers are dropped, for poisons alone; the target's features are their expectation.
 
     Args:
         wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
@@ -42,6 +45,10 @@ class BullseyePolytope:
         iterations: iterations of Adam, 1 or more.
         lr: learning rate of Adam, on pixels in [0, 1], above 0.
         surrogates: M, number of surrogates with different seeds, 1 or more.
+        end_to_end: compare all blocks of layers instead of the penultimate layer alone.
+        dropout: share of the units that a draw drops, in [0, 1); 0 drops none.
+        draws: draws of dropout in each iteration, 1 or more (paper: 1, 3 or 5).
+        base_class: the wished class, for all targets; null: `wish` chooses it.
     """
 
     VERSION: ClassVar[int] = 1
@@ -52,11 +59,16 @@ class BullseyePolytope:
     iterations: int
     lr: float
     surrogates: int
+    end_to_end: bool = field(default=False, metadata={"spec": "changed"})
+    dropout: float = field(default=0.0, metadata={"spec": "changed"})
+    draws: int = field(default=1, metadata={"spec": "changed"})
+    base_class: int | None = field(default=None, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
         if min(self.iterations, self.surrogates) < 1 or not self.lr > 0:
             raise ConfigError("attack.data: iterations and surrogates are 1 or more, lr is above 0")
+        check_views(self.dropout, self.draws)
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with as many poisons as the budget allows.
@@ -64,23 +76,21 @@ class BullseyePolytope:
         Raises:
             ConfigError: as `clean_label` does.
         """
-        return clean_label(self, known, rng)
+        return clean_label(self, known, rng, base_class=self.base_class)
 
     def moved(self, scene: Scene, rng: Key) -> Tensor:
         """Return (R, C, H, W) uint8 poisons."""
-        clean = scene.inputs.float()
-        low, high = (clean - scene.limit).clamp_min(0), (clean + scene.limit).clamp_max(255)
         with torch.no_grad():
-            goals = [module.features(module.lift(scene.target)) for module in scene.modules]
-        moved = clean.clone().requires_grad_()
-        optimizer = torch.optim.Adam([moved], lr=255 * self.lr)
-        for _ in range(self.iterations):
-            losses = [off_centre(module.features(moved), goal) for module, goal in zip(scene.modules, goals, strict=True)]
-            (moved.grad,) = torch.autograd.grad(torch.stack(losses).mean(), moved)
-            optimizer.step()
-            with torch.no_grad():
-                moved.clamp_(low, high)
-        return moved.detach().round().to(torch.uint8)
+            goals = [seen(module, module.lift(scene.target), end_to_end=self.end_to_end) for module in scene.modules]
+
+        def loss(moved: Tensor, iteration: int) -> Tensor:
+            key, losses = rng.child(f"dropout/{iteration}"), list[Tensor]()
+            for number, (module, goal) in enumerate(zip(scene.modules, goals, strict=True)):
+                layers = dropped(seen(module, moved, end_to_end=self.end_to_end), self.dropout, self.draws, key.child(str(number)))
+                losses += [off_centre(features, wanted) for features, wanted in zip(layers, goal, strict=True)]
+            return torch.stack(losses).mean()
+
+        return descended(scene, loss, iterations=self.iterations, lr=self.lr)
 
 
 def off_centre(features_RD: Tensor, target_1D: Tensor) -> Tensor:

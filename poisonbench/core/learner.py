@@ -48,6 +48,10 @@ class Differentiable(Protocol):
         """Return (M, D), the inputs of the head."""
         ...
 
+    def activations(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Return the (M, ...) outputs of each block of layers, from the inputs to the features, which come last."""
+        ...
+
     def head(self, features: Tensor) -> Tensor:
         """Return (M, K) scores from (M, D) features."""
         ...

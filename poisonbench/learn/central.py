@@ -365,6 +365,10 @@ class _Portable(nn.Module):
     def features(self, inputs: Tensor) -> Tensor:
         return self._asked(self.inner.features, inputs)
 
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        with self.learner.autocast():
+            return [layer.float().cpu() for layer in self.inner.activations(inputs.to(device.resolve(self.learner.device)))]
+
     def head(self, features: Tensor) -> Tensor:
         return self._asked(self.inner.head, features)
 

@@ -169,6 +169,9 @@ class _Joined(nn.Module):
     def features(self, inputs: Tensor) -> Tensor:
         return self.extractor.features(inputs)
 
+    def activations(self, inputs: Tensor) -> Sequence[Tensor]:
+        return self.extractor.activations(inputs)
+
     def head(self, features: Tensor) -> Tensor:
         return self.last(features)
 

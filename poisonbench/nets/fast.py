@@ -86,6 +86,11 @@ class _Fast(FeatureNet):
         """Return (M, D) pooled activations."""
         return self.pooled.features(inputs) * self.alive
 
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Return the maps of the blocks, and the features."""
+        *maps, features = self.pooled.activations(inputs)
+        return [*maps, features * self.alive]
+
     def silence(self, channels_D: Tensor) -> None:
         """Set these features to zero permanently."""
         self.alive[channels_D] = 0.0

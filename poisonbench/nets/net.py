@@ -53,6 +53,10 @@ class FeatureNet(nn.Module):
         """Return (M, D), the inputs of the head."""
         raise NotImplementedError
 
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Return the (M, ...) outputs of each block of layers, the features last; by default the features alone."""
+        return [self.features(inputs)]
+
     def head(self, features: Tensor) -> Tensor:
         """Return (M, K) scores."""
         raise NotImplementedError
@@ -90,8 +94,20 @@ class PooledNet(FeatureNet):
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D) pooled activations."""
-        maps: Tensor = self.blocks(inputs)
+        return self._pooled(self.blocks(inputs))
+
+    def _pooled(self, maps: Tensor) -> Tensor:
         return maps.amax((2, 3)) if self.pool == "max" else maps.mean((2, 3))
+
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Return the last maps of each resolution except the final one, and the features."""
+        maps, kept = inputs, list[Tensor]()
+        for number, block in enumerate(self.blocks.children()):
+            smaller: Tensor = block(maps)
+            if number and smaller.shape[2:] != maps.shape[2:]:
+                kept.append(maps)
+            maps = smaller
+        return [*kept, self._pooled(maps)]
 
     def silence(self, channels_D: Tensor) -> None:
         """Zero scale and shift of these channels in the last normalisation.
@@ -179,6 +195,10 @@ class NormalizedNet(FeatureNet):
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D) from pixels."""
         return self.net.features(self.normalized(inputs))
+
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Return what the network's blocks give, from pixels."""
+        return self.net.activations(self.normalized(inputs))
 
     def head(self, features: Tensor) -> Tensor:
         """Return (M, K) scores from features."""
