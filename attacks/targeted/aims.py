@@ -5,6 +5,7 @@ Shape letters: T targets, N rows, D features, K classes, R rows chosen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,15 +20,22 @@ from poisonbench.core.learner import Differentiable, Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 
-Wish = Literal["random", "next"]
+Wish = Literal["random", "next", "likely"]
 Bases = Literal["nearest", "first", "random"]
 
 
-def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None) -> Tensor:
-    """Return (T,) int64, a wrong label for each target: the base class if there is one, else drawn from all other labels, or the next class.
+def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None, surrogate: Callable[[], Victim] | None = None) -> Tensor:
+    """Return (T,) int64, a wrong label for each target.
+
+    Args:
+        targets: T test rows.
+        wish: "random" draws from all other labels, "next" is the next class, "likely" the wrong label that the surrogate finds most likely.
+        rng: for "random".
+        base_class: the label of all targets, in place of `wish`.
+        surrogate: needed for "likely" alone, and trained only then.
 
     Raises:
-        ConfigError: there is no such class, or a target already belongs to it.
+        ConfigError: there is no such class, a target already belongs to it, or there is no surrogate to ask.
     """
     kinds = targets.num_classes
     if base_class is not None:
@@ -37,6 +45,11 @@ def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None
             belongs = f"test row {own[0]}, a target, already belongs to class {base_class}"
             raise ConfigError(f"attack.data.base_class={base_class}: {belongs}; set threat.target_class to another class")
         return torch.full_like(targets.labels, base_class)
+    if wish == "likely":
+        if surrogate is None:
+            raise ConfigError("attack.data.wish=likely: this attack trains no surrogate; choose random or next")
+        scores = surrogate().scores(targets.inputs)
+        return scores.scatter(1, targets.labels[:, None], -torch.inf).argmax(1)
     drawn = 1 + (rng.child("wish").per_row(targets.ids)[:, 0] * (kinds - 1)).long()
     return (targets.labels + (drawn if wish == "random" else 1)) % kinds
 
@@ -143,7 +156,7 @@ def clean_label(attack: CleanLabel, known: Known, rng: Key, norms: tuple[str, ..
         ConfigError: there is no such limit or it allows no change, the inputs are not images, a target already has the wished label, a surrogate has
             no gradients, or the wished class has fewer rows than the budget.
     """
-    rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng, base_class)
+    rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng, base_class, lambda: known.fit(known.rows))
     if known.budget.norm not in norms or limit is None:
         raise ConfigError(f"this attack perturbs images within threat.budget.norm={' or '.join(norms)} and a limit, such as threat=targeted")
     if limit < 1:

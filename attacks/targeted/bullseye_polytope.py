@@ -39,7 +39,8 @@ class BullseyePolytope:
     networks here have none, so the units of the compared layers are dropped, for poisons alone; the target's features are their expectation.
 
     Args:
-        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels (benchmark), the "next" class, or the wrong label that the surrogate
+            finds most "likely".
         bases: rows to start from: "random" ones of the wished class (benchmark), its "first" ones, or the "nearest" to the target in feature
             space.
         iterations: iterations of Adam, 1 or more.

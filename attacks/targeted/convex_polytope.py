@@ -39,7 +39,8 @@ class ConvexPolytope:
     pixels in [0, 1]; see `bullseye_polytope`. The paper adds dropout to its surrogates; see `bullseye_polytope` for what is dropped here.
 
     Args:
-        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels (benchmark), the "next" class, or the wrong label that the surrogate
+            finds most "likely".
         bases: rows to start from: "random" ones of the wished class (benchmark), its "first" ones, or the "nearest" to the target in feature
             space.
         iterations: iterations of Adam, 1 or more.

@@ -40,7 +40,8 @@ class FeatureCollision:
     fitting one for other networks. The paper adds poisons to the training rows; here they replace their base rows, as in the benchmark.
 
     Args:
-        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels (benchmark), the "next" class, or the wrong label that the surrogate
+            finds most "likely".
         bases: rows to start from: "random" ones of the wished class, its "first" ones, or the "nearest" to the target in feature space.
         iterations: steps at most, 1 or more (benchmark: 120).
         lr: first step size, on pixels in [0, 1], above 0.

@@ -24,7 +24,8 @@ class LabelFlipTargeted:
     The distance is Euclidean in the features of a surrogate trained on the clean rows. Rows that already have the wished label are not used.
 
     Args:
-        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels, the "next" class, or the wrong label that the surrogate finds most
+            "likely".
     """
 
     VERSION: ClassVar[int] = 1
@@ -34,7 +35,7 @@ class LabelFlipTargeted:
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with the wished label on as many rows around the target as the budget allows."""
-        rows, wish = known.rows, wished(known.targets, self.wish, rng)
+        rows, wish = known.rows, wished(known.targets, self.wish, rng, surrogate=lambda: known.fit(known.rows))
         count = known.budget.rows(len(rows))
         pool = known.pool(rows.labels != wish[0], count)
         near = distances(known.fit(rows), rows.inputs[pool], known.targets.inputs) if count else torch.zeros(len(pool))

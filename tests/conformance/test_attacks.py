@@ -24,6 +24,10 @@ HELP = {
     "canaries": ("threat.budget.rate=0.2", "learner.epochs=8"),
     "wanet": ("attack.data.strength=4", "attack.data.cover_ratio=0.5", "threat.budget.rate=0.3", "learner.epochs=12"),
     "wanet_training": ("attack.data.like.strength=4", "threat.budget.rate=0.3", "learner.epochs=12"),
+    "feature_collision": ("threat.budget.limit=255", "attack.data.iterations=60", "threat.budget.rate=0.2"),
+    "convex_polytope": ("threat.budget.limit=255", "attack.data.iterations=200", "threat.budget.rate=0.1"),
+    "random_label_targeted": ("threat.budget.rate=0.6",),
+    "subpopulation": ("threat.budget.rate=0.6", "attack.data.clusters=4"),
     "bullseye_polytope": ("threat.budget.limit=255", "attack.data.iterations=200", "threat.budget.rate=0.1"),
     "targeted": ("threat.budget.limit=255", "attack.data.iterations=200", "threat.budget.rate=0.1"),
     "gradient_matching": (

@@ -236,6 +236,17 @@ def test_a_target_of_the_base_class_is_refused():
         wished(targets, "next", Key.root(0), 3)
 
 
+def test_the_likeliest_wrong_label_is_that_of_the_surrogate_and_never_the_truth():
+    class Sure:
+        def scores(self, inputs):
+            return torch.tensor([[9.0, 1.0, 2.0], [3.0, 9.0, 2.0], [3.0, 9.0, 2.0]])
+
+    targets = images().take(torch.arange(3))  # labels 0, 1, 2
+    assert wished(targets, "likely", Key.root(0), surrogate=Sure).tolist() == [2, 0, 1]
+    with pytest.raises(ConfigError, match="trains no surrogate"):
+        RandomLabelTargeted(wish="likely").poison(aimed(count=6), Key.root(0))
+
+
 def test_the_control_relabels_random_rows_of_other_classes():
     known = aimed(count=6)
     poisoned = RandomLabelTargeted(wish="next").poison(known, Key.root(0))

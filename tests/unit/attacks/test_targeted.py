@@ -71,7 +71,7 @@ def test_bases_are_the_nearest_or_the_first_of_the_wished_class():
         bases(aimed(count=11), 1, "random", Key.root(0), fit(None))
 
 
-@pytest.mark.parametrize("name", ["bullseye_polytope", "targeted", "gradient_matching"])
+@pytest.mark.parametrize("name", ["bullseye_polytope", "gradient_matching"])
 def test_bases_are_drawn_at_random_unless_asked_otherwise(name):
     """As in the setup files of the poisoning benchmark, and in the code of Geiping et al."""
     assert tree_of([f"attack={name}"])["attack"]["data"]["bases"] == "random"
