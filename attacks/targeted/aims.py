@@ -5,7 +5,8 @@ Shape letters: T targets, N rows, D features, K classes, R rows chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,7 +22,7 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 
 Wish = Literal["random", "next", "likely"]
-Bases = Literal["nearest", "first", "random"]
+Bases = Literal["nearest", "first", "random", "gradient"]
 
 
 def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None, surrogate: Callable[[], Victim] | None = None) -> Tensor:
@@ -60,7 +61,8 @@ def bases(known: Known, label: int, how: Bases, rng: Key, victim: Victim) -> Ten
     Args:
         known: what the attacker knows; "nearest" is relative to its first target.
         label: the wished class.
-        how: "nearest" to the target in the surrogate's features, the "first" rows of the class, or "random" ones.
+        how: "nearest" to the target in the surrogate's features, the "first" rows of the class, "random" ones, or those with the largest "gradient"
+            of the head's weights at the surrogate.
         rng: for "random".
         victim: the surrogate.
 
@@ -73,6 +75,7 @@ def bases(known: Known, label: int, how: Bases, rng: Key, victim: Victim) -> Ten
         "nearest": lambda: distances(victim, rows.inputs[pool], known.targets.inputs).argsort(stable=True),
         "first": lambda: torch.arange(len(pool)),
         "random": lambda: rng.child("bases").per_row(rows.ids[pool])[:, 0].argsort(stable=True),
+        "gradient": lambda: head_gradients(victim, rows.take(pool)).argsort(stable=True, descending=True),
     }
     return pool[order[how]()[:count]]
 
@@ -80,6 +83,14 @@ def bases(known: Known, label: int, how: Bases, rng: Key, victim: Victim) -> Ten
 def distances(victim: Victim, inputs: Tensor, target: Tensor) -> Tensor:
     """Return (N,) Euclidean distances to one target in the features of `victim`."""
     return (victim.features(inputs) - victim.features(target)).square().sum(1).sqrt()
+
+
+def head_gradients(victim: Victim, rows: Dataset) -> Tensor:
+    """Return (N,), the norm of each row's cross-entropy gradient by the weights of a linear head: |softmax - onehot| times |features|."""
+    errors_NK = victim.scores(rows.inputs).softmax(1)
+    errors_NK[torch.arange(len(rows)), rows.labels] -= 1
+    norms: Tensor = torch.linalg.vector_norm(errors_NK, dim=1) * torch.linalg.vector_norm(victim.features(rows.inputs), dim=1)
+    return norms
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,8 +102,10 @@ class Scene:
         label: the wished class.
         target: (1, C, H, W) uint8.
         modules: the surrogates.
-        limit: largest change of a poison, in grey levels.
+        limit: largest change of a poison, in grey levels; a whole number for "linf".
         norm: how a change is measured, "linf" or "l2".
+        known: what the attacker knows, to train further surrogates.
+        chosen: (R,) int64, positions of the base rows.
     """
 
     inputs: Tensor
@@ -100,7 +113,13 @@ class Scene:
     target: Tensor
     modules: list[Differentiable]
     limit: float
-    norm: str = "linf"
+    norm: str
+    known: Known
+    chosen: Tensor
+
+    def poisoned(self, poisons: Tensor) -> Dataset:
+        """Return all training rows, with (R, C, H, W) uint8 poisons in place of the base rows."""
+        return self.known.rows.edit(self.chosen, inputs=poisons)
 
     def near(self, moved: Tensor) -> Tensor:
         """Return the nearest pictures that the budget allows: pixels in 0..255, changes of at most the limit."""
@@ -165,9 +184,28 @@ def clean_label(attack: CleanLabel, known: Known, rng: Key, norms: tuple[str, ..
     if known.budget.rows(len(rows)) == 0:
         return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
     victims = [known.fit(rows, draw=draw) for draw in range(attack.surrogates)]
+    modules = differentiable(victims)
+    chosen = bases(known, int(wish[0]), attack.bases, rng, victims[0])
+    scene = Scene(
+        inputs=rows.inputs[chosen],
+        label=int(wish[0]),
+        target=known.targets.inputs,
+        modules=modules,
+        limit=math.floor(limit) if known.budget.norm == "linf" else limit,
+        norm=known.budget.norm,
+        known=known,
+        chosen=chosen,
+    )
+    return Poisoned(data=rows.edit(chosen, inputs=attack.moved(scene, rng)), mask=known.mask(chosen), goal=goal)
+
+
+def differentiable(victims: Sequence[Victim]) -> list[Differentiable]:
+    """Return the models of surrogates.
+
+    Raises:
+        ConfigError: a surrogate has no gradients.
+    """
     modules = [victim.module for victim in victims if victim.module is not None]
     if len(modules) < len(victims):
         raise ConfigError("this attack needs surrogates with gradients; choose another threat.surrogate")
-    chosen = bases(known, int(wish[0]), attack.bases, rng, victims[0])
-    scene = Scene(inputs=rows.inputs[chosen], label=int(wish[0]), target=known.targets.inputs, modules=modules, limit=limit, norm=known.budget.norm)
-    return Poisoned(data=rows.edit(chosen, inputs=attack.moved(scene, rng)), mask=known.mask(chosen), goal=goal)
+    return modules

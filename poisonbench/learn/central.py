@@ -20,6 +20,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Combine, Differentiable, Fitted, Objective, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.plugins import check_arguments
+from poisonbench.core.precision import is_full
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import device, distributed
@@ -229,7 +230,7 @@ class Central:
     def autocast(self) -> torch.autocast:
         """Return the context in which this recipe computes."""
         place = device.resolve(self.device)
-        wanted = self.precision == "bf16" and device.has_bf16(place)
+        wanted = self.precision == "bf16" and device.has_bf16(place) and not is_full()
         return torch.autocast(place, torch.bfloat16, enabled=wanted)
 
     def planned(self, data: Dataset) -> Plan:

@@ -163,6 +163,9 @@ class _Joined(nn.Module):
         super().__init__()
         self.extractor, self.last = extractor, last
 
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        return iter(self.last.parameters())  # those that are trained: the extractor is frozen
+
     def lift(self, inputs: Tensor) -> Tensor:
         return self.extractor.lift(inputs)
 

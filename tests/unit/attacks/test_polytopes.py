@@ -50,7 +50,9 @@ def aimed(**budget: object):
 
 def scene(count: int = 4, limit: float = 255.0, norm: str = "linf", module: torch.nn.Module | None = None) -> Scene:
     rows = images()
-    return Scene(inputs=rows.inputs[1 : count + 1], label=1, target=rows.inputs[:1], modules=[module or Brightness()], limit=limit, norm=norm)
+    known, chosen = world(rows, target=rows.take(torch.arange(1))), torch.arange(1, count + 1)
+    told = {"limit": limit, "norm": norm, "known": known, "chosen": chosen}
+    return Scene(inputs=rows.inputs[chosen], label=1, target=rows.inputs[:1], modules=[module or Brightness()], **told)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,27 @@
+"""A block of code in which models compute in full precision, whatever their recipes say.
+
+For attacks and defenses that take small differences of gradients: bfloat16 keeps eight bits of a number, and loses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_FULL: ContextVar[bool] = ContextVar("full_precision", default=False)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run a block in which every model computes in the type of its weights."""
+    token = _FULL.set(True)
+    try:
+        yield
+    finally:
+        _FULL.reset(token)
+
+
+def is_full() -> bool:
+    """Return whether the caller is inside `full_precision`."""
+    return _FULL.get()
