@@ -25,7 +25,7 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
     "Facts": ("threads=1", "task.questions=40", "task.passages=400", "task.claims=40", "threat.targets=2", "threat.budget.count=null"),
     "Memory": ("threads=1", "task.entries=100", "task.requests=40", "threat.budget.count=null"),
 }
-FEWER = {"iterations": 20, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
+FEWER = {"iterations": 20, "models": 2, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 CHEAP = {  # of defenses that train many models, or optimise
     "strip": ("defense.screen.overlays=5",),
     "onion": ("task.trusted=0.2",),

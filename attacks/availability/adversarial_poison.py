@@ -5,13 +5,14 @@ Shape letters: N rows, C channels, H height, W width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from attacks.availability.noise import CHUNK, changed, limit_of, perturbed, pixel_gradient
+from attacks.availability.noise import CHUNK, changed, limit_of, normal, perturbed, pixel_gradient
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
@@ -49,8 +50,8 @@ class AdversarialPoison:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if self.aim not in ("next", "away") or self.steps < 1 or not self.step_size > 0:
-            raise ConfigError("attack.data: aim is next or away, steps 1 or more, step_size above 0")
+        if self.aim not in ("next", "away") or self.steps < 1 or not 0 < self.step_size < math.inf:
+            raise ConfigError("attack.data: aim is next or away, steps 1 or more, step_size a finite number above 0")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with noise on as many of them as the budget allows.
@@ -61,7 +62,8 @@ class AdversarialPoison:
         limit = limit_of(known, "linf", "unlearnable")
 
         def change(rows: Dataset) -> Tensor:
-            start = (torch.randn(rows.inputs.shape, generator=rng.child("start").torch()) * limit).clamp(-limit, limit)
+            drawn = normal(rng.child("start"), rows.ids, rows.inputs[0].numel()).float().view(rows.inputs.shape)
+            start = (limit * drawn).clamp(-limit, limit)
             victim = known.fit(known.rows)
             noise = [self._moved(victim, rows.take(part), start[part], limit) for part in torch.arange(len(rows)).split(CHUNK)]
             return perturbed(rows.inputs, torch.cat(noise))

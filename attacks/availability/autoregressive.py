@@ -21,6 +21,7 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.pixels import PICTURES
 
+MOST = 100_000  # candidates, whose trial noise is in memory together
 SIDE = 3  # of the window
 CROP = 4  # first rows and columns that are dropped, as in the authors' code
 PAPER_VALUES = 3 * 32 * 32  # of a picture, for which the paper's thresholds hold
@@ -45,9 +46,9 @@ class Autoregressive:
     the paper's holds for 32x32 colour images.
 
     Args:
-        candidates: processes that are drawn, 1 or more.
+        candidates: processes that are drawn, 1 to 100,000.
         bound: largest absolute value of a process's noise from normal noise of size 1, above 0 (authors' code: 5).
-        response: smallest response of the filter of any other process to noise of length 1, 0 or more (authors' code:
+        response: smallest response of the filters of the processes that were kept before to noise of length 1 of a process, 0 or more (authors' code:
             10 for CIFAR-10, which few candidates reach here, and 3 for CIFAR-100).
     """
 
@@ -59,8 +60,8 @@ class Autoregressive:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if self.candidates < 1 or not self.bound > 0 or self.response < 0:
-            raise ConfigError("attack.data: candidates is 1 or more, bound above 0, response 0 or more")
+        if not (1 <= self.candidates <= MOST and 0 < self.bound < math.inf and 0 <= self.response < math.inf):
+            raise ConfigError(f"attack.data: candidates is a number from 1 to {MOST}, bound above 0 and response 0 or more, both finite")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with noise on as many of them as the budget allows.

@@ -20,6 +20,8 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.pixels import PICTURES
 
+LARGEST = 1e6  # of the weights beside the one of 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution:
@@ -35,7 +37,7 @@ class Convolution:
 
     Args:
         size: side of the filter, an odd number of 1 or more (paper: 3 on CIFAR-10).
-        blur: largest of the other weights, above 0 (paper: 0.3 on CIFAR-10).
+        blur: largest of the other weights, above 0, at most 1e6 (paper: 0.3 on CIFAR-10).
     """
 
     VERSION: ClassVar[int] = 1
@@ -45,17 +47,19 @@ class Convolution:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if self.size < 1 or self.size % 2 == 0 or not self.blur > 0:
-            raise ConfigError("attack.data: size is an odd number of 1 or more, blur above 0")
+        if self.size < 1 or self.size % 2 == 0 or not 0 < self.blur <= LARGEST:
+            raise ConfigError(f"attack.data: size is an odd number of 1 or more, blur a number above 0 and at most {LARGEST:g}")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with as many of them filtered as the budget allows.
 
         Raises:
-            ConfigError: the budget limits the size of a change.
+            ConfigError: the budget limits the size of a change, or the filter is larger than a picture can fill.
         """
         if known.budget.norm is not None:
             raise ConfigError(f"attack=convolution changes whole pictures, but threat.budget.norm={known.budget.norm}; choose threat=unlearnable_any")
+        if self.size >= 2 * (side := min(known.rows.inputs.shape[2:])):
+            raise ConfigError(f"attack.data.size={self.size}: the pictures have {side} pixels a side; give a filter of less than {2 * side}")
         return changed(known, rng, lambda rows: filtered(rows, self.filters(rows.num_classes, rng)))
 
     def filters(self, kinds: int, rng: Key) -> Tensor:

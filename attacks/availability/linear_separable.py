@@ -19,6 +19,7 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.pixels import PICTURES
 
+LARGEST = 1e6  # separation
 LOW = 20  # coordinates in which the vertices of the classes are drawn without replacement
 
 
@@ -38,7 +39,7 @@ class LinearSeparable:
 
     Args:
         patches: P, patches per side, 1 or more (authors' code: 4, of 8x8 pixels).
-        separation: half of the distance between two neighbouring vertices, above 0 (authors' code: 10).
+        separation: half of the distance between two neighbouring vertices, above 0, at most 1e6 (authors' code: 10).
     """
 
     VERSION: ClassVar[int] = 1
@@ -48,16 +49,18 @@ class LinearSeparable:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if self.patches < 1 or not self.separation > 0:
-            raise ConfigError("attack.data: patches is 1 or more, separation above 0")
+        if self.patches < 1 or not 0 < self.separation <= LARGEST:
+            raise ConfigError(f"attack.data: patches is 1 or more, separation a number above 0 and at most {LARGEST:g}")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with noise on as many of them as the budget allows.
 
         Raises:
-            ConfigError: the budget has no L2 limit above 0, or there are fewer patterns of patches than classes.
+            ConfigError: the budget has no L2 limit of 1 or more, more patches than pixels a side, or there are fewer patterns of patches than classes.
         """
         limit = limit_of(known, "l2", "unlearnable_l2")
+        if self.patches > (side := min(known.rows.inputs.shape[2:])):
+            raise ConfigError(f"attack.data.patches={self.patches}: the pictures have {side} pixels a side; give no more patches than that")
         return changed(known, rng, lambda rows: perturbed(rows.inputs, whole(self.noise(rows, limit, rng), limit)))
 
     def noise(self, rows: Dataset, limit: float, rng: Key) -> Tensor:

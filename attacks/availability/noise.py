@@ -35,13 +35,13 @@ def limit_of(known: Known, norm: str, example: str) -> float:
         example: a threat that has it.
 
     Raises:
-        ConfigError: the budget has no such limit, or a limit of 0.
+        ConfigError: the budget has no such limit, or one below 1, which allows no change: rows are stored in whole grey levels.
     """
     limit = known.budget.limit
     if known.budget.norm != norm or limit is None:
         raise ConfigError(f"this attack changes pictures within threat.budget.norm={norm} and a limit; choose threat={example}, or set both")
-    if limit == 0:
-        raise ConfigError(f"threat.budget.limit=0 allows no change of a picture; give a limit above 0, as threat={example} does")
+    if limit < 1:
+        raise ConfigError(f"threat.budget.limit={limit:g} allows no change of whole grey levels or pixels; give 1 or more, as threat={example} does")
     return limit
 
 

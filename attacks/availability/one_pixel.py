@@ -14,7 +14,6 @@ from torch import Tensor
 from attacks.availability.noise import changed, limit_of
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
 from poisonbench.forms.pixels import PICTURES
@@ -46,8 +45,6 @@ class OnePixel:
             ConfigError: the budget does not limit the number of pixels, or to less than one.
         """
         count = int(limit_of(known, "pixels", "unlearnable_pixel"))
-        if count == 0:
-            raise ConfigError(f"threat.budget.limit={known.budget.limit} allows no whole pixel; give 1 or more, as threat=unlearnable_pixel does")
         return changed(known, rng, lambda rows: shortcuts(rows, count))
 
 

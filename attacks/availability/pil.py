@@ -5,6 +5,7 @@ Shape letters: N rows, K classes, D values of a picture.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,7 +45,7 @@ class Pil:
         steps: signed gradient steps, 1 or more.
         step_size: size of one step, as a share of the budget's limit, above 0.
         obfuscation: weight of the second term, 0 or more; that of the first is 1.
-        penalty: weight of the squared coefficients of the classifier, divided by the number of rows, above 0.
+        penalty: weight of the squared coefficients of the classifier, divided by the number of rows, from 1e-12 to 1e12.
     """
 
     VERSION: ClassVar[int] = 1
@@ -57,8 +58,8 @@ class Pil:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if self.steps < 1 or not self.step_size > 0 or self.obfuscation < 0 or not self.penalty > 0:
-            raise ConfigError("attack.data: steps is 1 or more, step_size and penalty above 0, obfuscation 0 or more")
+        if self.steps < 1 or not (0 < self.step_size < math.inf and 0 <= self.obfuscation < math.inf and 1e-12 <= self.penalty <= 1e12):
+            raise ConfigError("attack.data: steps is 1 or more, step_size above 0 and obfuscation 0 or more, both finite, penalty a number from 1e-12 to 1e12")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with noise on as many of them as the budget allows.
@@ -69,9 +70,9 @@ class Pil:
         limit = limit_of(known, "linf", "unlearnable")
 
         def change(rows: Dataset) -> Tensor:
-            start = (2 * torch.rand(rows.inputs.shape, generator=rng.child("start").torch()) - 1) * limit
+            start = (2 * rng.child("start").per_row(rows.ids, draws=rows.inputs[0].numel()).float() - 1) * limit
             weights_DK = classifier(known.rows, self.penalty)
-            noise = self._searched(rows, start.flatten(1), weights_DK, limit)
+            noise = self._searched(rows, start, weights_DK, limit)
             return perturbed(rows.inputs, -noise.trunc().view(rows.inputs.shape))  # whole grey levels; rounding could exceed the limit
 
         return changed(known, rng, change)

@@ -5,6 +5,7 @@ Shape letters: N rows, C channels, H height, W width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,8 +63,11 @@ class RobustErrorMinimizing:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.draws, self.steps, self.turns, self.epochs) < 1 or not self.step_size > 0 or min(self.radius, self.ascents, self.shift) < 0:
-            raise ConfigError("attack.data: draws, steps, turns and epochs are 1 or more, step_size above 0, radius, ascents and shift 0 or more")
+        whole = min(self.draws, self.steps, self.turns, self.epochs) >= 1 and min(self.ascents, self.shift) >= 0
+        if not (whole and 0 < self.step_size < math.inf and 0 <= self.radius < math.inf):
+            raise ConfigError(
+                "attack.data: draws, steps, turns and epochs are 1 or more, ascents and shift 0 or more, step_size above 0 and radius 0 or more, both finite"
+            )
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with noise on as many of them as the budget allows.
@@ -79,21 +83,21 @@ class RobustErrorMinimizing:
             for turn in range(self.turns):
                 noise = self._lowered(victim, rows, noise, limit, rng.child(f"turn/{turn}"))
                 if turn + 1 < self.turns:
-                    now = rows.edit(torch.arange(len(rows)), inputs=perturbed(rows.inputs, noise))
+                    now = rows.edit(torch.arange(len(rows)), inputs=perturbed(rows.inputs, noise.trunc()))
                     victim = known.tune(victim, known.rows.edit(chosen, inputs=self._worst(victim, now, limit)), epochs=self.epochs)
-            return perturbed(rows.inputs, noise)
+            return perturbed(rows.inputs, noise.trunc())  # whole grey levels; rounding could exceed the limit
 
         return changed(known, rng, change)
 
     def _lowered(self, victim: Victim, rows: Dataset, noise: Tensor, limit: float, rng: Key) -> Tensor:
-        """Return (N, C, H, W) noise in whole grey levels after the gradient steps of one turn."""
+        """Return (N, C, H, W) noise after the gradient steps of one turn."""
         moved = noise.clone()
         for part in torch.arange(len(rows)).split(CHUNK):
             mine = rows.take(part)
             for step in range(self.steps):
                 slope = self.slope(victim, mine, moved[part], limit, rng.child(f"step/{step}"))
                 moved[part] = (moved[part] - self.step_size * limit * slope.sign()).clamp(-limit, limit)
-        return moved.trunc()  # rounding could exceed the limit
+        return moved
 
     def slope(self, victim: Victim, rows: Dataset, noise: Tensor, limit: float, rng: Key) -> Tensor:
         """Return the gradient of the loss at the worst changes, summed over the transformations, with respect to the noise."""

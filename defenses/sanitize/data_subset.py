@@ -63,6 +63,8 @@ class DataSubset:
         """Check that the fields are in range."""
         if not 0 < self.share <= 1:
             raise ConfigError(f"defense.sanitize.share={self.share}: give a share of the rows in (0, 1], such as 0.25")
+        if self.how not in ("random", "k_centre", "el2n") or self.keep not in ("hard", "easy"):
+            raise ConfigError(f"defense.sanitize: how={self.how} is random, k_centre or el2n, keep={self.keep} is hard or easy")
         if min(self.networks, self.epochs) < 1:
             raise ConfigError(f"defense.sanitize: networks={self.networks} and epochs={self.epochs} are 1 or more")
 

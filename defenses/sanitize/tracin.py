@@ -5,6 +5,7 @@ Shape letters: N rows, T trusted rows, M rows, K classes, D features, P paramete
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -61,8 +62,10 @@ class TracIn:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.checkpoints, self.epochs) < 1 or self.margin < 0:
-            raise ConfigError("defense.sanitize: checkpoints and epochs are 1 or more, margin 0 or more")
+        if self.how not in ("self", "trusted") or self.layers not in ("last", "all"):
+            raise ConfigError(f"defense.sanitize: how={self.how} is self or trusted, layers={self.layers} is last or all")
+        if min(self.checkpoints, self.epochs) < 1 or not 0 <= self.margin < math.inf:
+            raise ConfigError("defense.sanitize: checkpoints and epochs are 1 or more, margin a finite number of 0 or more")
         if self.expected_rate is not None and not 0 <= self.expected_rate < 1:
             raise ConfigError(f"defense.sanitize.expected_rate={self.expected_rate}: a rate to expect lies in [0, 1)")
 
@@ -76,13 +79,19 @@ class TracIn:
             raise ConfigError("defense.sanitize.how=trusted needs trusted clean rows; set task.trusted to a share above 0, such as 0.05, or how=self")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Sum over the checkpoints and drop the most suspicious rows."""
+        """Sum over the checkpoints and drop the most suspicious rows.
+
+        Raises:
+            ConfigError: all rows would be dropped.
+        """
+        count = round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data))
+        if count >= len(data):
+            raise ConfigError(f"defense.sanitize.margin={self.margin:g} times the expected rate removes all {len(data)} rows; lower one of them")
         influence, victim = torch.zeros(len(data), dtype=torch.float64), None
         for turn in range(self.checkpoints):
             victim = means.tune(victim, data, epochs=self.epochs, draw=turn)
             influence += self.influence(victim, data, means.trusted)
         suspicion = influence if self.how == "self" else -influence
-        count = min(len(data) - 1, round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data)))
         keep = torch.ones(len(data), dtype=torch.bool)
         keep[suspicion.argsort(descending=True, stable=True)[:count]] = False
         return Verdict(keep=keep, suspicion=suspicion.float())

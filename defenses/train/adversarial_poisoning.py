@@ -33,7 +33,7 @@ class PoisonedBatchStep(PlainStep):
     the paper defends against in this way, only gradient matching is included, not those with patches and triggers.
 
     Args:
-        limit: Linf radius in grey levels, above 0.
+        limit: Linf radius in grey levels, in (0, 255].
         step_size: size of one step, as a share of the limit, above 0.
         steps: steps of Adam in each training step, 1 or more (paper: 5).
         share: inputs / rows of a batch, in (0, 1); rounded down (option sep-half of the published code: 0.5).
@@ -48,8 +48,8 @@ class PoisonedBatchStep(PlainStep):
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if not (self.limit > 0 and self.step_size > 0 and self.steps >= 1 and 0 < self.share < 1):
-            raise ConfigError("defense.train.step: limit and step_size are above 0, steps 1 or more, share lies in (0, 1)")
+        if not (0 < self.limit <= 255 and 0 < self.step_size < math.inf and self.steps >= 1 and 0 < self.share < 1):
+            raise ConfigError("defense.train.step: limit lies in (0, 255], step_size is finite and above 0, steps 1 or more, share lies in (0, 1)")
 
     def check(self, module: nn.Module, plan: Plan) -> None:
         """Check that the inputs are pictures.

@@ -6,6 +6,7 @@ Shape letters: N rows, B rows of a batch, C channels, H height, W width, K class
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -62,9 +63,9 @@ class FriendlyNoiseStep(PlainStep):
         steps: steps of SGD, 1 or more (paper: 30).
         lr: learning rate, for the loss of one picture with pixels in [0, 1], above 0.
         mu: weight of the size of the noise, 0 or more (paper: 1).
-        limit: largest noise of a pixel in grey levels, above 0 (paper: 16).
+        limit: largest noise of a pixel in grey levels, in (0, 255] (paper: 16).
         random: how random noise is drawn: "bernoulli" (paper: plus or minus the size), "uniform" or "gaussian".
-        size: of the random noise in grey levels, 0 or more; 0 is none (paper: 8).
+        size: of the random noise in grey levels, in [0, 255]; 0 is none (paper: 8).
     """
 
     VERSION: ClassVar[int] = 1
@@ -79,8 +80,10 @@ class FriendlyNoiseStep(PlainStep):
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.start, self.steps) < 1 or not (self.lr > 0 and self.limit > 0) or min(self.mu, self.size) < 0:
-            raise ConfigError("defense.train.step: start and steps are 1 or more, lr and limit above 0, mu and size 0 or more")
+        if min(self.start, self.steps) < 1 or not (0 < self.lr < math.inf and 0 <= self.mu < math.inf):
+            raise ConfigError("defense.train.step: start and steps are 1 or more, lr above 0 and mu 0 or more, both finite")
+        if not (0 < self.limit <= 255 and 0 <= self.size <= 255):
+            raise ConfigError(f"defense.train.step: limit={self.limit} lies in (0, 255], size={self.size} in [0, 255]")
 
     def check(self, module: nn.Module, plan: Plan) -> None:
         """Refuse inputs that are not pictures, and a training that ends before the noise is computed.

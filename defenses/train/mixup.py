@@ -27,7 +27,7 @@ class MixupStep(PlainStep):
     Beta(alpha, alpha), and the partners are a random order of the batch, as in the paper. The loss is the average of the losses of both labels with
     the same weight, which equals the cross-entropy of the averaged labels.
 
-    Rows are mixed after augmentation. The step works with every objective.
+    Rows are mixed after augmentation. Objectives that look at the inputs themselves, such as those of `ueraser`, get the mixed rows' scores alone.
 
     Args:
         alpha: 0 or more; 0 is plain training (paper: 0.2 to 0.4 for ImageNet, 1 for CIFAR-10, 8 and more for wrong labels).

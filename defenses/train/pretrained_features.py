@@ -23,6 +23,9 @@ class PretrainedFeatures:
       drawn from the same task, so they are worth more than rows of another data set, and the run has fewer training rows.
     - `learner@defense.train.member=ridge features@defense.train.member.features=hog`: features that are computed without any training.
 
+    Any other member without trained features is accepted too, such as trees on the pixels; then it is that model, and not a linear one, that poison acts
+    through.
+
     Attackers craft against their own `threat.surrogate`. By default it is the recipe of the run and not this one; set it to the member for an attacker
     who knows the defense.
 

@@ -5,6 +5,7 @@ Shape letters: B rows of a batch, K classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -34,9 +35,10 @@ class RobustLossStep(PlainStep):
 
     Args:
         how: "gce" or "sce".
-        q: of "gce", in (0, 1] (paper: 0.7).
+        q: of "gce", in [0.001, 1] (paper: 0.7).
         truncation: of "gce", the probability k of the label that a row needs to have a gradient, in [0, 1); 0 is off (paper: 0.5).
-        truncate_from: share of the epochs before rows are pruned, in [0, 1] (paper: 40 of 120 epochs).
+        truncate_from: share of the epochs before rows are pruned, in [0, 1] (paper: 40 of 120 epochs). An untrained network gives most labels a
+            probability below `truncation`, so with 0 it may never learn.
         alpha: of "sce", 0 or more (paper: 0.1 for CIFAR-10, 0.01 for MNIST).
         beta: of "sce", above 0 (paper: 1).
         log_zero: of "sce", below 0 (paper: -4; the published code clips labels at 1e-4, which is -9.2).
@@ -56,15 +58,15 @@ class RobustLossStep(PlainStep):
         """Check that the fields are in range."""
         if self.how not in ("gce", "sce"):
             raise ConfigError(f"defense.train.step.how={self.how}: choose gce or sce")
-        if not (0 < self.q <= 1 and 0 <= self.truncation < 1 and 0 <= self.truncate_from <= 1):
+        if not (1e-3 <= self.q <= 1 and 0 <= self.truncation < 1 and 0 <= self.truncate_from <= 1):
             asked = f"q={self.q}, truncation={self.truncation}, truncate_from={self.truncate_from}"
-            raise ConfigError(f"defense.train.step: {asked}; q lies in (0, 1], truncation in [0, 1), truncate_from in [0, 1]")
-        if not (self.alpha >= 0 and self.beta > 0 and self.log_zero < 0):
+            raise ConfigError(f"defense.train.step: {asked}; q lies in [0.001, 1], truncation in [0, 1), truncate_from in [0, 1]")
+        if not (0 <= self.alpha < math.inf and 0 < self.beta < math.inf and -math.inf < self.log_zero < 0):
             asked = f"alpha={self.alpha}, beta={self.beta}, log_zero={self.log_zero}"
-            raise ConfigError(f"defense.train.step: {asked}; alpha is 0 or more, beta above 0, log_zero below 0")
+            raise ConfigError(f"defense.train.step: {asked}; alpha is 0 or more, beta above 0, log_zero below 0, all finite")
 
     def objective(self, objective: Objective, moment: Moment) -> Objective:
-        """Return the robust loss; the objective of the recipe is not used."""
+        """Return the robust loss; the objective of the recipe, and of steps before this one, is not used."""
         if self.how == "sce":
             return SymmetricCrossEntropy(alpha=self.alpha, beta=self.beta, log_zero=self.log_zero)
         pruning = moment.epoch >= self.truncate_from * moment.plan.epochs

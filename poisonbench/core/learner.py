@@ -269,7 +269,7 @@ class Step(Protocol):
 
         Args:
             module: the model; its weights are trained.
-            trusted: the defender's clean rows, with inputs as the model sees them; may be empty.
+            trusted: the defender's clean rows as they are stored; in a transfer their features, which its head sees. May be empty.
         """
         ...
 

@@ -97,7 +97,8 @@ class Transfer:
         if self.head.steps:  # only steps look at the trusted rows
             combine = dataclasses.replace(combine, trusted=_featured(frozen, combine.trusted))
         head = self.head.fit(_featured(frozen, data), combine, rng, begun and begun.linear)
-        return TransferVictim(extractor=frozen, linear=head)
+        history = tuple(_joined(frozen.state(), state) for state in head.history)
+        return TransferVictim(extractor=frozen, linear=head, history=history)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim per part, one after the other."""
@@ -112,7 +113,7 @@ class Transfer:
         frozen = self.extractor.restore(Trained(state=_under("extractor.", trained.state), facts={}), like, combine)
         featured = _featured(frozen, like.take(torch.arange(min(1, len(like)))))
         head = self.head.restore(Trained(state=_under("last.", trained.state), facts=trained.facts), featured, combine)
-        return TransferVictim(extractor=frozen, linear=head)
+        return TransferVictim(extractor=frozen, linear=head, history=trained.history)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,8 +151,7 @@ class TransferVictim:
 
     def state(self) -> State:
         """Return the states of both parts."""
-        extractor = {f"extractor.{name}": value for name, value in self.extractor.state().items()}
-        return extractor | {f"last.{name}": value for name, value in self.linear.state().items()}
+        return _joined(self.extractor.state(), self.linear.state())
 
     def silenced(self, channels_D: Tensor) -> TransferVictim:
         """Return a victim without these features of the extractor."""
@@ -200,6 +200,10 @@ def _with_inputs(data: Dataset, features: Tensor) -> Dataset:
     """Return the rows with features (N, D) as inputs, which are plain numbers."""
     schema = {**data.schema, "inputs": Column(form=Form(), role="seen")}
     return dataclasses.replace(data.with_columns(data.columns | {"inputs": features}), schema=schema)
+
+
+def _joined(extractor: State, head: State) -> State:
+    return {f"extractor.{name}": value for name, value in extractor.items()} | {f"last.{name}": value for name, value in head.items()}
 
 
 def _under(prefix: str, state: State) -> dict[str, Tensor]:

@@ -56,6 +56,13 @@ HELP = {
     "autoregressive": ("threat.budget.limit=1000",),
     "one_pixel": ("threat.budget.limit=4",),
     "convolution": ("threat.budget.rate=1",),
+    "bilevel": ("threat.budget.rate=0.05", "attack.data.steps=100"),
+    "gradient_canceling": ("threat.budget.rate=0.2", "attack.data.steps=100"),
+    "beta_poisoning": ("threat.budget.rate=0.2", "attack.data.steps=100"),
+    "metapoison": (
+        *("threat.budget.limit=255", "attack.data.steps=60", "threat.budget.rate=0.2", "task.noise=100", "learner.epochs=8", "attack.data.models=2"),
+        *("attack.data.ages=8", "attack.data.advance_every=20", "attack.data.clean_rows=64", "attack.data.confidence=20", "attack.data.lr=0.03"),
+    ),
     "pil": ("threat.budget.limit=96", "attack.data.steps=40"),
     "robust_error_minimizing": ("threat.budget.limit=96", "attack.data.steps=10", "attack.data.turns=4"),
     "random_label": ("threat.budget.rate=1",),

@@ -14,7 +14,7 @@ from attacks.availability.autoregressive import Autoregressive, responses
 from attacks.availability.convolution import Convolution, filtered
 from attacks.availability.error_minimizing import ErrorMinimizing
 from attacks.availability.linear_separable import LinearSeparable, vertices
-from attacks.availability.noise import pixel_gradient, scaled, shifted, whole
+from attacks.availability.noise import normal, pixel_gradient, scaled, shifted, whole
 from attacks.availability.one_pixel import OnePixel, shortcuts
 from attacks.availability.pil import Pil, classifier, gradient
 from attacks.availability.robust_error_minimizing import RobustErrorMinimizing, worst_change
@@ -57,7 +57,7 @@ def moved(poisoned, rows):
 def test_one_long_step_of_tap_on_a_linear_model_is_the_sign_of_the_closed_form(aim):
     rows, linear = images(), Linear()
     poisoned = AdversarialPoison(aim=aim, steps=1, step_size=2.0).poison(world(rows, fit=lambda data: linear, **LINF), Key.root(0))
-    start = (torch.randn(rows.inputs.shape, generator=Key.root(0).child("start").torch()) * LIMIT).clamp(-LIMIT, LIMIT)
+    start = (LIMIT * normal(Key.root(0).child("start"), rows.ids, 64).float().view(rows.inputs.shape)).clamp(-LIMIT, LIMIT)
     wish = (rows.labels + 1) % 3 if aim == "next" else rows.labels
     slope = (linear(rows.inputs + start.double()).softmax(1) - F.one_hot(wish, 3)) @ linear.weights.T
     expected = LIMIT * slope.sign() * (-1 if aim == "next" else 1)
@@ -254,6 +254,13 @@ def test_the_surrogate_of_robust_noise_is_trained_on_worst_changes():
     assert moved(poisoned, rows).abs().max() == LIMIT
 
 
+def test_steps_of_less_than_a_grey_level_add_up_over_the_turns():
+    rows, linear = images(kinds=2), Linear(2)
+    slow = RobustErrorMinimizing(**{**vars(REM), "radius": 0.0, "ascents": 0, "step_size": 0.1, "turns": 20})
+    poisoned = slow.poison(world(rows, tune=lambda victim, data, epochs: linear, rate=1.0, norm="linf", limit=4.0), Key.root(0))
+    assert moved(poisoned, rows).abs().max() == 4.0
+
+
 NEEDS = {
     "norm=linf": (TAP, REM, PIL, ErrorMinimizing(noise="sample", steps=1, step_size=0.1, turns=1, epochs=1, stop_error=0.0)),
     "norm=l2": (AR, LinearSeparable(patches=4, separation=10.0)),
@@ -270,7 +277,7 @@ def test_a_budget_without_the_limit_or_with_a_limit_of_zero_is_refused(norm, att
 
 
 def test_half_a_pixel_is_refused():
-    with pytest.raises(ConfigError, match="no whole pixel"):
+    with pytest.raises(ConfigError, match=r"limit=0\.5 allows no change of whole grey levels or pixels"):
         OnePixel().poison(world(images(), rate=1.0, norm="pixels", limit=0.5), Key.root(0))
 
 

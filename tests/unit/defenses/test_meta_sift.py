@@ -68,6 +68,12 @@ def test_features_are_centred_and_scaled():
     assert found.tolist() == [[-1.0, 0.0, 1.0], [1.0, 0.0, 1.0]]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_weights_fall_with_the_loss_before_the_first_step(seed):
+    weights = weight(weight_net(Key.root(seed).torch()), torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64))
+    assert weights[0] > weights[2]
+
+
 class Placed:
     """A victim whose features are the pixels."""
 
