@@ -215,6 +215,7 @@ def _more(records: Sequence[Record], shown: Container[str] | None = None) -> Ite
     yield from _proved(records)
     yield from (f"mean C-Acc of a member {right}" for right in [_over(records, "metrics", "member_c_acc")] if right)
     yield from _spent(records)
+    yield from _bounded(records)
     yield from (
         f"{whose}canaries prove an epsilon of at least {spread_text(values, 2)}" for whose, values in zip(("undefended: ", ""), least, strict=True) if values
     )
@@ -234,6 +235,12 @@ def _spent(records: Sequence[Record]) -> Iterator[str]:
     """Yield the epsilon of a private training, with its neighbours and whose draws it holds over."""
     relations = " or ".join(sorted({relation(record, seed=len(records) == 1) for record in records if "epsilon" in record.facts}))
     yield from (f"epsilon {spent} ({relations})" for spent in [_over(records, "facts", "epsilon", scale=1.0, digits=2)] if spent)
+
+
+def _bounded(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the hinge loss on clean rows, and the bound that no attack within the feasible set of a certified filter exceeds."""
+    found, most = (_over(records, "facts", name, scale=1.0, digits=3) for name in ("clean_hinge", "hinge_bound"))
+    yield from (f"hinge loss on clean rows {found}, at most {most} for any rows inserted within the budget" for _ in [most] if found and most)
 
 
 def _cover(records: Sequence[Record]) -> Iterator[str]:

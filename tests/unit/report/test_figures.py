@@ -213,3 +213,9 @@ def test_a_block_can_choose_the_figures_of_goals_that_it_shows():
     chosen = filled("<!-- records: digits goal=retrieved,precision -->\n<!-- end -->", [record])
     assert "retrieved" in chosen.splitlines()[3]
     assert "ceiling" not in chosen
+
+
+def test_a_bound_on_the_loss_stands_beside_the_loss():
+    bounded = made(facts={"clean_hinge": 0.041, "hinge_bound": 0.399})
+    assert "hinge loss on clean rows 0.041, at most 0.399 for any rows inserted within the budget" in table([bounded])
+    assert "hinge loss" not in table([made(facts={"clean_hinge": 0.041})])
