@@ -9,6 +9,7 @@ Shape letters: N rows, R rows of poison, C columns of the inputs, D columns that
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,6 +51,8 @@ class Scale:
         """Measure the clean rows."""
         values_NC = rows.inputs.flatten(1).double()
         varies = values_NC.std(0, correction=0) > 1e-12 * values_NC.abs().amax(0)
+        if not varies.any():
+            raise ConfigError("all columns of the training rows are constant, so no row can be moved; choose another task")
         values_ND = values_NC[:, varies]
         centre, unit = values_ND.mean(0), values_ND.std(0, correction=0)
         return cls(varies=varies, centre=centre, unit=unit, low=(values_ND.amin(0) - centre) / unit, high=(values_ND.amax(0) - centre) / unit)
@@ -84,14 +87,20 @@ class Box:
         """Return the box of the clean rows; where the threat limits changes, its part within the limit of each start.
 
         Raises:
-            ConfigError: a norm other than Linf.
+            ConfigError: a norm other than Linf, or a limit that allows no change.
         """
         low, high = scale.low.expand_as(starts_RD), scale.high.expand_as(starts_RD)
         if known.budget.limit is None:
             return cls(low=low, high=high)
         if known.budget.norm != "linf":
             raise ConfigError(f"threat.budget.norm={known.budget.norm}: attacks on linear models know a limit in linf, or none; set norm and limit to null")
-        reach = known.budget.limit / scale.unit
+        limit, values = known.budget.limit, known.rows.inputs.flatten(1)[:, scale.varies]
+        if values.is_floating_point():  # the stored numbers are rounded; the last digit must not exceed the limit
+            reach = (limit - 2 * torch.finfo(values.dtype).eps * values.double().abs().amax(0)).clamp_min(0) / scale.unit
+        else:
+            reach = math.floor(limit) / scale.unit
+        if not (reach > 0).any():
+            raise ConfigError(f"threat.budget.limit={limit:g} allows no change of any column; give a larger one, or null for none")
         return cls(low=torch.maximum(low, starts_RD - reach), high=torch.minimum(high, starts_RD + reach))
 
     @property

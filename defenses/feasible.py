@@ -71,9 +71,7 @@ class FeasibleSet:
         counts = rows.labels.bincount(minlength=rows.num_classes)
         if int(counts.min()) < 2:
             small = int(counts.argmin())
-            raise ConfigError(
-                f"the slab and the sphere of class {small} are measured on {int(counts[small])} {name} rows; two are needed, such as task.trusted=0.2"
-            )
+            raise ConfigError(f"the slab and the sphere of class {small} are measured on {int(counts[small])} {name} rows; two are needed")
         deviation = table_ND.std(0, correction=0)
         unit = torch.where((deviation > 1e-12 * table_ND.abs().amax(0)) & torch.tensor(shape.standardise), deviation, 1.0)
         points = table_ND / unit

@@ -57,8 +57,8 @@ class BetaPoisoning:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if self.prototypes < 2 or self.steps < 1 or not self.lr > 0 or self.rows < 2:
-            raise ConfigError("attack.data: prototypes and rows are 2 or more, steps is 1 or more, lr is above 0")
+        if self.prototypes < 2 or self.steps < 1 or not 0 < self.lr <= 1e6 or self.rows < 2:
+            raise ConfigError("attack.data: prototypes and rows are 2 or more, steps is 1 or more, lr is above 0, at most 1e6")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows followed by as many as the budget allows.
@@ -85,7 +85,9 @@ class BetaPoisoning:
         draws, count = rng.torch(), len(box.low)
         prototypes_RPD = dense_ND[torch.randint(len(dense_ND), (count, self.prototypes), generator=draws)]
         weights = torch.rand(count, self.prototypes, generator=draws, dtype=torch.float64).requires_grad_()
-        width = torch.cdist(dense_ND, dense_ND).mean()
+        width = torch.cdist(dense_ND, dense_ND, compute_mode="donot_use_mm_for_euclid_dist").mean()
+        if width == 0:
+            raise ConfigError(f"attack.data.source={self.source}: all rows of the class are equal, so there is no density to climb; choose another class")
         optimiser = torch.optim.Adam([weights], lr=self.lr)
         for _ in range(self.steps):
             points = box.clamped(torch.einsum("rp,rpd->rd", weights, prototypes_RPD))

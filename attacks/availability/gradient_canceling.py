@@ -46,7 +46,7 @@ class GradientCanceling:
     clean rows with their own labels; "flipped" starts from the same rows with the other label.
 
     Args:
-        radii: radii of the ball, as multiples of the length of the clean parameters on standardised columns, each above 0.
+        radii: radii of the ball, as multiples of the length of the clean parameters on standardised columns, each above 0, at most 1e6.
         ascent: steps of gradient ascent to the parameters, 1 or more.
         steps: most steps of the rows, 1 or more (paper: 1000, of gradient descent).
         labels: of the rows: "flipped" or "kept".
@@ -62,8 +62,8 @@ class GradientCanceling:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if not self.radii or min(self.radii) <= 0 or self.ascent < 1 or self.steps < 1:
-            raise ConfigError("attack.data: radii has one or more numbers above 0, ascent and steps are 1 or more")
+        if not self.radii or not all(0 < radius <= 1e6 for radius in self.radii) or self.ascent < 1 or self.steps < 1:
+            raise ConfigError("attack.data: radii has one or more numbers above 0, at most 1e6, ascent and steps are 1 or more")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows followed by as many as the budget allows.

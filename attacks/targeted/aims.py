@@ -178,11 +178,12 @@ def clean_label(attack: CleanLabel, known: Known, rng: Key, norms: tuple[str, ..
     rows, limit, wish = known.rows, known.budget.limit, wished(known.targets, attack.wish, rng, base_class, lambda: known.fit(known.rows))
     if known.budget.norm not in norms or limit is None:
         raise ConfigError(f"this attack perturbs images within threat.budget.norm={' or '.join(norms)} and a limit, such as threat=targeted")
+    goal, count = Flip(ids=known.targets.ids, wish=wish), known.budget.rows(len(rows))
+    if count == 0:
+        return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
     if limit < 1:
         raise ConfigError(f"threat.budget.limit={limit:g} allows no change of whole grey levels; give 1 or more, or threat.budget.rate=0 for no poison")
-    goal = Flip(ids=known.targets.ids, wish=wish)
-    if known.budget.rows(len(rows)) == 0:
-        return Poisoned(data=rows, mask=known.mask(torch.arange(0)), goal=goal)
+    known.pool(rows.labels == wish[0], count)  # too few rows are refused before surrogates are trained
     victims = [known.fit(rows, draw=draw) for draw in range(attack.surrogates)]
     modules = differentiable(victims)
     chosen = bases(known, int(wish[0]), attack.bases, rng, victims[0])

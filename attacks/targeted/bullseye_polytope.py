@@ -67,8 +67,8 @@ class BullseyePolytope:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.iterations, self.surrogates) < 1 or not self.lr > 0:
-            raise ConfigError("attack.data: iterations and surrogates are 1 or more, lr is above 0")
+        if min(self.iterations, self.surrogates) < 1 or not 0 < self.lr <= 1e6:
+            raise ConfigError("attack.data: iterations and surrogates are 1 or more, lr is above 0, at most 1e6")
         check_views(self.dropout, self.draws)
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
@@ -97,4 +97,4 @@ class BullseyePolytope:
 def off_centre(features_RD: Tensor, target_1D: Tensor) -> Tensor:
     """Return the distance of the mean feature from the target's feature, as a share of the norm of the latter."""
     off = (features_RD.mean(0, keepdim=True) - target_1D).square().sum()
-    return off.sqrt() / target_1D.square().sum().sqrt().clamp_min(1e-12)
+    return (off + 1e-30).sqrt() / target_1D.square().sum().sqrt().clamp_min(1e-12)

@@ -69,8 +69,8 @@ class ConvexPolytope:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.iterations, self.surrogates, self.solver_steps) < 1 or not self.lr > 0:
-            raise ConfigError("attack.data: iterations, surrogates and solver_steps are 1 or more, lr is above 0")
+        if min(self.iterations, self.surrogates, self.solver_steps) < 1 or not 0 < self.lr <= 1e6:
+            raise ConfigError("attack.data: iterations, surrogates and solver_steps are 1 or more, lr is above 0, at most 1e6")
         check_views(self.dropout, self.draws)
 
     def poison(self, known: Known, rng: Key) -> Poisoned:

@@ -69,8 +69,10 @@ class FeatureCollision:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.iterations, self.surrogates) < 1 or not self.lr > 0 or min(self.penalty, self.tolerance) < 0:
-            raise ConfigError("attack.data: iterations and surrogates are 1 or more, lr is above 0, penalty and tolerance are 0 or more")
+        if min(self.iterations, self.surrogates) < 1 or not (0 < self.lr <= 1e6 and 0 <= self.penalty <= 1e6 and self.tolerance >= 0):
+            raise ConfigError(
+                "attack.data: iterations and surrogates are 1 or more, lr is above 0, penalty 0 or more, both at most 1e6, tolerance is 0 or more"
+            )
         if not 0 <= self.watermark <= 1 or not 0 < self.decay < 1:
             raise ConfigError(f"attack.data.watermark={self.watermark}, attack.data.decay={self.decay}: watermark lies in [0, 1], decay between 0 and 1")
 

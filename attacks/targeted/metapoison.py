@@ -42,7 +42,8 @@ class MetaPoison:
     Not included: the colour perturbation of the paper; the noise within the limit is the whole change.
 
     Args:
-        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels, the "next" class, or the wrong label that the surrogate finds most
+            "likely".
         bases: rows to start from: "random" ones of the wished class, the "nearest" to the target, the "first", or those with the largest "gradient".
         steps: steps of Adam, 1 or more (paper: 60).
         step_size: size of one step, as a share of the budget's limit, above 0.
@@ -78,10 +79,10 @@ class MetaPoison:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        if min(self.steps, self.models, self.unroll, self.batch_size) < 1 or not min(self.step_size, self.lr) > 0:
-            raise ConfigError("attack.data: steps, models, unroll and batch_size are 1 or more, step_size and lr above 0")
-        if min(self.advance_every, self.clean_rows, self.confidence, self.shift) < 0:
-            raise ConfigError("attack.data: advance_every, clean_rows, confidence and shift are 0 or more")
+        if min(self.steps, self.models, self.unroll, self.batch_size) < 1 or not (0 < self.step_size <= 1e3 and 0 < self.lr <= 1e6):
+            raise ConfigError("attack.data: steps, models, unroll and batch_size are 1 or more, step_size is above 0, at most 1000, lr above 0, at most 1e6")
+        if min(self.advance_every, self.clean_rows) < 0 or not (self.confidence >= 0 and 0 <= self.shift <= 1e3):
+            raise ConfigError("attack.data: advance_every, clean_rows, confidence and shift are 0 or more, shift at most 1000")
         if self.ages < self.models:
             raise ConfigError(f"attack.data.ages={self.ages}: {self.models} models of different ages need ages of {self.models} epochs or more")
 
@@ -124,7 +125,8 @@ class MetaPoison:
         batches, rows, generator = list[Shown](), scene.known.rows, rng.torch()
         for _ in range(self.unroll):
             mine = torch.randperm(len(scene.inputs), generator=generator)[: self.batch_size]
-            other = torch.randperm(len(rows), generator=generator)[: self.clean_rows]
+            other = torch.randperm(len(rows), generator=generator)
+            other = other[~torch.isin(other, scene.chosen)][: self.clean_rows]  # the victim never sees the base rows as they were
             images = torch.cat([noise.images[mine], rows.inputs[other].float()])
             draws = torch.rand(len(images), 3, generator=generator)
             labels = torch.cat([torch.full((len(mine),), scene.label), rows.labels[other]])

@@ -20,7 +20,8 @@ class RandomLabelTargeted:
     no better than it owes its success to the wrong labels alone. `label_flip_targeted` is the same with the rows nearest to the target.
 
     Args:
-        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class.
+        wish: the label that the target shall get: "random" among the wrong labels, or the "next" class; there is no surrogate
+            for "likely".
     """
 
     VERSION: ClassVar[int] = 1

@@ -50,7 +50,8 @@ class Subpopulation:
 
     The subpopulation is drawn among the clusters with training rows that the attacker can write, and targets. The targets of the threat that fall into its
     cluster are probed: ASR is the share of them with a wrong answer, and C-Acc, which leaves targets out, is the accuracy on all other test rows
-    (the collateral damage). The ASR of clean training is the error there without poison.
+    (the collateral damage). Rows of the subpopulation that are no targets count there too; where the targets are few of many test rows, raise
+    threat.targets. The ASR of clean training is the error there without poison.
 
     Differences: the paper samples subpopulations and poisons from auxiliary rows that are not trained on, and reports the clusters with the largest
     damage; here clusters and poisons come from the training rows, and one cluster is drawn. The flipped label is the wrong one that

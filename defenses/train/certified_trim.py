@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from defenses.feasible import FeasibleSet, Shape
-from poisonbench.core.audit import copies
+from poisonbench.core.audit import marks_of
 from poisonbench.core.convex import LinearModel, hinge, linear_of, signs
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import stated
@@ -48,10 +49,12 @@ class BoundLoss:
     all over n. Each f gives a valid bound; the best one is a convex problem. It depends on the clean rows, the trusted rows and k, and on no attack.
 
     For a victim that is a linear model of two classes, the facts of the record contain:
-        loss_bound: the bound on the mean loss that the victim minimises, over the clean rows in F.
+        loss_bound: the bound on the mean loss that the victim minimises, over the clean rows in F. It includes by how much the victim's objective
+            exceeds its minimum, because the bound above is one for the exact minimiser.
         clean_loss: that loss of the trained victim, which is never above it. A clean row that the attacker changed counts 0.
         hinge_bound, clean_hinge: the same for the hinge loss, max(0, 1 - margin). The bound follows from loss_bound.
-    The clean rows are the referee's knowledge. The figures use them; the training does not. Facts are those of the victim before any repair.
+    The bound holds where no more than k rows are poison and no other filter removes rows. The clean rows are the referee's knowledge. The figures use
+    them; the training does not. Facts are those of the victim before any repair.
 
     Differences: the paper bounds the hinge loss of a support vector machine in a ball of parameters. Here the bound is about the loss and the penalty
     of the learner: logistic regression, or the squared hinge loss. Where the hinge loss is needed, it is bounded by that loss. The penalty of f is that of
@@ -64,7 +67,7 @@ class BoundLoss:
         shape: how large the set is; that of defense.sanitize.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     shape: Shape
@@ -89,7 +92,7 @@ class Bounded(Around):
         shape: how large the set is.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LOOKS_AT: ClassVar[Looks] = "each row alone"
     rate: float
     shape: Shape
@@ -117,10 +120,41 @@ class Bounded(Around):
     def figures(self, model: LinearModel, feasible: FeasibleSet, clean: Dataset, data: Dataset, changes: int) -> Mapping[str, float]:
         """Return the losses of a victim on clean rows beside their bounds."""
         bound = Bound(feasible=feasible, model=model, points=feasible.points(clean), signs=signs(clean.labels), changes=changes).least()
+        bound += shortfall(model, data.take(feasible.excess(data) <= 1)) / len(clean)
         margins = signs(clean.labels) * model.scores(clean.form.table(clean.inputs).double())
-        unchanged = copies(data, clean)
+        unchanged = still_there(clean, data)
         loss, angle = (float((values * unchanged).mean()) for values in (model.loss.value(margins), hinge(margins)))
         return {"clean_loss": loss, "loss_bound": bound, "clean_hinge": angle, "hinge_bound": model.loss.hinge(bound)}
+
+
+def still_there(clean: Dataset, data: Dataset) -> Tensor:
+    """Return (N,) bool, the clean rows of which `data` has a copy; of several equal rows as many as it has."""
+    left = Counter(marks_of(data))
+    found = list[bool]()
+    for mark in marks_of(clean):
+        found.append(left[mark] > 0)
+        left[mark] -= 1
+    return torch.tensor(found)
+
+
+def shortfall(model: LinearModel, rows: Dataset) -> float:
+    """Return by how much the objective of the model, over its training rows, exceeds the minimum that L-BFGS finds from there; 0 or more.
+
+    The bound holds for the exact minimiser. A solver stops a little above it, or far above it after few iterations.
+    """
+    standard_ND = (rows.form.table(rows.inputs).double() - model.mean) / model.scale
+    signs_N, start = signs(rows.labels), torch.cat([model.weights.double(), torch.tensor([model.bias], dtype=torch.float64)])
+
+    def objective(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        theta = torch.from_numpy(values).requires_grad_()
+        weights, bias = theta[:-1], theta[-1]
+        total = model.loss.value(signs_N * (standard_ND @ weights + bias)).sum()
+        total = total + (weights.square().sum() + model.bias_penalty * bias.square()) / (2 * model.C)
+        (slope,) = torch.autograd.grad(total, theta)
+        return float(total.detach()), slope.numpy()
+
+    best = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-9})
+    return max(0.0, objective(start.numpy().copy())[0] - float(best.fun))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

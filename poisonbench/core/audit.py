@@ -99,13 +99,13 @@ def copies(clean: Dataset, rows: Dataset) -> Tensor:
     """Return (I,) bool, whether each row equals some clean row in every column except id and owner."""
     if len(rows) == 0:
         return torch.zeros(0, dtype=torch.bool)
-    known = {*zip(*_marked(clean), strict=True)}
-    return torch.tensor([mark in known for mark in zip(*_marked(rows), strict=True)])
+    known = {*marks_of(clean)}
+    return torch.tensor([mark in known for mark in marks_of(rows)])
 
 
-def _marked(data: Dataset) -> list[list[bytes]]:
-    """Return a hash of each row, for every column except id and owner."""
-    return [marks(column) for name, column in data.columns.items() if name not in NAMES]
+def marks_of(data: Dataset) -> list[tuple[bytes, ...]]:
+    """Return a hash of each row, of every column except id and owner."""
+    return list(zip(*[marks(column) for name, column in data.columns.items() if name not in NAMES], strict=True))
 
 
 @contextmanager

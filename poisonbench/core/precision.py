@@ -1,6 +1,7 @@
 """A block of code in which models compute in full precision, whatever their recipes say.
 
-For attacks and defenses that take small differences of gradients: bfloat16 keeps eight bits of a number, and loses them.
+For an attack that takes small differences of gradients: bfloat16 keeps eight bits of a number, and loses them. Trainings inside the block have to follow
+their recipe, because the key of a stored victim does not contain the block.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ _FULL: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """Run a block in which every model computes in the type of its weights."""
-    token = _FULL.set(True)
+def full_precision(*, full: bool = True) -> Iterator[None]:
+    """Run a block in which every model computes in the type of its weights; with full=False a block inside it that follows the recipes."""
+    token = _FULL.set(full)
     try:
         yield
     finally:
