@@ -39,7 +39,7 @@ def limit_of(known: Known, norm: str, example: str) -> float:
     """
     limit = known.budget.limit
     if known.budget.norm != norm or limit is None:
-        raise ConfigError(f"this attack changes pictures within threat.budget.norm={norm} and a limit; choose threat={example}, or set both")
+        raise ConfigError(f"this attack changes pictures within threat.budget.norm={norm} and a limit, such as threat={example}")
     if limit < 1:
         raise ConfigError(f"threat.budget.limit={limit:g} allows no change of whole grey levels or pixels; give 1 or more, as threat={example} does")
     return limit

@@ -45,7 +45,8 @@ def history(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[
         marks[unit] = [float(last - every * back) for back in reversed(range(len(victim.history)))]
     asked = (probe.inputs, probe.truth, probe.hit, probe.asked(line.experiment.task.test))
     parts = (learner, list(victim.history), line.experiment.task.test, *asked, line.stream("ask"), learner.runtime)
-    return marks | line.store.memo("curve", parts, lambda: _curves(line, learner, victim, probe), filed=line.filed("curve"))
+    kept = line.store.memo("curve", parts, lambda: _curves(line, learner, victim, probe), filed=line.filed("curve"))
+    return marks | {name: list(values) for name, values in kept.items()}  # the store keeps tuples
 
 
 def _curves(line: Line, learner: Learner, victim: Victim, probe: Probe) -> dict[str, list[float]]:

@@ -81,9 +81,9 @@ def test_a_sweep_shares_victims_and_repeats_from_the_store(here, capsys):
 MISTAKES = {
     "attack=bakdoor": "attack=bakdoor: no such option; did you mean backdoor?",
     "defense=spectrum": "did you mean spectral?",
-    "attack=5": "attack=5: choose one by its name; known: agent_memory",
+    "attack=5": "attack=5: choose one by its name; known: adversarial_poison",
     "+=x": "+=x: the key is missing",
-    "+experiment=nothing": "experiment=nothing: no such option; known: agent_memory, all_to_all, backdoor_defenses",
+    "+experiment=qqq": "experiment=qqq: no such option; known: agent_memory, all_to_all, backdoor_defenses",
     "atack=backdoor": "atack: no such key; did you mean attack?",
     "sed=1": "sed: no such key; did you mean seed?",
     "attack.data.sise=3": "attack.data.sise: no such key; did you mean size?",

@@ -25,6 +25,8 @@ from defenses.certify.dpa import DpaCertificate
 from defenses.certify.finite_aggregation import FiniteAggregationCertificate
 from defenses.certify.hash_bagging import HashBaggingCertificate
 from defenses.certify.run_off_election import RunOffCertificate
+from defenses.feasible import Shape
+from defenses.sanitize.certified_trim import CertifiedTrim
 from defenses.sanitize.spectral import SpectralSignatures
 from defenses.sanitize.trusted_outlier import TrustedOutlier
 from defenses.train.dpa import Ensemble
@@ -87,17 +89,21 @@ class World:
 def world(dice: random.Random, most: int = 14) -> World:
     kinds, generator = dice.choice((2, 3)), torch.Generator().manual_seed(dice.getrandbits(30))
 
-    def drawn(count: int, spread: float) -> Dataset:
-        labels = torch.randint(0, kinds, (count,), generator=generator)
+    def drawn(count: int, spread: float, labels: torch.Tensor | None = None) -> Dataset:
+        labels = torch.randint(0, kinds, (count,), generator=generator) if labels is None else labels
         return Dataset.of((CENTRES[labels] + spread * torch.randn(count, 2, generator=generator)).round(decimals=1), labels, num_classes=kinds)
 
-    rows, trusted, test = drawn(dice.randint(most // 2, most), 1.2), drawn(5 * kinds, 1.0), drawn(6, 1.5).inputs
+    rows, trusted, test = drawn(dice.randint(most // 2, most), 1.2), drawn(5 * kinds, 1.0, torch.arange(5 * kinds) % kinds), drawn(6, 1.5).inputs
     means = Means(trusted=trusted, fit=lambda data, draw=0: AsTheyAre(), tune=None, truth=torch.zeros(0, dtype=torch.bool))
     return World(rows=rows, test=test, means=means, dice=dice)
 
 
 def outliers(dice: random.Random) -> TrustedOutlier:
     return TrustedOutlier(neighbours=dice.choice((1, 2)), percentile=dice.choice((0.6, 0.9, 1.0)))
+
+
+def trims(dice: random.Random) -> CertifiedTrim:
+    return CertifiedTrim(shape=Shape(sphere=dice.choice((0.6, 0.9)), slab=dice.choice((0.6, 1.0)), standardise=dice.random() < 0.5))
 
 
 def kept(sanitize: object, rows: Dataset, at: World) -> Dataset:
@@ -285,7 +291,7 @@ def test_every_pair_that_is_allowed_is_tried():
     inputs = {"AblationCertificate"}  # whatever the filter does, it proves something about the test picture
     passages = {"PassageVoteCertificate"}, {"Perplexity"}  # of retrieval: tests/unit/defenses/test_robust_rag.py tries every insertion
     assert certifiers - inputs - passages[0] == set(CHECKS)
-    assert filters - passages[1] == {"TrustedOutlier"}
+    assert filters - passages[1] == {"TrustedOutlier", "CertifiedTrim"}
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -293,6 +299,13 @@ def test_no_change_of_rows_before_a_filter_beats_a_certificate(name):
     outcome = told(name, outliers, PUSH, seed=0)
     assert outcome.broken == 0
     assert outcome.beyond > 0, "attacks that never turn an answer say nothing"
+
+
+@pytest.mark.parametrize("name", ["DpaCertificate", "BaggingCertificate"])
+def test_no_change_of_rows_before_slab_and_sphere_beats_a_certificate(name):
+    outcome = told(name, trims, PUSH // 2, seed=2)
+    assert outcome.broken == 0
+    assert outcome.beyond > 0
 
 
 @pytest.mark.slow

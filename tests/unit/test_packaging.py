@@ -159,4 +159,4 @@ def test_the_page_on_licences_has_a_row_for_every_method(kind):
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| (paper|facts|library|-) \|$", table, re.MULTILINE)
     assert sorted(name for name, *_ in rows) == options(kind)
     aliases = {name for name, paper, *_ in rows if paper.startswith("alias of")}
-    assert {name for name, *_, used in rows if used == "-"} == {"none", "oracle", "random_drop", *aliases} & set(options(kind))
+    assert {name for name, *_, used in rows if used == "-"} == {"none", "oracle", "random_drop", "random_label_targeted", *aliases} & set(options(kind))
