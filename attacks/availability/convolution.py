@@ -1,4 +1,4 @@
-"""Convolution-based unlearnable data (CUDA): each class is blurred by a random filter of its own.
+"""Convolution-based unlearnable data (CUDA): each class is blurred by another random filter.
 
 Shape letters: N rows, K classes, C channels, H height, W width.
 """

@@ -31,7 +31,7 @@ class Fit(Protocol):
 
 
 class Tune(Protocol):
-    """Continue a victim's training for so many epochs, or train from scratch if there is none; each `draw` has seeds of its own."""
+    """Continue a victim's training for so many epochs, or train from scratch if there is none; each `draw` has other seeds."""
 
     def __call__(self, victim: Victim | None, data: Dataset, *, epochs: int, draw: int = 0) -> Victim:
         """Return the tuned victim; the one given stays as it is."""
