@@ -65,14 +65,16 @@ class LargeClasses:
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
         """Judge the large classes; order the rows within the small ones."""
         large = judgeable(data)
-        keep, suspicion = torch.ones(len(data), dtype=torch.bool), torch.zeros(len(data))
+        keep, suspicion, evidence = torch.ones(len(data), dtype=torch.bool), torch.zeros(len(data)), dict[str, Tensor]()
         for part in (large, ~large):
             if part.any():
                 verdict = self.filter.judge(data.take(part), beside(data.take(~part), part, means), rng)
                 if verdict is None:
                     return None
                 keep[part], suspicion[part] = verdict.keep | ~large[part], verdict.suspicion
-        return Verdict(keep=keep, suspicion=suspicion)
+                for name, column in verdict.evidence.items():
+                    evidence.setdefault(name, torch.full_like(data.labels, -1))[part] = column
+        return Verdict(keep=keep, suspicion=suspicion, evidence=evidence)
 
 
 def beside(others: Dataset, part: Tensor, means: Means) -> Means:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from poisonbench.core.proof import ALONE, Looks, Tolerance
 from poisonbench.core.rng import Key
 
 CHANGED_ROWS = "changed training rows"
+NO_EVIDENCE: Mapping[str, Tensor] = MappingProxyType({})
+Kind: TypeAlias = Literal["label error", "duplicate", "outlier", "backdoor", "language"]
 
 
 class Fit(Protocol):
@@ -55,6 +57,22 @@ class Means:
     truth: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finds:
+    """What a filter looks for: how an audit groups its rows, and the reason that it states for each.
+
+    Args:
+        kind: the kind of row.
+        reads: the victim that serves the filter best: "none"; "short", trained for a few epochs, so that it has not memorised wrong labels; or "full".
+        because: the reason for one row, such as "labelled {label}, but the model says {guess}". {label} is the name of the row's class, {guess} the
+            class and {twin} the other row that the verdict's evidence names.
+    """
+
+    kind: Kind
+    reads: Literal["none", "short", "full"]
+    because: str
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Verdict:
     """A sanitizer's judgement.
@@ -62,10 +80,13 @@ class Verdict:
     Args:
         keep: (N,) bool, the rows to train on.
         suspicion: (N,) float32, larger is more suspicious.
+        evidence: what the judgement of each row is based on, for people who check it. "guess": (N,) int64, the class that the row looks like. "twin":
+            (N,) int64, the position of the row that it resembles, -1 for none.
     """
 
     keep: Tensor
     suspicion: Tensor
+    evidence: Mapping[str, Tensor] = field(default_factory=lambda: NO_EVIDENCE)
 
 
 def checked(verdict: Verdict | None, data: Dataset, sanitizer: object) -> Verdict | None:
@@ -76,7 +97,8 @@ def checked(verdict: Verdict | None, data: Dataset, sanitizer: object) -> Verdic
     """
     if verdict is None:
         return None
-    for name, column, dtype in (("keep", verdict.keep, torch.bool), ("suspicion", verdict.suspicion, torch.float32)):
+    evidence = [(f"evidence {name}", column, torch.int64) for name, column in verdict.evidence.items()]
+    for name, column, dtype in (("keep", verdict.keep, torch.bool), ("suspicion", verdict.suspicion, torch.float32), *evidence):
         if column.shape != (len(data),) or column.dtype != dtype:
             form = f"{column.dtype} of shape {tuple(column.shape)}"
             raise ConfigError(f"{type(sanitizer).__qualname__}.judge returned {name} as {form}; give one {dtype} per row, {len(data)} in all")
@@ -91,6 +113,7 @@ class Sanitizer(Protocol):
     The class attribute LOOKS_AT states what the verdict on a row depends on: "each row alone" (on no other training row) or "all rows",
     the default. Certificates and epsilon tolerate only the first (`poisonbench.core.proof`). The class attribute BY_CLASS is True where
     rows are compared only within their class: `audit` then keeps all rows of classes that are too small to judge (`poisonbench.core.classwise`).
+    The class attribute FINDS (`Finds`) makes the filter part of an audit that names no filters, and states what kind of row it looks for.
     """
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict | None:
