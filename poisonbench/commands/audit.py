@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +46,7 @@ USAGE = Usage(
         "net=NAME, learner=NAME": "the network whose features the filters use, and how it is trained; for the keys of each see `describe NAME`",
         "seed=0, salt=null": "seed of the random draws, and an extra value that is mixed into them",
         "device=auto, threads=0": "where the network is trained: cpu, cuda or auto; number of CPU threads, 0 is one per core",
+        "apply=OUT": "write the rows that no filter names into the new folder OUT, in the format of their files, with a list of the others, dropped.csv",
         **RESULTS_DIR,
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },
@@ -61,11 +63,13 @@ def main(words: Sequence[str]) -> int:
     named = [word for word in words if word.startswith("defense=")]
     if len(named) != 1:
         raise ConfigError(f"{USAGE.call}: give defense= exactly once, and the task; `audit --help` explains every word")
-    rest = [word for word in words if word not in named]
+    outs = [word for word in words if word.startswith("apply=")]
+    rest = [word for word in words if word not in named + outs]
     if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
         raise ConfigError(f"{attacks[0]}: an audit judges the rows as they are, without an attack; leave this word out")
     filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
     settings = settings_of(with_defaults(rest), filters)
+    kept = keeper(settings[filters[0]], outs)
     console = Console()
     folder = settings[filters[0]].places.results / "audit"
     with terminal.progress(console) as (listen, handler), heard(listen, handler):
@@ -73,9 +77,35 @@ def main(words: Sequence[str]) -> int:
     written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
     statements = [f"{name}: {statement}" for name, statement in vetted.statements.items()]
+    written += kept(vetted) if kept else []
     for line in (*too_small(vetted), *wholly_named(vetted), *agreement(vetted), *statements, *map(str, written)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def keeper(setting: Setting, words: Sequence[str]) -> Callable[[Vetted], list[Path]] | None:
+    """Return what writes the kept rows for `apply=OUT`; None without this word.
+
+    Raises:
+        PoisonbenchError: a folder or a source that does not allow it.
+    """
+    if not words:
+        return None
+    if len(words) > 1:
+        raise ConfigError(f"{' '.join(words)}: name one folder for the kept rows")
+    from poisonbench.config.build import build
+    from poisonbench.report.keeping import destination, write_kept
+    from poisonbench.tasks.source import Writable
+
+    source = cast("Writable", build(setting.tree["task"], setting.store.trusted, "task"))
+    out = destination(source, words[0].removeprefix("apply="))
+
+    def write_out(vetted: Vetted) -> list[Path]:
+        ids, flagged = vetted.task.train.ids.tolist(), vetted.votes.nonzero()[:, 0].tolist()
+        reasons = {ids[row]: ", ".join(name for name, verdict in vetted.verdicts.items() if not verdict.keep[row]) for row in flagged}
+        return list(write_kept(source, vetted.task, reasons, out, setting.store))
+
+    return write_out
 
 
 def with_defaults(words: Sequence[str]) -> list[str]:

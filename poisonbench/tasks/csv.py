@@ -1,4 +1,4 @@
-"""Tables of numbers and categories in CSV files.
+"""Tables of numbers and categories in CSV, JSON lines or Parquet.
 
 Shape letters: N rows, D columns of the file, E columns after encoding.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ from poisonbench.forms.reals import Reals
 from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import LABEL
 from poisonbench.tasks.pictures import in_order
-from poisonbench.tasks.sheet import Sheet, listed, located, number, read
-from poisonbench.tasks.source import Raw, Split
+from poisonbench.tasks.sheet import Sheet, listed, number, opened
+from poisonbench.tasks.source import NO_LABELS, UNLABELLED, Raw, Split, check_unlabelled
+from poisonbench.tasks.writing import write_table
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import OneHotEncoder
@@ -34,7 +36,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, kw_only=True)
 class Csv(Split):
-    """Rows of a CSV file with a header; commas, semicolons or tabs separate the cells.
+    """Rows of a CSV file with a header, whose cells are separated by commas, semicolons or tabs, of JSON lines, or of Parquet files.
 
     Numbers stay as they are: learners standardise them with their own training rows. A column of categories becomes one column of 0 and 1 for each
     category (scikit-learn's OneHotEncoder). The categories are those of the trusted and the public rows, which no attacker can write; a category
@@ -42,10 +44,11 @@ class Csv(Split):
     influence them. Empty cells are refused, because a filled-in value would be a statistic of rows that an attacker can write.
 
     Args:
-        root: the file; variables such as $DATA are expanded.
+        root: the file, or a folder of train*.parquet and test*.parquet; variables such as $DATA are expanded.
         label: column of the classes; None finds it by its name, such as label, class or target.
         categorical: columns of categories; None takes those that contain no number.
         test_file: a second file with the test rows, in place of those that `test` holds out; None for none.
+        unlabelled: the table has no labels: every column is an input, and all rows get one class.
     """
 
     VERSION: ClassVar[int] = 1
@@ -53,6 +56,12 @@ class Csv(Split):
     label: str | None
     categorical: tuple[str, ...] | None
     test_file: str | None
+    unlabelled: bool = field(default=False, metadata={"spec": "changed"})
+
+    def __post_init__(self) -> None:
+        """Check that labels are not both named and left out."""
+        super().__post_init__()
+        check_unlabelled(self.unlabelled, self.label)
 
     def load(self, store: Store) -> Task:
         """Return the task.
@@ -60,23 +69,27 @@ class Csv(Split):
         Raises:
             DataError: a file that cannot be read as such a table; the message names the file, the line and the column.
         """
-        sheet = read(located(self.root, "task.root"))
-        label = label_of(sheet, self.label)
+        sheet, tested = opened(self.root, self.test_file)
+        label = None if self.unlabelled else label_of(sheet, self.label)
         columns = [name for name in sheet.header if name != label]
         words = self.words(sheet, columns)
-        tested = None if self.test_file is None else read(located(self.test_file, "task.test_file")).like(sheet)
+        tested = None if tested is None else tested.like(sheet)
         known = {name: in_order(cell for part in (sheet, tested) if part for cell in part.cells(name)) for name in words}
-        names = classes(sheet, label)
+        names = (UNLABELLED,) if label is None else classes(sheet, label)
         empty = {"inputs": torch.zeros(0, len(columns)), "labels": torch.zeros(0, dtype=torch.int64)}
         raw = Raw(
             train=numbered(sheet, columns, known, (label, names)),
             test=empty if tested is None else numbered(tested, columns, known, (label, names)),
             class_names=names,
-            row_names=tuple(f"line {line}" for line in sheet.lines),
+            row_names=sheet.names,
             form=Reals(names=tuple(columns)),
         )
         split = self if tested is None else dataclasses.replace(self, test=0.0)
         return self.accepted(encoded(split.divided(sheet.file.stem, raw), columns, known))
+
+    def kept(self, dropped: Collection[int], out: Path) -> Path:
+        """Write the table without some rows; see `Split.kept`."""
+        return write_table(opened(self.root, None)[0], self.root, self.test_file, dropped, out)
 
     def words(self, sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...]:
         """Return the columns of categories.
@@ -108,7 +121,7 @@ def label_of(sheet: Sheet, label: str | None) -> str:
         return label
     found = [name for name in sheet.header if name.lower() in LABEL]
     if len(found) != 1:
-        raise DataError(f"{sheet.file} has the columns {listed(sheet.header)}; name that of the classes with task.label=COLUMN")
+        raise DataError(f"{sheet.file} has the columns {listed(sheet.header)}; name that of the classes with task.label=COLUMN, {NO_LABELS}")
     return found[0]
 
 
@@ -118,14 +131,15 @@ def classes(sheet: Sheet, label: str) -> tuple[str, ...]:
     Raises:
         DataError: fewer than two, or as many as rows.
     """
-    names = in_order(sheet.cells(label))
+    found = {*sheet.cells(label)}
+    names = tuple(name for name in sheet.known[label] if name in found) if label in sheet.known else in_order(found)
     if len(names) < 2 or len(names) == len(sheet.rows):
         fault = f"the same value, {names[0]}, in every row" if len(names) < 2 else f"another value in each of its {len(names)} rows"
         raise DataError(f"task.label={label}: {sheet.file} has {fault}, so these are no classes; name another column")
     return names
 
 
-def numbered(sheet: Sheet, columns: Sequence[str], known: Mapping[str, Sequence[str]], label: tuple[str, Sequence[str]]) -> dict[str, Tensor]:
+def numbered(sheet: Sheet, columns: Sequence[str], known: Mapping[str, Sequence[str]], label: tuple[str | None, Sequence[str]]) -> dict[str, Tensor]:
     """Return inputs (N, D) float32 and labels (N,): a category is its number among those in `known`, a label its number among its names.
 
     Raises:
@@ -143,6 +157,8 @@ def numbered(sheet: Sheet, columns: Sequence[str], known: Mapping[str, Sequence[
                 raise DataError(f"{sheet.where(row, name)}: {sheet.cells(name)[row]} is not a finite number of 32 bits; correct it, or remove the row")
         inputs[:, place] = values
     column, names = label
+    if column is None:
+        return {"inputs": torch.from_numpy(inputs), "labels": torch.zeros(len(inputs), dtype=torch.int64)}
     kinds = {kind: code for code, kind in enumerate(names)}
     for row, kind in enumerate(sheet.cells(column)):
         if kind not in kinds:

@@ -6,8 +6,9 @@ Shape letters: N rows, C channels, H height, W width.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,10 +21,12 @@ from poisonbench.core.files import file_digest
 from poisonbench.core.keys import key
 from poisonbench.decoders import reading
 from poisonbench.storage.store import Store
-from poisonbench.tasks.listing import Entry, Listing, by_folders, by_table, tables
+from poisonbench.tasks.listing import Columns, Entry, Listing, by_folders, by_table, described, located, naming, tables
 from poisonbench.tasks.parquet import Parquet
-from poisonbench.tasks.pictures import Encoded, Pictures, as_pixels, folder
+from poisonbench.tasks.pictures import Encoded, Pictures, as_pixels, folder, quiet
+from poisonbench.tasks.records import without
 from poisonbench.tasks.source import Raw, Split
+from poisonbench.tasks.writing import Copy, check_same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +83,48 @@ class ImageFolder(Pictures):
             DataError: a layout that gives a picture no class, or two.
             ConfigError: a setting that would have no effect.
         """
-        files = tables(root, self.table)
+        files = () if self.unlabelled and self.table is None else tables(root, self.table)
+        if self.unlabelled and self.class_depth is not None:
+            raise ConfigError(f"task.class_depth={self.class_depth} has no effect, because task.unlabelled=true reads no classes; leave one of them out")
         if useless := [name for name in (("class_depth",) if files else ("image", "label")) if getattr(self, name) is not None]:
             why = f"because {files[0].name} names the classes" if files else "because there is no table; name one with task.table=FILE"
             raise ConfigError(f"task.{useless[0]}={getattr(self, useless[0])} has no effect, {why}; or leave task.{useless[0]} out")
-        found = by_table(root, files, image=self.image, label=self.label) if files else by_folders(root, self.class_depth)
+        found = by_table(root, files, self._columns) if files else by_folders(root, 0 if self.unlabelled else self.class_depth)
         return found if self.test_list is None else found.held_out(root, self.test_list)
+
+    @property
+    def _columns(self) -> Columns:
+        return Columns(self.image, self.label, self.unlabelled, agree=self.table is None)
+
+    def kept(self, dropped: Collection[int], out: Path) -> Path:
+        """Write the folder without some pictures, and its tables without their rows; see `Split.kept`.
+
+        Raises:
+            DataError: a copy would read back as other rows, because a table has absolute paths.
+        """
+        root = folder(self.root)
+        listing = self.listing(root)
+        gone = {entry.path for number, entry in enumerate(listing.train) if number in dropped}
+        left = Listing(train=tuple(entry for entry in listing.train if entry.path not in gone), test=listing.test)
+        table = None if self.table is None else located(root, self.table, "task.table")
+        test_list = None if self.test_list is None else located(root, self.test_list, "task.test_list")
+        lists = {path: naming(root, path, self.image, gone) for path in (described(root) if table is None else [table])}
+        copy = Copy(root, [path for path in (table, test_list) if path], out)
+        for path in (*(entry.path for entry in (*left.train, *left.test)), *([test_list] if test_list else [])):
+            copy.copy(path)
+        for path, lines in lists.items():
+            copy.place(path).write_bytes(without(path, lines))
+        copy.copy_others([*gone, *(entry.path for entry in (*left.train, *left.test)), *lists, *([test_list] if test_list else [])])
+        place = copy.place(root)
+        moved = [None if path is None else str(copy.place(path)) for path in (table, test_list)]
+        with quiet():
+            read = dataclasses.replace(self, root=str(place), table=moved[0], test_list=moved[1]).listing(place)
+        check_same(_relative(root, left), _relative(place, read), root)
+        return place
+
+
+def _relative(root: Path, listing: Listing) -> list[tuple[str, str, str]]:
+    return [(split, os.path.relpath(path, root), label) for split, part in (("train", listing.train), ("test", listing.test)) for path, label in part]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
@@ -20,7 +20,7 @@ from poisonbench.decoders import reading
 from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import SPLIT
 from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, Encoded, Pictures, folder, ignored, in_order
-from poisonbench.tasks.source import Raw
+from poisonbench.tasks.source import NO_LABELS, UNLABELLED, Raw
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +71,14 @@ class Parquet(Pictures):
             names = self._classes(train)
             return self.raw(self._rows(train, names), self._rows(test, names), [str(name) for name in names], root)
 
-        return store.memo("pixels", (self.VERSION, source, self.size, self.grey, self.image, self.label, self.id), decode)
+        read = (self.VERSION, source, self.size, self.grey, self.image, self.label, self.id, *([UNLABELLED] if self.unlabelled else []))
+        return store.memo("pixels", read, decode)
+
+    def kept(self, dropped: Collection[int], out: Path) -> Path:
+        """Write the files without some rows; see `Split.kept`."""
+        from poisonbench.tasks.writing import write_folder
+
+        return write_folder(folder(self.root), dropped, out)
 
     def _check_splits(self, train: Sequence[Path], test: Sequence[Path]) -> None:
         """Check that no training file contains several splits: its test rows would be trained on."""
@@ -84,6 +91,8 @@ class Parquet(Pictures):
     def _classes(self, paths: Sequence[Path]) -> tuple[Class, ...]:
         """Return the classes in the order of their numbers: from the metadata of the first file, else from the training rows."""
         columns = [self._columns(path) for path in paths]
+        if self.unlabelled:
+            return (UNLABELLED,)
         if columns[0].names:
             return columns[0].names
         found = [value for path, chosen in zip(paths, columns, strict=True) for value in _values(path, chosen)]
@@ -123,18 +132,24 @@ class Parquet(Pictures):
 
         with reading(path, "parquet with known metadata"):
             schema = _opened(path).schema_arrow
-            described = _described(schema)
+            known = described(schema)
             image_like = [field.name for field in schema if _holds_bytes(field.type)]
             label_like = [field.name for field in schema if types.is_integer(field.type) or types.is_boolean(field.type) or _is_text(field.type)]
         image = _chosen(path, schema.names, self.image, [image_like], "task.image", "one struct with picture bytes, or bytes")
         named = self.id if self.id is not None else next((name for name in ROW_NAMES if name in schema.names), None)
         rest = [name for name in label_like if name != named]
         usual = [name for name in rest if name.lower() in LABELS]
-        likely = [name for name in rest if name in described or name in usual]
-        label = _chosen(path, schema.names, self.label, [likely, rest], "task.label", "one column of classes")
+        likely = [name for name in rest if name in known or name in usual]
+        label = None if self.unlabelled else self._label(path, schema.names, [likely, rest])
         if named is not None and named not in schema.names:
             raise DataError(f"task.id={named}: {path} has the columns {', '.join(schema.names)}; name one of them")
-        return Columns(image, label, named, described.get(label, ()))
+        return Columns(image, label, named, known.get(label, ()) if label is not None else ())
+
+    def _label(self, path: Path, names: Sequence[str], choices: Sequence[Sequence[str]]) -> str:
+        try:
+            return _chosen(path, names, self.label, choices, "task.label", "one column of classes")
+        except DataError as error:
+            raise DataError(f"{error}{'' if self.label else f', {NO_LABELS}'}") from error
 
 
 class Columns(NamedTuple):
@@ -142,13 +157,13 @@ class Columns(NamedTuple):
 
     Args:
         image: pictures.
-        label: classes.
+        label: classes; None if the rows are read without labels.
         name: names of rows, or None.
         names: of the classes, in the order of their numbers; empty if the metadata gives none.
     """
 
     image: str
-    label: str
+    label: str | None
     name: str | None
     names: tuple[str, ...]
 
@@ -209,11 +224,12 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 def _cells(path: Path, columns: Columns) -> Iterator[tuple[bytes | None, Class | None, str]]:
     """Yield the picture, the class and the name of each row."""
-    wanted = [columns.image, columns.label, *([columns.name] if columns.name else [])]
+    wanted = [name for name in (columns.image, columns.label, columns.name) if name is not None]
     with reading(path, "parquet"):
         for batch in _opened(path).iter_batches(batch_size=2000, columns=wanted):
             names = batch[columns.name].to_pylist() if columns.name else [None] * len(batch)
-            for cell, value, name in zip(batch[columns.image].to_pylist(), batch[columns.label].to_pylist(), names, strict=True):
+            labels = [UNLABELLED] * len(batch) if columns.label is None else batch[columns.label].to_pylist()
+            for cell, value, name in zip(batch[columns.image].to_pylist(), labels, names, strict=True):
                 content = cell.get("bytes") if isinstance(cell, dict) else cell
                 stored = cell.get("path") if name is None and isinstance(cell, dict) else name
                 yield content if isinstance(content, bytes) else None, _class(value), "" if stored is None else str(stored)
@@ -239,10 +255,17 @@ def _meaning(value: Class, names: Sequence[str], where: str) -> Class:
     return names[value]
 
 
-def _described(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+def described(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
     """Return the names of the classes in each column, from the metadata of the file."""
     features = json.loads(bounded((schema.metadata or {}).get(b"huggingface", b"{}").decode())).get("info", {}).get("features", {})
     return {name: tuple(map(str, each["names"])) for name, each in features.items() if isinstance(each, dict) and "names" in each and name in schema.names}
+
+
+def is_single(kind: pa.DataType) -> bool:
+    """Return whether a column has one value a row, and no list, struct or bytes."""
+    from pyarrow import types
+
+    return not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

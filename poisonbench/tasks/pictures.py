@@ -9,8 +9,9 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from poisonbench.core.errors import DataError
 from poisonbench.decoders import NOTES, picture
-from poisonbench.tasks.source import Raw, Split
+from poisonbench.tasks.source import Raw, Split, check_unlabelled
 
 log = logging.getLogger("poisonbench")
 NAMED = 5  # files that a message names at most
@@ -38,6 +39,7 @@ class Pictures(Split):
         grey: read one channel instead of three.
         image: column of a table with the pictures, or with the paths of their files; None finds it.
         label: column of a table with the classes; None finds it.
+        unlabelled: the pictures have no labels; all rows get one class.
     """
 
     root: str | None
@@ -45,6 +47,12 @@ class Pictures(Split):
     grey: bool
     image: str | None = None
     label: str | None = None
+    unlabelled: bool = field(default=False, metadata={"spec": "changed"})
+
+    def __post_init__(self) -> None:
+        """Check that labels are not both named and left out."""
+        super().__post_init__()
+        check_unlabelled(self.unlabelled, self.label)
 
     def raw(self, train: Iterable[Encoded], test: Iterable[Encoded], class_names: Sequence[str], where: Path) -> Raw:
         """Decode both splits; without test rows that split is empty.
@@ -168,6 +176,17 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 def is_hidden(path: Path) -> bool:
     """Return whether a path is hidden or added by an operating system, such as .cache, ._picture.png or __MACOSX."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out the warnings of a reader, for files that were read before."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def ignored(where: Path, paths: Iterable[Path], why: str) -> None:

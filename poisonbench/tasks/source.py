@@ -6,8 +6,9 @@ Shape letters: N rows, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -23,6 +24,8 @@ from poisonbench.storage.store import Store
 from poisonbench.tasks.clients import Iid, Owners, dealt
 
 PIXELS = Pixels()
+UNLABELLED = "unlabelled"  # the one class of rows without labels
+NO_LABELS = "or read the rows without labels with task.unlabelled=true"  # the end of an error about missing labels
 NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
 
 
@@ -172,6 +175,18 @@ class Split:
             row_names=raw.row_names,
         )
 
+    def kept(self, dropped: Collection[int], out: Path) -> Path:
+        """Write the files of this source without some training rows, in their own format; return what `root` has to name to read them.
+
+        Args:
+            dropped: rows to leave out, by their number among all training rows of the source, which is their id.
+            out: an empty folder.
+
+        Raises:
+            DataError: the rows are not in files that can be written back.
+        """
+        raise DataError("rows of this task cannot be written back, because it generates them or reads a fixed set; leave apply out, and use suspects.csv")
+
     def _held_out(self, name: str, train: Dataset, test: Dataset, key: Key) -> tuple[Dataset, Dataset]:
         """Return the training rows and the test rows.
 
@@ -192,6 +207,14 @@ class Source(Protocol):
 
     def load(self, store: Store) -> Task:
         """Return the task; the store keeps decoded pixels."""
+        ...
+
+
+class Writable(Source, Protocol):
+    """The recipe of a task that may be able to write its rows back."""
+
+    def kept(self, dropped: Collection[int], out: Path) -> Path:
+        """Write the files of this source without some training rows; see `Split.kept`."""
         ...
 
 
@@ -225,3 +248,13 @@ def numbered(labels: Tensor, name: str) -> tuple[str, ...]:
     if lacking is not None:
         raise DataError(f"{name}: the largest label is {kinds - 1}, but no training row has {lacking}; number the classes from 0 without a gap, or give names")
     return tuple(str(label) for label in range(kinds))
+
+
+def check_unlabelled(unlabelled: bool, label: str | None) -> None:
+    """Refuse a column of labels for rows that are read without labels.
+
+    Raises:
+        ConfigError: both are set.
+    """
+    if unlabelled and label is not None:
+        raise ConfigError(f"task.label={label} names the labels, and task.unlabelled=true reads the rows without labels; leave one of them out")

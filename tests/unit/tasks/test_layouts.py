@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from poisonbench import own_task
+from poisonbench.cli import entry
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.tasks.images import ImageFolder
 from poisonbench.tasks.parquet import Parquet
@@ -183,8 +184,10 @@ def test_a_column_names_the_splits(tmp_path, store, caplog):
     [
         ("file,label\n0.png,a\n9.png,b\n", r"row 2: no picture '9.png'; correct or remove the row"),
         ("file,label\n0.png,\n", r"row 1: no class"),
-        ("file,label\n0.png,a\n./0.png,b\n", r"row 2: 0.png is listed twice"),
-        ("file,label\n../outside.png,a\n", r"row 1: no picture '../outside.png'"),
+        ("file,label\n0.png,a\n./0.png,a\n", r"row 2: 0.png is listed twice; remove one of the rows"),
+        ("file,label\n0.png,a\n./0.png,b\n", r"row 2: 0.png is listed with the labels a and b; keep the row with the right one"),
+        ("file,label,split\n0.png,a,train\n0.png,a,test\n", r"row 2: 0.png is listed in the splits train and test; remove one of the rows"),
+        ("file,label\n../outside.png,a\n", r"row 1: the picture '../outside.png' lies outside .*pets; move it there"),
         ("file,label,label\n0.png,a,b\n", r"has two columns named label; rename one of them"),
         ("file,label,split\n0.png,a,third\n", r"contains no pictures to train on"),
         ("file,breed\n0.png,a\n", r"has the columns file, breed; name one with task.label=COLUMN"),
@@ -199,6 +202,49 @@ def test_tables_that_say_too_little_are_refused(tmp_path, store, text, says):
     (root / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=says):
         loaded(root, store, table="labels.csv")
+
+
+def test_metadata_that_contradicts_class_folders_is_refused_unless_it_is_named(tmp_path, store):
+    root = paint(tmp_path / "pets", "cat/0.png", "dog/1.png", "dog/2.png")
+    (root / "metadata.csv").write_text("file_name,label\ncat/0.png,cat\ndog/1.png,dog\ndog/2.png,cat\n")
+    says = r"metadata.csv, row 3: dog/2.png has the class cat, but its folder is named like the class dog; correct one of them, or name the table"
+    with pytest.raises(DataError, match=says):
+        loaded(root, store)
+    assert loaded(root, store, table="metadata.csv").train.labels.tolist() == [0, 1, 0]
+
+
+def test_folders_that_are_no_classes_of_the_metadata_do_not_matter(tmp_path, store):
+    root = paint(tmp_path / "pets", "monday/0.png", "friday/1.png")
+    (root / "metadata.csv").write_text("file_name,label\nmonday/0.png,cat\nfriday/1.png,dog\n")
+    assert loaded(root, store).class_names == ("cat", "dog")
+
+
+def test_two_metadata_files_that_list_one_picture_are_refused(tmp_path, store):
+    root = paint(tmp_path / "pets", "train/0.png", "train/1.png")
+    (root / "metadata.csv").write_text("file_name,label\ntrain/0.png,cat\n")
+    (root / "train" / "metadata.csv").write_text("file_name,label\n0.png,dog\n1.png,cat\n")
+    with pytest.raises(DataError, match=r"train/metadata.csv, row 1: train/0.png is listed with the labels cat and dog"):
+        loaded(root, store)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("metadata.jsonl", '{"file_name": "0.png", "label": "a"}\n{"file_name": "1.png"\n', "metadata.jsonl, line 2 cannot be read as a JSON object"),
+        ("metadata.csv", "file_name,label\n0.png,a\n0.png,b\n", "metadata.csv, row 2: 0.png is listed with the labels a and b"),
+        ("metadata.csv", "file_name,label\n0.png,a\n7.png,b\n", "metadata.csv, row 2: no picture '7.png'"),
+        ("metadata.csv", "file_name,label,split\n0.png,a,train\n0.png,a,test\n", "0.png is listed in the splits train and test"),
+    ],
+)
+def test_bad_metadata_ends_an_audit_before_anything_is_written(tmp_path, monkeypatch, capsys, name, text, says):  # noqa: PLR0913
+    monkeypatch.chdir(tmp_path)
+    paint(tmp_path / "pets", "0.png", "1.png")
+    (tmp_path / "pets" / name).write_text(text)
+    assert entry(["audit", "task=image_folder", "task.root=pets", "defense=knn_outlier", "apply=out"]) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert "Traceback" not in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets"]
 
 
 def test_words_about_tables_and_folders_act_or_are_refused(tmp_path, store):
