@@ -21,7 +21,8 @@ from poisonbench.core.files import file_digest
 from poisonbench.core.keys import key
 from poisonbench.decoders import reading
 from poisonbench.storage.store import Store
-from poisonbench.tasks.listing import Columns, Entry, Listing, by_folders, by_table, described, located, naming, tables
+from poisonbench.tasks.listing import Entry, Listing, by_folders, located
+from poisonbench.tasks.metadata import Columns, by_table, described, naming, tables
 from poisonbench.tasks.parquet import Parquet
 from poisonbench.tasks.pictures import Encoded, Pictures, as_pixels, folder, quiet
 from poisonbench.tasks.records import without
