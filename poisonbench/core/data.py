@@ -195,7 +195,7 @@ class Task:
         """
         if len(self.test) == 0:
             missing = f"{self.name} has no test rows, on which C-Acc and ASR are measured"
-            raise DataError(f"{missing}; add some (for pictures in files task.test=0.2 holds some out), or run `audit`, which needs none")
+            raise DataError(f"{missing}; add some (for your own files task.test=0.2 holds some out), or run `audit`, which needs none")
 
     def _shared(self, pair: str) -> str:
         """Return how many rows two splits share, and name the first of them."""
