@@ -16,6 +16,7 @@ from torch import Tensor
 from poisonbench.core.data import Dataset
 from poisonbench.core.goals import Goal, NoGoal
 from poisonbench.core.learner import PlainStep, Step
+from poisonbench.core.manifest import Manifest
 from poisonbench.core.rng import Key
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Poisoned:
             keep their label.
         origins: (I,) int64, for each injected row the position of the clean row that it was made from. Needed where the threat limits
             changes or forbids new labels: an injected row is then measured against its origin.
+        manifest: the signed list of rows that the attacker delivers with the rows. None: the attacker poisons before the publisher signs, so the
+            publisher's list contains the poisoned rows.
     """
 
     data: Dataset
@@ -41,6 +44,7 @@ class Poisoned:
     goal: Goal
     cover: Tensor | None = None
     origins: Tensor | None = None
+    manifest: Manifest | None = None
 
 
 class DataAttack(Protocol):

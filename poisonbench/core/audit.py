@@ -20,6 +20,7 @@ from poisonbench.core.errors import BudgetError
 from poisonbench.core.form import Form
 from poisonbench.core.goals import Probe
 from poisonbench.core.keys import tensor_digest
+from poisonbench.core.manifest import Manifest, signed
 from poisonbench.core.threat import Budget
 
 NAMES = ("ids", "owners")  # columns that identify a row and its owner
@@ -81,6 +82,7 @@ def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor, 
     _check_moves(poisoned.data.take(changed.nonzero()[:, 0]), clean.take(changed), budget)
     if len(poisoned.data) > old and (budget.norm is not None or not budget.relabel):
         _check_moves(poisoned.data.take(torch.arange(old, len(poisoned.data))), clean.take(_origins(clean, poisoned)), budget)
+    _check_manifest(clean, poisoned.manifest)
     if targets is not None and not budget.relabel:
         _check_targets(poisoned.data.take(poisoned.mask), targets)
 
@@ -219,6 +221,14 @@ def _check_targets(rows: Dataset, targets: Dataset) -> None:
         same = (rows.inputs == targets.inputs[place]).flatten(1).all(1)
         if (rows.labels[same] != targets.labels[place]).any():
             raise BudgetError("a poisoned row is a copy of a target under another label, but threat.budget.relabel=false is a clean-label threat")
+
+
+def _check_manifest(clean: Dataset, manifest: Manifest | None) -> None:
+    """Check that an attack forged no signature: the publisher signed rows of the clean set, all of them or those of an earlier version."""
+    if manifest is None or manifest.fault() is not None:
+        return
+    if forged := int((~signed(clean).lists(manifest.rows)).sum()):
+        raise BudgetError(f"the attack forged the publisher's signature: {forged} rows of its list were never signed; sign with another key, or replay a list")
 
 
 def audit_probe(probe: Probe, test: Dataset, aims: Tensor) -> None:

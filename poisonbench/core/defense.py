@@ -16,6 +16,7 @@ from torch import Tensor
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Unchanged, Victim, Wrap
+from poisonbench.core.manifest import NOTHING_SIGNED, Manifest
 from poisonbench.core.proof import ALONE, Looks, Tolerance
 from poisonbench.core.rng import Key
 
@@ -49,12 +50,14 @@ class Means:
         fit: the undefended recipe.
         tune: the same recipe, continued from a victim.
         truth: (N,) bool, the poison mask, for plugins that declare NEEDS = {"truth"}; empty for all others.
+        manifest: the signed list that came with the rows, for plugins that declare NEEDS = {"manifest"}; one that nobody signed for all others.
     """
 
     trusted: Dataset
     fit: Fit
     tune: Tune
     truth: Tensor
+    manifest: Manifest = NOTHING_SIGNED
 
 
 @dataclass(frozen=True, kw_only=True)

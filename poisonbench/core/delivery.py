@@ -6,6 +6,7 @@ Shape letters: N' rows after poisoning.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from poisonbench.core.audit import Kinds, changed_rows, kinds
 from poisonbench.core.data import Dataset
 from poisonbench.core.electorate import UNITS
 from poisonbench.core.goals import Goal
+from poisonbench.core.manifest import Manifest, signed
 from poisonbench.core.rng import Key
 
 
@@ -26,16 +28,23 @@ class Delivered:
         data: N' rows.
         kinds: the kind of each row; for measuring, and for plugins that declare NEEDS = {"truth"}.
         goal: what the attacker wants.
+        given: the signed list that the attacker delivers; None: the publisher signed the rows as they are delivered.
     """
 
     data: Dataset
     kinds: Kinds
     goal: Goal
+    given: Manifest | None = None
 
     @property
     def mask(self) -> Tensor:
         """(N',) bool, the rows that the attacker changed or added."""
         return self.kinds.poison | self.kinds.cover
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The signed list that comes with the rows."""
+        return signed(self.data) if self.given is None else self.given
 
     def changes(self, clean: Dataset) -> dict[str, int]:
         """Return how many rows the attacker inserted, relabelled or edited, by the units of certificates.
@@ -65,7 +74,8 @@ def delivered(clean: Dataset, poisoned: Poisoned, rng: Key) -> Delivered:
     """
     found = kinds(clean, poisoned)
     if not found.injected.any():
-        return Delivered(data=poisoned.data, kinds=found, goal=poisoned.goal)
+        return Delivered(data=poisoned.data, kinds=found, goal=poisoned.goal, given=poisoned.manifest)
     order = rng.per_row(torch.arange(len(poisoned.data)))[:, 0].argsort(stable=True)
     data = poisoned.data.take(order)
-    return Delivered(data=data.with_columns(data.columns | {"ids": torch.arange(len(data))}), kinds=found.take(order), goal=poisoned.goal)
+    data = data.with_columns(data.columns | {"ids": torch.arange(len(data))})
+    return Delivered(data=data, kinds=found.take(order), goal=poisoned.goal, given=poisoned.manifest)

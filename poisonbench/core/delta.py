@@ -14,6 +14,7 @@ from poisonbench.core.attack import Poisoned
 from poisonbench.core.audit import changed_rows
 from poisonbench.core.data import Dataset
 from poisonbench.core.goals import Goal
+from poisonbench.core.manifest import Manifest
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,6 +30,7 @@ class Delta:
         goal: what the attacker wants.
         cover: (N',) bool, the rows of the mask that only hide the poison; None for none.
         origins: (I,) int64, the clean rows that injected rows were made from; None if the attack does not name them.
+        manifest: the signed list that the attacker delivers; None if it is the publisher's, of the poisoned rows.
     """
 
     base: str
@@ -39,6 +41,7 @@ class Delta:
     goal: Goal
     cover: Tensor | None = None
     origins: Tensor | None = None
+    manifest: Manifest | None = None
 
     @classmethod
     def between(cls, clean: Dataset, poisoned: Poisoned) -> Delta:
@@ -56,6 +59,7 @@ class Delta:
             goal=poisoned.goal,
             cover=poisoned.cover,
             origins=poisoned.origins,
+            manifest=poisoned.manifest,
         )
 
     def apply(self, clean: Dataset) -> Poisoned:
@@ -64,4 +68,4 @@ class Delta:
         data = clean.edit(self.rows, **self.edited)
         if len(self.mask) > len(clean):
             data = data.append(clean.with_columns(self.injected))
-        return Poisoned(data=data, mask=self.mask, goal=self.goal, cover=self.cover, origins=self.origins)
+        return Poisoned(data=data, mask=self.mask, goal=self.goal, cover=self.cover, origins=self.origins, manifest=self.manifest)

@@ -103,7 +103,7 @@ def parts(plugin: object) -> Iterator[object]:
 def needs(plugin: object) -> frozenset[str]:
     """Return what a plugin, or one nested in it, declares with NEEDS.
 
-    "truth": the poison mask, which no real defender has. "trusted": the defender's clean rows.
+    "truth": the poison mask, which no real defender has. "trusted": the defender's clean rows. "manifest": the signed list that comes with the rows.
     """
     return frozenset[str]().union(*(getattr(part, "NEEDS", ()) for part in parts(plugin)))
 

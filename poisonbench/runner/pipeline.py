@@ -10,7 +10,9 @@ from poisonbench.core.delivery import Delivered
 from poisonbench.core.errors import Incompatible
 from poisonbench.core.goals import Probe
 from poisonbench.core.learner import Victim
+from poisonbench.core.manifest import row_digests
 from poisonbench.core.plugins import check_arguments
+from poisonbench.core.proof import needs
 from poisonbench.runner import metrics
 from poisonbench.runner.check import check
 from poisonbench.runner.experiment import Experiment
@@ -85,7 +87,7 @@ def over_trials(part: str, by_trial: Sequence[Mapping[str, Figures]]) -> Figures
 
 def total(counts: Sequence[Figures]) -> dict[str, int]:
     """Return the counts of all trials: summed if they differ by trial, else those of the first."""
-    summed = ("poisoned", "poisoned_kept", "exposures", "probe", "hits") if len(counts) > 1 else ()
+    summed = ("poisoned", "poisoned_kept", "listed", "poisoned_listed", "exposures", "probe", "hits") if len(counts) > 1 else ()
     both = {name: sum(int(str(each[name])) for each in counts) if name in summed else int(str(value)) for name, value in counts[0].items()}
     return both | ({"trials": len(counts)} if len(counts) > 1 else {})
 
@@ -164,6 +166,9 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     kept = kinds.poison if trial.verdict is None else kinds.poison & trial.verdict.keep
     numbers: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(kinds.poison.sum()), "poisoned_kept": int(kept.sum())}
     numbers |= {name: count for name in ("cover", "untouched", "injected") if (count := int(getattr(kinds, name).sum()))}
+    if "manifest" in needs(line.experiment.defense):
+        listed = trial.poisoned.manifest.lists(row_digests(trial.poisoned.data))
+        numbers |= {"listed": int(listed.sum()), "poisoned_listed": int((listed & kinds.poison).sum())}
     if isinstance(epochs := trial.defended.facts.get("epochs"), int):
         numbers["exposures"] = int(kept.sum()) * epochs
     if (clients := int(task.train.owners.max()) + 1) > 1:

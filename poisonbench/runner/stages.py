@@ -21,6 +21,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.finite import finite, finite_state
 from poisonbench.core.goals import NoGoal, Probe
 from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, Victim
+from poisonbench.core.manifest import NOTHING_SIGNED, Manifest
 from poisonbench.core.oversight import Refereed
 from poisonbench.core.proof import needs
 from poisonbench.core.rng import Key
@@ -184,7 +185,7 @@ class Line:
     def received(self) -> Delivered:
         """Return the training rows without an attack of ours, as for an audit of a data set."""
         rows = self.experiment.task.train
-        clean = Poisoned(data=rows, mask=torch.zeros(len(rows), dtype=torch.bool), goal=NoGoal())
+        clean = Poisoned(data=rows, mask=torch.zeros(len(rows), dtype=torch.bool), goal=NoGoal(), manifest=NOTHING_SIGNED)
         return delivered(rows, clean, self.stream("delivery"))
 
     def struck(self, trial: int = 0) -> Poisoned:
@@ -206,15 +207,17 @@ class Line:
         """Return what the defender knows; the poison mask is part of it only for a plugin that declares that it needs it."""
         stage = numbered("fit", trial)
         fit = self.fitting(self.attacked, self.combine(Mean()), stage, "for the defender")
-        truth = poisoned.kinds.poison if "truth" in needs(plugin) else poisoned.kinds.poison[:0]
-        return Means(trusted=self.experiment.task.trusted, fit=fit, tune=self.tuning(self.learner, stage), truth=truth)
+        asked = needs(plugin)
+        truth = poisoned.kinds.poison if "truth" in asked else poisoned.kinds.poison[:0]
+        manifest = poisoned.manifest if "manifest" in asked else NOTHING_SIGNED
+        return Means(trusted=self.experiment.task.trusted, fit=fit, tune=self.tuning(self.learner, stage), truth=truth, manifest=manifest)
 
     def judge(self, poisoned: Delivered, trial: int = 0) -> Verdict | None:
         """Return the verdict of the filter on the rows; None without a filter."""
         sanitize, rng = self.experiment.defense.sanitize, self.stream(numbered("sanitize", trial))
         means = self.means(poisoned, sanitize, trial)
         known = (means.trusted, means.truth, self.combine(Mean()), self.stream(numbered("fit", trial)), rng, self.attacked.runtime)
-        parts = (sanitize, self.attacked, poisoned.data, *known)
+        parts = (sanitize, self.attacked, poisoned.data, *known, *signed_lists(means))
 
         def judge() -> Verdict | None:
             with left_alone("the filter", poisoned.data, means.trusted):
@@ -235,7 +238,7 @@ class Line:
             trained = None if mended.victim is victim else taken_apart(mended.victim, f"victim repaired ({numbered('repair', trial)})")
             return Repaired(trained=trained, figures=dict(mended.figures))
 
-        parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime)
+        parts = (repair, self.defended, victim.state(), verdict, means.trusted, means.truth, rng, self.defended.runtime, *signed_lists(means))
         repaired = self.store.memo("repair", parts, mend, filed=self.filed("repair"))
         rows, combine = poisoned.data if verdict is None else poisoned.data.take(verdict.keep), self.combine(self.experiment.defense.aggregate)
         mended = victim if repaired.trained is None else self.defended.restore(repaired.trained, rows, combine)
@@ -269,6 +272,11 @@ class Line:
             probe = poisoned.goal.probe(self.experiment.task.test)
         audit_probe(probe, self.experiment.task.test, self.targets[trial])
         return probe
+
+
+def signed_lists(means: Means) -> tuple[Manifest, ...]:
+    """Return the part of a key that the signed list is; empty for plugins that do not receive it, so that their keys stay as they are."""
+    return () if means.manifest is NOTHING_SIGNED else (means.manifest,)
 
 
 def under_attack(experiment: Experiment, learner: Learner) -> Learner:

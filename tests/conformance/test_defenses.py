@@ -9,6 +9,7 @@ from poisonbench.config.build import targets
 from poisonbench.config.compose import options, tree_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
+from poisonbench.core.manifest import signed
 from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
 from poisonbench.runner.pipeline import run
@@ -100,7 +101,7 @@ def judged_at(sanitize, shift: float):
     rows[labels == 2, 3] += 25 * (torch.arange(100) < 15)
     data = Dataset.of(rows, labels, num_classes=4)
     fixed, truth = Shifted(shift), (labels == 2) & (rows[:, 3] > 12)
-    means = Means(trusted=data, fit=lambda data, draw=0: fixed, tune=lambda victim, data, epochs, draw=0: fixed, truth=truth)
+    means = Means(trusted=data, fit=lambda data, draw=0: fixed, tune=lambda victim, data, epochs, draw=0: fixed, truth=truth, manifest=signed(data))
     return sanitize.judge(data, means, Key.root(0))
 
 

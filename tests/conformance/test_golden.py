@@ -15,6 +15,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Server
 from poisonbench.core.form import Column
 from poisonbench.core.keys import canonical, tensor_digest
+from poisonbench.core.manifest import signed
 from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.retrieve import Retrieves
 from poisonbench.core.rng import Key
@@ -203,7 +204,8 @@ def test_filters_give_the_output_of_their_version(tiny, name):
     draw[labels == 2, 3] += 25 * (torch.arange(100) < 15)
     data = Dataset.of(draw, labels, num_classes=4)
     planted = (labels == 2) & (draw[:, 3] > 12)
-    means = Means(trusted=data, fit=lambda data, draw=0: Features(), tune=lambda victim, data, epochs, draw=0: Features(), truth=planted)
+    manifest = signed(data.take(torch.arange(0, 400, 2)))
+    means = Means(trusted=data, fit=lambda data, draw=0: Features(), tune=lambda victim, data, epochs, draw=0: Features(), truth=planted, manifest=manifest)
     check(name, sanitize, tensor_digest(sanitize.judge(data, means, Key.root(0)).keep)[:16])
 
 
