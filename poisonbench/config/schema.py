@@ -37,6 +37,7 @@ class ThreatKeys:
     target_class: int | None = None
     targets: int = 1
     reach: Any = None
+    target_ids: list[int] | None = None
 
 
 @dataclass

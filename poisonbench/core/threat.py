@@ -149,6 +149,7 @@ class Threat:
         target_class: label of the test rows that the attacker aims at; None: any.
         targets: test rows that the attacker aims at in each trial.
         reach: the training rows that the attacker can write.
+        target_ids: ids of the test rows that the attacker aims at, those of each trial after those of the one before; None: drawn at random.
     """
 
     VERSION: ClassVar[int] = 2
@@ -160,6 +161,7 @@ class Threat:
     target_class: int | None = dataclasses.field(default=None, metadata={"spec": "changed"})
     targets: int = dataclasses.field(default=1, metadata={"spec": "changed"})
     reach: Reach = dataclasses.field(default=OWN_ROWS, metadata={"spec": "changed"})
+    target_ids: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
@@ -186,11 +188,13 @@ class Threat:
         return rng.pick(torch.arange(clients), count)
 
     def aims(self, test: Dataset, rng: Key) -> Tensor:
-        """Return (trials, targets) int64, the test rows that the attacker aims at, drawn without replacement.
+        """Return (trials, targets) int64, the test rows that the attacker aims at: those of `target_ids`, or drawn without replacement.
 
         Raises:
-            ConfigError: more targets than test rows of that class.
+            ConfigError: more targets than test rows of that class, or ids that do not fit.
         """
+        if self.target_ids is not None:
+            return self._named(test, self.target_ids)
         order = rng.per_row(test.ids)[:, 0].argsort(stable=True)
         among = order if self.target_class is None else order[test.labels[order] == self.target_class]
         if (count := self.trials * self.targets) > len(among):
@@ -198,6 +202,22 @@ class Threat:
             asked = f"threat.trials={self.trials}" + (f", threat.targets={self.targets}" if self.targets > 1 else "")
             raise ConfigError(f"{asked}: the task has {len(among)} test rows{label} to aim at")
         return among[:count].view(self.trials, self.targets)
+
+    def _named(self, test: Dataset, ids: tuple[int, ...]) -> Tensor:
+        """Return (trials, targets) int64, the positions of the test rows with these ids.
+
+        Raises:
+            ConfigError: another number of ids than the threat has targets, an id twice, or one that no test row of the target class has.
+        """
+        asked, places = f"threat.target_ids={list(ids)}", {number: place for place, number in enumerate(test.ids.tolist())}
+        if len({*ids}) != self.trials * self.targets or len({*ids}) < len(ids):
+            raise ConfigError(f"{asked}: give one id for each of threat.trials={self.trials} times threat.targets={self.targets} targets, none of them twice")
+        for number in ids:
+            if number not in places:
+                raise ConfigError(f"{asked}: no test row has the id {number}; give ids of test rows")
+            if self.target_class is not None and int(test.labels[places[number]]) != self.target_class:
+                raise ConfigError(f"{asked}: test row {number} does not have the label threat.target_class={self.target_class}; leave one of the two out")
+        return torch.tensor([places[number] for number in ids]).view(self.trials, self.targets)
 
     def reveal(self, task: Task, *, malicious: Tensor, targets: Dataset, fit: Fit, tune: Tune) -> Known:
         """Return what the attacker, who owns these clients, knows of the task under this threat."""

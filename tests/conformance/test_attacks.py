@@ -11,7 +11,8 @@ from poisonbench.core.rng import Key
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
 
-ATTACKS = [name for name in options("attack") if name != "none"]
+OF_FILES = {"pack"}  # its poison is that of a file, which tests/unit/commands/test_pack.py makes
+ATTACKS = [name for name in options("attack") if name != "none" and name not in OF_FILES]
 PLANS = {name: tree_of([f"attack={name}"])["attack"] for name in ATTACKS}
 # those that change rows themselves: neither on updates alone nor by running the training
 ON_ROWS = [name for name in ATTACKS if "train" not in PLANS[name] and not PLANS[name]["data"]["_target_"].startswith("poisonbench.")]
