@@ -52,8 +52,34 @@ def test_every_trial_has_targets_of_its_own(tiny):
         tiny("threat.trials=3", "threat.targets=1000").threat.aims(experiment.task.test, Key.root(100))
 
 
+def test_named_targets_are_those_of_the_trials_in_their_order(tiny):
+    experiment = tiny("threat.trials=2", "threat.targets=2", "threat.target_ids=[7,3,9,1]")
+    test = experiment.task.test
+    assert test.ids[experiment.threat.aims(test, Key.root(100))].tolist() == [[7, 3], [9, 1]]
+    turned = test.take(torch.arange(len(test)).flip(0))
+    assert turned.ids[experiment.threat.aims(turned, Key.root(101))].tolist() == [[7, 3], [9, 1]]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["threat.target_ids=[1,2]"], r"threat\.target_ids=\[1, 2\]: give one id for each of threat\.trials=1 times threat\.targets=1 targets"),
+        (["threat.target_ids=[1,1]", "threat.targets=2"], "none of them twice"),
+        (["threat.target_ids=[1,1]"], "none of them twice"),
+        (["threat.target_ids=[]"], "give one id for each"),
+        (["threat.target_ids=[100000]"], "no test row has the id 100000; give ids of test rows"),
+        (["threat.target_ids=[0]", "threat.target_class=3"], r"test row 0 does not have the label threat\.target_class=3; leave one of the two out"),
+    ],
+)
+def test_named_targets_that_do_not_fit_are_refused(tiny, words, reason):
+    experiment = tiny(*words)
+    assert int(experiment.task.test.labels[0]) != 3
+    with pytest.raises(ConfigError, match=reason):
+        experiment.threat.aims(experiment.task.test, Key.root(100))
+
+
 def test_the_usual_reach_and_one_target_are_written_as_nothing(tiny):
     experiment = tiny()
     written = {*canonical(experiment.threat), *spec(experiment)["threat"]}
     assert "trials" in written
-    assert not written & {"reach", "targets", "target_class"}
+    assert not written & {"reach", "targets", "target_class", "target_ids"}
