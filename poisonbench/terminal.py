@@ -153,6 +153,10 @@ def _trial_lines(record: Record) -> Iterator[str]:
             yield f"assumed: {place}={assumed.get('value')}, {assumed.get('source')}"
     if clients := malicious(record):
         yield f"clients: {clients}"
+    if "listed" in record.counts:
+        poisoned, signed = record.counts["poisoned"], record.counts["poisoned_listed"]
+        known = "; the poison was there before the rows were signed, so the list cannot find it" if poisoned and signed == poisoned else ""
+        yield f"signed list: it names {record.counts['listed']} of the rows, {signed} of {poisoned} poisoned rows among them{known}"
 
 
 def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from poisonbench.core.errors import DataError
+from poisonbench.core.rng import Key
 from poisonbench.pickles import DEPTH, STEPS, read
 from tests.unit.streams import PICTURE, array, dtype, fraction, mapping, picture, raw, several, stream, text, together, whole
 
@@ -165,6 +166,20 @@ def test_a_picture_is_read_row_by_row_and_channel_by_channel():
     grey, colours = read(stream(several(picture("L", 3, 1, b"\x01\x02\x03"), picture("RGB", 1, 2, bytes(range(6))))), "x")
     assert grey.pixels.tolist() == [[[1, 2, 3]]]
     assert colours.pixels.tolist() == [[[0], [3]], [[1], [4]], [[2], [5]]]  # red, green and blue of the two rows
+
+
+def test_a_stream_with_changed_bytes_is_read_or_refused_and_never_ends_in_another_error():
+    whole_stream = stream(several(together(picture("L", 2, 2, b"abcd"), whole(1)), array("i8", (2,), bytes(16)), mapping(a=text("b") + b"\x94")))
+    draw, refused = Key.root(100).numpy(), 0
+    for _ in range(3000):
+        changed = bytearray(whole_stream)
+        for place in draw.integers(2, len(changed), size=2):
+            changed[place] = draw.integers(256)
+        try:
+            read(bytes(changed), "x")
+        except DataError:
+            refused += 1
+    assert 1500 < refused < 3000
 
 
 def test_flat_values_may_be_in_two_places():

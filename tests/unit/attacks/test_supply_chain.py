@@ -127,11 +127,25 @@ def test_an_audit_of_rows_that_nobody_signed_says_so(tmp_path, monkeypatch, caps
 
 def test_a_refused_training_set_ends_the_command_with_its_reason(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert entry([*TINY, "attack=supply_chain", "attack.data.manifest=own_key", "defense=signed_manifest"]) in (0, 2)
+    assert entry([*TINY, "attack=supply_chain", "attack.data.manifest=own_key", "defense=signed_manifest"]) == 0
     said = capsys.readouterr()
     assert "refuses all 380 training rows" in said.out.replace("\n", " ") + said.err
     (path,) = tmp_path.glob("results/records/*.json")
     assert read(path).status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ("kept", "signed list: it names 361 of the rows, 0 of 19 poisoned rows among them\n"),
+        ("before", "19 of 19 poisoned rows among them; the poison was there before the rows were signed, so the list cannot find it\n"),
+    ],
+)
+def test_the_command_says_whether_the_list_names_the_poison(tmp_path, monkeypatch, capsys, manifest, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert entry([*TINY, "attack=supply_chain", f"attack.data.manifest={manifest}", "defense=signed_manifest"]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_an_earlier_version_without_rows_is_refused():
