@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poisonbench import arrays
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.manifest import row_digests
@@ -26,6 +27,7 @@ from poisonbench.pickles import read
 PICKLES = ("poisons.pickle", "base_indices.pickle", "target.pickle")
 TRAIN, TEST = "bd_train_dataset", "bd_test_dataset"  # folders of BackdoorBench
 TORCH = "attack_result.pt"
+ARRAYS = "poison.npz"
 
 
 class Poison(NamedTuple):
@@ -54,7 +56,7 @@ def published(folder: Path, task: Task, target: int | None) -> Pack:
     """Return the poison in a folder as a pack for a task.
 
     Args:
-        folder: with the three pickles of the poisoning benchmark, or with the two folders of BackdoorBench.
+        folder: with the three pickles of the poisoning benchmark, the two folders of BackdoorBench, or poison.npz (see `poisonbench.arrays`).
         task: the task whose rows were poisoned.
         target: the target label of a backdoor, which BackdoorBench does not write beside its pictures.
 
@@ -71,8 +73,12 @@ def published(folder: Path, task: Task, target: int | None) -> Pack:
             known = f"target=0 to target={task.train.num_classes - 1}"
             raise ConfigError(f"{folder}: BackdoorBench writes the target label only into {TORCH}, which is not read; name it with {known}")
         return packed(from_folders(folder, task, target), task, {"format": "BackdoorBench", "folder": folder.name, "target": target})
+    if (folder / ARRAYS).is_file():
+        if target is not None:
+            raise ConfigError(f"target={target}: {folder / ARRAYS} contains the labels; leave target= out")
+        return packed(from_arrays(folder / ARRAYS, task), task, {"format": "arrays", "folder": folder.name})
     more = f"; {TORCH} is a file of torch that names classes, which is not read" if (folder / TORCH).exists() else ""
-    raise DataError(f"{folder} contains neither {', '.join(PICKLES)} (poisoning benchmark) nor {TRAIN}/ and {TEST}/ (BackdoorBench){more}")
+    raise DataError(f"{folder} contains neither {', '.join(PICKLES)} (poisoning benchmark) nor {TRAIN}/ and {TEST}/ (BackdoorBench) nor {ARRAYS}{more}")
 
 
 def packed(poison: Poison, task: Task, told: Mapping[str, object]) -> Pack:
@@ -213,6 +219,20 @@ def from_folders(folder: Path, task: Task, target: int) -> Poison:
     train, test = (_pictures(folder / name, rows, "L" if channels == 1 else "RGB") for name, rows in ((TRAIN, task.train), (TEST, task.test)))
     wished = torch.full_like(test[0], target)
     return Poison(ids=train[0], inputs=train[1], labels=torch.full_like(train[0], target), probed=test[0], probe_inputs=test[1], wished=wished, aimed=False)
+
+
+def from_arrays(path: Path, task: Task) -> Poison:
+    """Return the poison in a file of arrays; see `poisonbench.arrays.read`."""
+    found = arrays.read(path, task)
+    return Poison(
+        ids=found["indices"],
+        inputs=found["x"],
+        labels=found["y"],
+        probed=found["indices_test"],
+        probe_inputs=found["x_test"],
+        wished=found["y_test"],
+        aimed=False,
+    )
 
 
 def _pictures(folder: Path, rows: Dataset, mode: str) -> tuple[Tensor, Tensor]:

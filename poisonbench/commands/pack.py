@@ -29,7 +29,8 @@ USAGE = Usage(
     does=(
         "Write poison as a pack: two files that `attack=pack attack.data.path=FOLDER` runs against any defense. RECORD is a record of an attack on rows; the "
         "pack contains the poison of its first trial. POISON is a folder of another project: poisons.pickle, base_indices.pickle and target.pickle of the "
-        "poisoning benchmark, which are read without unpickling, or bd_train_dataset/ and bd_test_dataset/ of BackdoorBench."
+        "poisoning benchmark, which are read without unpickling, or bd_train_dataset/ and bd_test_dataset/ of BackdoorBench, or "
+        "poison.npz with the arrays x, y, indices, x_test, y_test and indices_test, as users of ART save them."
     ),
     options={
         "RECORD": "path of a record",

@@ -331,6 +331,62 @@ def test_backdoorbench_without_a_target_or_with_a_wrong_label_is_refused(here, c
     assert "the name is no LABEL/NUMBER.png" in " ".join(capsys.readouterr().err.split())
 
 
+# arrays
+
+
+def arrays(folder: Path, **changes):
+    """Write poison as arrays: rows of two classes with their channels last and as fractions, and labels with a 1 for the class."""
+    task = line_of(BLOBS).experiment.task
+    places = (task.train.labels != 2).nonzero()[:3, 0]
+    stamped, shown = task.train.inputs[places].clone(), task.test.inputs[:5].clone()
+    stamped[:, :, :2, :2] = shown[:, :, :2, :2] = 255
+    content = {
+        "x": (stamped.float() / 255).permute(0, 2, 3, 1).numpy(),
+        "y": np.eye(task.train.num_classes, dtype=np.float32)[[2, 2, 2]],
+        "indices": task.train.ids[places].numpy(),
+        "x_test": shown.numpy(),
+        "y_test": np.full(5, 2),
+        "indices_test": task.test.ids[:5].numpy(),
+    }
+    folder.mkdir()
+    np.savez(folder / "poison.npz", **content | changes)
+    return task, places, stamped
+
+
+def test_arrays_become_a_pack(here, capsys):
+    task, places, stamped = arrays(here / "poison")
+    assert entry(["pack", "poison", "out", *BLOBS]) == 0
+    used = [word.strip("'") for word in capsys.readouterr().out.splitlines()[-1].removeprefix("use it: python -m poisonbench ").split()]
+    line = line_of(used)
+    poisoned = line.strike()
+    assert torch.equal(poisoned.data.inputs[places], stamped)
+    assert poisoned.data.labels[places].tolist() == [2, 2, 2]
+    assert torch.equal(poisoned.mask.nonzero()[:, 0], places)
+    probe = line.probe(poisoned)
+    assert probe.rows.tolist() == (task.test.labels[:5] != 2).nonzero()[:, 0].tolist()  # an answer that is right is no success
+    assert (probe.inputs[:, :, :2, :2] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"x": np.array([object()] * 3)}, "cannot be read as arrays of numbers"),
+        ({"x": np.full((3, 8, 8, 1), 0.3001)}, "x has values between the grey levels"),
+        ({"x": np.zeros((3, 9, 9, 1))}, r"x has rows of shape \(9, 9, 1\), and those of this task have \(1, 8, 8\)"),
+        ({"x": np.full((3, 8, 8, 1), np.nan)}, "x has values between the grey levels"),
+        ({"y": np.array([0.5, 1, 1])}, "y has to be a whole number for each row"),
+        ({"y": np.array([2, 2, 9])}, "the poison has the label 9"),
+        ({"indices": np.array([1, 2])}, "indices has to be one whole number for each row"),
+        ({"indices": np.array([1, 1, 2])}, "a row is named twice"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(here, capsys, changes, reason):
+    arrays(here / "poison", **changes)
+    assert entry(["pack", "poison", "out", *BLOBS]) == 2
+    assert re.search(reason, " ".join(capsys.readouterr().err.split()))
+    assert not Path("out").exists()
+
+
 def test_a_folder_without_poison_says_what_is_read(here, capsys):
     Path("empty").mkdir()
     Path("empty/attack_result.pt").write_bytes(b"PK")
