@@ -1,0 +1,122 @@
+"""`provenance ACTION ...`: sign a folder and check it, follow a row, write a bill of materials, describe a data set."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from poisonbench.commands.usage import Usage
+from poisonbench.core.errors import ConfigError, meant
+from poisonbench.report.figures import plain
+
+if TYPE_CHECKING:
+    from poisonbench.provenance.signing import Checked
+
+CODES = {"fine": 0, "altered": 1, "could not check": 2}
+SHOWN = 200  # lines of differences that are printed
+
+USAGE = Usage(
+    call="provenance ACTION ..., one of: sign, verify, lineage, bom, croissant",
+    does=(
+        "Sign the files of a folder with your key and check them later, show the way of a training row, write a bill of materials of a record, or "
+        "describe a folder of data in the Croissant format. Exit code of verify and of check=true: 0 fine, 1 altered, 2 could not check."
+    ),
+    options={
+        "sign FOLDER key=PRIVATE.pem": "write FOLDER.sig, the signed list of all files and their SHA-256, which model-signing reads too",
+        "verify FOLDER key=PUBLIC.pem": "check the files against the signature; names every file that was changed, added, removed, renamed or swapped",
+        "signature=FILE": "of sign and verify: another place of the signature",
+        "lineage RECORD row=ID": "tell the way of a training row through splits, attack and filters; the run needs lineage=true",
+        "lineage RECORD file=NAME": "the same for the rows of a file",
+        "bom RECORD [out=FILE]": "write a CycloneDX 1.6 bill of materials of the model, its data and its software",
+        "croissant FOLDER [out=FILE]": "write FOLDER/croissant.json, with the SHA-256 of each file and the columns of tables",
+        "croissant FOLDER check=true": "compare the files with the digests in FOLDER/croissant.json",
+        "name=, description=, url=": "of bom and croissant: texts about the data set",
+        "license=, creator=": "of bom and croissant: the licence of the data, such as CC-BY-4.0, and who made them",
+        "version=, date=, citation=": "of croissant: version, such as 1.0.0, date of publication, such as 2026-11-30, and how to cite the data set",
+    },
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The words of an action.
+
+    Args:
+        action: its name.
+        subject: the folder or the record.
+        given: the values of its keys.
+    """
+
+    action: str
+    subject: Path
+    given: Mapping[str, str]
+
+    def path(self, key: str, default: Path) -> Path:
+        """Return the path that a key gives."""
+        return Path(self.given[key]).expanduser() if key in self.given else default
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one action and return its exit code.
+
+    Raises:
+        ConfigError: wrong words.
+        DataError: files that cannot be used.
+    """
+    name = words[0] if words else ""
+    if name not in ACTIONS:
+        raise ConfigError(f"provenance {name or 'ACTION'}: no such action; {meant(name, ACTIONS)}; `provenance --help` explains each")
+    run, keys, needed = ACTIONS[name]
+    plain_words = [word for word in words[1:] if not any(word.startswith(f"{key}=") for key in keys)]
+    subject = "RECORD" if name in ("lineage", "bom") else "FOLDER"
+    given = {key: word.removeprefix(f"{key}=") for word in words[1:] for key in keys if word.startswith(f"{key}=")}
+    if len(plain_words) != 1 or "=" in plain_words[0] or not all(given.get(key) for key in needed) or not all(given.values()):
+        wanted = " ".join([f"provenance {name} {subject}", *(f"{key}=..." for key in needed)])
+        optional = [key for key in keys if key not in needed]
+        raise ConfigError(
+            f"{shlex.join(['provenance', *words])}: write {wanted}" + (f"; optional: {', '.join(f'{key}=...' for key in optional)}" * bool(optional))
+        )
+    return run(Asked(action=name, subject=Path(plain_words[0]).expanduser(), given=given))
+
+
+def _sign(asked: Asked) -> int:
+    from poisonbench.provenance.signing import beside, sign
+
+    signature = asked.path("signature", beside(asked.subject))
+    count = sign(asked.subject, asked.path("key", Path()), signature)
+    _say([f"{signature}: {count} files of {asked.subject} are signed"])
+    return 0
+
+
+def _verify(asked: Asked) -> int:
+    from poisonbench.provenance.signing import beside, verify
+
+    checked = verify(asked.subject, asked.path("key", Path()), asked.path("signature", beside(asked.subject)))
+    return _told(asked.subject, checked)
+
+
+def _told(subject: Path, checked: Checked) -> int:
+    """Print what a check found, and return its exit code."""
+    _say([f"{subject}: {checked.state}: {checked.sentence}"])
+    lines = [*checked.differences.sentences(), *(f"a link or a special file, whose content is not checked: {name}" for name in checked.links)]
+    lines += [f"not covered, so not checked: {name}" for name in checked.not_covered]
+    _say([f"  {line}" for line in lines[:SHOWN]])
+    if len(lines) > SHOWN:
+        _say([f"  ... and {len(lines) - SHOWN} more"])
+    return CODES[checked.state]
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        Console().print(plain(line), markup=False, highlight=False, soft_wrap=True)
+
+
+ACTIONS: Mapping[str, tuple[Callable[[Asked], int], tuple[str, ...], tuple[str, ...]]] = {  # with the keys of each, and those that it needs
+    "sign": (_sign, ("key", "signature"), ("key",)),
+    "verify": (_verify, ("key", "signature"), ("key",)),
+}
