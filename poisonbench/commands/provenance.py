@@ -15,7 +15,7 @@ from poisonbench.core.errors import ConfigError, meant
 from poisonbench.report.figures import plain
 
 if TYPE_CHECKING:
-    from poisonbench.provenance.signing import Checked
+    from poisonbench.provenance.folder import Checked
 
 CODES = {"fine": 0, "altered": 1, "could not check": 2}
 SHOWN = 200  # lines of differences that are printed
@@ -100,6 +100,20 @@ def _verify(asked: Asked) -> int:
     return _told(asked.subject, checked)
 
 
+def _croissant(asked: Asked) -> int:
+    from poisonbench.provenance import croissant
+
+    out = asked.path("out", asked.subject / croissant.NAME)
+    if "check" in asked.given:
+        if asked.given["check"] != "true" or asked.given.keys() - {"check", "out"}:
+            raise ConfigError("provenance croissant FOLDER check=true [out=FILE]: a check takes no other words")
+        return _told(asked.subject, croissant.check(asked.subject, out))
+    described = croissant.describe(asked.subject, asked.given, out)
+    missing = croissant.write(described, out)
+    _say([f"{out}: written", *(f"  {line}" for line in (*described.notes, *missing))])
+    return 0
+
+
 def _told(subject: Path, checked: Checked) -> int:
     """Print what a check found, and return its exit code."""
     _say([f"{subject}: {checked.state}: {checked.sentence}"])
@@ -119,4 +133,5 @@ def _say(lines: Iterable[str]) -> None:
 ACTIONS: Mapping[str, tuple[Callable[[Asked], int], tuple[str, ...], tuple[str, ...]]] = {  # with the keys of each, and those that it needs
     "sign": (_sign, ("key", "signature"), ("key",)),
     "verify": (_verify, ("key", "signature"), ("key",)),
+    "croissant": (_croissant, ("out", "check", "name", "description", "url", "license", "creator", "version", "date", "citation"), ()),
 }

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from poisonbench.core.errors import DataError
+
+NOT_COVERED = (".git", ".gitattributes", ".github", ".gitignore")  # model-signing leaves them out; its own check would call them missing
+State = Literal["fine", "altered", "could not check"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,7 @@ class Differences:
         removed: listed files that are missing.
         renamed: pairs of a listed name and the new name of the same bytes.
         swapped: pairs of files that have exchanged their bytes.
+        digests: present digest of each changed and each added file.
     """
 
     changed: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +76,7 @@ class Differences:
     removed: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     swapped: tuple[tuple[str, str], ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __bool__(self) -> bool:
         """Return whether anything differs."""
@@ -79,11 +85,12 @@ class Differences:
     def sentences(self) -> Iterator[str]:
         """Yield one line for each file, or pair of files, that differs."""
         for name, other in self.changed.items():
-            yield f"changed: {name}" + (f", which now has the bytes of {other}" if other else "")
+            moved = f", which now has the bytes of {other}" if other else ""
+            yield f"changed: {name}{moved} (digest now {self.digests[name]})"
         yield from (f"swapped: {one} and {other}" for one, other in self.swapped)
         yield from (f"renamed: {old} to {new}" for old, new in self.renamed)
         yield from (f"removed: {name}" for name in self.removed)
-        yield from (f"added: {name}" for name in self.added)
+        yield from (f"added: {name} (digest {self.digests[name]})" for name in self.added)
 
 
 def differences(listed: Mapping[str, str], found: Mapping[str, str]) -> Differences:
@@ -117,4 +124,55 @@ def differences(listed: Mapping[str, str], found: Mapping[str, str]) -> Differen
         removed=tuple(removed),
         renamed=tuple(renamed),
         swapped=tuple((min(pair), max(pair)) for pair in swapped),
+        digests={name: digest for name, digest in found.items() if digest != listed.get(name)},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a check of a folder found.
+
+    Args:
+        state: "fine", "altered", or "could not check", which says nothing about the files.
+        sentence: the finding, or why nothing could be checked.
+        differences: the files that differ.
+        links: symbolic links and other special files that are in the folder.
+        not_covered: files of the folder that the signature leaves out.
+    """
+
+    state: State
+    sentence: str
+    differences: Differences = field(default_factory=Differences)
+    links: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
+
+
+def listable(folder: Path, *, apart: Collection[Path] = ()) -> tuple[str, ...]:
+    """Return the names of the files of a folder that a signature or a description lists: all but those of git (`NOT_COVERED`).
+
+    Raises:
+        DataError: no folder, no files, a link, or a name that is no text.
+    """
+    found = contents(folder, apart=apart)
+    if found.special:
+        raise DataError(f"{folder / found.special[0]} is a link or a special file, whose content is outside of the folder; replace it by a file, or remove it")
+    names = tuple(name for name in found.files if not under(name, NOT_COVERED))
+    if not names:
+        raise DataError(f"{folder} contains no files")
+    if unwritable := next((name for name in names if not utf8(name)), None):
+        raise DataError(f"the name {unwritable!r} in {folder} is not valid UTF-8; rename the file")
+    return names
+
+
+def under(name: str, paths: Sequence[str]) -> bool:
+    """Return whether a file is one of these paths, or below one."""
+    return any(PurePosixPath(name).is_relative_to(path) for path in paths)
+
+
+def utf8(name: str) -> bool:
+    """Return whether a name can be written as UTF-8, as JSON needs it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,20 +12,18 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import bounded, write_text
-from poisonbench.provenance.folder import Contents, Differences, contents, differences
+from poisonbench.provenance.folder import Checked, Contents, State, contents, differences, listable, under
 from poisonbench.provenance.keys import fingerprint, load_private, load_public
 
 CHUNK = 2**18  # bytes that are read at once; they stay in the cache of the processor while they are hashed
-NOT_COVERED = (".git", ".gitattributes", ".github", ".gitignore")  # model-signing leaves them out; its own check would miss them if we signed them
 HASHES = {"blake2b": "blake2"}  # model-signing 1.1.1 writes one name and accepts only the other, so its own check refuses such signatures
-State = Literal["fine", "altered", "could not check"]
 Read = TypeVar("Read")
 
 
@@ -52,25 +50,6 @@ class Descriptor(Protocol):
 
     identifier: str
     digest: Digest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """What a check of a folder found.
-
-    Args:
-        state: "fine", "altered", or "could not check", which says nothing about the files.
-        sentence: the finding, or why nothing could be checked.
-        differences: the files that differ.
-        links: symbolic links and other special files that are in the folder.
-        not_covered: files of the folder that the signature leaves out.
-    """
-
-    state: State
-    sentence: str
-    differences: Differences = field(default_factory=Differences)
-    links: tuple[str, ...] = ()
-    not_covered: tuple[str, ...] = ()
 
 
 class _Stopped(Exception):  # names what happened
@@ -123,14 +102,7 @@ def _signable(folder: Path, key: Path, signature: Path) -> tuple[str, ...]:
         DataError: a folder that must not be signed as it is.
         ConfigError: the private key lies in the folder, or the signature would replace another file.
     """
-    found = contents(folder, apart=[signature])
-    if found.special:
-        raise DataError(f"{folder / found.special[0]} is a link or a special file, whose content is outside of the folder; replace it by a file, or remove it")
-    names = tuple(name for name in found.files if not _under(name, NOT_COVERED))
-    if not names:
-        raise DataError(f"{folder} contains no files to sign")
-    if unwritable := next((name for name in names if not _utf8(name)), None):
-        raise DataError(f"the name {unwritable!r} in {folder} is not valid UTF-8; rename the file")
+    names = listable(folder, apart=[signature])
     if key.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"key={key}: the private key lies in the folder that is signed; keep it elsewhere, and give it to nobody")
     if signature.exists() and not _is_bundle(signature):
@@ -157,7 +129,7 @@ def verify(folder: Path, key: Path, signature: Path) -> Checked:
     here = contents(folder, apart=[signature])
     try:
         signed = _signed(library, key, signature, here.special)
-        found = _digests(library, folder, [name for name in here.files if not _under(name, signed.ignored)], signed.algorithm)
+        found = _digests(library, folder, [name for name in here.files if not under(name, signed.ignored)], signed.algorithm)
     except _Stopped as reason:
         return Checked(state=reason.state, sentence=str(reason))
     if not signed.digests.keys() & found.keys() and not {*signed.digests.values()} & {*found.values()}:
@@ -167,9 +139,9 @@ def verify(folder: Path, key: Path, signature: Path) -> Checked:
 
 
 def _compared(here: Contents, signed: Signed, found: Mapping[str, str]) -> Checked:
-    links = tuple(name for name in here.special if not _under(name, signed.ignored))
+    links = tuple(name for name in here.special if not under(name, signed.ignored))
     differ = differences({name: digest for name, digest in signed.digests.items() if name not in links}, found)
-    left = tuple(name for name in (*here.files, *here.special) if _under(name, signed.ignored))
+    left = tuple(name for name in (*here.files, *here.special) if under(name, signed.ignored))
     if not differ and not links:
         return Checked(state="fine", sentence=f"all {len(found)} files are as they were when they were signed", not_covered=left)
     return Checked(state="altered", sentence="the folder differs from what was signed", differences=differ, links=links, not_covered=left)
@@ -275,19 +247,6 @@ def _hashing(library: ModuleType, folder: Path, signature: Path) -> object:
     inside = [whole.relative_to(folder.resolve())] if whole.is_relative_to(folder.resolve()) else []
     config = library.hashing.Config().use_file_serialization(hashing_algorithm="sha256", chunk_size=CHUNK, max_workers=1)
     return config.set_ignored_paths(paths=inside, ignore_git_paths=True)
-
-
-def _under(name: str, paths: Sequence[str]) -> bool:
-    """Return whether a file is one of these paths, or below one."""
-    return any(PurePosixPath(name).is_relative_to(path) for path in paths)
-
-
-def _utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_bundle(path: Path) -> bool:

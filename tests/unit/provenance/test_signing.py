@@ -66,7 +66,7 @@ def test_every_kind_of_change_is_named_and_nothing_else(signed, capsys, told):
     assert entry(["provenance", "verify", str(folder), f"key={public}"]) == 1
     first, *lines = capsys.readouterr().out.splitlines()
     assert "altered" in first
-    assert [line.strip() for line in lines] == [told]
+    assert [line.strip().partition(" (digest")[0] for line in lines] == [told]
 
 
 def test_the_command_of_model_signing_accepts_our_signature_and_sees_a_change(signed):
