@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from poisonbench.config.setting import Setting
 from poisonbench.core.errors import ConfigError
 from poisonbench.storage.record import Record
-from poisonbench.trackers.save import save, tracker_of
+from poisonbench.trackers.save import leads, save, tracker_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,6 +121,7 @@ def run(
     """
     _check_words(words, task=task is not None, net=net is not None)
     from poisonbench.nets.own import OwnNet
+    from poisonbench.provenance.lineage import Lineage
     from poisonbench.runner import pipeline
     from poisonbench.runner.experiment import assemble
 
@@ -132,8 +133,11 @@ def run(
 
     tracker = tracker_of(setting)
     experiment = assemble(setting.tree, setting.store, task=task, net=None if net is None else own_net)
-    record = dataclasses.replace(pipeline.run(experiment, setting.store), command=f"poisonbench.run({', '.join(map(repr, words))})")
+    lineage = Lineage() if setting.tree["lineage"] else None
+    record = dataclasses.replace(pipeline.run(experiment, setting.store, lineage), command=f"poisonbench.run({', '.join(map(repr, words))})")
     save(record, setting, tracker)
+    if lineage is not None and leads():
+        lineage.write(record, setting.places.results)
     return record
 
 

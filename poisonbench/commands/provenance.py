@@ -100,6 +100,19 @@ def _verify(asked: Asked) -> int:
     return _told(asked.subject, checked)
 
 
+def _lineage(asked: Asked) -> int:
+    from poisonbench.provenance import lineage
+    from poisonbench.storage.record import read
+
+    if len(asked.given.keys() & {"row", "file"}) != 1:
+        raise ConfigError("provenance lineage RECORD: give either row=ID or file=NAME")
+    record = read(asked.subject)
+    table = lineage.read(lineage.path_of(asked.subject), record)
+    rows = lineage.row_named(table, asked.given["row"]) if "row" in asked.given else lineage.rows_of_file(table, asked.given["file"])
+    _say(lineage.told(table, rows))
+    return 0
+
+
 def _croissant(asked: Asked) -> int:
     from poisonbench.provenance import croissant
 
@@ -133,5 +146,6 @@ def _say(lines: Iterable[str]) -> None:
 ACTIONS: Mapping[str, tuple[Callable[[Asked], int], tuple[str, ...], tuple[str, ...]]] = {  # with the keys of each, and those that it needs
     "sign": (_sign, ("key", "signature"), ("key",)),
     "verify": (_verify, ("key", "signature"), ("key",)),
+    "lineage": (_lineage, ("row", "file"), ()),
     "croissant": (_croissant, ("out", "check", "name", "description", "url", "license", "creator", "version", "date", "citation"), ()),
 }

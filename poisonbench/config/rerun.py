@@ -12,7 +12,7 @@ from poisonbench.storage.record import Record, words_in
 
 PREFIX = "python -m poisonbench"
 # settings of the user or the machine, not of the experiment
-LOCAL_WORDS = ("results_dir", "publish", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")
+LOCAL_WORDS = ("results_dir", "publish", "lineage", "tracker", "threads", "device", "workers", "cell_minutes", "engine", "sweep")
 CODE_WORDS, DOWNLOAD = ("trust", "hydra"), "task.download"  # words that run other code, and the word that uses the network
 
 

@@ -59,6 +59,7 @@ class Keys:
     threads: int = 0
     results_dir: str | None = None
     publish: bool = False
+    lineage: bool = False
     workers: int = 1
     cell_minutes: float | None = None
     engine: Any = None

@@ -28,12 +28,15 @@ class Delivered:
         data: N' rows.
         kinds: the kind of each row; for measuring, and for plugins that declare NEEDS = {"truth"}.
         goal: what the attacker wants.
+        clean_ids: (N',) int64, the id that each row had before it was delivered: that of its clean row, negative for injected rows; for
+            records of where rows come from, never for a defender.
         given: the signed list that the attacker delivers; None: the publisher signed the rows as they are delivered.
     """
 
     data: Dataset
     kinds: Kinds
     goal: Goal
+    clean_ids: Tensor
     given: Manifest | None = None
 
     @property
@@ -74,8 +77,8 @@ def delivered(clean: Dataset, poisoned: Poisoned, rng: Key) -> Delivered:
     """
     found = kinds(clean, poisoned)
     if not found.injected.any():
-        return Delivered(data=poisoned.data, kinds=found, goal=poisoned.goal, given=poisoned.manifest)
+        return Delivered(data=poisoned.data, kinds=found, goal=poisoned.goal, clean_ids=poisoned.data.ids, given=poisoned.manifest)
     order = rng.per_row(torch.arange(len(poisoned.data)))[:, 0].argsort(stable=True)
     data = poisoned.data.take(order)
-    data = data.with_columns(data.columns | {"ids": torch.arange(len(data))})
-    return Delivered(data=data, kinds=found.take(order), goal=poisoned.goal, given=poisoned.manifest)
+    numbered = data.with_columns(data.columns | {"ids": torch.arange(len(data))})
+    return Delivered(data=numbered, kinds=found.take(order), goal=poisoned.goal, clean_ids=data.ids, given=poisoned.manifest)

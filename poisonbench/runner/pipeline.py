@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from poisonbench.core.defense import Mean, Verdict
 from poisonbench.core.delivery import Delivered
@@ -37,8 +38,16 @@ class Trial:
     defended: Victim
 
 
-def run(experiment: Experiment, store: Store) -> Record:
+Witness: TypeAlias = "Callable[[Experiment, Sequence[Trial]], None]"
+
+
+def run(experiment: Experiment, store: Store, witness: Witness | None = None) -> Record:
     """Run the experiment and return its record; values in the store are not computed again.
+
+    Args:
+        experiment: what is run.
+        store: keeps values.
+        witness: is shown the rows and the victims of all trials before figures are computed; it changes nothing.
 
     Raises:
         PoisonbenchError: the experiment cannot be run, for the reason in one sentence; there is no record.
@@ -47,13 +56,13 @@ def run(experiment: Experiment, store: Store) -> Record:
     line = Line(experiment=experiment, store=store, since=len(store.visits))
     try:
         check(line)
-        return walked(line)
+        return walked(line, witness)
     except Incompatible as error:
         return dataclasses.replace(record_of(line), status="skipped", reason=str(error))
 
 
-def walked(line: Line) -> Record:
-    """Run the checked experiment and return its record."""
+def walked(line: Line, witness: Witness | None = None) -> Record:
+    """Run the checked experiment and return its record; see `run`."""
     experiment = line.experiment
     numbers = range(experiment.threat.trials)
     struck = [line.strike(number) for number in numbers]
@@ -64,6 +73,8 @@ def walked(line: Line) -> Record:
     kept = [poisoned.data if verdict is None else poisoned.data.take(verdict.keep) for poisoned, verdict in zip(struck, verdicts, strict=True)]
     defended = line.fit_many(line.defended, kept, line.combine(experiment.defense.aggregate), stages=stages, label="defended")
     trials = [Trial(number=n, poisoned=struck[n], undefended=undefended[n], verdict=verdicts[n], defended=defended[n]) for n in numbers]
+    if witness is not None:
+        witness(experiment, trials)
     by_trial = [measured(line, trial, baseline) for trial in trials]
     return dataclasses.replace(
         record_of(line),

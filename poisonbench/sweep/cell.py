@@ -15,9 +15,10 @@ from poisonbench.config.rerun import PREFIX, local
 from poisonbench.config.setting import Setting
 from poisonbench.core.errors import PoisonbenchError
 from poisonbench.storage.record import Record
-from poisonbench.trackers.save import save, tracker_of
+from poisonbench.trackers.save import leads, save, tracker_of
 
 if TYPE_CHECKING:
+    from poisonbench.provenance.lineage import Lineage
     from poisonbench.runner.experiment import Experiment, Loaded
     from poisonbench.storage.store import Store
 
@@ -54,10 +55,14 @@ def computed(words: Sequence[str], setting: Setting | None = None, loaded: Loade
     try:
         setting = Setting.of(words) if setting is None else setting
         tracker = tracker_of(setting)
+        from poisonbench.provenance.lineage import Lineage
         from poisonbench.runner.experiment import assemble  # which imports torch; refused words need none
 
-        record = _record(assemble(setting.tree, setting.store, loaded=loaded), setting.store, words)
+        lineage = Lineage() if setting.tree["lineage"] else None
+        record = _record(assemble(setting.tree, setting.store, loaded=loaded), setting.store, words, lineage)
         path = save(record, setting, tracker)
+        if lineage is not None and leads():
+            lineage.write(record, setting.places.results)
     except PoisonbenchError as error:
         return Outcome(words=tuple(words), code=error.code, sentence=str(error))
     made = sum(visit.made for visit in setting.store.visits)
@@ -77,11 +82,11 @@ def buried(words: Sequence[str], reason: str) -> Outcome:
     return Outcome(words=tuple(words), code=FAILED, path=path)
 
 
-def _record(experiment: Experiment, store: Store, words: Sequence[str]) -> Record:
+def _record(experiment: Experiment, store: Store, words: Sequence[str], lineage: Lineage | None) -> Record:
     from poisonbench.runner.pipeline import run
 
     try:
-        return dataclasses.replace(run(experiment, store), command=portable(words))
+        return dataclasses.replace(run(experiment, store, lineage), command=portable(words))
     except PoisonbenchError:
         raise
     except Exception as error:  # noqa: BLE001  # the runner alone turns an exception into a failed record
