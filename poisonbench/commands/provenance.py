@@ -32,7 +32,7 @@ USAGE = Usage(
         "signature=FILE": "of sign and verify: another place of the signature",
         "lineage RECORD row=ID": "tell the way of a training row through splits, attack and filters; the run needs lineage=true",
         "lineage RECORD file=NAME": "the same for the rows of a file",
-        "bom RECORD [out=FILE]": "write a CycloneDX 1.6 bill of materials of the model, its data and its software",
+        "bom RECORD [out=FILE]": "write RECORD.cdx.json, a CycloneDX 1.6 bill of materials of the model, its data and its software",
         "croissant FOLDER [out=FILE]": "write FOLDER/croissant.json, with the SHA-256 of each file and the columns of tables",
         "croissant FOLDER check=true": "compare the files with the digests in FOLDER/croissant.json",
         "name=, description=, url=": "of bom and croissant: texts about the data set",
@@ -113,6 +113,16 @@ def _lineage(asked: Asked) -> int:
     return 0
 
 
+def _bom(asked: Asked) -> int:
+    from poisonbench.provenance import bill
+    from poisonbench.storage.record import read
+
+    out = asked.path("out", Path(f"{asked.subject.stem}.cdx.json"))
+    told = bill.write(bill.bill(read(asked.subject), asked.given), out)
+    _say([f"{out}: written, {told}"])
+    return 0
+
+
 def _croissant(asked: Asked) -> int:
     from poisonbench.provenance import croissant
 
@@ -147,5 +157,6 @@ ACTIONS: Mapping[str, tuple[Callable[[Asked], int], tuple[str, ...], tuple[str, 
     "sign": (_sign, ("key", "signature"), ("key",)),
     "verify": (_verify, ("key", "signature"), ("key",)),
     "lineage": (_lineage, ("row", "file"), ()),
+    "bom": (_bom, ("out", "name", "description", "license", "url", "creator"), ()),
     "croissant": (_croissant, ("out", "check", "name", "description", "url", "license", "creator", "version", "date", "citation"), ()),
 }
