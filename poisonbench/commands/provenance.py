@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ USAGE = Usage(
         "sign FOLDER key=PRIVATE.pem": "write FOLDER.sig, the signed list of all files and their SHA-256, which model-signing reads too",
         "verify FOLDER key=PUBLIC.pem": "check the files against the signature; names every file that was changed, added, removed, renamed or swapped",
         "signature=FILE": "of sign and verify: another place of the signature",
+        "threads=1": "of sign and verify: how many files are hashed at the same time",
         "lineage RECORD row=ID": "tell the way of a training row through splits, attack and filters; the run needs lineage=true",
         "lineage RECORD file=NAME": "the same for the rows of a file",
         "bom RECORD [out=FILE]": "write RECORD.cdx.json, a CycloneDX 1.6 bill of materials of the model, its data and its software",
@@ -60,6 +62,18 @@ class Asked:
         """Return the path that a key gives."""
         return Path(self.given[key]).expanduser() if key in self.given else default
 
+    @property
+    def threads(self) -> int:
+        """The number of threads, 1 by default.
+
+        Raises:
+            ConfigError: no number from 1 on.
+        """
+        word = self.given.get("threads", "1")
+        if not re.fullmatch("[1-9][0-9]{0,2}", word):
+            raise ConfigError(f"threads={word}: give a number from 1 to 999")
+        return int(word)
+
 
 def main(words: Sequence[str]) -> int:
     """Run one action and return its exit code.
@@ -88,7 +102,7 @@ def _sign(asked: Asked) -> int:
     from poisonbench.provenance.signing import beside, sign
 
     signature = asked.path("signature", beside(asked.subject))
-    count = sign(asked.subject, asked.path("key", Path()), signature)
+    count = sign(asked.subject, asked.path("key", Path()), signature, asked.threads)
     _say([f"{signature}: {count} files of {asked.subject} are signed"])
     return 0
 
@@ -96,7 +110,7 @@ def _sign(asked: Asked) -> int:
 def _verify(asked: Asked) -> int:
     from poisonbench.provenance.signing import beside, verify
 
-    checked = verify(asked.subject, asked.path("key", Path()), asked.path("signature", beside(asked.subject)))
+    checked = verify(asked.subject, asked.path("key", Path()), asked.path("signature", beside(asked.subject)), asked.threads)
     return _told(asked.subject, checked)
 
 
@@ -154,8 +168,8 @@ def _say(lines: Iterable[str]) -> None:
 
 
 ACTIONS: Mapping[str, tuple[Callable[[Asked], int], tuple[str, ...], tuple[str, ...]]] = {  # with the keys of each, and those that it needs
-    "sign": (_sign, ("key", "signature"), ("key",)),
-    "verify": (_verify, ("key", "signature"), ("key",)),
+    "sign": (_sign, ("key", "signature", "threads"), ("key",)),
+    "verify": (_verify, ("key", "signature", "threads"), ("key",)),
     "lineage": (_lineage, ("row", "file"), ()),
     "bom": (_bom, ("out", "name", "description", "license", "url", "creator"), ()),
     "croissant": (_croissant, ("out", "check", "name", "description", "url", "license", "creator", "version", "date", "citation"), ()),

@@ -38,6 +38,14 @@ class Manifest(Protocol):
         ...
 
 
+class Hashing(Protocol):
+    """How model-signing hashes files."""
+
+    def hash(self, model_path: Path, *, files_to_hash: Sequence[Path]) -> Manifest:
+        """Return the digests of files."""
+        ...
+
+
 class Digest(Protocol):
     """A digest of model-signing."""
 
@@ -71,10 +79,16 @@ def beside(folder: Path) -> Path:
     return whole.with_name(f"{whole.name}.sig")
 
 
-def sign(folder: Path, key: Path, signature: Path) -> int:
+def sign(folder: Path, key: Path, signature: Path, threads: int = 1) -> int:
     """Sign all files of a folder, write the signature, and return the number of files.
 
     Hidden files are signed too. The signature itself and the files of git (`NOT_COVERED`, directly in the folder) are not.
+
+    Args:
+        folder: its files are signed.
+        key: the private key.
+        signature: where the signature is written.
+        threads: on which files are hashed.
 
     Raises:
         ConfigError: a key that cannot sign, or the extra is not installed.
@@ -83,7 +97,7 @@ def sign(folder: Path, key: Path, signature: Path) -> int:
     library = _library("signing")
     found = _signable(folder, key, signature)
     load_private(key)
-    config = library.signing.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(_hashing(library, folder, signature))
+    config = library.signing.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(_hashing(library, folder, signature, threads))
     with tempfile.TemporaryDirectory() as place:  # a temporary file in the folder would count as one of its files
         path = Path(place) / "signature"
         try:
@@ -110,11 +124,17 @@ def _signable(folder: Path, key: Path, signature: Path) -> tuple[str, ...]:
     return names
 
 
-def verify(folder: Path, key: Path, signature: Path) -> Checked:
+def verify(folder: Path, key: Path, signature: Path, threads: int = 1) -> Checked:
     """Check the files of a folder against a signature.
 
     The library verifies the signature over the list of files, and hashes the files. The comparison of the two lists is ours, so that it
     can name renamed and swapped files.
+
+    Args:
+        folder: its files are checked.
+        key: the public key.
+        signature: of the folder.
+        threads: on which files are hashed.
 
     Raises:
         ConfigError: a key that cannot check a signature, or the extra is not installed.
@@ -129,7 +149,11 @@ def verify(folder: Path, key: Path, signature: Path) -> Checked:
     here = contents(folder, apart=[signature])
     try:
         signed = _signed(library, key, signature, here.special)
-        found = _digests(library, folder, [name for name in here.files if not under(name, signed.ignored)], signed.algorithm)
+        covered = [folder / name for name in here.files if not under(name, signed.ignored)]
+        config = _read(
+            lambda: library.hashing.Config().use_file_serialization(hashing_algorithm=signed.algorithm, chunk_size=CHUNK, max_workers=threads), signature.name
+        )
+        found = _digests(config.set_ignored_paths(paths=[], ignore_git_paths=False), folder, covered)
     except _Stopped as reason:
         return Checked(state=reason.state, sentence=str(reason))
     if not signed.digests.keys() & found.keys() and not {*signed.digests.values()} & {*found.values()}:
@@ -225,27 +249,23 @@ def _hint(signature: Path) -> str:
     return str(material["publicKey"].get("hint") or "")
 
 
-def _digests(library: ModuleType, folder: Path, names: Sequence[str], algorithm: str) -> dict[str, str]:
-    """Return the digest of each file, by the library.
+def _digests(config: Hashing, folder: Path, files: Sequence[Path]) -> dict[str, str]:
+    """Return the digest of each file, by its name in the folder.
 
     Raises:
-        _Stopped: an unknown hash function, or a file that cannot be read.
+        _Stopped: a file that cannot be read.
     """
-    if not names:
+    if not files:
         return {}
-    try:
-        config = library.hashing.Config().use_file_serialization(hashing_algorithm=algorithm, chunk_size=CHUNK, max_workers=1)
-        manifest: Manifest = config.set_ignored_paths(paths=[], ignore_git_paths=False).hash(folder, files_to_hash=[folder / name for name in names])
-    except (OSError, ValueError) as error:
-        raise _Stopped(f"the files of {folder} cannot be hashed ({error})") from error
+    manifest = _read(lambda: config.hash(folder, files_to_hash=files), f"the files of {folder} cannot be hashed")
     return {each.identifier: each.digest.digest_hex for each in manifest.resource_descriptors()}
 
 
-def _hashing(library: ModuleType, folder: Path, signature: Path) -> object:
-    """Return how the library hashes a folder: each file by SHA-256, in pieces, on one thread."""
+def _hashing(library: ModuleType, folder: Path, signature: Path, threads: int) -> object:
+    """Return how the library hashes a folder: each file by SHA-256, in pieces."""
     whole = signature.resolve()
     inside = [whole.relative_to(folder.resolve())] if whole.is_relative_to(folder.resolve()) else []
-    config = library.hashing.Config().use_file_serialization(hashing_algorithm="sha256", chunk_size=CHUNK, max_workers=1)
+    config = library.hashing.Config().use_file_serialization(hashing_algorithm="sha256", chunk_size=CHUNK, max_workers=threads)
     return config.set_ignored_paths(paths=inside, ignore_git_paths=True)
 
 

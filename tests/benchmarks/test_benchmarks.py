@@ -25,6 +25,7 @@ from benchmarks import (
     planning,
     privacy,
     search,
+    signing,
     stacked,
     startup,
     text,
@@ -96,7 +97,7 @@ def test_the_machine_is_named():
 
 
 def test_every_script_is_known_by_its_name():
-    told = "accuracy against bm25 bounds crafting federated filters grid memory peers planning privacy search stacked startup text training trend"
+    told = "accuracy against bm25 bounds crafting federated filters grid memory peers planning privacy search signing stacked startup text training trend"
     assert told.split() == NAMES
 
 
@@ -341,3 +342,10 @@ def test_each_version_has_one_row_of_the_published_ratios(tmp_path, capsys):
 def test_the_committed_benchmarks_can_be_read():
     for path in (HOME / "results" / "benchmarks").glob("*.json"):
         assert read(path).name == path.stem
+
+
+def test_signing_and_checking_are_measured_against_hashlib():
+    pytest.importorskip("model_signing")
+    sides = list(signing.measure(Options(), mebibytes=2, files=4, repeats=1))
+    assert [each.work for each in sides] == ["sign 2 MiB in 4 files", "verify 2 MiB in 4 files"]
+    assert all(each.ratio > 0 for each in sides)

@@ -309,6 +309,29 @@ def test_another_file_is_not_replaced_by_a_signature(tmp_path, capsys):
     assert (folder / "a.txt").read_text() == "one\n"
 
 
+def test_several_threads_sign_and_find_the_same(signed, tmp_path, capsys):
+    folder, private, public, signature = signed
+    assert entry(["provenance", "sign", str(folder), f"key={private}", "threads=3", f"signature={tmp_path / 'three.sig'}"]) == 0
+    payloads = [json.loads(path.read_text())["dsseEnvelope"]["payload"] for path in (signature, tmp_path / "three.sig")]
+    assert payloads[0] == payloads[1]
+    swap(folder)
+    assert verify(folder, public, signature, threads=3) == verify(folder, public, signature)
+    assert entry(["provenance", "verify", str(folder), f"key={public}", "threads=0"]) == 2
+    assert "give a number from 1" in capsys.readouterr().err
+
+
+def test_an_unknown_hash_function_could_not_be_checked(tmp_path, monkeypatch):
+    folder, (private, public) = data(tmp_path), pair(tmp_path, "mine")
+    from model_signing import manifest
+
+    monkeypatch.setattr(
+        manifest._FileSerialization, "serialization_parameters", property(lambda self: {"method": "files", "hash_type": "md9", "allow_symlinks": False})
+    )
+    signing.Config().set_hashing_config(hashing.Config()).use_elliptic_key_signer(private_key=private).sign(folder, tmp_path / "data.sig")
+    monkeypatch.undo()
+    assert verify(folder, public, tmp_path / "data.sig").state == "could not check"
+
+
 def test_a_missing_signature_is_one_sentence(tmp_path, capsys):
     folder, (_, public) = data(tmp_path), pair(tmp_path, "mine")
     assert entry(["provenance", "verify", str(folder), f"key={public}"]) == 2
