@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias, cast
+from urllib.parse import quote
 
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import write_text
@@ -161,7 +162,7 @@ def _received(record: Record) -> Json:
 def _software(name: str, version: str) -> Json:
     if name == "python":
         return {"type": "platform", "bom-ref": "python", "name": "python", "version": version}
-    purl = {"purl": f"pkg:pypi/{name}@{version}"} if re.fullmatch(r"[a-z0-9._-]+", name) and re.fullmatch(r"[A-Za-z0-9.!-]+", version) else {}
+    purl = {"purl": f"pkg:pypi/{name}@{quote(version, safe='')}"} if re.fullmatch(r"[a-z0-9._-]+", name) else {}
     return {"type": "library", "bom-ref": f"pypi/{name}", "name": name, "version": version, **purl}
 
 

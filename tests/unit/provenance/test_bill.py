@@ -72,6 +72,7 @@ def test_a_licence_without_an_spdx_form_is_a_name():
 def test_the_libraries_are_those_of_the_record():
     whole = bill(RECORD, {})
     assert [(each["name"], each["version"]) for each in parts(whole, "library")] == [("numpy", "2.4.6"), ("torch", "2.14.1+cu130")]
+    assert [each["purl"] for each in parts(whole, "library")] == ["pkg:pypi/numpy@2.4.6", "pkg:pypi/torch@2.14.1%2Bcu130"]
     assert [each["version"] for each in parts(whole, "platform")] == ["3.11.7"]
 
 
@@ -106,6 +107,15 @@ def test_references_lead_to_components():
     assert {ref for each in whole["dependencies"] for ref in (each["ref"], *each.get("dependsOn", ()))} == known
     (model,) = parts(whole, "machine-learning-model")
     assert {each["ref"] for each in model["modelCard"]["modelParameters"]["datasets"]} < known
+
+
+def test_the_library_would_drop_the_model_card_and_the_data_without_a_warning():
+    """cyclonedx-python-lib 11.12; why the JSON is written directly."""
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.output.json import JsonV1Dot6
+
+    again = json.loads(JsonV1Dot6(Bom.from_json(json.loads(json.dumps(bill(RECORD, {}))))).output_as_string())
+    assert not any({"modelCard", "data"} & each.keys() for each in again["components"])
 
 
 def test_an_invalid_bill_is_refused():

@@ -150,6 +150,16 @@ def test_a_changed_file_is_named_with_its_digest_before_mlcroissant_would_notice
     assert lines[1:] == [f"  changed: t.csv (digest now {hashlib.sha256((described / 't.csv').read_bytes()).hexdigest()})"]
 
 
+def test_a_changed_picture_is_named_although_mlcroissant_reads_it_without_a_word(described, capsys):
+    """mlcroissant 1.1.1 compares no digest of files that are read as a set."""
+    (described / "cat" / "0.png").write_bytes(picture(77))
+    found = {row["file"]: row["image"].getpixel((0, 0))[0] for row in rows(described, "pictures-png/rows")}
+    assert found[b"cat/0.png"] == 77
+    code, lines = told(described, capsys)
+    assert code == 1
+    assert lines[1].startswith("  changed: cat/0.png (digest now ")
+
+
 def test_added_removed_renamed_and_swapped_files_are_named(described, capsys):
     (described / "new.txt").write_text("new")
     (described / "t.tsv").unlink()
