@@ -86,8 +86,6 @@ def _model(record: Record, data: list[str]) -> Json:
         "description": f"The defended model of the record {record.key}. The version is the start of the digest of its results.",
         "modelCard": {
             "modelParameters": {
-                "approach": {"type": "supervised"},
-                "task": "classification",
                 **({"modelArchitecture": net or learner} if net or learner else {}),
                 "datasets": [{"ref": ref} for ref in data],
             },

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT = "1"
 SPLITS = ("train", "trusted", "public", "test")
 FILES = 20  # rows of a file that are told
+BOTH = "The undefended and the defended victim were trained on it."
 
 
 @dataclass(eq=False)
@@ -261,9 +262,9 @@ def _filtered(table: pa.Table, row: Mapping[str, object], judge: str) -> Iterato
     import pyarrow.compute as pc
 
     if row["suspicion"] is None:
-        yield "No filter judged it. All victims were trained on it."
+        yield f"No filter judged it. {BOTH}"
         return
     trial = table.filter(pc.equal(table["trial"], row["trial"]))
     rank = 1 + (pc.sum(pc.greater(trial["suspicion"], row["suspicion"])).as_py() or 0)
     yield f"The filter {judge} {'removed' if row['removed'] else 'kept'} it (suspicion {row['suspicion']:.4g}, place {rank} of {len(trial)})."
-    yield "The undefended victim was trained on it, the defended one was not." if row["removed"] else "All victims were trained on it."
+    yield "The undefended victim was trained on it, the defended one was not." if row["removed"] else BOTH

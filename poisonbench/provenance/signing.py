@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class _Stopped(Exception):  # names what happened
 
 def beside(folder: Path) -> Path:
     """Return where the signature of a folder is by default: beside it, as FOLDER.sig."""
-    whole = folder.absolute()
+    whole = Path(os.path.abspath(folder))
     return whole.with_name(f"{whole.name}.sig")
 
 
@@ -101,7 +102,7 @@ def sign(folder: Path, key: Path, signature: Path, threads: int = 1) -> int:
     with tempfile.TemporaryDirectory() as place:  # a temporary file in the folder would count as one of its files
         path = Path(place) / "signature"
         try:
-            config.sign(folder, path)
+            config.sign(folder.resolve(), path)  # the library refuses a folder that is itself reached by a link
         except (OSError, ValueError) as error:
             raise DataError(f"{folder} cannot be signed ({error}); nothing was written") from error
         text = path.read_text(encoding="utf-8")

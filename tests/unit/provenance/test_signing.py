@@ -112,6 +112,16 @@ def test_the_folder_may_have_another_name_and_place(signed, tmp_path):
     assert verify(moved, public, signature).state == "fine"
 
 
+@pytest.mark.parametrize("name", ["link", ".", "cats/.."])
+def test_the_folder_may_be_given_by_a_link_or_a_relative_path(tmp_path, monkeypatch, name):
+    folder, (private, public) = data(tmp_path), pair(tmp_path, "mine")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path if name == "link" else folder)
+    assert entry(["provenance", "sign", name, f"key={private}"]) == 0
+    assert (tmp_path / ("link.sig" if name == "link" else "data.sig")).is_file()
+    assert entry(["provenance", "verify", name, f"key={public}"]) == 0
+
+
 @pytest.mark.parametrize("kind", ["P-256", "P-384", "P-521"])
 def test_the_three_curves_work(tmp_path, kind):
     folder, (private, public) = data(tmp_path), pair(tmp_path, "mine", kind)
