@@ -17,7 +17,7 @@ from torch import Tensor
 from defenses.sanitize.principal import centred, principal
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 
@@ -71,6 +71,7 @@ class ActivationClustering:
 
     VERSION: ClassVar[int] = 1
     BY_CLASS: ClassVar[bool] = True
+    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="its features form a small cluster apart from the rest of {label}")
     reduction: Literal["pca", "ica"]
     dims: int
     rule: Literal["relative_size", "silhouette", "exclusionary"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
 from poisonbench.core.progress import track
@@ -51,6 +51,7 @@ class Bki:
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
     BY_CLASS: ClassVar[bool] = True
+    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="it has a word that decides the answer {label} in many rows")
     words: int
     keywords: int | None
     spread: float

@@ -1,21 +1,23 @@
 """Confident learning: count which labels are probably wrong, and remove as many rows.
 
-Shape letters: N rows, K classes.
+Shape letters: N rows, K classes, D features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
+
+ITERATIONS = 1000  # of the logistic regression, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,24 +29,36 @@ class ConfidentLearning:
     1. Probabilities of each row come from a model that trained on the other folds.
     2. The threshold of a class is the mean probability of the class over the rows with its label. A row counts in the confident joint at (label,
        guess), where the guess is the class with the largest probability among those that reach their thresholds. A row without one is not counted.
-    3. The joint is scaled so that each label has as many rows as the data. Outside the diagonal it is the number of wrong labels.
+    3. The joint is scaled so that each label has as many rows as the data, and rounded to whole numbers. Outside the diagonal it is the number of wrong
+       labels.
     4. "by_class" removes from each class the estimated number of wrong rows, those with the smallest probabilities of their label.
        "by_noise_rate" removes for each pair (label, guess) as many rows with that label as the joint says, those with the largest
        difference between the probabilities of guess and label. "both" removes the rows that both remove. "confident_joint" removes the rows that
        were counted outside the diagonal.
 
-    Folds are drawn by row id within each class, so that each has its share of every label. The row with the largest probability of its label always
-    stays, so no class is lost. Probabilities are the softmax of a victim's scores, so models whose scores are no logits are badly calibrated.
+    A row whose label is the most probable class stays, except with "confident_joint". Given the same probabilities, the rows removed are those that
+    cleanlab 2.9 names (`filter_by`, with min_examples_per_class=0), up to equal probabilities. Then the row with the largest probability of its label
+    is put back, so no class is lost. Folds are drawn by row id within each class, so that each has its share of every label. Probabilities are the
+    softmax of a victim's scores, so models whose scores are no logits are badly calibrated.
+
+    With predict="head" one victim trains on all rows, and only a logistic regression on its features is fitted for each fold. This costs one training
+    instead of `folds`. The features have seen the label of every row, so the victim should train for few epochs, as the short victim of `audit` does.
 
     Args:
         folds: number of models, 2 or more (paper: 4 on CIFAR-10).
         prune: "both", "by_class", "by_noise_rate" or "confident_joint".
+        predict: "victims", one for each fold, or "head", a linear head for each fold on the features of one victim.
+        score: what the suspicion is: "self_confidence", 1 minus the probability of the label, or "margin", the largest probability of another class
+            minus that of the label, which also ranks labels that were swapped between two similar classes. It does not change which rows are removed.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     SEVERAL_CLASSES: ClassVar[bool] = True
+    FINDS: ClassVar[Finds] = Finds(kind="label error", reads="short", because="labelled {label}, but models that did not train on it say {guess}")
     folds: int
     prune: Literal["both", "by_class", "by_noise_rate", "confident_joint"]
+    predict: Literal["victims", "head"] = field(default="victims", metadata={"spec": "changed"})
+    score: Literal["self_confidence", "margin"] = field(default="self_confidence", metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
@@ -52,6 +66,10 @@ class ConfidentLearning:
             raise ConfigError(f"defense.sanitize.folds={self.folds}: give 2 or more")
         if self.prune not in ("both", "by_class", "by_noise_rate", "confident_joint"):
             raise ConfigError(f"defense.sanitize.prune={self.prune}: choose both, by_class, by_noise_rate or confident_joint")
+        if self.predict not in ("victims", "head") or self.score not in ("self_confidence", "margin"):
+            raise ConfigError(
+                f"defense.sanitize.predict={self.predict}, defense.sanitize.score={self.score}: choose victims or head, and self_confidence or margin"
+            )
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Predict every row by a model that did not see it, and drop the rows with labels that are probably wrong.
@@ -61,28 +79,55 @@ class ConfidentLearning:
         """
         if len(data) < self.folds:
             raise ConfigError(f"defense.sanitize.folds={self.folds}: {len(data)} rows; give no more folds than rows")
-        chances_NK = self._predicted(data, means, rng)
-        wrong_N = self.wrong(chances_NK, data.labels) & ~surest(chances_NK, data.labels)
-        return Verdict(keep=~wrong_N, suspicion=(1 - own(chances_NK, data.labels)).float())
-
-    def _predicted(self, data: Dataset, means: Means, rng: Key) -> Tensor:
-        """Return (N, K) float64 probabilities, each row by the model that trained on the other folds."""
         fold_N = dealt(data, rng.child("folds")) % self.folds
-        chances_NK = torch.zeros(len(data), data.num_classes, dtype=torch.float64)
-        for fold in track(self.folds, "folds"):
-            out = fold_N == fold
-            chances_NK[out] = means.fit(data.take(~out)).scores(data.inputs[out]).double().softmax(1)
-        return chances_NK
+        chances_NK = headed(data, means, fold_N) if self.predict == "head" else trained(data, means, fold_N)
+        wrong_N = self.wrong(chances_NK, data.labels) & ~surest(chances_NK, data.labels)
+        rival_N = rivals(chances_NK, data.labels)
+        confidence_N = own(chances_NK, data.labels)
+        doubt_N = 1 - confidence_N if self.score == "self_confidence" else chances_NK.gather(1, rival_N[:, None])[:, 0] - confidence_N
+        return Verdict(keep=~wrong_N, suspicion=doubt_N.float(), evidence={"guess": rival_N})
 
     def wrong(self, chances_NK: Tensor, labels_N: Tensor) -> Tensor:
         """Return (N,) bool, the rows to remove."""
         counted_N = guesses(chances_NK, labels_N)
         if self.prune == "confident_joint":
             return (counted_N >= 0) & (counted_N != labels_N)
-        joint_KK = calibrated(counted_N, labels_N, chances_NK.shape[1])
+        joint_KK = rounded(calibrated(counted_N, labels_N, chances_NK.shape[1]))
         pruned = {"by_class": by_class, "by_noise_rate": by_noise_rate}
         chosen = pruned.values() if self.prune == "both" else [pruned[self.prune]]
-        return torch.stack([prune(joint_KK, chances_NK, labels_N) for prune in chosen]).all(0)
+        return torch.stack([prune(joint_KK, chances_NK, labels_N) for prune in chosen]).all(0) & (chances_NK.argmax(1) != labels_N)
+
+
+def trained(data: Dataset, means: Means, fold_N: Tensor) -> Tensor:
+    """Return (N, K) float64 probabilities, each row by the victim that trained on the other folds."""
+    chances_NK = torch.zeros(len(data), data.num_classes, dtype=torch.float64)
+    for fold in track(int(fold_N.max()) + 1, "folds"):
+        out = fold_N == fold
+        chances_NK[out] = means.fit(data.take(~out)).scores(data.inputs[out]).double().softmax(1)
+    return chances_NK
+
+
+def headed(data: Dataset, means: Means, fold_N: Tensor) -> Tensor:
+    """Return (N, K) float64 probabilities, each row by a logistic regression of the other folds on the features of one victim; 0 for a class they lack."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features_ND = means.fit(data).features(data.inputs).double().numpy()
+    labels_N, chances_NK = data.labels.numpy(), torch.zeros(len(data), data.num_classes, dtype=torch.float64)
+    for fold in track(int(fold_N.max()) + 1, "folds"):
+        out = (fold_N == fold).numpy()
+        if len(known := data.labels[fold_N != fold].unique()) == 1:  # a regression needs two classes
+            chances_NK[out, known] = 1.0
+            continue
+        head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS)).fit(features_ND[~out], labels_N[~out])
+        chances_NK[out.nonzero()[0][:, None], known] = torch.from_numpy(head.predict_proba(features_ND[out]))
+    return chances_NK
+
+
+def rivals(chances_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """Return (N,) int64, the most probable class other than the label."""
+    return chances_NK.scatter(1, labels_N[:, None], -1.0).argmax(1)
 
 
 def dealt(data: Dataset, rng: Key) -> Tensor:
@@ -122,12 +167,22 @@ def calibrated(counted_N: Tensor, labels_N: Tensor, kinds: int) -> Tensor:
     return joint_KK / joint_KK.sum(1, keepdim=True) * labels_N.bincount(minlength=kinds)[:, None]
 
 
+def rounded(joint_KK: Tensor) -> Tensor:
+    """Return (K, K) int64: each row rounded to whole numbers with the same sum, those with the largest remainders up, as cleanlab does."""
+    whole_KK = joint_KK.round()
+    for exact_K, whole_K in zip(joint_KK, whole_KK, strict=True):
+        lacking = round(float(exact_K.sum() - whole_K.sum()))
+        remainder_K = exact_K - whole_K
+        whole_K[remainder_K.argsort(descending=lacking > 0, stable=True)[: abs(lacking)]] += 1 if lacking > 0 else -1
+    return whole_KK.long()
+
+
 def by_class(joint_KK: Tensor, chances_NK: Tensor, labels_N: Tensor) -> Tensor:
     """Return (N,) bool: in each class as many rows as are wrong, those with the smallest probabilities of their label."""
     wrong_N = torch.zeros(len(labels_N), dtype=torch.bool)
     for label in range(len(joint_KK)):
         rows = (labels_N == label).nonzero()[:, 0]
-        count = round(float(joint_KK[label].sum() - joint_KK[label, label]))
+        count = int(joint_KK[label].sum() - joint_KK[label, label])
         wrong_N[rows[chances_NK[rows, label].argsort(stable=True)[:count]]] = True
     return wrong_N
 
@@ -138,7 +193,7 @@ def by_noise_rate(joint_KK: Tensor, chances_NK: Tensor, labels_N: Tensor) -> Ten
     for label, guess in (~torch.eye(len(joint_KK), dtype=torch.bool)).nonzero().tolist():
         rows = (labels_N == label).nonzero()[:, 0]
         margins = chances_NK[rows, guess] - chances_NK[rows, label]
-        wrong_N[rows[margins.argsort(descending=True, stable=True)[: round(float(joint_KK[label, guess]))]]] = True
+        wrong_N[rows[margins.argsort(descending=True, stable=True)[: int(joint_KK[label, guess])]]] = True
     return wrong_N
 
 

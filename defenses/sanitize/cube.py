@@ -16,7 +16,7 @@ from torch import Tensor
 from defenses.sanitize.activation_clustering import reduced
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 
@@ -47,6 +47,7 @@ class Cube:
 
     VERSION: ClassVar[int] = 1
     BY_CLASS: ClassVar[bool] = True
+    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="its features form a small cluster apart from the rest of {label}")
     dims: int
     smallest: float
     neighbours: int

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 
@@ -36,6 +36,7 @@ class DeepKnn:
 
     VERSION: ClassVar[int] = 1
     SEVERAL_CLASSES: ClassVar[bool] = True
+    FINDS: ClassVar[Finds] = Finds(kind="label error", reads="short", because="labelled {label}, but the rows most like it are mostly labelled {guess}")
     neighbours: int
 
     def __post_init__(self) -> None:
@@ -47,7 +48,8 @@ class DeepKnn:
         """Compare the label of every row with those of its neighbours."""
         shares_NK = votes(means.fit(data).features(data.inputs), data, min(self.neighbours, len(data)))
         own = shares_NK.gather(1, data.labels[:, None])[:, 0]
-        return Verdict(keep=own >= shares_NK.max(1).values, suspicion=(1 - own).float())
+        guess = shares_NK.scatter(1, data.labels[:, None], -1.0).argmax(1)
+        return Verdict(keep=own >= shares_NK.max(1).values, suspicion=(1 - own).float(), evidence={"guess": guess})
 
 
 def votes(features_ND: Tensor, data: Dataset, k: int) -> Tensor:

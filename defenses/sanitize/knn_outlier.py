@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict, stated
+from poisonbench.core.defense import Finds, Means, Verdict, stated
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import POISON_RATE
@@ -41,6 +41,7 @@ class KnnOutlier:
 
     VERSION: ClassVar[int] = 1
     BY_CLASS: ClassVar[bool] = True
+    FINDS: ClassVar[Finds] = Finds(kind="outlier", reads="full", because="its features are far from those of other rows labelled {label}")
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     margin: float
     neighbours: int | None

@@ -14,7 +14,7 @@ from torch import Tensor
 from defenses.sanitize.principal import centred, principal
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict, stated
+from poisonbench.core.defense import Finds, Means, Verdict, stated
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import POISON_RATE
@@ -59,6 +59,7 @@ class SpectralSignatures:
 
     VERSION: ClassVar[int] = 1
     BY_CLASS: ClassVar[bool] = True
+    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="it stands out in the direction in which the features of {label} vary most")
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     score: Literal["paper", "released_code"]
     classes: Literal["suspected", "all", "each"]

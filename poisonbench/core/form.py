@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
 import torch
 from torch import Tensor
 
+from poisonbench.core.duplicates import marks
 from poisonbench.core.rng import Key
 
 Norm: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (N,) float64 sizes of the changes from the first to the second rows
@@ -24,6 +25,21 @@ class Piece(NamedTuple):
 
     text: str
     change: Literal["kept", "added", "removed"] = "kept"
+
+
+class Twins(NamedTuple):
+    """Which rows copy an earlier one: `twin` (N,) int64, its position, -1 for none; `likeness` (N,) float32, 1 for an equal row, 0 for no copy."""
+
+    twin: Tensor
+    likeness: Tensor
+
+
+def equal_rows(values: Tensor) -> Twins:
+    """Return for each row of (N, ...) values the first row that is equal to it."""
+    first: dict[bytes, int] = {}
+    twin = torch.tensor([first.setdefault(mark, place) for place, mark in enumerate(marks(values))], dtype=torch.int64)
+    copies = twin < torch.arange(len(twin))
+    return Twins(twin=twin.where(copies, -1), likeness=copies.float())
 
 
 def linf(one: Tensor, other: Tensor) -> Tensor:
@@ -78,6 +94,15 @@ class Form:
             rng: for forms that mix at random.
         """
         return (weight * inputs + weight * others).to(inputs.dtype)
+
+    def twins(self, values: Tensor, rng: Key) -> Twins:
+        """Return which of (N, ...) rows copy an earlier row: for numbers, those that are equal to one.
+
+        Args:
+            values: (N, ...).
+            rng: for forms that learn from random pairs how far different rows are apart.
+        """
+        return equal_rows(values)
 
     def text(self, value: Tensor) -> str:
         """Return one value as a text on one line."""

@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from poisonbench.core.form import Form, Norm
+from poisonbench.core.form import Form, Norm, Twins
 from poisonbench.core.rng import Key
+from poisonbench.forms.copies import alike_pictures
 
 PICTURES = frozenset({"pixels"})  # for READS of plugins that need pictures
 
@@ -44,6 +45,10 @@ class Pixels(Form):
     def mixed(self, inputs: Tensor, others: Tensor, weight: float, rng: Key) -> Tensor:
         """Lay one picture over the other; pixels saturate."""
         return (weight * inputs.float() + weight * others.float()).clamp(0, 255).round().to(torch.uint8)
+
+    def twins(self, values: Tensor, rng: Key) -> Twins:
+        """Return which pictures copy an earlier one, also after a small patch, noise, JPEG or a change of the light (`poisonbench.forms.copies`)."""
+        return alike_pictures(values, rng)
 
     def picture(self, value: Tensor) -> Tensor | None:
         """Return the picture."""

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.form import Form, Norm, Piece
+from poisonbench.core.form import Form, Norm, Piece, Twins
 from poisonbench.core.rng import Key
+from poisonbench.forms.copies import alike_texts
 
 PADDING, UNKNOWN = 0, 1
 SPECIAL = ("", "<unk>")  # the words of these ids
@@ -149,6 +150,10 @@ class Tokens(Form):
         """Replace each word with probability one half by the word at its place in the other row, if there is one; `weight` has no effect."""
         drawn = torch.rand(inputs.shape, generator=rng.torch()) < 0.5
         return torch.where(drawn & (inputs != PADDING) & (others != PADDING), others, inputs)
+
+    def twins(self, values: Tensor, rng: Key) -> Twins:
+        """Return which texts have nearly the same words in a row as an earlier one (`poisonbench.forms.copies`)."""
+        return alike_texts(values, padding=PADDING)
 
     def text(self, value: Tensor) -> str:
         """Return the words."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from defenses.sanitize.confident_learning import ConfidentLearning, by_class, by_noise_rate, calibrated, dealt, guesses, surest
+from defenses.sanitize.confident_learning import ConfidentLearning, by_class, by_noise_rate, calibrated, dealt, guesses, headed, own, rivals, rounded, surest
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
@@ -36,6 +36,12 @@ def test_the_joint_is_scaled_to_the_rows_of_each_label():
 
 def test_a_label_without_a_counted_row_is_taken_to_be_right():
     assert calibrated(torch.tensor([-1, -1, 0]), torch.tensor([1, 1, 0]), 2).tolist() == [[1.0, 0.0], [0.0, 2.0]]
+
+
+def test_a_row_of_the_joint_is_rounded_to_its_own_sum():
+    joint = torch.tensor([[2.4, 1.4, 0.2], [0.6, 0.7, 1.7], [3.0, 0.0, 0.0]], dtype=torch.float64)
+    # 2 + 1 + 0 lacks 1, which the first of the largest remainders gets; 1 + 1 + 2 is 1 too many, taken from what was rounded up the most
+    assert rounded(joint).tolist() == [[3, 1, 0], [0, 1, 2], [3, 0, 0]]
 
 
 def test_by_class_removes_the_least_probable_labels():
@@ -103,3 +109,82 @@ def test_on_noisy_blobs_it_finds_most_wrong_labels_and_few_right_ones(tiny, stor
 def test_fields_out_of_range_are_refused(fields):
     with pytest.raises(ConfigError):
         ConfidentLearning(**{"folds": 4, "prune": "both", **fields})
+
+
+def test_a_head_on_the_features_of_one_victim_gives_out_of_sample_probabilities():
+    """Features that separate two classes; one label of each is wrong, and every probability comes from a head that did not see the row."""
+    generator = Key.root(100).torch()
+    labels = torch.arange(40) % 2
+    inputs = torch.randn(40, 2, generator=generator) + 6.0 * labels[:, None]
+    given = labels.clone()
+    given[:2] = 1 - given[:2]
+    data = Dataset.of(inputs, given, num_classes=2)
+    fits = []
+
+    class Same:
+        def features(self, rows):
+            return rows
+
+    def fit(rows, *, draw=0):
+        fits.append(len(rows))
+        return Same()
+
+    means = Means(trusted=data, fit=fit, tune=None, truth=torch.zeros(0, dtype=torch.bool))
+    verdict = ConfidentLearning(folds=4, prune="both", predict="head", score="margin").judge(data, means, Key.root(1))
+    assert fits == [40]
+    assert (~verdict.keep).nonzero()[:, 0].tolist() == [0, 1]
+    assert verdict.evidence["guess"][:2].tolist() == labels[:2].tolist()
+    assert verdict.suspicion[:2].min() > 0.8
+    assert verdict.suspicion[2:].max() < verdict.suspicion[:2].min()
+
+
+def test_a_fold_without_a_class_gives_it_the_probability_zero():
+    data = Dataset.of(torch.tensor([[0.0], [1.0], [5.0], [6.0], [99.0]]), torch.tensor([0, 0, 1, 1, 2]), num_classes=3)
+    means = Means(trusted=data, fit=lambda rows: Features(), tune=None, truth=torch.zeros(0, dtype=torch.bool))
+    chances = headed(data, means, torch.tensor([0, 1, 0, 1, 0]))
+    assert chances[4, 2] == 0
+    torch.testing.assert_close(chances.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+class Features:
+    def features(self, rows):
+        return rows
+
+
+def noisy_chances(seed, rows=300, kinds=4):
+    """Probabilities of a model that is often right, and labels of which a fifth was swapped between two classes."""
+    generator = Key.root(seed).torch()
+    labels = torch.randint(kinds, (rows,), generator=generator)
+    scores = torch.randn(rows, kinds, generator=generator, dtype=torch.float64) + 3.0 * torch.nn.functional.one_hot(labels, kinds)
+    swapped = torch.rand(rows, generator=generator) < 0.2
+    return scores.softmax(1), torch.where(swapped & (labels < 2), 1 - labels, labels)
+
+
+RULES = {"both": "both", "by_class": "prune_by_class", "by_noise_rate": "prune_by_noise_rate", "confident_joint": "confident_learning"}
+
+
+@pytest.mark.parametrize("prune", RULES)
+@pytest.mark.parametrize("seed", [100, 101, 102])
+def test_the_same_rows_are_wrong_as_in_cleanlab(prune, seed):
+    from cleanlab.filter import find_label_issues
+
+    chances, labels = noisy_chances(seed)
+    theirs = find_label_issues(labels.numpy(), chances.numpy(), filter_by=RULES[prune], n_jobs=1, min_examples_per_class=0)
+    ours = ConfidentLearning(folds=2, prune=prune).wrong(chances, labels)
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_swapped_labels_of_two_similar_classes_rank_higher_by_margin_than_by_self_confidence():
+    """A row of class 2 that the model splits between its right classes 0 and 1, and a swapped row that it is sure about."""
+    chances = torch.tensor([[0.30, 0.35, 0.35], [0.60, 0.39, 0.01]], dtype=torch.float64)
+    labels = torch.tensor([0, 1])
+    assert own(chances, labels).tolist() == [0.30, 0.39]  # self confidence ranks the ambiguous row first
+    margins = chances.gather(1, rivals(chances, labels)[:, None])[:, 0] - own(chances, labels)
+    torch.testing.assert_close(margins, torch.tensor([0.05, 0.21], dtype=torch.float64))  # the margin ranks the swapped row first
+
+
+def test_a_probability_of_exactly_one_is_the_least_suspicious():
+    chances = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0])
+    margins = chances.gather(1, rivals(chances, labels)[:, None])[:, 0] - own(chances, labels)
+    assert margins.argsort().tolist() == [0, 1, 2]

@@ -1,0 +1,39 @@
+"""Near copies: rows that nearly repeat an earlier row.
+
+Shape letters: N rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.defense import Finds, Means, Verdict
+from poisonbench.core.rng import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearCopies:
+    """Drop the rows that nearly repeat an earlier row.
+
+    The form of the inputs says what a copy is: for pictures, the same picture after a small patch, noise, JPEG or a change of the light (difference
+    hash, then pixels); for texts, nearly the same words (MinHash, then the exact Jaccard similarity; Broder, "On the Resemblance and Containment of
+    Documents", 1997); for numbers, equal rows. `poisonbench.forms.copies` has the limits and how they were chosen.
+
+    Copies are harmful in three ways: a row that is repeated weighs more, a copy with another label contradicts its twin, and a copy of a test row
+    makes the test easier than it seems. Of two copies the later one is dropped, which need not be the wrong one. A copy with another label is the most
+    suspicious: 1 is added to its likeness.
+
+    For passages of retrieval, `near_duplicate` compares what the retriever compares.
+    """
+
+    VERSION: ClassVar[int] = 1
+    FINDS: ClassVar[Finds] = Finds(kind="duplicate", reads="none", because="it nearly repeats {twin}")
+
+    def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
+        """Compare every row with all earlier ones."""
+        found = data.form.twins(data.inputs, rng)
+        copies = found.twin >= 0
+        contradicts = copies & (data.labels[found.twin.clamp_min(0)] != data.labels)
+        return Verdict(keep=~copies, suspicion=found.likeness.float() + contradicts.float(), evidence={"twin": found.twin})
