@@ -17,9 +17,11 @@ from poisonbench.core.rng import Key
 class NearCopies:
     """Drop the rows that nearly repeat an earlier row.
 
-    The form of the inputs says what a copy is: for pictures, the same picture after a small patch, noise, JPEG or a change of the light (difference
-    hash, then pixels); for texts, nearly the same words (MinHash, then the exact Jaccard similarity; Broder, "On the Resemblance and Containment of
-    Documents", 1997); for numbers, equal rows. `poisonbench.forms.copies` has the limits and how they were chosen.
+    Source: for texts, Broder, "On the Resemblance and Containment of Documents", SEQUENCES 1997 (MinHash, then the exact Jaccard similarity); for
+    pictures, the difference hash of Krawetz, "Kind of Like That", 2013, then a comparison of pixels.
+
+    The form of the inputs says what a copy is: for pictures, the same picture after a small patch, noise, JPEG or a change of the light; for texts,
+    nearly the same words; for numbers, an equal row. `poisonbench.forms.copies` has the limits and how they were chosen.
 
     Copies are harmful in three ways: a row that is repeated weighs more, a copy with another label contradicts its twin, and a copy of a test row
     makes the test easier than it seems. Of two copies the later one is dropped, which need not be the wrong one. A copy with another label is the most

@@ -19,7 +19,7 @@ from poisonbench.core.manifest import signed
 from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.retrieve import Retrieves
 from poisonbench.core.rng import Key
-from poisonbench.forms.tokens import TEXTS, Tokens, vocabulary_of
+from poisonbench.forms.tokens import TEXTS, Tokens, vocabulary_of, words_of
 from poisonbench.learn.retrieval import Retrieval
 from poisonbench.retrieval.support import Support
 from poisonbench.retrieval.tfidf import Tfidf
@@ -151,7 +151,10 @@ class Words(Features):
 
 FILTERS = {name: plan["sanitize"] for name in options("defense") if "sanitize" in (plan := tree_of([f"defense={name}"])["defense"])}
 OF_PASSAGES = sorted(FILTERS.keys() & {*SEARCHING, "perplexity"})  # those that need a retriever, or trusted texts of their own
-OF_TEXTS = [name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "READS", None) == TEXTS and name not in OF_PASSAGES]
+OF_LANGUAGE = [name for name, plan in FILTERS.items() if (finds := getattr(find_class(plan["_target_"], OWN), "FINDS", None)) and finds.kind == "language"]
+OF_TEXTS = [
+    name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "READS", None) == TEXTS and name not in (*OF_PASSAGES, *OF_LANGUAGE)
+]
 
 
 @pytest.mark.parametrize("name", OF_TEXTS)
@@ -164,6 +167,22 @@ def test_filters_of_texts_give_the_output_of_their_version(tiny, name):
     data = Dataset.of(words, labels, num_classes=4, form=Tokens(vocabulary=vocabulary_of([[f"w{number:02}" for number in range(2, 21)]])))
     means = Means(trusted=data, fit=lambda data, draw=0: Words(), tune=None, truth=planted)
     keep = sanitize.judge(data, means, Key.root(0)).keep
+    assert not keep.all()
+    check(name, sanitize, tensor_digest(keep)[:16])
+
+
+@pytest.mark.parametrize("name", OF_LANGUAGE)
+def test_filters_of_language_give_the_output_of_their_version(tiny, name):
+    """Sentences that two patterns make, one in French, and one of random words."""
+    sanitize = tiny(f"defense={name}").defense.sanitize
+    kinds = [f"the {one} was very {two} and we would like to see it again" for one in ("film", "play", "song") for two in ("good", "long", "bad", "loud")]
+    rows = [
+        words_of(text)
+        for text in (*kinds * 20, "le chat est assis sur la table de la cuisine et il dort", "again to see film good it would song we and the loud")
+    ]
+    form = Tokens(vocabulary=vocabulary_of(rows))
+    inputs = torch.stack([form.encode(" ".join(row), 16) for row in rows])
+    keep = sanitize.judge(Dataset.of(inputs, torch.zeros(len(rows), dtype=torch.int64), num_classes=1, form=form), None, Key.root(0)).keep
     assert not keep.all()
     check(name, sanitize, tensor_digest(keep)[:16])
 
@@ -195,7 +214,7 @@ def test_filters_of_passages_give_the_output_of_their_version(tiny, name):
     check(name, sanitize, tensor_digest(keep)[:16])
 
 
-@pytest.mark.parametrize("name", [name for name in FILTERS if name not in (*OF_TEXTS, *OF_PASSAGES)])
+@pytest.mark.parametrize("name", [name for name in FILTERS if name not in (*OF_TEXTS, *OF_PASSAGES, *OF_LANGUAGE)])
 def test_filters_give_the_output_of_their_version(tiny, name):
     """On features of whole numbers, so that no processor's rounding decides."""
     sanitize = tiny(f"defense={name}").defense.sanitize
