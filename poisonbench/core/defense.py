@@ -69,11 +69,14 @@ class Finds:
         reads: the victim that serves the filter best: "none"; "short", trained for a few epochs, so that it has not memorised wrong labels; or "full".
         because: the reason for one row, such as "labelled {label}, but the model says {guess}". {label} is the name of the row's class, {guess} the
             class and {twin} the other row that the verdict's evidence names.
+        scale: how an audit makes suspicions of different data sets comparable. "given": they already are, such as probabilities. "data": relative to
+            the less suspicious rows of the data set; "class": relative to those of the row's class (`poisonbench.report.joint`).
     """
 
     kind: Kind
     reads: Literal["none", "short", "full"]
     because: str
+    scale: Literal["given", "data", "class"] = "given"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
