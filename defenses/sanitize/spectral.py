@@ -59,7 +59,7 @@ class SpectralSignatures:
 
     VERSION: ClassVar[int] = 1
     FINDS: ClassVar[Finds] = Finds(
-        kind="backdoor", reads="full", because="labelled {label}, but aligned with the direction in which this class varies most", scale="class"
+        kind="backdoor", reads="full", because="labelled {label}, but aligned with the direction in which this class varies most", scale="data"
     )
     BY_CLASS: ClassVar[bool] = True
     FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="it stands out in the direction in which the features of {label} vary most")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -15,21 +16,25 @@ from poisonbench.commands.usage import RESULTS_DIR, TRUST, Usage
 from poisonbench.config.compose import tree_of
 from poisonbench.config.mistakes import SEARCH
 from poisonbench.config.setting import Setting
-from poisonbench.config.vocabulary import keys
-from poisonbench.core.errors import ConfigError
+from poisonbench.config.vocabulary import CONFIGS, Loader, keys, options
+from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.plugins import HOME
 from poisonbench.core.progress import heard
+from poisonbench.core.trees import value_at
 from poisonbench.report.tables import published
 from poisonbench.report.vetting import Vetted, agreement, statement, too_small, wholly_named, write
 
 if TYPE_CHECKING:
     from poisonbench.core.defense import Verdict
     from poisonbench.runner.experiment import Experiment
+    from poisonbench.runner.stages import Line
     from poisonbench.storage.store import Store
 
+EPOCHS, MOST = 4, 100_000  # of the short training; see `poisonbench.core.short`
 USAGE = Usage(
-    call='audit task=NAME [task.KEY=VALUE...] defense=FILTER, or "defense=[FILTER,FILTER]"',
+    call='audit task=NAME [task.KEY=VALUE...], and defense=FILTER or "defense=[FILTER,FILTER]" for some filters only',
     does=(
+        "Without defense=, every filter that states what it finds is run if it fits the rows, and each other one is named with the reason. "
         "Let filters rank the training rows of a data set, most suspicious first. The rows are not attacked, and no test rows are needed. All rows "
         "are written to suspects.csv and suspects.parquet, and a page of the first rows to index.html, in results_dir/audit/TASK-DIGEST: a folder for "
         "each set of rows and each set of options."
@@ -40,7 +45,8 @@ USAGE = Usage(
         "task.trusted=0": "share of the rows that you know to be clean, for filters that need some; these rows are not judged",
         "task.test=0": "share of the rows that are not judged because they are held out for tests; 0 judges all",
         "defense=FILTER": "the filter, such as spectral, activation_clustering, knn_outlier or deep_knn: any defense from `list defense` that judges rows",
-        '"defense=[FILTER,FILTER]"': "several filters; all use the features of the same model",
+        '"defense=[FILTER,FILTER]"': "several filters; some use a model that was trained for a few epochs, all others share one model",
+        f"short={EPOCHS}": "epochs of the short training, 1 or more",
         "defense.sanitize.KEY=VALUE": "a setting of the filter, see `describe FILTER`; with several filters, a setting that each of them has",
         "threat.budget.rate=0.05": "share of poisoned rows that the filters expect",
         "net=NAME, learner=NAME": "the network whose features the filters use, and how it is trained; for the keys of each see `describe NAME`",
@@ -60,25 +66,27 @@ def main(words: Sequence[str]) -> int:
     Raises:
         ConfigError: no filter is named, or a defense that judges no rows.
     """
-    named = [word for word in words if word.startswith("defense=")]
-    if len(named) != 1:
-        raise ConfigError(f"{USAGE.call}: give defense= exactly once, and the task; `audit --help` explains every word")
-    outs = [word for word in words if word.startswith("apply=")]
-    rest = [word for word in words if word not in named + outs]
+    named, asked, outs = ([word for word in words if word.startswith(start)] for start in ("defense=", "short=", "apply="))
+    rest = [word for word in words if word not in named + asked + outs]
+    if len(named) > 1 or not any(word.startswith("task=") for word in rest):
+        raise ConfigError(f"{USAGE.call}: give the task, and defense= at most once; `audit --help` explains every word")
     if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
         raise ConfigError(f"{attacks[0]}: an audit judges the rows as they are, without an attack; leave this word out")
-    filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")]
+    epochs = epochs_of(asked)
+    filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")] if named else suite()
     settings = settings_of(with_defaults(rest), filters)
     kept = keeper(settings[filters[0]], outs)
     console = Console()
     folder = settings[filters[0]].places.results / "audit"
     with terminal.progress(console) as (listen, handler), heard(listen, handler):
-        vetted = judged(settings)
+        vetted = judged(settings, epochs=epochs, all_must_fit=bool(named))
     written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
     statements = [f"{name}: {statement}" for name, statement in vetted.statements.items()]
+    left = [f"{name} was not run: {reason}" for name, reason in vetted.unfit.items()]
+    short = [f"{' and '.join(vetted.short)} used a model that was trained for {epochs} epochs"] if vetted.short else []
     written += kept(vetted) if kept else []
-    for line in (*too_small(vetted), *wholly_named(vetted), *agreement(vetted), *statements, *map(str, written)):
+    for line in (*left, *short, *too_small(vetted), *wholly_named(vetted), *agreement(vetted), *statements, *map(str, written)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -108,6 +116,31 @@ def keeper(setting: Setting, words: Sequence[str]) -> Callable[[Vetted], list[Pa
     return write_out
 
 
+def epochs_of(asked: Sequence[str]) -> int:
+    """Return the number of epochs that the words ask for.
+
+    Raises:
+        ConfigError: two such words, or no whole number of at least 1.
+    """
+    value = asked[-1].partition("=")[2] if asked else str(EPOCHS)
+    if len(asked) > 1 or not value.isdecimal() or not 0 < int(value) <= MOST:
+        raise ConfigError(f"{' '.join(asked)}: give one whole number from 1 to {MOST}, such as short={EPOCHS}")
+    return int(value)
+
+
+def suite() -> list[str]:
+    """Return the names of all filters that state with FINDS what they find."""
+    from poisonbench.core.plugins import OWN, adopt_own_packages, find_class
+
+    adopt_own_packages()
+    found = []
+    for name in options("defense"):
+        target = str(value_at(yaml.load((CONFIGS / "defense" / f"{name}.yaml").read_text(encoding="utf-8"), Loader), ("sanitize", "_target_")))
+        if target.startswith(OWN) and hasattr(find_class(target, OWN), "FINDS"):
+            found.append(name)
+    return found
+
+
 def with_defaults(words: Sequence[str]) -> list[str]:
     """Return the words, preceded by the defaults of an audit that they do not replace and whose keys the task has: passages have no task.test."""
     given = {word.partition("=")[0] for word in words}
@@ -124,55 +157,71 @@ def settings_of(words: Sequence[str], filters: Sequence[str]) -> dict[str, Setti
     return {name: Setting.of([*words, "attack=none", f"defense={name}"]) for name in filters}
 
 
-def judged(settings: Mapping[str, Setting]) -> Vetted:
-    """Return the verdict of every filter on the training rows; all filters use the features of the same victim.
+def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, all_must_fit: bool = True) -> Vetted:
+    """Return the verdict of every filter on the training rows; filters that read the same victim share it.
 
     Args:
         settings: one for each filter, by its name.
+        epochs: of the short victim.
+        all_must_fit: refuse a filter that cannot judge these rows; else leave it out, with the reason.
 
     Raises:
-        ConfigError: a defense that judges no rows.
+        ConfigError: a defense that judges no rows, or no filter that fits.
+        Incompatible: a filter that cannot judge these rows.
     """
     from poisonbench.core.classwise import judges_classes
     from poisonbench.core.keys import key
+    from poisonbench.core.short import ShortVictim
+    from poisonbench.runner.check import check_training
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.spec import spec
 
-    verdicts, asked, task = dict[str, "Verdict"](), dict[str, "Experiment"](), None
+    lines, unfit, task = dict[str, "Line"](), dict[str, str](), None
     for name, setting in settings.items():
-        asked[name] = assemble(setting.tree, setting.store, task=task)
-        verdicts[name], task = _verdict(asked[name], setting.store, name), asked[name].task
-    assert task is not None
+        try:
+            line = _line(assemble(setting.tree, setting.store, task=task), setting.store, name, epochs)
+            task = line.experiment.task
+            check_training(line)
+            lines[name] = line
+        except (ConfigError, Incompatible) as error:
+            if all_must_fit or task is None:
+                raise
+            unfit[name] = str(error)
+    if task is None or not lines:
+        raise ConfigError(f"no filter fits these rows: {'; '.join(f'{name}: {reason}' for name, reason in unfit.items())}")
+    verdicts, asked = dict[str, "Verdict"](), {name: line.experiment for name, line in lines.items()}
+    for name, line in lines.items():
+        verdict = line.judge(line.received())
+        assert verdict is not None, "the filter gave no verdict"
+        verdicts[name] = verdict
     records = published(HOME / "results" / "records")
     return Vetted(
         task=task,
         verdicts=verdicts,
         statements={name: statement(name, records) for name in verdicts},
+        unfit=unfit,
+        short=[name for name, experiment in asked.items() if isinstance(experiment.defense.sanitize, ShortVictim)],
         held=[name for name, experiment in asked.items() if judges_classes(experiment.defense.sanitize)],
         asked=key({name: spec(experiment) for name, experiment in asked.items()}, task.class_names, task.row_names),
     )
 
 
-def _verdict(experiment: Experiment, store: Store, name: str) -> Verdict:
-    """Return the verdict of one filter on the training rows.
+def _line(experiment: Experiment, store: Store, name: str, epochs: int) -> Line:
+    """Return the stages of one filter, limited to the classes that it can judge and on the victim that serves it.
 
     Raises:
         ConfigError: the defense is not a filter.
-        PoisonbenchError: the filter cannot judge these rows, or cannot use this learner.
     """
     from poisonbench.core.classwise import held_to_large
     from poisonbench.core.defense import KeepAll
-    from poisonbench.runner.check import check_training
+    from poisonbench.core.short import served
     from poisonbench.runner.stages import Line
 
-    held = held_to_large(experiment.defense.sanitize, experiment.task.train)
-    line = Line(experiment=dataclasses.replace(experiment, defense=dataclasses.replace(experiment.defense, sanitize=held)), store=store)
-    if held == KeepAll():
+    sanitize = experiment.defense.sanitize
+    if sanitize == KeepAll():
         raise ConfigError(f"defense={name} judges no training rows; choose a filter from `list defense`, such as spectral")
-    check_training(line)
-    verdict = line.judge(line.received())
-    assert verdict is not None, "the filter gave no verdict"
-    return verdict
+    held = held_to_large(served(sanitize, epochs), experiment.task.train)
+    return Line(experiment=dataclasses.replace(experiment, defense=dataclasses.replace(experiment.defense, sanitize=held)), store=store)
 
 
 def _table(vetted: Vetted) -> Table:

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,6 +51,8 @@ class Vetted:
         verdicts: of each filter, by its name.
         statements: of each filter, what it removes from clean rows.
         held: the filters that had to keep the rows of small classes; see `poisonbench.core.classwise`.
+        unfit: the filters that could not judge these rows, each with the reason.
+        short: the filters that used a model of a few epochs.
         asked: digest of the rows, their names, and the settings of all filters.
     """
 
@@ -58,6 +60,8 @@ class Vetted:
     verdicts: Mapping[str, Verdict]
     statements: Mapping[str, str]
     held: Sequence[str] = ()
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    short: Sequence[str] = ()
     asked: str = ""
 
     @property

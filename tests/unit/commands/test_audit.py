@@ -88,7 +88,9 @@ def test_names_of_files_are_text_and_nothing_else(pictures):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "give defense= exactly once, and the task"),
+        (["defense=spectral", "defense=deep_knn"], "defense= at most once"),
+        (["short=0"], "short=0: give one whole number from 1 to"),
+        (["short=two"], "short=two: give one whole number"),
         (["defense=krum"], "judges no training rows"),
         (["defense=spectrall"], "spectral"),
         (["task=nonsense", "defense=spectral"], "nonsense"),
@@ -253,3 +255,24 @@ def test_passages_are_audited_by_filters_of_the_index(tmp_path, monkeypatch, cap
     assert "defense=query_echo judges no training rows" in capsys.readouterr().err
     assert entry(["audit", *PASSAGES, "defense=perplexity"]) == 2
     assert "trusted" in capsys.readouterr().err
+
+
+def test_without_a_filter_every_filter_that_fits_is_run_and_a_second_audit_trains_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["audit", *lay_out(tmp_path / "data", 40, 40), "short=2"]
+    assert entry(words) == 0
+    out = capsys.readouterr().out
+    assert "deep_knn used a model that was trained for 2 epochs" in out
+    columns = rows_in(tmp_path)[0].keys()
+    assert {f"{name}_suspicion" for name in ("activation_clustering", "confident_learning", "deep_knn", "knn_outlier", "spectral")} <= columns
+    made = sorted(path.name for path in (tmp_path / "results" / "store").iterdir())
+    assert entry(words) == 0
+    assert sorted(path.name for path in (tmp_path / "results" / "store").iterdir()) == made
+
+
+def test_a_filter_that_cannot_judge_the_rows_is_named_with_the_reason(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry(["audit", *lay_out(tmp_path / "data", 40)]) == 0
+    out = capsys.readouterr().out
+    assert "deep_knn was not run: defense: DeepKnn works with classes" in out
+    assert "deep_knn_suspicion" not in rows_in(tmp_path)[0]

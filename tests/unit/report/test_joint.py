@@ -21,9 +21,9 @@ def test_joined_shares_are_the_smallest_times_the_number_of_filters():
     assert joined(torch.tensor([[0.01, 0.9], [0.5, 0.8]]).double()).tolist() == pytest.approx([0.02, 1.0])
 
 
-def test_one_precise_filter_outranks_two_weak_ones_and_ties_go_to_the_next_share():
-    shares = torch.tensor([[0.10, 0.01, 0.01, 0.5], [0.10, 0.90, 0.20, 0.5]]).double()
-    assert ranked(shares).tolist() == [2, 1, 0, 3]
+def test_one_precise_filter_outranks_two_weak_ones_and_a_second_filter_counts():
+    shares = torch.tensor([[0.10, 0.01, 0.01, 0.5, 0.04], [0.10, 0.90, 0.20, 0.5, 0.05], [0.9, 0.8, 0.7, 0.6, 0.0625]]).double()
+    assert ranked(shares).tolist() == [2, 4, 1, 0, 3]  # 0.002, 0.002 (its smallest share is larger), 0.008, 0.01, 0.25
 
 
 def test_suspicions_in_other_units_have_the_same_strength():
