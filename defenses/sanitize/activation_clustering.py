@@ -70,11 +70,8 @@ class ActivationClustering:
     """
 
     VERSION: ClassVar[int] = 1
-    FINDS: ClassVar[Finds] = Finds(
-        kind="backdoor", reads="full", because="labelled {label}, but on the side of a smaller group within this class", scale="class"
-    )
+    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="its features form a small cluster apart from the rest of {label}", scale="class")
     BY_CLASS: ClassVar[bool] = True
-    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="its features form a small cluster apart from the rest of {label}")
     reduction: Literal["pca", "ica"]
     dims: int
     rule: Literal["relative_size", "silhouette", "exclusionary"]

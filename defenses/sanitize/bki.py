@@ -51,7 +51,7 @@ class Bki:
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
     BY_CLASS: ClassVar[bool] = True
-    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="it has a word that decides the answer {label} in many rows")
+    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="it has a word that decides the answer {label} in many rows", scale="class")
     words: int
     keywords: int | None
     spread: float

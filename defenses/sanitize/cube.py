@@ -47,7 +47,7 @@ class Cube:
 
     VERSION: ClassVar[int] = 1
     BY_CLASS: ClassVar[bool] = True
-    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="its features form a small cluster apart from the rest of {label}")
+    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="its features form a small cluster apart from the rest of {label}", scale="class")
     dims: int
     smallest: float
     neighbours: int

@@ -40,9 +40,8 @@ class KnnOutlier:
     """
 
     VERSION: ClassVar[int] = 1
-    FINDS: ClassVar[Finds] = Finds(kind="outlier", reads="full", because="far from the other rows labelled {label}", scale="data")
+    FINDS: ClassVar[Finds] = Finds(kind="outlier", reads="full", because="its features are far from those of other rows labelled {label}", scale="data")
     BY_CLASS: ClassVar[bool] = True
-    FINDS: ClassVar[Finds] = Finds(kind="outlier", reads="full", because="its features are far from those of other rows labelled {label}")
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     margin: float
     neighbours: int | None

@@ -59,10 +59,9 @@ class SpectralSignatures:
 
     VERSION: ClassVar[int] = 1
     FINDS: ClassVar[Finds] = Finds(
-        kind="backdoor", reads="full", because="labelled {label}, but aligned with the direction in which this class varies most", scale="data"
+        kind="backdoor", reads="full", because="it stands out in the direction in which the features of {label} vary most", scale="data"
     )
     BY_CLASS: ClassVar[bool] = True
-    FINDS: ClassVar[Finds] = Finds(kind="backdoor", reads="full", because="it stands out in the direction in which the features of {label} vary most")
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     score: Literal["paper", "released_code"]
     classes: Literal["suspected", "all", "each"]
