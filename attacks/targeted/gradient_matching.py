@@ -51,6 +51,12 @@ class GradientMatching:
     tenth. With steps of 6 grey levels the final loss was the same to 0.002 (digits, 3 targets on seed 100). Restarts are compared by the mean loss
     of the last ten steps, there by that of the last step. `halve_every` and `label_smoothing` are our additions.
 
+    A victim that learner=quick trains from scratch on 9,500 rows of CIFAR-10 does not follow these poisons (95 rows, 16 grey levels, seed 100):
+    0 of 8 targets, and the margin of the wished label moves by 0.1, as much as that of test rows without poison. The target itself with the wished
+    label moves it by 1.0, 3.4 and 5.3 as 1, 5 and 20 injected copies, which flip 1, 7 and 10 of 10 targets (1, 0 and 0 on clean rows). Measured at one
+    target, on a surrogate of another seed and in batches of mostly clean rows, the poisons pull the target as much as 4.0 copies after epoch 5 of
+    7, and 1.1 after the last; their base rows alone, as 1.6 and 0.9.
+
     Args:
         wish: the label that the target shall get: "random" among the wrong labels, the "next" class, or the wrong label that the surrogate finds most
             "likely".
