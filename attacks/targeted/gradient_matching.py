@@ -51,11 +51,14 @@ class GradientMatching:
     tenth. With steps of 6 grey levels the final loss was the same to 0.002 (digits, 3 targets on seed 100). Restarts are compared by the mean loss
     of the last ten steps, there by that of the last step. `halve_every` and `label_smoothing` are our additions.
 
-    A victim that learner=quick trains from scratch on 9,500 rows of CIFAR-10 does not follow these poisons (95 rows, 16 grey levels, seed 100):
-    0 of 8 targets, and the margin of the wished label moves by 0.1, as much as that of test rows without poison. The target itself with the wished
-    label moves it by 1.0, 3.4 and 5.3 as 1, 5 and 20 injected copies, which flip 1, 7 and 10 of 10 targets (1, 0 and 0 on clean rows). Measured at one
-    target, on a surrogate of another seed and in batches of mostly clean rows, the poisons pull the target as much as 4.0 copies after epoch 5 of
-    7, and 1.1 after the last; their base rows alone, as 1.6 and 0.9.
+    A victim that learner=quick trains from scratch on 9,500 rows of CIFAR-10 does not follow these poisons (95 rows, 16 grey levels, seed 100).
+    In one victim with the poisons of 8 targets (nearest base rows, one of two surrogates drawn for each step), none flips, and the margin of the
+    wished label rises by 0.1; that of targets without poison by 0.2. Copies of targets with the wished label, all in one victim, show what it
+    follows: 1, 5 and 20 of them raise the margin by 1.0, 3.4 and 5.3, and flip 1, 7 and 10 of 10 targets (1, 0 and 0 with clean rows).
+    Poisons pull as many copies do whose gradients have the same product with the target's, in batches of mostly clean rows, weighted by learning
+    rates. After the last epoch, for two targets, one surrogate and random base rows, this is 9.2 and 7.9 copies at that surrogate, 1.1 and -0.6 at
+    a model with another seed, and 0.1 and 0.3 at the victim trained on them. The victim learns the noise early: after 3 of 7 epochs its loss on the
+    poisons of the first target is 0.3, and on their base rows 1.9.
 
     Args:
         wish: the label that the target shall get: "random" among the wrong labels, the "next" class, or the wrong label that the surrogate finds most
