@@ -38,8 +38,8 @@ class Pil:
 
     Differences: the weights of the two terms, the optimiser and the number of steps are ours. The divergence is the cross-entropy of f(x - d) with the
     uniform distribution, which has the same gradient as the divergence of f(x - d) from it. The classifier is scikit-learn's logistic regression. Its
-    penalty matters: on 2,500 rows of CIFAR-10 (quick, seed 100) the C-Acc of 59.7 % fell to 51.9 with 0.0001 and to 16.7 with 0.1,
-    perhaps because smoother noise survives crop and flip. The default was chosen by these figures, which are of test rows.
+    penalty matters: of `quick` trained on 2,500 rows of CIFAR-10, the accuracy on 2,000 other training rows fell from 59.4 % to 54.4, 25.8, 19.1, 13.0,
+    11.2 and 10.0 with a penalty of 0.0001, 0.01, 0.1, 1, 10 and 100 (seed 100), perhaps because smoother noise survives crop and flip.
 
     Args:
         steps: signed gradient steps, 1 or more.
