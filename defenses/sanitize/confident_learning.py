@@ -6,6 +6,7 @@ Shape letters: N rows, K classes, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
@@ -54,7 +55,12 @@ class ConfidentLearning:
 
     VERSION: ClassVar[int] = 2
     SEVERAL_CLASSES: ClassVar[bool] = True
-    FINDS: ClassVar[Finds] = Finds(kind="label error", reads="short", because="labelled {label}, but models that did not train on it say {guess}")
+    FINDS: ClassVar[Finds] = Finds(
+        kind="label error",
+        reads="short",
+        because="labelled {label}, but models that did not train on it say {guess}",
+        settings=MappingProxyType({"predict": "head", "score": "margin"}),
+    )
     folds: int
     prune: Literal["both", "by_class", "by_noise_rate", "confident_joint"]
     predict: Literal["victims", "head"] = field(default="victims", metadata={"spec": "changed"})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from poisonbench import terminal
@@ -22,14 +24,16 @@ from poisonbench.core.plugins import HOME
 from poisonbench.core.progress import heard
 from poisonbench.core.trees import value_at
 from poisonbench.report.tables import published
-from poisonbench.report.vetting import Vetted, agreement, statement, too_small, wholly_named, write
+from poisonbench.report.vetting import Vetted, agreement, calibrated, copied, leaked, statement, swapped, too_small, wholly_named, write
 
 if TYPE_CHECKING:
-    from poisonbench.core.defense import Verdict
+    from poisonbench.core.defense import Sanitizer, Verdict
     from poisonbench.runner.experiment import Experiment
     from poisonbench.runner.stages import Line
     from poisonbench.storage.store import Store
 
+SHARE = 0.01  # of clean rows
+FIRST = 12  # rows that the terminal shows
 EPOCHS, MOST = 4, 100_000  # of the short training; see `poisonbench.core.short`
 USAGE = Usage(
     call='audit task=NAME [task.KEY=VALUE...], and defense=FILTER or "defense=[FILTER,FILTER]" for some filters only',
@@ -47,12 +51,13 @@ USAGE = Usage(
         "defense=FILTER": "the filter, such as spectral, activation_clustering, knn_outlier or deep_knn: any defense from `list defense` that judges rows",
         '"defense=[FILTER,FILTER]"': "several filters; some use a model that was trained for a few epochs, all others share one model",
         f"short={EPOCHS}": "epochs of the short training, 1 or more",
+        f"share={SHARE}": "a row is named if at most this share of clean rows is as suspicious; with defense=, if a filter removes it, unless you give share=",
         "defense.sanitize.KEY=VALUE": "a setting of the filter, see `describe FILTER`; with several filters, a setting that each of them has",
         "threat.budget.rate=0.05": "share of poisoned rows that the filters expect",
         "net=NAME, learner=NAME": "the network whose features the filters use, and how it is trained; for the keys of each see `describe NAME`",
         "seed=0, salt=null": "seed of the random draws, and an extra value that is mixed into them",
         "device=auto, threads=0": "where the network is trained: cpu, cuda or auto; number of CPU threads, 0 is one per core",
-        "apply=OUT": "write the rows that no filter names into the new folder OUT, in the format of their files, with a list of the others, dropped.csv",
+        "apply=OUT": "write the rows that are not named into the new folder OUT, in the format of their files, with a list of the others, dropped.csv",
         **RESULTS_DIR,
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },
@@ -66,27 +71,29 @@ def main(words: Sequence[str]) -> int:
     Raises:
         ConfigError: no filter is named, or a defense that judges no rows.
     """
-    named, asked, outs = ([word for word in words if word.startswith(start)] for start in ("defense=", "short=", "apply="))
-    rest = [word for word in words if word not in named + asked + outs]
+    named, asked, outs, limits = ([word for word in words if word.startswith(start)] for start in ("defense=", "short=", "apply=", "share="))
+    rest = [word for word in words if word not in named + asked + outs + limits]
     if len(named) > 1 or not any(word.startswith("task=") for word in rest):
         raise ConfigError(f"{USAGE.call}: give the task, and defense= at most once; `audit --help` explains every word")
     if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
         raise ConfigError(f"{attacks[0]}: an audit judges the rows as they are, without an attack; leave this word out")
-    epochs = epochs_of(asked)
-    filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")] if named else suite()
+    epochs, limit = epochs_of(asked), limit_of(limits, by_default=None if named else SHARE)
+    filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")] if named else suite_names()
     settings = settings_of(with_defaults(rest), filters)
     kept = keeper(settings[filters[0]], outs)
     console = Console()
     folder = settings[filters[0]].places.results / "audit"
     with terminal.progress(console) as (listen, handler), heard(listen, handler):
-        vetted = judged(settings, epochs=epochs, all_must_fit=bool(named))
+        vetted = dataclasses.replace(judged(settings, epochs=epochs, suite=not named), limit=limit)
     written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
+    console.print(_first(vetted))
     statements = [f"{name}: {statement}" for name, statement in vetted.statements.items()]
     left = [f"{name} was not run: {reason}" for name, reason in vetted.unfit.items()]
     short = [f"{' and '.join(vetted.short)} used a model that was trained for {epochs} epochs"] if vetted.short else []
     written += kept(vetted) if kept else []
-    for line in (*left, *short, *too_small(vetted), *wholly_named(vetted), *agreement(vetted), *statements, *map(str, written)):
+    said = [*statements, *agreement(vetted)] if named else []
+    for line in (*left, *short, *calibrated(vetted), *swapped(vetted), *leaked(vetted), *too_small(vetted), *wholly_named(vetted), *said, *map(str, written)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -109,8 +116,9 @@ def keeper(setting: Setting, words: Sequence[str]) -> Callable[[Vetted], list[Pa
     out = destination(source, words[0].removeprefix("apply="))
 
     def write_out(vetted: Vetted) -> list[Path]:
-        ids, flagged = vetted.task.train.ids.tolist(), vetted.votes.nonzero()[:, 0].tolist()
-        reasons = {ids[row]: ", ".join(name for name, verdict in vetted.verdicts.items() if not verdict.keep[row]) for row in flagged}
+        ids, flagged = vetted.task.train.ids.tolist(), vetted.named.nonzero()[:, 0].tolist()
+        names = {row: ", ".join(name for name, verdict in vetted.verdicts.items() if not verdict.keep[row]) for row in flagged}
+        reasons = {ids[row]: vetted.reason(row) or names[row] for row in flagged}
         return list(write_kept(source, vetted.task, reasons, out, setting.store))
 
     return write_out
@@ -128,7 +136,25 @@ def epochs_of(asked: Sequence[str]) -> int:
     return int(value)
 
 
-def suite() -> list[str]:
+def limit_of(asked: Sequence[str], *, by_default: float | None) -> float | None:
+    """Return the largest share of clean rows that may look as suspicious as a row that is named.
+
+    Raises:
+        ConfigError: two such words, or no number in (0, 1).
+    """
+    if not asked:
+        return by_default
+    value = asked[-1].partition("=")[2]
+    try:
+        share = float(value)
+    except ValueError:
+        share = math.nan
+    if len(asked) > 1 or not 0 < share < 1:
+        raise ConfigError(f"{' '.join(asked)}: give one number between 0 and 1, such as share={SHARE}")
+    return share
+
+
+def suite_names() -> list[str]:
     """Return the names of all filters that state with FINDS what they find."""
     from poisonbench.core.plugins import OWN, adopt_own_packages, find_class
 
@@ -157,13 +183,13 @@ def settings_of(words: Sequence[str], filters: Sequence[str]) -> dict[str, Setti
     return {name: Setting.of([*words, "attack=none", f"defense={name}"]) for name in filters}
 
 
-def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, all_must_fit: bool = True) -> Vetted:
+def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, suite: bool = False) -> Vetted:
     """Return the verdict of every filter on the training rows; filters that read the same victim share it.
 
     Args:
         settings: one for each filter, by its name.
         epochs: of the short victim.
-        all_must_fit: refuse a filter that cannot judge these rows; else leave it out, with the reason.
+        suite: leave a filter out, with the reason, if it cannot judge these rows, and use the settings that filters state for an audit.
 
     Raises:
         ConfigError: a defense that judges no rows, or no filter that fits.
@@ -171,7 +197,7 @@ def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, all_must_fi
     """
     from poisonbench.core.classwise import judges_classes
     from poisonbench.core.keys import key
-    from poisonbench.core.short import ShortVictim
+    from poisonbench.core.short import ShortVictim, finds, suited, unchanged
     from poisonbench.runner.check import check_training
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.spec import spec
@@ -179,21 +205,21 @@ def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, all_must_fi
     lines, unfit, task = dict[str, "Line"](), dict[str, str](), None
     for name, setting in settings.items():
         try:
-            line = _line(assemble(setting.tree, setting.store, task=task), setting.store, name, epochs)
+            experiment = assemble(setting.tree, setting.store, task=task)
+            line = _line(experiment, setting.store, name, (suited if suite else unchanged)(experiment.defense.sanitize), epochs)
             task = line.experiment.task
             check_training(line)
             lines[name] = line
         except (ConfigError, Incompatible) as error:
-            if all_must_fit or task is None:
+            if not suite or task is None:
                 raise
             unfit[name] = str(error)
     if task is None or not lines:
         raise ConfigError(f"no filter fits these rows: {'; '.join(f'{name}: {reason}' for name, reason in unfit.items())}")
     verdicts, asked = dict[str, "Verdict"](), {name: line.experiment for name, line in lines.items()}
+    found = {name: find for name, line in lines.items() if (find := finds(line.experiment.defense.sanitize)) is not None}
     for name, line in lines.items():
-        verdict = line.judge(line.received())
-        assert verdict is not None, "the filter gave no verdict"
-        verdicts[name] = verdict
+        verdicts[name] = _verdict(line, with_test=name in found and found[name].kind == "duplicate")
     records = published(HOME / "results" / "records")
     return Vetted(
         task=task,
@@ -203,10 +229,24 @@ def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, all_must_fi
         short=[name for name, experiment in asked.items() if isinstance(experiment.defense.sanitize, ShortVictim)],
         held=[name for name, experiment in asked.items() if judges_classes(experiment.defense.sanitize)],
         asked=key({name: spec(experiment) for name, experiment in asked.items()}, task.class_names, task.row_names),
+        finds=found,
     )
 
 
-def _line(experiment: Experiment, store: Store, name: str, epochs: int) -> Line:
+def _verdict(line: Line, *, with_test: bool) -> Verdict:
+    """Return the verdict of a filter on the training rows; with the test rows, those that copy one are dropped too (`copied`)."""
+    rows, task = line.received(), line.experiment.task
+    count, test = len(rows.data), task.test
+    with_test = with_test and len(test) > 0 and test.columns.keys() == rows.data.columns.keys()
+    if with_test:
+        behind = test.with_columns(test.columns | {"ids": test.ids + int(rows.data.ids.max()) + 1})
+        rows = dataclasses.replace(rows, data=rows.data.append(dataclasses.replace(behind, ask=rows.data.ask)))
+    verdict = line.judge(rows)
+    assert verdict is not None, "the filter gave no verdict"
+    return copied(verdict, count) if with_test else verdict
+
+
+def _line(experiment: Experiment, store: Store, name: str, sanitize: Sanitizer, epochs: int) -> Line:
     """Return the stages of one filter, limited to the classes that it can judge and on the victim that serves it.
 
     Raises:
@@ -217,11 +257,23 @@ def _line(experiment: Experiment, store: Store, name: str, epochs: int) -> Line:
     from poisonbench.core.short import served
     from poisonbench.runner.stages import Line
 
-    sanitize = experiment.defense.sanitize
     if sanitize == KeepAll():
         raise ConfigError(f"defense={name} judges no training rows; choose a filter from `list defense`, such as spectral")
     held = held_to_large(served(sanitize, epochs), experiment.task.train)
     return Line(experiment=dataclasses.replace(experiment, defense=dataclasses.replace(experiment.defense, sanitize=held)), store=store)
+
+
+def _first(vetted: Vetted) -> Table:
+    """Return the most suspicious rows with their reasons."""
+    rows = vetted.order[:FIRST]
+    table = Table(title=f"{int(vetted.named.sum())} rows are named; the first {len(rows)} of all", title_justify="left")
+    for column in ("row", "label", "kind", "clean rows as suspicious", "because"):
+        table.add_column(column, justify="right" if column.startswith("clean") else "left", overflow="fold")
+    for row in rows:
+        label = vetted.classes[int(vetted.task.train.labels[row])]
+        cells = (vetted.called(row), label, vetted.kinds[row], f"{100 * float(vetted.share[row]):.2g} %", vetted.reason(row))
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
 
 
 def _table(vetted: Vetted) -> Table:

@@ -71,12 +71,14 @@ class Finds:
             class and {twin} the other row that the verdict's evidence names.
         scale: how an audit makes suspicions of different data sets comparable. "given": they already are, such as probabilities. "data": relative to
             the less suspicious rows of the data set; "class": relative to those of the row's class (`poisonbench.report.joint`).
+        settings: fields of the filter that an audit sets which names no filters, such as a cheaper way.
     """
 
     kind: Kind
     reads: Literal["none", "short", "full"]
     because: str
     scale: Literal["given", "data", "class"] = "given"
+    settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+from poisonbench.core.classwise import LargeClasses
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Sanitizer, Verdict
 from poisonbench.core.learner import Victim
@@ -38,6 +39,17 @@ class ShortVictim:
         return self.filter.judge(data, dataclasses.replace(means, fit=fit), rng)
 
 
+def unchanged(sanitizer: Sanitizer) -> Sanitizer:
+    """Return the filter."""
+    return sanitizer
+
+
+def suited(sanitizer: Sanitizer) -> Sanitizer:
+    """Return the filter with the settings that it states for an audit that names no filters."""
+    found = finds(sanitizer)
+    return sanitizer if found is None or not found.settings else dataclasses.replace(sanitizer, **found.settings)  # type: ignore[type-var]
+
+
 def served(sanitizer: Sanitizer, epochs: int) -> Sanitizer:
     """Return the filter with the victim that serves it, as its FINDS states."""
     found = finds(sanitizer)
@@ -46,5 +58,8 @@ def served(sanitizer: Sanitizer, epochs: int) -> Sanitizer:
 
 def finds(sanitizer: object) -> Finds | None:
     """Return what a filter states that it finds; None if it states nothing."""
+    inner = sanitizer.filter if isinstance(sanitizer, ShortVictim | LargeClasses) else sanitizer
+    if inner is not sanitizer:
+        return finds(inner)
     found = getattr(type(sanitizer), "FINDS", None)
     return found if isinstance(found, Finds) else None

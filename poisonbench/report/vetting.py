@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.report.exports import harmless
 from poisonbench.report.figures import plain
+from poisonbench.report.joint import CleanRows, clean_rows, joined
 from poisonbench.report.tables import ABSENT
 from poisonbench.stats import over_seeds
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from poisonbench.core.data import Task
-    from poisonbench.core.defense import Verdict
+    from poisonbench.core.defense import Finds, Verdict
     from poisonbench.core.form import Form
     from poisonbench.storage.record import Record
 
@@ -54,6 +55,9 @@ class Vetted:
         unfit: the filters that could not judge these rows, each with the reason.
         short: the filters that used a model of a few epochs.
         asked: digest of the rows, their names, and the settings of all filters.
+        finds: what each filter looks for, if it states it.
+        clean: what these filters find in clean rows.
+        limit: the largest share of clean rows that may have as much evidence as a row that is named; None: a row is named if a filter names it.
     """
 
     task: Task
@@ -63,6 +67,9 @@ class Vetted:
     unfit: Mapping[str, str] = field(default_factory=dict)
     short: Sequence[str] = ()
     asked: str = ""
+    finds: Mapping[str, Finds] = field(default_factory=dict)
+    clean: CleanRows = field(default_factory=clean_rows)
+    limit: float | None = None
 
     @property
     def folder(self) -> str:
@@ -87,12 +94,69 @@ class Vetted:
         return torch.stack([~verdict.keep for verdict in self.verdicts.values()]).sum(0)
 
     @cached_property
+    def by_kind(self) -> Mapping[str, Tensor]:
+        """(N,) float64 for each kind of row, the share of clean rows with at least as much evidence."""
+        return self.clean.by_kind(self.verdicts, self.finds, self.task.train.labels)
+
+    @cached_property
+    def share(self) -> Tensor:
+        """(N,) float64, the smallest of these shares times their number, at most 1; 1 for every row if no filter was measured on clean rows."""
+        import torch
+
+        return joined(torch.stack([*self.by_kind.values()])) if self.by_kind else torch.ones(len(self.task.train), dtype=torch.float64)
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The kind with the smallest share of each row; empty without one below 1."""
+        import torch
+
+        if not self.by_kind:
+            return [""] * len(self.task.train)
+        names, shares = [*self.by_kind], torch.stack([*self.by_kind.values()])
+        best = shares.min(0)
+        return [names[place] if value < 1 else "" for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    @cached_property
+    def named(self) -> Tensor:
+        """(N,) bool, the rows to look at: where `limit` is None those that a filter names, else those whose share is at most the limit."""
+        return self.votes > 0 if self.limit is None else self.share <= self.limit
+
+    @cached_property
     def order(self) -> list[int]:
-        """Positions of all rows, most suspicious first: by votes, then by the mean of their ranks within their class."""
+        """Positions of all rows, most suspicious first: by their share, then by votes, then by the mean of their ranks within their class."""
         import torch
 
         places = torch.stack([ranked_in_class(verdict.suspicion, self.task.train.labels) for verdict in self.verdicts.values()]).mean(0)
-        return [int(row) for row in (self.votes.double() + places).argsort(descending=True, stable=True)]
+        order = (self.votes.double() + places).argsort(descending=True, stable=True)
+        return [int(row) for row in order[self.share[order].argsort(stable=True)]]
+
+    def reason(self, row: int) -> str:
+        """Return why a row is suspicious: what the filter of its kind with the largest strength says about it."""
+        among = [name for name in self.verdicts if name in self.finds and self.finds[name].kind == self.kinds[row]]
+        if not among:
+            return ""
+        name = min(among, key=lambda name: float(self.shares[name][row]) if name in self.shares else 2.0)
+        facts = {column: int(values[row]) for column, values in self.verdicts[name].evidence.items()}
+        return self.finds[name].because.format(
+            label=self.classes[int(self.task.train.labels[row])],
+            guess=self.classes[facts["guess"]] if "guess" in facts else "",
+            twin=self.called(facts.get("twin", -1)),
+        )
+
+    @cached_property
+    def shares(self) -> Mapping[str, Tensor]:
+        """(N,) float64 for each filter, the share of clean rows that are at least as suspicious to it."""
+        return self.clean.shares(self.verdicts, self.finds, self.task.train.labels)
+
+    def called(self, place: int) -> str:
+        """Return the name of the row at a position; positions behind the training rows are test rows."""
+        train, names = self.task.train, self.task.row_names
+        if place < 0:
+            return "another row"
+        if place >= len(train):
+            return f"test row {place - len(train)}"
+        ident = int(train.ids[place])
+        return plain(names[ident]) if names else f"row {ident}"
 
 
 def ranked_in_class(suspicion_N: Tensor, labels_N: Tensor) -> Tensor:
@@ -158,6 +222,68 @@ def wholly_named(vetted: Vetted) -> list[str]:
     return sentences
 
 
+def copied(verdict: Verdict, count: int) -> Verdict:
+    """Return the verdict on the first `count` rows, the training rows, of a filter that looks for copies; the test rows follow them.
+
+    A training row of which a test row is a copy is dropped too, and its twin is that test row.
+    """
+    import torch
+
+    from poisonbench.core.defense import Verdict
+
+    keep, suspicion, twin = verdict.keep[:count].clone(), verdict.suspicion[:count].clone(), verdict.evidence["twin"][:count].clone()
+    behind = verdict.evidence["twin"][count:]
+    for place in ((behind >= 0) & (behind < count)).nonzero()[:, 0].tolist():
+        row = int(behind[place])
+        keep[row], twin[row] = False, count + place
+        suspicion[row] = torch.maximum(suspicion[row], verdict.suspicion[count + place])
+    return Verdict(keep=keep, suspicion=suspicion, evidence={**{name: values[:count] for name, values in verdict.evidence.items()}, "twin": twin})
+
+
+def leaked(vetted: Vetted) -> list[str]:
+    """Return a sentence on the training rows that copy a test row, with at most `NAMED` of their names; or none."""
+    count = len(vetted.task.train)
+    rows = {
+        row: None for verdict in vetted.verdicts.values() if "twin" in verdict.evidence for row in (verdict.evidence["twin"] >= count).nonzero()[:, 0].tolist()
+    }
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    are = "training row copies a test row" if len(rows) == 1 else "training rows copy test rows"
+    return [f"{len(rows)} {are}: {', '.join(vetted.called(row) for row in [*rows][:NAMED])}{more}"] if rows else []
+
+
+def swapped(vetted: Vetted, least: int = 3) -> list[str]:
+    """Return a sentence for each pair of classes between which many labels look wrong: a targeted error, where random ones go to all classes.
+
+    Counted are the rows that are named as label errors. A pair stands out if it has at least `least` of them and more than three times its even share.
+    """
+    import torch
+
+    names = [
+        name for name in vetted.verdicts if name in vetted.finds and vetted.finds[name].kind == "label error" and "guess" in vetted.verdicts[name].evidence
+    ]
+    rows = torch.tensor([row for row in vetted.named.nonzero()[:, 0].tolist() if vetted.kinds[row] == "label error"], dtype=torch.int64)
+    if not names or not len(rows):
+        return []
+    labels, guess = vetted.task.train.labels[rows], vetted.verdicts[names[0]].evidence["guess"][rows]
+    kinds = vetted.task.train.num_classes
+    pairs = (labels * kinds + guess).bincount(minlength=kinds * kinds)
+    even = len(rows) / max(1, kinds * (kinds - 1))
+    stands = [pair for pair in pairs.argsort(descending=True, stable=True).tolist() if pairs[pair] >= max(least, 3 * even + 1e-9)]
+    classes, of = vetted.classes, f"of the {len(rows)} rows named as label errors are labelled"
+    found = [f"{int(pairs[pair])} {of} {classes[pair // kinds]} and look like {classes[pair % kinds]}" for pair in stands]
+    return found[:NAMED] if kinds > 2 else []
+
+
+def calibrated(vetted: Vetted) -> list[str]:
+    """Return a sentence on what the shares of clean rows were measured on."""
+    tasks = {task: sketch.rows for sketches in vetted.clean.filters.values() for task, sketch in sketches.items()}
+    left = [name for name in vetted.verdicts if name not in vetted.shares]
+    names = sorted({task.split("/")[0] for task in tasks})
+    measured = f"the shares of clean rows were measured on {sum(tasks.values())} rows of {len(tasks)} clean runs: {', '.join(names)}"
+    without = f"; not measured, so without influence on the order: {', '.join(left)}" if left else ""
+    return [measured + without] if tasks else []
+
+
 def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count} rows"
 
@@ -172,6 +298,12 @@ def rows_of(vetted: Vetted) -> list[dict[str, object]]:
         ident, label = int(train.ids[row]), int(train.labels[row])
         line: dict[str, object] = {"row": ident, "name": plain(names[ident]) if names else str(ident), "label": vetted.classes[label]}
         line |= {"class_rows": vetted.sizes[label], "too_small": bool(vetted.held) and vetted.sizes[label] < LEAST, "filters": int(vetted.votes[row])}
+        line |= {
+            "named": bool(vetted.named[row]),
+            "kind": vetted.kinds[row],
+            "clean_share": float(f"{float(vetted.share[row]):.4g}"),
+            "reason": vetted.reason(row),
+        }
         for name, verdict in vetted.verdicts.items():
             line |= {f"{name}_removes": not bool(verdict.keep[row]), f"{name}_suspicion": round(float(verdict.suspicion[row]), 6)}
         lines.append(line)
