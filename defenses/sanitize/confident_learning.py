@@ -19,6 +19,7 @@ from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 
 ITERATIONS = 1000  # of the logistic regression, at most
+NEAR = 1e-6  # by which another class must be more probable than the label; cleanlab's value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +38,13 @@ class ConfidentLearning:
        difference between the probabilities of guess and label. "both" removes the rows that both remove. "confident_joint" removes the rows that
        were counted outside the diagonal.
 
-    A row whose label is the most probable class stays, except with "confident_joint". Given the same probabilities, the rows removed are those that
-    cleanlab 2.9 names (`filter_by`, with min_examples_per_class=0), up to equal probabilities. Then the row with the largest probability of its label
-    is put back, so no class is lost. Folds are drawn by row id within each class, so that each has its share of every label. Probabilities are the
-    softmax of a victim's scores, so models whose scores are no logits are badly calibrated.
+    A row whose label is the most probable class, or as probable as it, stays. The paper removes it with "confident_joint", cleanlab does not. Given the
+    same probabilities, the rows removed are those that cleanlab 2.9 names (`filter_by`, with min_examples_per_class=0; its default is 1), with two
+    exceptions: which of several equally probable rows are removed, and which number of the joint is rounded up where remainders are equal. Then the row
+    with the largest probability of its label is put back, so no class is lost.
+
+    Folds are drawn by row id within each class, so that each has its share of every label. Probabilities are the softmax of a victim's scores, so models
+    whose scores are no logits are badly calibrated.
 
     With predict="head" one victim trains on all rows, and only a logistic regression on its features is fitted for each fold. This costs one training
     instead of `folds`. The features have seen the label of every row, so the victim should train for few epochs, as the short victim of `audit` does.
@@ -96,12 +100,13 @@ class ConfidentLearning:
     def wrong(self, chances_NK: Tensor, labels_N: Tensor) -> Tensor:
         """Return (N,) bool, the rows to remove."""
         counted_N = guesses(chances_NK, labels_N)
+        doubted_N = own(chances_NK, labels_N) + NEAR < chances_NK.max(1).values
         if self.prune == "confident_joint":
-            return (counted_N >= 0) & (counted_N != labels_N)
+            return (counted_N >= 0) & (counted_N != labels_N) & doubted_N
         joint_KK = rounded(calibrated(counted_N, labels_N, chances_NK.shape[1]))
         pruned = {"by_class": by_class, "by_noise_rate": by_noise_rate}
         chosen = pruned.values() if self.prune == "both" else [pruned[self.prune]]
-        return torch.stack([prune(joint_KK, chances_NK, labels_N) for prune in chosen]).all(0) & (chances_NK.argmax(1) != labels_N)
+        return torch.stack([prune(joint_KK, chances_NK, labels_N) for prune in chosen]).all(0) & doubted_N
 
 
 def trained(data: Dataset, means: Means, fold_N: Tensor) -> Tensor:

@@ -151,6 +151,13 @@ class Features:
         return rows
 
 
+def named_by_cleanlab(chances, labels, prune):
+    from cleanlab.filter import find_label_issues
+
+    mask = find_label_issues(labels.numpy(), chances.numpy(), filter_by=RULES[prune], n_jobs=1, min_examples_per_class=0)
+    return torch.from_numpy(mask)
+
+
 def noisy_chances(seed, rows=300, kinds=4):
     """Probabilities of a model that is often right, and labels of which a fifth was swapped between two classes."""
     generator = Key.root(seed).torch()
@@ -166,12 +173,63 @@ RULES = {"both": "both", "by_class": "prune_by_class", "by_noise_rate": "prune_b
 @pytest.mark.parametrize("prune", RULES)
 @pytest.mark.parametrize("seed", [100, 101, 102])
 def test_the_same_rows_are_wrong_as_in_cleanlab(prune, seed):
-    from cleanlab.filter import find_label_issues
-
     chances, labels = noisy_chances(seed)
-    theirs = find_label_issues(labels.numpy(), chances.numpy(), filter_by=RULES[prune], n_jobs=1, min_examples_per_class=0)
     ours = ConfidentLearning(folds=2, prune=prune).wrong(chances, labels)
-    assert ours.tolist() == theirs.tolist()
+    assert ours.any()
+    assert ours.tolist() == named_by_cleanlab(chances, labels, prune).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:May not flag all label issues in class. 2:UserWarning")
+@pytest.mark.parametrize("prune", RULES)
+def test_the_same_rows_are_wrong_as_in_cleanlab_where_a_class_has_no_rows(prune):
+    chances, labels = noisy_chances(100)
+    chances, labels = chances[labels != 2], labels[labels != 2]
+    ours = ConfidentLearning(folds=2, prune=prune).wrong(chances, labels)
+    assert ours.any()
+    assert ours.tolist() == named_by_cleanlab(chances, labels, prune).tolist()
+
+
+@pytest.mark.parametrize("prune", RULES)
+def test_the_same_rows_are_wrong_as_in_cleanlab_where_all_probabilities_are_zero_or_one(prune):
+    chances, labels = noisy_chances(100)
+    chances = torch.nn.functional.one_hot(chances.argmax(1), 4).double()
+    ours = ConfidentLearning(folds=2, prune=prune).wrong(chances, labels)
+    assert ours.any()
+    assert ours.tolist() == named_by_cleanlab(chances, labels, prune).tolist()
+
+
+@pytest.mark.parametrize("seed", [100, 101, 102])
+def test_among_equal_probabilities_other_rows_than_those_of_cleanlab_may_be_wrong(seed):
+    """Probabilities in steps of about 1/8, so that many tie; rows of one class that differ have one probability of their label."""
+    chances, labels = noisy_chances(seed)
+    steps = (8 * chances).round()
+    chances = steps / steps.sum(1, keepdim=True)
+    ours, theirs = ConfidentLearning(folds=2, prune="by_class").wrong(chances, labels), named_by_cleanlab(chances, labels, "by_class")
+    assert (ours & theirs).sum() >= 0.8 * theirs.sum()
+    for label in range(4):
+        assert len(own(chances, labels)[(ours != theirs) & (labels == label)].unique()) <= 1
+
+
+@pytest.mark.parametrize("prune", RULES)
+def test_a_label_that_is_the_most_probable_class_or_ties_with_it_is_never_wrong(prune):
+    """Thresholds 0.83 and 0.375: row 2 is guessed to be of class 1, but its label is more probable."""
+    first = torch.tensor([0.95, 0.95, 0.6, 0.3, 0.8, 0.5, 0.9], dtype=torch.float64)
+    chances, labels = torch.stack([first, 1 - first], 1), torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    assert guesses(chances, labels)[2] == 1
+    ours = ConfidentLearning(folds=2, prune=prune).wrong(chances, labels)
+    assert not ours[2]
+    assert ours.tolist() == named_by_cleanlab(chances, labels, prune).tolist()
+
+
+def test_a_label_that_ties_with_the_most_probable_class_is_never_wrong():
+    """Thresholds 0.9 and 0.6: of class 1, one row is counted as wrong and two as right, scaled to 2 and 3 of five; the second smallest is a tie."""
+    first = torch.tensor([0.9, 0.9, 0.9, 0.5, 0.5, 0.05, 0.05], dtype=torch.float64)
+    chances, labels = torch.stack([first, 1 - first], 1), torch.tensor([0, 0, 1, 1, 1, 1, 1])
+    counted = guesses(chances, labels)
+    assert counted.tolist() == [0, 0, 0, -1, -1, 1, 1]
+    assert by_class(rounded(calibrated(counted, labels, 2)), chances, labels).sum() == 2
+    assert ConfidentLearning(folds=2, prune="by_class").wrong(chances, labels).nonzero()[:, 0].tolist() == [2]
+    assert named_by_cleanlab(chances, labels, "by_class").nonzero()[:, 0].tolist() == [2]
 
 
 def test_swapped_labels_of_two_similar_classes_rank_higher_by_margin_than_by_self_confidence():
