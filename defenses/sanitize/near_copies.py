@@ -20,8 +20,9 @@ class NearCopies:
     Source: for texts, Broder, "On the Resemblance and Containment of Documents", SEQUENCES 1997 (MinHash, then the exact Jaccard similarity); for
     pictures, the difference hash of Krawetz, "Kind of Like That", 2013, then a comparison of pixels.
 
-    The form of the inputs says what a copy is: for pictures, the same picture after a small patch, noise, JPEG or a change of the light; for texts,
-    nearly the same words; for numbers, an equal row. `poisonbench.forms.copies` has the limits and how they were chosen.
+    The form of the inputs says what a copy is: for pictures of 28x28 pixels or more, the same picture after a small patch, weak noise or a change of the light,
+    and in colour also after JPEG; for smaller ones little more than equal pictures; for texts, nearly the same words; for numbers, an equal row. A
+    picture that was moved by a pixel is not found. `poisonbench.forms.copies` has the limits, how they were chosen and what they find.
 
     Copies are harmful in three ways: a row that is repeated weighs more, a copy with another label contradicts its twin, and a copy of a test row
     makes the test easier than it seems. Of two copies the later one is dropped, which need not be the wrong one. A copy with another label is the most
@@ -31,7 +32,7 @@ class NearCopies:
     """
 
     VERSION: ClassVar[int] = 1
-    FINDS: ClassVar[Finds] = Finds(kind="duplicate", reads="none", because="it nearly repeats {twin}")
+    FINDS: ClassVar[Finds] = Finds(kind="duplicate", reads="none", because="it nearly repeats {twin}; a copy with another label is the more suspicious")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Compare every row with all earlier ones."""
