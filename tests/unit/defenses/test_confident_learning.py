@@ -86,7 +86,7 @@ def test_every_row_is_judged_by_a_model_that_did_not_see_it_and_folds_share_the_
     labels = torch.tensor([0] * 20 + [1] * 8 + [2] * 2)
     data, seen = Dataset.of(torch.arange(30).float()[:, None], labels, num_classes=3), []
     means = Means(trusted=data.take(labels < 0), fit=lambda rows, draw=0: Seen(rows, seen), tune=None, truth=labels < 0)
-    verdict = ConfidentLearning(folds=4, prune="both").judge(data, means, Key.root(0))
+    verdict = ConfidentLearning(folds=4, prune="both", score="self_confidence").judge(data, means, Key.root(0))
     assert [rows.labels.bincount().tolist()[:2] for rows in seen] == [[15, 6]] * 4
     assert sorted(len(rows) for rows in seen) == [22, 22, 23, 23]
     torch.testing.assert_close(verdict.suspicion, torch.full((30,), 2 / 3))
