@@ -1,15 +1,14 @@
-"""What the filters of an audit see: poison of several kinds in several tasks, and clean rows; against cleanlab with the same network.
+"""What the filters of an audit see: poison of several kinds in several tasks, and clean rows.
 
-`python -m benchmarks.vetting clean DATA` measures the table of clean rows that `audit` reads (seeds 100 and 101). `python -m benchmarks.vetting sees DATA`
-writes results/benchmarks/vetting_sees.json: AUROC and named rows for each task and each kind of poison on fresh seeds, with a table of clean rows that
-does not contain the task.
+`python -m benchmarks.vetting clean DATA STORE` measures the table of clean rows that `audit` reads (seeds 100 and 101).
+`python -m benchmarks.vetting sees DATA STORE` writes results/benchmarks/vetting_sees.json: AUROC and named rows for each task and each kind of poison, on
+fresh seeds, with a table of clean rows that does not contain the task.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -144,15 +143,18 @@ def seen(data: Path, store: str) -> Iterator[dict[str, object]]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Measure one of both."""
-    if len(words) != 2 or words[0] not in ("clean", "sees"):
-        raise ConfigError("python -m benchmarks.vetting clean|sees DATA: DATA is the folder that contains mnist and text")
-    with tempfile.TemporaryDirectory() as store:
-        if words[0] == "clean":
-            write_text(CLEAN, json.dumps(told(measured_clean(Path(words[1]), store))) + "\n")
-        else:
-            lines = list(seen(Path(words[1]), store))
-            write_text(HOME / "results" / "benchmarks" / "vetting_sees.json", json.dumps(lines, indent=1) + "\n")
+    """Measure one of both.
+
+    Raises:
+        ConfigError: other words.
+    """
+    if len(words) != 3 or words[0] not in ("clean", "sees"):
+        raise ConfigError("python -m benchmarks.vetting clean|sees DATA STORE: DATA contains mnist and text, STORE keeps models and verdicts between runs")
+    what, data, store = words[0], Path(words[1]), words[2]
+    if what == "clean":
+        write_text(CLEAN, json.dumps(told(measured_clean(data, store))) + "\n")
+    else:
+        write_text(HOME / "results" / "benchmarks" / "vetting_sees.json", json.dumps(list(seen(data, store)), indent=1) + "\n")
     return 0
 
 

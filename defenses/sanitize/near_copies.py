@@ -32,7 +32,7 @@ class NearCopies:
     """
 
     VERSION: ClassVar[int] = 1
-    FINDS: ClassVar[Finds] = Finds(kind="duplicate", reads="none", because="it nearly repeats {twin}; a copy with another label is the more suspicious")
+    FINDS: ClassVar[Finds] = Finds(kind="duplicate", reads="none", because="it nearly repeats {twin}")
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Compare every row with all earlier ones."""

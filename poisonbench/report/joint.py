@@ -46,9 +46,9 @@ class Sketch:
 
         ascending = strength_N.double().sort().values
         count = len(ascending)
-        shares = [share for share in SHARES if share * count >= 1] + [1 / count]
-        places = [min(count - 1, max(0, count - round(share * count))) for share in shares]
-        return cls(shares=torch.tensor(shares, dtype=torch.float64), reached=ascending[places], rows=count)
+        places = [min(count - 1, max(0, count - round(share * count))) for share in (*SHARES, 0.0)]
+        reached = ascending[torch.tensor(places)].unique()
+        return cls(shares=(count - torch.searchsorted(ascending, reached)).double() / count, reached=reached, rows=count)
 
     def share(self, strength_N: Tensor) -> Tensor:
         """Return (N,) float64, the share of rows with at least this strength, by linear interpolation; 1 below the smallest and 0 beyond the largest."""

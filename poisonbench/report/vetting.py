@@ -5,7 +5,6 @@ Shape letters: N rows, C channels, H height, W width.
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import re
@@ -13,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.report.exports import harmless
 from poisonbench.report.figures import plain
 from poisonbench.report.joint import CleanRows, clean_rows, joined
 from poisonbench.report.tables import ABSENT
+from poisonbench.report.vetting_page import page
 from poisonbench.stats import over_seeds
 
 if TYPE_CHECKING:
@@ -27,20 +27,10 @@ if TYPE_CHECKING:
 
     from poisonbench.core.data import Task
     from poisonbench.core.defense import Finds, Verdict
-    from poisonbench.core.form import Form
     from poisonbench.storage.record import Record
 
-SHOWN = 24
-LONGEST = 600  # characters of a text on the page
 NAMED = 10  # classes that a sentence names at most
 ODD = re.compile(r"[^\w.-]+")  # characters that are replaced in the name of a folder
-
-
-class View(NamedTuple):
-    """A row as a person sees it: a picture as a data URL, or a text."""
-
-    picture: str = ""
-    text: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -322,42 +312,7 @@ def write(vetted: Vetted, folder: Path) -> list[Path]:
     write_text(folder / "suspects.csv", stream.getvalue())
     table = pyarrow.Table.from_pylist(rows)
     write_atomically(folder / "suspects.parquet", lambda path: pyarrow.parquet.write_table(table, path))
-    write_text(folder / "index.html", page(vetted, rows))
+    sentences = [*calibrated(vetted), *swapped(vetted), *leaked(vetted), *too_small(vetted, len(vetted.classes)), *wholly_named(vetted)]
+    told = [] if vetted.limit is not None else [*agreement(vetted), *(f"{name}: {said}" for name, said in vetted.statements.items())]
+    write_text(folder / "index.html", page(vetted, rows, [*sentences, *told]))
     return [folder / "suspects.csv", folder / "suspects.parquet", folder / "index.html"]
-
-
-def page(vetted: Vetted, rows: Sequence[Mapping[str, object]]) -> str:
-    """Return a page without external files: the most suspicious rows as pictures or texts, each beside two unsuspicious rows of its class."""
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-
-    train, first = vetted.task.train, vetted.order[:SHOWN]
-    ordinary: dict[int, list[View]] = {int(train.labels[row]): [] for row in first}
-    for row in reversed(vetted.order):
-        some = ordinary.get(int(train.labels[row]))
-        if some is not None and len(some) < 2:
-            some.append(viewed(train.form, train.inputs[row]))
-    pictures = [{"view": viewed(train.form, train.inputs[row]), "ordinary": ordinary[int(train.labels[row])]} for row in first]
-    shown = [{**row, **picture} for row, picture in zip(rows, pictures, strict=False)]
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True))
-    sentences = [*too_small(vetted, len(vetted.classes)), *wholly_named(vetted), *agreement(vetted)]
-    return environment.get_template("audit.html.j2").render(
-        task=vetted.task.name, count=len(train), rows=shown, statements=vetted.statements, sentences=sentences, filters=list(vetted.verdicts)
-    )
-
-
-def viewed(form: Form, value: Tensor) -> View:
-    """Return a value as a picture, or as a text of at most `LONGEST` characters."""
-    picture = form.picture(value)
-    if picture is not None:
-        return View(picture=_png(picture))
-    text = plain(form.text(value))
-    return View(text=text if len(text) <= LONGEST else f"{text[:LONGEST]} ...")
-
-
-def _png(picture: Tensor) -> str:
-    """Return a (C, H, W) uint8 picture as a data URL."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(picture[0].numpy() if len(picture) == 1 else picture.permute(1, 2, 0).contiguous().numpy()).save(stream, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,6 +1,8 @@
 """Vetting a training set, on a folder of pictures with planted poison."""
 
+import base64
 import csv
+import dataclasses
 import json
 import re
 
@@ -10,11 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+from defenses.sanitize.knn_outlier import KnnOutlier
+from defenses.sanitize.spectral import SpectralSignatures
 from poisonbench.cli import entry
 from poisonbench.commands.audit import with_defaults
 from poisonbench.core.classwise import REASON
+from poisonbench.core.data import Dataset, Task
+from poisonbench.core.defense import Finds, Verdict
 from poisonbench.core.files import file_digest
 from poisonbench.core.progress import listening
+from poisonbench.report.vetting import Vetted, swapped
 from poisonbench.storage.store import write_tensors
 
 FAST = (
@@ -63,8 +70,12 @@ def test_planted_rows_come_first_under_their_file_names(pictures, capsys):
     assert rows[0]["filters"] == "2"
     assert pyarrow.parquet.read_table(folder / "suspects.parquet").num_rows == 128
     page = (folder / "index.html").read_text()
-    assert page.count("<figure>") == 24
-    assert page.count("data:image/png;base64,") == 72
+    named = sum(row["named"] == "True" for row in rows)
+    assert 8 <= named < 24
+    assert page.count("<figure>") == named
+    assert page.count("data:image/png;base64,") == 3 * named
+    (listed,) = re.findall(r'href="data:text/plain;charset=utf-8;base64,([^"]+)"', page)
+    assert base64.b64decode(listed).decode().splitlines() == [row["name"] for row in rows if row["named"] == "True"]
     assert "default-src 'none'" in page
     assert "<script" not in page
 
@@ -91,6 +102,9 @@ def test_names_of_files_are_text_and_nothing_else(pictures):
         (["defense=spectral", "defense=deep_knn"], "defense= at most once"),
         (["short=0"], "short=0: give one whole number from 1 to"),
         (["short=two"], "short=two: give one whole number"),
+        (["share=0"], "share=0: give one number between 0 and 1"),
+        (["share=nan"], "share=nan: give one number between 0 and 1"),
+        (["share=0.1", "share=0.2"], "share=0.1 share=0.2: give one number"),
         (["defense=krum"], "judges no training rows"),
         (["defense=spectrall"], "spectral"),
         (["task=nonsense", "defense=spectral"], "nonsense"),
@@ -276,3 +290,66 @@ def test_a_filter_that_cannot_judge_the_rows_is_named_with_the_reason(tmp_path, 
     out = capsys.readouterr().out
     assert "deep_knn was not run: defense: DeepKnn works with classes" in out
     assert "deep_knn_suspicion" not in rows_in(tmp_path)[0]
+
+
+def test_a_copy_of_a_test_row_and_wrong_labels_are_named_with_their_reasons(pictures, capsys):
+    """One training picture equals a test picture, and four pictures lie in the folder of the other class."""
+    for number in range(4):
+        (pictures / "data" / "train" / "down" / f"01{number}.png").rename(pictures / "data" / "train" / "across" / f"wrong{number}.png")
+    test = Image.open(pictures / "data" / "test" / "down" / "003.png")
+    test.save(pictures / "data" / "train" / "down" / "copy.png")
+    words = ["audit", "task=image_folder", "task.root=data", "task.duplicates=allow", "short=8", *FAST]
+    assert entry(words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 training row copies a test row: train/down/copy.png" in out
+    rows = {row["name"]: row for row in rows_in(pictures)}
+    copy = rows["train/down/copy.png"]
+    assert (copy["near_copies_removes"], copy["kind"], copy["reason"]) == ("True", "duplicate", "it nearly repeats test row 13")
+    wrong = [rows[f"train/across/wrong{number}.png"] for number in range(4)]
+    assert all(row["named"] == row["deep_knn_removes"] == "True" and "across" in row["reason"] for row in wrong)
+    assert all(0 < float(row["clean_share"]) <= 1 for row in rows.values())
+    assert [float(row["clean_share"]) for row in rows_in(pictures)] == sorted(float(row["clean_share"]) for row in rows.values())
+    (folder,) = (pictures / "results" / "audit").iterdir()
+    page = (folder / "index.html").read_text()
+    assert "<h2>Duplicate" in page
+
+
+def test_an_audit_that_was_killed_between_filters_goes_on(tmp_path, monkeypatch, capsys):
+    """The second filter fails the first time; the verdict of the first one is not computed again."""
+    monkeypatch.chdir(tmp_path)
+    words = ["audit", *lay_out(tmp_path / "data", 40, 40), "defense=[spectral,knn_outlier]"]
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    judge = KnnOutlier.judge
+    monkeypatch.setattr(KnnOutlier, "judge", interrupted)
+    assert entry(words) == 130
+    made = {path.name for path in (tmp_path / "results" / "store").iterdir()}
+    monkeypatch.setattr(KnnOutlier, "judge", judge)
+    monkeypatch.setattr(SpectralSignatures, "judge", lambda *given: pytest.fail("spectral was computed again"))
+    assert entry(words) == 0
+    assert made < {path.name for path in (tmp_path / "results" / "store").iterdir()}
+
+
+def test_labels_that_were_swapped_between_two_classes_are_reported_as_such():
+    labels = torch.tensor([0, 0, 0, 0, 1, 2, 2])
+    verdict = Verdict(keep=torch.ones(7, dtype=torch.bool), suspicion=torch.zeros(7), evidence={"guess": torch.tensor([1, 1, 1, 2, 0, 0, 0])})
+    data = Dataset.of(torch.zeros(7, 1), labels, num_classes=3)
+    task = Task(name="three", train=data, test=data.take(NONE), trusted=data.take(NONE), public=data.take(NONE), class_names=("a", "b", "c"))
+    told = Told(task=task, verdicts={"filter": verdict}, statements={}, finds={"filter": Finds(kind="label error", reads="none", because="")})
+    assert swapped(told) == []  # 3 of 6 from a to b; three times the even share of 1 would be 3
+    assert swapped(told, least=2) == []
+    swaps = dataclasses.replace(verdict, evidence={"guess": torch.tensor([1, 1, 1, 1, 1, 1, 1])})
+    more = dataclasses.replace(told, verdicts={"filter": swaps})
+    assert swapped(more) == ["4 of the 7 rows named as label errors are labelled a and look like b"]
+
+
+class Told(Vetted):
+    """An audit in which every row is named as a label error."""
+
+    named = torch.ones(7, dtype=torch.bool)
+    kinds = ("label error",) * 7
+
+
+NONE = torch.zeros(0, dtype=torch.int64)

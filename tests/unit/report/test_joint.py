@@ -1,29 +1,82 @@
 """The joint ranking of several filters, on cases that are worked by hand."""
 
+import json
+
 import pytest
 import torch
 
-from poisonbench.report.joint import joined, ranked, strengths, tails
+from poisonbench.core.defense import Finds, Verdict
+from poisonbench.core.errors import DataError
+from poisonbench.report.joint import CleanRows, Sketch, clean_rows, evidence, joined, strengths, tails, told
 
-CLEAN = {"one": torch.tensor([0.0, 1.0, 2.0, 3.0]).double(), "other": torch.tensor([0.0, 0.0]).double()}
-
-
-def test_a_share_counts_the_clean_rows_of_each_task_that_reach_the_strength():
-    found = tails(torch.tensor([0.0, 2.0, 2.5]).double(), CLEAN)
-    assert found.tolist() == pytest.approx([1.0, (2 / 4 + 0) / 2, 1 / 7])  # (1/4 + 0) / 2 = 1/8 is below 1 / (6 + 1)
+FOUR = torch.tensor([0.0, 1.0, 2.0, 3.0]).double()
+LABEL = Finds(kind="label error", reads="none", because="")
 
 
-def test_a_strength_beyond_all_clean_rows_has_a_share_of_its_own():
-    assert tails(torch.tensor([9.0]).double(), CLEAN).tolist() == pytest.approx([1 / 7])
+def test_a_sketch_of_few_rows_has_the_share_of_each_of_them():
+    sketch = Sketch.of(FOUR)
+    assert sketch.share(torch.tensor([-1.0, 0.0, 1.0, 2.0, 3.0, 3.1])).tolist() == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
+    assert sketch.share(torch.tensor([2.5])).tolist() == pytest.approx([0.375])  # in the middle between 0.5 and 0.25
 
 
-def test_joined_shares_are_the_smallest_times_the_number_of_filters():
+def test_equal_strengths_have_the_share_of_all_of_them():
+    sketch = Sketch.of(torch.tensor([0.0] * 90 + [1.0] * 10))
+    assert sketch.share(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([1.0, 0.1])
+
+
+@pytest.mark.parametrize("count", [7, 100, 5000])
+def test_a_sketch_agrees_with_counting(count):
+    generator = torch.Generator().manual_seed(count)
+    values, asked = torch.randn(count, generator=generator).double(), torch.randn(200, generator=generator).double()
+    counted = (values[None] >= asked[:, None]).double().mean(1)
+    torch.testing.assert_close(Sketch.of(values).share(asked), counted, rtol=0, atol=0.021 + 1 / count)
+
+
+def test_tasks_have_the_same_weight_and_no_share_is_zero():
+    clean = [Sketch.of(FOUR), Sketch.of(torch.zeros(2))]
+    assert tails(torch.tensor([0.0, 2.0, 9.0]), clean).tolist() == pytest.approx([1.0, (0.5 + 0.0) / 2, 1 / 7])
+
+
+def test_the_evidence_of_a_kind_is_the_mean_over_its_filters():
+    shares = {"one": torch.tensor([0.1, 1.0]).double(), "two": torch.tensor([0.001, 1.0]).double(), "three": torch.tensor([0.5, 0.5]).double()}
+    found = evidence(shares, {"one": "label error", "two": "label error", "three": "outlier"})
+    torch.testing.assert_close(found["label error"].exp(), torch.tensor([100.0, 1.0]).double())  # (0.1 * 0.001) ** -1/2
+    torch.testing.assert_close(found["outlier"].exp(), torch.tensor([2.0, 2.0]).double())
+
+
+def test_joined_shares_are_the_smallest_times_their_number():
     assert joined(torch.tensor([[0.01, 0.9], [0.5, 0.8]]).double()).tolist() == pytest.approx([0.02, 1.0])
 
 
-def test_one_precise_filter_outranks_two_weak_ones_and_a_second_filter_counts():
-    shares = torch.tensor([[0.10, 0.01, 0.01, 0.5, 0.04], [0.10, 0.90, 0.20, 0.5, 0.05], [0.9, 0.8, 0.7, 0.6, 0.0625]]).double()
-    assert ranked(shares).tolist() == [2, 4, 1, 0, 3]  # 0.002, 0.002 (its smallest share is larger), 0.008, 0.01, 0.25
+def test_a_filter_without_a_table_has_no_influence_and_a_task_can_be_left_out():
+    sketches = {"digits/100": Sketch.of(FOUR), "wine/100": Sketch.of(10 * FOUR)}
+    table = CleanRows(filters={"measured": sketches}, kinds={"label error": {"wine/100": Sketch.of(FOUR)}})
+    verdict = Verdict(keep=torch.ones(2, dtype=torch.bool), suspicion=torch.tensor([0.0, 3.0]))
+    verdicts, finds = {"measured": verdict, "new": verdict, "silent": verdict}, {"measured": LABEL, "new": LABEL}
+    shares = table.without("wine").shares(verdicts, finds, torch.zeros(2, dtype=torch.int64))
+    assert {name: share.tolist() for name, share in shares.items()} == {"measured": [1.0, 0.25]}
+    by_kind = table.by_kind(verdicts, finds, torch.zeros(2, dtype=torch.int64))
+    assert [*by_kind] == ["label error"]
+    assert by_kind["label error"][1] < by_kind["label error"][0] == 1.0
+    assert table.without("wine").by_kind(verdicts, finds, torch.zeros(2, dtype=torch.int64)) == {}
+
+
+def test_the_table_that_is_shipped_can_be_read_and_written_again(tmp_path):
+    table = clean_rows()
+    assert {"spectral", "deep_knn", "knn_outlier", "near_copies"} <= table.filters.keys()
+    for sketches in (*table.filters.values(), *table.kinds.values()):
+        for sketch in sketches.values():
+            assert (sketch.shares.diff() < 0).all()
+            assert (sketch.reached.diff() > 0).all()
+    again = tmp_path / "table.json"
+    again.write_text(json.dumps(told(table)), encoding="utf-8")
+    assert told(clean_rows(again)) == told(table)
+
+
+def test_a_damaged_table_is_one_sentence(tmp_path):
+    (tmp_path / "table.json").write_text('{"filters": ', encoding="utf-8")
+    with pytest.raises(DataError, match="no table of clean rows"):
+        clean_rows(tmp_path / "table.json")
 
 
 def test_suspicions_in_other_units_have_the_same_strength():
