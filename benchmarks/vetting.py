@@ -22,13 +22,13 @@ from poisonbench.core.defense import Finds, Verdict
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.files import write_text
 from poisonbench.core.short import finds, suited
-from poisonbench.report.joint import CLEAN, CleanRows, Sketch, evidence, joined, strengths, told
+from poisonbench.report.joint import CLEAN, CleanRows, Sketch, evidence, joined, strengths, task_of, told
 from poisonbench.report.joint import clean_rows as shipped
 from poisonbench.runner.check import check_training
 from poisonbench.runner.experiment import assemble
 
 HOME = Path(__file__).parent.parent
-SEEDS, FRESH = (100, 101), (200,)
+SEEDS, FRESH = (100, 101), (201,)
 RATE = "threat.budget.rate=0.05"
 POISON: Mapping[str, Sequence[str]] = {
     "random flips": ("attack=random_label", RATE),
@@ -109,15 +109,22 @@ def measured_clean(data: Path, store: str) -> CleanRows:
     filters: dict[str, dict[str, Sketch]] = {}
     for run, found in runs.items():
         for name, verdict in found.verdicts.items():
-            filters.setdefault(name, {})[run] = Sketch.of(strengths(verdict.suspicion, found.labels, found.finds[name].scale))
-    half = CleanRows(filters=filters, kinds={})
-    kinds: dict[str, dict[str, Sketch]] = {}
+            kept(filters, name, run, strengths(verdict.suspicion, found.labels, found.finds[name].scale))
+    half, together = CleanRows(filters=filters, together={}), dict[str, dict[str, Sketch]]()
     for run, found in runs.items():
-        others = half.without(run.split("/")[0])  # a task does not judge itself
-        shares = others.shares(found.verdicts, found.finds, found.labels)
-        for kind, values in evidence(shares, {name: find.kind for name, find in found.finds.items()}).items():
-            kinds.setdefault(kind, {})[run] = Sketch.of(values)
-    return CleanRows(filters=filters, kinds=kinds)
+        shares = half.without(task_of(run)).shares(found.verdicts, found.finds, found.labels)  # a task does not judge itself
+        for kind in {found.finds[name].kind for name in shares}:
+            names = sorted(name for name in shares if found.finds[name].kind == kind)
+            if len(names) > 1:
+                kept(together, "+".join(names), run, evidence([shares[name] for name in names]))
+    return CleanRows(filters=filters, together=together)
+
+
+def kept(table: dict[str, dict[str, Sketch]], name: str, run: str, values: Tensor) -> None:
+    """Add the sketch of a run to a table, unless all rows are equal: then the filter says nothing there."""
+    sketch = Sketch.of(values)
+    if len(sketch.reached) > 1:
+        table.setdefault(name, {})[run] = sketch
 
 
 def seen(data: Path, store: str) -> Iterator[dict[str, object]]:
@@ -130,8 +137,8 @@ def seen(data: Path, store: str) -> Iterator[dict[str, object]]:
             for seed in FRESH:
                 found = judged([*task.words, *POISON.get(what, ("attack=none",))], seed, store)
                 clean = whole.without(name)
-                by_kind = clean.by_kind(found.verdicts, found.finds, found.labels)
-                share = joined(torch.stack([*by_kind.values()]))
+                shares = clean.shares(found.verdicts, found.finds, found.labels)
+                share = joined(torch.stack([*clean.by_kind(shares, found.finds).values()]))
                 named, poison = share <= SHARE, found.poison.numpy()
                 line: dict[str, object] = {"task": name, "poison": what, "seed": seed, "rows": len(poison), "poisoned": int(poison.sum())}
                 line |= {"named": int(named.sum()), "false_flags": round(float(named[~found.poison].double().mean()), 4)}

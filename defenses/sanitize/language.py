@@ -52,6 +52,7 @@ class Language:
         import py3langid
 
         ranked = [dict(py3langid.rank(data.form.text(data.inputs[row]))) for row in track(len(data), "languages")]
-        common = Counter(max(scores, key=scores.__getitem__) for scores in ranked).most_common(1)[0][0]
+        counted = Counter(max(scores, key=scores.__getitem__) for scores in ranked)
+        common = min(counted, key=lambda language: (-counted[language], language))
         suspicion = torch.tensor([max(scores.values()) - scores[common] for scores in ranked], dtype=torch.float32)
         return Verdict(keep=suspicion < self.threshold, suspicion=suspicion)

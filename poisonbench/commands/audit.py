@@ -24,7 +24,7 @@ from poisonbench.core.plugins import HOME
 from poisonbench.core.progress import heard
 from poisonbench.core.trees import value_at
 from poisonbench.report.tables import published
-from poisonbench.report.vetting import Vetted, agreement, calibrated, copied, leaked, statement, swapped, too_small, wholly_named, write
+from poisonbench.report.vetting import Vetted, agreement, calibrated, leaked, statement, swapped, too_small, wholly_named, with_leaks, write
 
 if TYPE_CHECKING:
     from poisonbench.core.defense import Sanitizer, Verdict
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from poisonbench.runner.stages import Line
     from poisonbench.storage.store import Store
 
-SHARE = 0.01  # of clean rows
+SHARE = 0.05  # of clean rows
 FIRST = 12  # rows that the terminal shows
 EPOCHS, MOST = 4, 100_000  # of the short training; see `poisonbench.core.short`
 USAGE = Usage(
@@ -62,7 +62,7 @@ USAGE = Usage(
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },
 )
-DEFAULTS = ("task.trusted=0", "task.test=0")
+DEFAULTS = ("task.trusted=0", "task.test=0", "task.duplicates=allow")
 
 
 def main(words: Sequence[str]) -> int:
@@ -78,13 +78,13 @@ def main(words: Sequence[str]) -> int:
     if attacks := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] == "attack"]:
         raise ConfigError(f"{attacks[0]}: an audit judges the rows as they are, without an attack; leave this word out")
     epochs, limit = epochs_of(asked), limit_of(limits, by_default=None if named else SHARE)
-    filters = [name.strip() for name in named[0].removeprefix("defense=").strip("[]").split(",")] if named else suite_names()
+    filters = filters_of(named[0]) if named else suite_names()
     settings = settings_of(with_defaults(rest), filters)
     kept = keeper(settings[filters[0]], outs)
     console = Console()
     folder = settings[filters[0]].places.results / "audit"
     with terminal.progress(console) as (listen, handler), heard(listen, handler):
-        vetted = dataclasses.replace(judged(settings, epochs=epochs, suite=not named), limit=limit)
+        vetted = judged(settings, epochs=epochs, limit=limit, suite=not named)
     written = write(vetted, folder / vetted.folder)
     console.print(_table(vetted))
     console.print(_first(vetted))
@@ -154,6 +154,20 @@ def limit_of(asked: Sequence[str], *, by_default: float | None) -> float | None:
     return share
 
 
+def filters_of(word: str) -> list[str]:
+    """Return the filters that `defense=` names.
+
+    Raises:
+        ConfigError: brackets that do not match, or a filter twice.
+    """
+    value = word.removeprefix("defense=")
+    whole = value.startswith("[") == value.endswith("]")
+    names = [name.strip() for name in value.removeprefix("[").removesuffix("]").split(",")]
+    if not whole or any(mark in name for name in names for mark in "[]") or len({*names}) < len(names):
+        raise ConfigError(f'{word}: give each filter once, as defense=FILTER or "defense=[FILTER,FILTER]"')
+    return names
+
+
 def suite_names() -> list[str]:
     """Return the names of all filters that state with FINDS what they find."""
     from poisonbench.core.plugins import OWN, adopt_own_packages, find_class
@@ -183,12 +197,13 @@ def settings_of(words: Sequence[str], filters: Sequence[str]) -> dict[str, Setti
     return {name: Setting.of([*words, "attack=none", f"defense={name}"]) for name in filters}
 
 
-def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, suite: bool = False) -> Vetted:
+def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, limit: float | None = None, suite: bool = False) -> Vetted:
     """Return the verdict of every filter on the training rows; filters that read the same victim share it.
 
     Args:
         settings: one for each filter, by its name.
         epochs: of the short victim.
+        limit: the largest share of clean rows that may be as suspicious as a named row; None: a row is named if a filter removes it.
         suite: leave a filter out, with the reason, if it cannot judge these rows, and use the settings that filters state for an audit.
 
     Raises:
@@ -196,8 +211,10 @@ def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, suite: bool
         Incompatible: a filter that cannot judge these rows.
     """
     from poisonbench.core.classwise import judges_classes
+    from poisonbench.core.files import file_digest
     from poisonbench.core.keys import key
     from poisonbench.core.short import ShortVictim, finds, suited, unchanged
+    from poisonbench.report.joint import CLEAN
     from poisonbench.runner.check import check_training
     from poisonbench.runner.experiment import assemble
     from poisonbench.runner.spec import spec
@@ -219,7 +236,14 @@ def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, suite: bool
     verdicts, asked = dict[str, "Verdict"](), {name: line.experiment for name, line in lines.items()}
     found = {name: find for name, line in lines.items() if (find := finds(line.experiment.defense.sanitize)) is not None}
     for name, line in lines.items():
-        verdicts[name] = _verdict(line, with_test=name in found and found[name].kind == "duplicate")
+        try:
+            verdicts[name] = _verdict(line, with_test=name in found and found[name].kind == "duplicate")
+        except (ConfigError, Incompatible) as error:
+            if not suite:
+                raise
+            unfit[name] = str(error)
+    if not verdicts:
+        raise ConfigError(f"no filter can judge these rows: {'; '.join(f'{name}: {reason}' for name, reason in unfit.items())}")
     records = published(HOME / "results" / "records")
     return Vetted(
         task=task,
@@ -228,22 +252,23 @@ def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, suite: bool
         unfit=unfit,
         short=[name for name, experiment in asked.items() if isinstance(experiment.defense.sanitize, ShortVictim)],
         held=[name for name, experiment in asked.items() if judges_classes(experiment.defense.sanitize)],
-        asked=key({name: spec(experiment) for name, experiment in asked.items()}, task.class_names, task.row_names),
+        asked=key({name: spec(experiment) for name, experiment in asked.items()}, task.class_names, task.row_names, limit, file_digest(CLEAN)),
         finds=found,
+        limit=limit,
     )
 
 
 def _verdict(line: Line, *, with_test: bool) -> Verdict:
-    """Return the verdict of a filter on the training rows; with the test rows, those that copy one are dropped too (`copied`)."""
-    rows, task = line.received(), line.experiment.task
-    count, test = len(rows.data), task.test
-    with_test = with_test and len(test) > 0 and test.columns.keys() == rows.data.columns.keys()
-    if with_test:
-        behind = test.with_columns(test.columns | {"ids": test.ids + int(rows.data.ids.max()) + 1})
-        rows = dataclasses.replace(rows, data=rows.data.append(dataclasses.replace(behind, ask=rows.data.ask)))
+    """Return the verdict of a filter on the training rows; with the test rows, those that copy one are dropped too (`with_leaks`)."""
+    rows, test = line.received(), line.experiment.task.test
     verdict = line.judge(rows)
     assert verdict is not None, "the filter gave no verdict"
-    return copied(verdict, count) if with_test else verdict
+    if not with_test or not len(test) or test.columns.keys() != rows.data.columns.keys():
+        return verdict
+    before = test.with_columns(test.columns | {"ids": test.ids + int(rows.data.ids.max()) + 1})
+    behind = line.judge(dataclasses.replace(rows, data=dataclasses.replace(before, ask=rows.data.ask).append(rows.data)))
+    assert behind is not None, "the filter gave no verdict"
+    return with_leaks(verdict, behind, len(test))
 
 
 def _line(experiment: Experiment, store: Store, name: str, sanitize: Sanitizer, epochs: int) -> Line:
@@ -271,7 +296,7 @@ def _first(vetted: Vetted) -> Table:
         table.add_column(column, justify="right" if column.startswith("clean") else "left", overflow="fold")
     for row in rows:
         label = vetted.classes[int(vetted.task.train.labels[row])]
-        cells = (vetted.called(row), label, vetted.kinds[row], f"{100 * float(vetted.share[row]):.2g} %", vetted.reason(row))
+        cells = (vetted.called(row), label, vetted.kinds[row], f"{100 * float(vetted.share[row]):.3g} %", vetted.reason(row))
         table.add_row(*(escape(cell) for cell in cells))
     return table
 

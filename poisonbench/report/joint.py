@@ -86,35 +86,40 @@ def strengths(suspicion_N: Tensor, labels_N: Tensor, scale: Scale) -> Tensor:
 def _relative(values_R: Tensor) -> Tensor:
     import torch
 
-    low, lowest = values_R.quantile(LOW), values_R.quantile(LOWEST)
-    width = low - lowest
-    return (values_R - low) / width if width > 0 else torch.zeros_like(values_R)
+    away = values_R - values_R.quantile(LOW)
+    width = -away.quantile(LOWEST)
+    if width <= 0 and (above := away[away > 0]).numel():  # the less suspicious rows are equal: the middle of the others gives the scale
+        width = above.quantile(0.5)
+    return away / width if width > 0 else torch.zeros_like(values_R)
 
 
-def tails(strength_N: Tensor, clean: Sequence[Sketch]) -> Tensor:
-    """Return (N,) float64, the share of clean rows with at least this strength; each task has the same weight.
+def tails(strength_N: Tensor, clean: Mapping[str, Sketch]) -> Tensor:
+    """Return (N,) float64, the share of clean rows with at least this strength; each run has the same weight.
 
-    A strength beyond all C clean rows has the share 1 / (C + 1), so no row has 0.
-    """
-    import torch
-
-    rows = sum(sketch.rows for sketch in clean)
-    return torch.stack([sketch.share(strength_N) for sketch in clean]).mean(0).clamp_min(1 / (rows + 1))
-
-
-def evidence(shares: Mapping[str, Tensor], kinds: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return (N,) float64 for each kind: the mean of -log of the shares of its filters (Fisher's statistic, divided by their number).
+    A strength beyond all of the C rows of the clean tasks has the share 1 / (C + 1), so no row has 0. Several runs of one task have the same rows.
 
     Args:
-        shares: (N,) of each filter.
-        kinds: what each filter finds.
+        strength_N: of the rows.
+        clean: sketches by the names of their runs, TASK/SEED.
     """
     import torch
 
-    return {
-        kind: torch.stack([-share.log() for name, share in shares.items() if kinds[name] == kind]).mean(0)
-        for kind in dict.fromkeys(kinds[name] for name in shares)
-    }
+    rows: dict[str, int] = {}
+    for run, sketch in clean.items():
+        rows[task_of(run)] = max(rows.get(task_of(run), 0), sketch.rows)
+    return torch.stack([sketch.share(strength_N) for sketch in clean.values()]).mean(0).clamp_min(1 / (sum(rows.values()) + 1))
+
+
+def task_of(run: str) -> str:
+    """Return the task of a run."""
+    return run.partition("/")[0]
+
+
+def evidence(shares: Sequence[Tensor]) -> Tensor:
+    """Return (N,) float64, the mean of -log of the (N,) shares of several filters: Fisher's statistic, divided by twice their number."""
+    import torch
+
+    return torch.stack([-share.log() for share in shares]).mean(0)
 
 
 def joined(shares_FN: Tensor) -> Tensor:
@@ -127,30 +132,39 @@ class CleanRows:
     """What filters find in clean tasks.
 
     Args:
-        filters: for each filter, the sketch of the strengths of each task.
-        kinds: for each kind of row, the sketch of the evidence of each task.
+        filters: for each filter, the sketch of the strengths of each run.
+        together: for each set of filters of one kind that was measured, its names joined by "+": the sketch of their evidence in each run.
     """
 
     filters: Mapping[str, Mapping[str, Sketch]]
-    kinds: Mapping[str, Mapping[str, Sketch]]
+    together: Mapping[str, Mapping[str, Sketch]]
 
     def without(self, task: str) -> CleanRows:
-        """Return the same without the tasks whose name begins with this one: what is reported about a task does not depend on it."""
+        """Return the same without the runs of a task: what is reported about it does not depend on it."""
 
         def others(table: Mapping[str, Mapping[str, Sketch]]) -> dict[str, dict[str, Sketch]]:
-            return {name: {key: sketch for key, sketch in sketches.items() if key.split("/")[0] != task} for name, sketches in table.items()}
+            return {name: {run: sketch for run, sketch in sketches.items() if task_of(run) != task} for name, sketches in table.items()}
 
-        return CleanRows(filters=others(self.filters), kinds=others(self.kinds))
+        return CleanRows(filters=others(self.filters), together=others(self.together))
 
     def shares(self, verdicts: Mapping[str, Verdict], finds: Mapping[str, Finds], labels_N: Tensor) -> dict[str, Tensor]:
         """Return (N,) for each filter that states what it finds and was measured: the share of clean rows with at least the strength of a row."""
-        known = {name: list(self.filters[name].values()) for name in verdicts if name in finds and self.filters.get(name)}
+        known = {name: self.filters[name] for name in verdicts if name in finds and self.filters.get(name)}
         return {name: tails(strengths(verdicts[name].suspicion, labels_N, finds[name].scale), clean) for name, clean in known.items()}
 
-    def by_kind(self, verdicts: Mapping[str, Verdict], finds: Mapping[str, Finds], labels_N: Tensor) -> dict[str, Tensor]:
-        """Return (N,) for each kind: the share of clean rows with at least the evidence of a row; see `shares` and `evidence`."""
-        found = evidence(self.shares(verdicts, finds, labels_N), {name: find.kind for name, find in finds.items()})
-        return {kind: tails(values, list(self.kinds[kind].values())) for kind, values in found.items() if self.kinds.get(kind)}
+    def by_kind(self, shares: Mapping[str, Tensor], finds: Mapping[str, Finds]) -> dict[str, Tensor]:
+        """Return (N,) for each kind: the share of clean rows with at least the evidence of a row.
+
+        Where these filters were measured together, it is that of their evidence; else the smallest share times their number (Bonferroni).
+        """
+        import torch
+
+        found: dict[str, Tensor] = {}
+        for kind in dict.fromkeys(finds[name].kind for name in shares):
+            names = sorted(name for name in shares if finds[name].kind == kind)
+            measured, own = self.together.get("+".join(names)), [shares[name] for name in names]
+            found[kind] = tails(evidence(own), measured) if measured else joined(torch.stack(own))
+        return found
 
 
 @cache
@@ -174,7 +188,7 @@ def clean_rows(path: Path = CLEAN) -> CleanRows:
                 for key, tasks in whole[name].items()
             }
 
-        return CleanRows(filters=table("filters"), kinds=table("kinds"))
+        return CleanRows(filters=table("filters"), together=table("together"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no table of clean rows ({type(error).__name__}: {error}); install poisonbench again") from error
 
@@ -185,14 +199,9 @@ def told(table: CleanRows) -> dict[str, object]:
     def rows(part: Mapping[str, Mapping[str, Sketch]]) -> dict[str, object]:
         return {
             name: {
-                task: {
-                    "rows": sketch.rows,
-                    "shares": [float(f"{share:.6g}") for share in sketch.shares],
-                    "reached": [float(f"{value:.7g}") for value in sketch.reached],
-                }
-                for task, sketch in sorted(sketches.items())
+                task: {"rows": sketch.rows, "shares": sketch.shares.tolist(), "reached": sketch.reached.tolist()} for task, sketch in sorted(sketches.items())
             }
             for name, sketches in sorted(part.items())
         }
 
-    return {"filters": rows(table.filters), "kinds": rows(table.kinds)}
+    return {"filters": rows(table.filters), "together": rows(table.together)}

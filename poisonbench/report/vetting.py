@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from poisonbench.core.files import write_atomically, write_text
 from poisonbench.report.exports import harmless
 from poisonbench.report.figures import plain
-from poisonbench.report.joint import CleanRows, clean_rows, joined
+from poisonbench.report.joint import CleanRows, clean_rows, joined, task_of
 from poisonbench.report.tables import ABSENT
 from poisonbench.report.vetting_page import page
 from poisonbench.stats import over_seeds
@@ -86,7 +86,7 @@ class Vetted:
     @cached_property
     def by_kind(self) -> Mapping[str, Tensor]:
         """(N,) float64 for each kind of row, the share of clean rows with at least as much evidence."""
-        return self.clean.by_kind(self.verdicts, self.finds, self.task.train.labels)
+        return self.clean.by_kind(self.shares, self.finds)
 
     @cached_property
     def share(self) -> Tensor:
@@ -135,8 +135,12 @@ class Vetted:
 
     @cached_property
     def shares(self) -> Mapping[str, Tensor]:
-        """(N,) float64 for each filter, the share of clean rows that are at least as suspicious to it."""
-        return self.clean.shares(self.verdicts, self.finds, self.task.train.labels)
+        """(N,) float64 for each filter, the share of clean rows that are at least as suspicious to it; 1 for rows whose class it cannot judge."""
+        from poisonbench.core.classwise import judgeable
+
+        found = self.clean.shares(self.verdicts, self.finds, self.task.train.labels)
+        judged = judgeable(self.task.train)
+        return {name: share.where(judged, 1.0) if name in self.held else share for name, share in found.items()}
 
     def called(self, place: int) -> str:
         """Return the name of the row at a position; positions behind the training rows are test rows."""
@@ -150,13 +154,14 @@ class Vetted:
 
 
 def ranked_in_class(suspicion_N: Tensor, labels_N: Tensor) -> Tensor:
-    """Return (N,) in [0, 1): for each row the rank of its suspicion within its class, divided by the size of the class."""
+    """Return (N,) in [0, 1): for each row the rank of its suspicion within its class, divided by the size of the class; the mean rank of equal rows."""
     import torch
 
     places = torch.zeros(len(labels_N), dtype=torch.float64)
     for label in labels_N.unique().tolist():
         rows = (labels_N == label).nonzero()[:, 0]
-        places[rows[suspicion_N[rows].argsort(stable=True)]] = torch.arange(len(rows), dtype=torch.float64) / len(rows)
+        _, group, sizes = suspicion_N[rows].unique(return_inverse=True, return_counts=True)
+        places[rows] = (sizes.cumsum(0) - (sizes + 1) / 2).double()[group] / len(rows)
     return places
 
 
@@ -212,22 +217,28 @@ def wholly_named(vetted: Vetted) -> list[str]:
     return sentences
 
 
-def copied(verdict: Verdict, count: int) -> Verdict:
-    """Return the verdict on the first `count` rows, the training rows, of a filter that looks for copies; the test rows follow them.
+def with_leaks(verdict: Verdict, behind: Verdict, test: int) -> Verdict:
+    """Return the verdict of a filter that looks for copies, with the training rows that copy a test row.
 
-    A training row of which a test row is a copy is dropped too, and its twin is that test row.
+    Args:
+        verdict: on the N training rows.
+        behind: on the test rows, then the training rows.
+        test: number of test rows.
+
+    Returns:
+        Training rows whose twin is a test row are dropped; their twin has the position N + that of the test row.
     """
     import torch
 
     from poisonbench.core.defense import Verdict
 
-    keep, suspicion, twin = verdict.keep[:count].clone(), verdict.suspicion[:count].clone(), verdict.evidence["twin"][:count].clone()
-    behind = verdict.evidence["twin"][count:]
-    for place in ((behind >= 0) & (behind < count)).nonzero()[:, 0].tolist():
-        row = int(behind[place])
-        keep[row], twin[row] = False, count + place
-        suspicion[row] = torch.maximum(suspicion[row], verdict.suspicion[count + place])
-    return Verdict(keep=keep, suspicion=suspicion, evidence={**{name: values[:count] for name, values in verdict.evidence.items()}, "twin": twin})
+    count, twin = len(verdict.keep), behind.evidence["twin"][test:]
+    leaks = (twin >= 0) & (twin < test)
+    return Verdict(
+        keep=verdict.keep & ~leaks,
+        suspicion=torch.where(leaks, torch.maximum(verdict.suspicion, behind.suspicion[test:]), verdict.suspicion),
+        evidence={**verdict.evidence, "twin": torch.where(leaks, count + twin, verdict.evidence["twin"])},
+    )
 
 
 def leaked(vetted: Vetted) -> list[str]:
@@ -266,12 +277,12 @@ def swapped(vetted: Vetted, least: int = 3) -> list[str]:
 
 def calibrated(vetted: Vetted) -> list[str]:
     """Return a sentence on what the shares of clean rows were measured on."""
-    tasks = {task: sketch.rows for sketches in vetted.clean.filters.values() for task, sketch in sketches.items()}
+    runs = {run: sketch.rows for sketches in vetted.clean.filters.values() for run, sketch in sketches.items()}
+    tasks = {task_of(run): rows for run, rows in runs.items()}
     left = [name for name in vetted.verdicts if name not in vetted.shares]
-    names = sorted({task.split("/")[0] for task in tasks})
-    measured = f"the shares of clean rows were measured on {sum(tasks.values())} rows of {len(tasks)} clean runs: {', '.join(names)}"
-    without = f"; not measured, so without influence on the order: {', '.join(left)}" if left else ""
-    return [measured + without] if tasks else []
+    measured = f"the shares of clean rows were measured on {sum(tasks.values())} rows of {len(tasks)} clean tasks: {', '.join(sorted(tasks))}"
+    without = f"not measured, so without influence on the order: {', '.join(left)}"
+    return [*([measured] if vetted.shares else []), *([without] if left else [])]
 
 
 def _rows(count: int) -> str:

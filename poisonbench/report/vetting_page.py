@@ -82,7 +82,7 @@ def _shown(vetted: Vetted, row: int, told: Mapping[str, object], ordinary: Mappi
     twins = [int(verdict.evidence["twin"][row]) for verdict in vetted.verdicts.values() if "twin" in verdict.evidence and vetted.kinds[row] == "duplicate"]
     values = [train.inputs[twin] if twin < len(train) else test.inputs[twin - len(train)] for twin in twins if twin >= 0]
     beside = [viewed(train.form, value) for value in values] + list(ordinary[int(train.labels[row])])
-    return {**told, "view": viewed(train.form, train.inputs[row]), "beside": beside[:2], "share": f"{100 * float(vetted.share[row]):.2g}"}
+    return {**told, "view": viewed(train.form, train.inputs[row]), "beside": beside[:2], "share": f"{100 * float(vetted.share[row]):.3g}"}
 
 
 def viewed(form: Form, value: Tensor) -> View:

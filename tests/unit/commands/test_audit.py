@@ -222,9 +222,9 @@ def test_the_work_of_a_filter_is_told_class_by_class(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], ["task.trusted=0", "task.test=0"]),
-        (["learner.epochs=3"], ["task.trusted=0", "task.test=0", "learner.epochs=3"]),
-        (["task.test=0.3", "task.trusted=0.1"], ["task.test=0.3", "task.trusted=0.1"]),
+        ([], ["task.trusted=0", "task.test=0", "task.duplicates=allow"]),
+        (["learner.epochs=3"], ["task.trusted=0", "task.test=0", "task.duplicates=allow", "learner.epochs=3"]),
+        (["task.test=0.3", "task.trusted=0.1"], ["task.duplicates=allow", "task.test=0.3", "task.trusted=0.1"]),
     ],
 )
 def test_an_audit_has_defaults_of_its_own_that_words_replace(words, told):

@@ -33,15 +33,13 @@ def test_a_sketch_agrees_with_counting(count):
 
 
 def test_tasks_have_the_same_weight_and_no_share_is_zero():
-    clean = [Sketch.of(FOUR), Sketch.of(torch.zeros(2))]
-    assert tails(torch.tensor([0.0, 2.0, 9.0]), clean).tolist() == pytest.approx([1.0, (0.5 + 0.0) / 2, 1 / 7])
+    clean = {"one/1": Sketch.of(FOUR), "other/1": Sketch.of(torch.zeros(2)), "other/2": Sketch.of(torch.zeros(2))}
+    assert tails(torch.tensor([0.0, 2.0, 9.0]), clean).tolist() == pytest.approx([1.0, 0.5 / 3, 1 / 7])  # 6 rows: both runs of "other" have the same ones
 
 
 def test_the_evidence_of_a_kind_is_the_mean_over_its_filters():
-    shares = {"one": torch.tensor([0.1, 1.0]).double(), "two": torch.tensor([0.001, 1.0]).double(), "three": torch.tensor([0.5, 0.5]).double()}
-    found = evidence(shares, {"one": "label error", "two": "label error", "three": "outlier"})
-    torch.testing.assert_close(found["label error"].exp(), torch.tensor([100.0, 1.0]).double())  # (0.1 * 0.001) ** -1/2
-    torch.testing.assert_close(found["outlier"].exp(), torch.tensor([2.0, 2.0]).double())
+    found = evidence([torch.tensor([0.1, 1.0]).double(), torch.tensor([0.001, 1.0]).double()])
+    torch.testing.assert_close(found.exp(), torch.tensor([100.0, 1.0]).double())  # (0.1 * 0.001) ** -1/2
 
 
 def test_joined_shares_are_the_smallest_times_their_number():
@@ -50,21 +48,27 @@ def test_joined_shares_are_the_smallest_times_their_number():
 
 def test_a_filter_without_a_table_has_no_influence_and_a_task_can_be_left_out():
     sketches = {"digits/100": Sketch.of(FOUR), "wine/100": Sketch.of(10 * FOUR)}
-    table = CleanRows(filters={"measured": sketches}, kinds={"label error": {"wine/100": Sketch.of(FOUR)}})
+    table = CleanRows(filters={"measured": sketches}, together={})
     verdict = Verdict(keep=torch.ones(2, dtype=torch.bool), suspicion=torch.tensor([0.0, 3.0]))
     verdicts, finds = {"measured": verdict, "new": verdict, "silent": verdict}, {"measured": LABEL, "new": LABEL}
     shares = table.without("wine").shares(verdicts, finds, torch.zeros(2, dtype=torch.int64))
     assert {name: share.tolist() for name, share in shares.items()} == {"measured": [1.0, 0.25]}
-    by_kind = table.by_kind(verdicts, finds, torch.zeros(2, dtype=torch.int64))
-    assert [*by_kind] == ["label error"]
-    assert by_kind["label error"][1] < by_kind["label error"][0] == 1.0
-    assert table.without("wine").by_kind(verdicts, finds, torch.zeros(2, dtype=torch.int64)) == {}
+    assert table.by_kind(shares, finds)["label error"].tolist() == [1.0, 0.25]  # one filter of a kind: its own share
+
+
+def test_filters_that_were_measured_together_are_judged_by_their_evidence_and_others_by_bonferroni():
+    shares = {name: torch.tensor([0.1, 0.5]).double() for name in ("a", "b")}
+    finds = {"a": LABEL, "b": LABEL}
+    apart = CleanRows(filters={}, together={"a+c": {"digits/100": Sketch.of(FOUR)}}).by_kind(shares, finds)
+    assert apart["label error"].tolist() == pytest.approx([0.2, 1.0])
+    both = CleanRows(filters={}, together={"a+b": {"digits/100": Sketch.of(FOUR)}}).by_kind(shares, finds)
+    assert both["label error"].tolist() == pytest.approx(Sketch.of(FOUR).share(-shares["a"].log()).tolist())
 
 
 def test_the_table_that_is_shipped_can_be_read_and_written_again(tmp_path):
     table = clean_rows()
     assert {"spectral", "deep_knn", "knn_outlier", "near_copies"} <= table.filters.keys()
-    for sketches in (*table.filters.values(), *table.kinds.values()):
+    for sketches in (*table.filters.values(), *table.together.values()):
         for sketch in sketches.values():
             assert (sketch.shares.diff() < 0).all()
             assert (sketch.reached.diff() > 0).all()
@@ -96,6 +100,12 @@ def test_poison_in_a_third_of_a_class_does_not_widen_the_scale():
     clean = torch.linspace(0, 1, 100)
     found = strengths(torch.cat([clean, torch.full((50,), 5.0)]), torch.zeros(150, dtype=torch.int64), "class")
     assert float(found[100:].min()) > 2 * float(found[:100].max())
+
+
+def test_a_few_large_suspicions_among_equal_ones_are_strong():
+    values = torch.cat([torch.zeros(450), torch.linspace(0.1, 1, 545), torch.full((5,), 50.0)])
+    found = strengths(values, torch.zeros(1000, dtype=torch.int64), "data")
+    assert float(found[-5:].min()) > 20 * float(found[:-5].max()) > 0
 
 
 def test_equal_suspicions_are_no_evidence():
