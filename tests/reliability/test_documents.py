@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poisonbench.commands.audit import suite, with_defaults
+from poisonbench.commands.audit import suite_names, with_defaults
 from poisonbench.commands.report import ROUNDS
 from poisonbench.config.compose import options, tree_of
 from poisonbench.core.plugins import HOME
@@ -78,7 +78,7 @@ def test_every_command_of_the_documents_exists_and_takes_its_words(line):
     if command == "audit":
         named = [word.removeprefix("defense=").strip("[]").split(",") for word in words if word.startswith("defense=")]
         assert len(named) <= 1
-        for each in named[0] if named else suite():
+        for each in named[0] if named else suite_names():
             tree_of([*with_defaults([word for word in words if not word.startswith(("defense=", "apply=", "short="))]), f"defense={each}"])
     if command == "report":
         assert all((HOME / word).is_file() and (word.endswith(".md") or Path(word).stem in [*options("experiment"), ROUNDS]) for word in words)
