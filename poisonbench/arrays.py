@@ -40,11 +40,16 @@ def read(path: Path, task: Task) -> Mapping[str, Tensor]:
                 raise DataError(f"{path} has {size:,} bytes; at most {BYTES:,} are read")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in NAMES}
+    if flat := next((name for name in NAMES if not arrays[name].ndim), None):
+        raise DataError(f"{path}: {flat} is a single value; it has to have one entry for each row")
     found = dict[str, Tensor]()
     for end, rows in (("", task.train), ("_test", task.test)):
         places = arrays[f"indices{end}"]
         if places.ndim != 1 or places.dtype.kind not in "iu" or not len(places) == len(arrays[f"x{end}"]) == len(arrays[f"y{end}"]):
             raise DataError(f"{path}: indices{end} has to be one whole number for each row of x{end} and y{end}")
+        for name in (f"indices{end}", f"y{end}"):
+            if arrays[name].dtype.kind == "u" and (arrays[name] >= 2**63).any():
+                raise DataError(f"{path}: {name} has a number above {2**63 - 1}; choose the task that was poisoned")
         found[f"indices{end}"] = torch.from_numpy(places.astype(np.int64))
         found[f"x{end}"] = _inputs(arrays[f"x{end}"], rows, f"{path}: x{end}")
         found[f"y{end}"] = _labels(arrays[f"y{end}"], rows.num_classes, f"{path}: y{end}")
@@ -60,10 +65,12 @@ def _inputs(x: NDArray[np.generic], rows: Dataset, name: str) -> Tensor:
     shape = tuple(rows.inputs.shape[1:])
     if len(shape) == 3 and x.shape[1:] == (*shape[1:], shape[0]) and x.shape[1:] != shape:
         x = x.transpose(0, 3, 1, 2)
-    if x.shape[1:] != shape or x.dtype.kind not in "uif":
+    if x.dtype.kind not in "uif":
+        raise DataError(f"{name} has the type {x.dtype}; give whole numbers or fractions")
+    if x.shape[1:] != shape:
         raise DataError(f"{name} has rows of shape {x.shape[1:]}, and those of this task have {shape}; choose the task that was poisoned")
     if rows.inputs.dtype != torch.uint8:
-        return torch.from_numpy(np.ascontiguousarray(x)).to(rows.inputs.dtype)
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64 if x.dtype.kind == "f" else np.int64)).to(rows.inputs.dtype)
     levels = x.astype(np.float64) * (255 if x.dtype.kind == "f" and x.size and x.max() <= 1 else 1)
     if not ((levels >= 0) & (levels <= 255) & (np.abs(levels - levels.round()) < 1e-3)).all():
         raise DataError(f"{name} has values between the grey levels 0 to 255, which no picture in a file has; round them as the attack's paper does")
@@ -80,4 +87,6 @@ def _labels(y: NDArray[np.generic], kinds: int, name: str) -> Tensor:
         return torch.from_numpy(y.argmax(1).astype(np.int64))
     if y.ndim == 1 and y.dtype.kind in "iu":
         return torch.from_numpy(y.astype(np.int64))
-    raise DataError(f"{name} has to be a whole number for each row, or (R, {kinds}) with a single 1 in each row")
+    raise DataError(
+        f"{name} has to be a whole number for each row, or (R, {kinds}) with a single 1 in each row; it has the type {y.dtype} and the shape {y.shape}"
+    )

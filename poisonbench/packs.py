@@ -31,6 +31,7 @@ from poisonbench.core.manifest import row_digests
 
 FORMAT = 1
 HEAD, ROWS = "pack.json", "pack.safetensors"
+HEADS = {"degrade": bool, "form": str, "sha256": str, "told": dict}
 UNTOLD = ("ids", "owners")
 NO_ROWS: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -152,8 +153,11 @@ def read_head(folder: Path) -> dict[str, object]:
     try:
         head = json.loads(bounded((folder / HEAD).read_text(encoding="utf-8")))
         if head["format"] != FORMAT:
-            raise DataError(f"{folder} is a pack of format {head['format']}, and this version reads format {FORMAT}; make it again")
-        return {"degrade": bool(head["degrade"]), "form": str(head["form"]), "sha256": str(head["sha256"]), "told": dict(head["told"])}
+            raise DataError(f"{folder} is a pack of format {head['format']!r}, and this version reads format {FORMAT}; make it again")
+        for name, kind in HEADS.items():
+            if not isinstance(head[name], kind):
+                raise TypeError(f"{name} is {head[name]!r}"[:100])
+        return {name: head[name] for name in HEADS}
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,7 +181,7 @@ def read(folder: Path) -> Pack:
         pack = Pack(**whole, **parts, degrade=bool(head["degrade"]), form=str(head["form"]), told=head["told"])  # type: ignore[arg-type]
         _check(pack)
         return pack
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{folder} is not a complete pack ({type(error).__name__}: {error}); make it again") from error
@@ -202,3 +206,7 @@ def _check(pack: Pack) -> None:
         raise ValueError("its tensors have different numbers of rows")
     if pack.hit.dtype != torch.bool or pack.hit.ndim != 2 or len({*pack.ids.tolist()}) < changed or len({*pack.probed.tolist()}) < probed:
         raise ValueError("a row is named twice, or the answers have a wrong form")
+    if not changed + added:
+        raise ValueError("it has no poisoned rows")
+    if not (pack.degrade or probed) or not pack.hit.any(1).all():
+        raise ValueError("it has no test rows to judge the attack on, or one without an answer that the attacker wants")

@@ -55,6 +55,8 @@ def read(content: bytes, name: object) -> object:
         return machine.result()
     except Refused as error:
         raise DataError(f"{name} {error} (at byte {place}); only lists, tuples, dicts, numbers, texts, bytes, arrays and pictures are read") from error
+    except MemoryError as error:
+        raise DataError(f"{name} needs more memory than is free (at byte {place}); close other programs, or use a smaller file") from error
     except Exception as error:  # of `pickletools`, about bytes that are no opcodes or that end early
         raise DataError(f"{name} is not a complete pickle (after byte {place}: {error}); fetch it again") from error
 
@@ -65,6 +67,7 @@ class _Machine:
 
     stack: list[_Item] = field(default_factory=list)
     memo: dict[int, _Item] = field(default_factory=dict)
+    built: int = 0
 
     def push(self, value: object, depth: int = 0) -> None:
         """Put a value on the stack.
@@ -75,6 +78,17 @@ class _Machine:
         if depth > DEPTH:
             raise Refused(f"nests more than {DEPTH} containers")
         self.stack.append(_Item(value, depth))
+
+    def count(self, value: object) -> object:
+        """Return a value that was made from others, after its bytes are counted: a stream could make many from one text.
+
+        Raises:
+            Refused: together they are too many.
+        """
+        self.built += len(value) if isinstance(value, bytes) else 0
+        if self.built > BYTES:
+            raise Refused(f"makes more than {BYTES:,} bytes from its texts and bytes")
+        return value
 
     def pop(self) -> _Item:
         """Take the last value.
@@ -180,7 +194,7 @@ class _Machine:
         value = MADE[callee.what](arguments) if isinstance(callee, Name) and callee.what in MADE and isinstance(arguments, tuple) else None
         if value is None:
             raise Refused("calls something that is not allowed")
-        self.push(value)
+        self.push(self.count(value))
 
     def new(self) -> None:
         """Begin a picture.
@@ -208,10 +222,18 @@ class _Machine:
         """Return the one value that is left.
 
         Raises:
-            Refused: none, several, or one that was not completed.
+            Refused: none, several, or one that was not completed, also inside of a container.
         """
         if len(self.stack) != 1 or isinstance(self.stack[0].value, _Mark | Name | Blank):
             raise Refused("does not end with one value")
+        values, seen = [self.stack[0].value], set[int]()
+        while values:
+            value = values.pop()
+            if isinstance(value, _Mark | Name | Blank):
+                raise Refused("has a name or an array without content as a value")
+            if isinstance(value, list | tuple | dict) and id(value) not in seen:  # a flat tuple may be in many places
+                seen.add(id(value))
+                values.extend(value.values() if isinstance(value, dict) else value)
         return self.stack[0].value
 
 
@@ -246,7 +268,7 @@ STEPS: Mapping[str, Step] = MappingProxyType(
             ),
             lambda machine, value: machine.push(value),
         ),
-        "BYTEARRAY8": lambda machine, value: machine.push(bytes(value)),  # type: ignore[call-overload]  # a bytearray
+        "BYTEARRAY8": lambda machine, value: machine.push(machine.count(bytes(value))),  # type: ignore[call-overload]  # a bytearray
         "EMPTY_LIST": lambda machine, nothing: machine.push([], 1),
         "EMPTY_DICT": lambda machine, nothing: machine.push({}, 1),
         "EMPTY_TUPLE": lambda machine, nothing: machine.push((), 1),

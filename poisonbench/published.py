@@ -27,6 +27,7 @@ from poisonbench.pickles import read
 PICKLES = ("poisons.pickle", "base_indices.pickle", "target.pickle")
 TRAIN, TEST = "bd_train_dataset", "bd_test_dataset"  # folders of BackdoorBench
 TORCH = "attack_result.pt"
+NUMBERS = range(2**63)  # what a tensor of int64 contains
 ARRAYS = "poison.npz"
 
 
@@ -96,12 +97,16 @@ def packed(poison: Poison, task: Task, told: Mapping[str, object]) -> Pack:
             shapes = f"{tuple(inputs.shape[1:])}, those of {task.name} {rows.inputs.dtype} of shape {tuple(rows.inputs.shape[1:])}"
             raise DataError(f"poisoned pictures are {inputs.dtype} of shape {shapes}; choose the task that was poisoned")
     labels = torch.cat([poison.labels, poison.wished])
-    if ((labels < 0) | (labels >= kinds)).any():
-        raise DataError(f"the poison has the label {int(labels.max())}, and {task.name} has {kinds} classes; choose the task that was poisoned")
+    if (strange := labels[(labels < 0) | (labels >= kinds)]).numel():
+        raise DataError(f"the poison has the label {int(strange[0])}, and {task.name} has {kinds} classes; choose the task that was poisoned")
+    if not len(poison.ids) or not len(poison.probed):
+        raise DataError(f"the poison has {len(poison.ids)} training rows and {len(poison.probed)} test rows; both are needed")
     places, probed = (_places(numbers, rows) for numbers, rows in ((poison.ids, train), (poison.probed, test)))
     wrong = poison.wished != test.labels[probed]  # a right answer is no success of an attack
     if poison.aimed and not wrong.all():
         raise DataError(f"the poison wants the answer {int(poison.wished[0])} for a test row of {task.name} with this label; choose the task that was poisoned")
+    if not wrong.any():
+        raise DataError(f"the poison wants the right answer for each of its test rows of {task.name}; choose the task that was poisoned")
     edited = train.take(places).edit(torch.arange(len(places)), inputs=poison.inputs, labels=poison.labels)
     return Pack(
         ids=poison.ids,
@@ -139,7 +144,7 @@ def from_pickles(folder: Path, task: Task) -> Poison:
     if sum(len(image.data) for image, _ in pairs) > BYTES or len({image.pixels.shape for image, _ in pairs}) > 1:
         raise DataError(f"{folder / PICKLES[0]}: its pictures have different sizes, or too many bytes together")
     numbers = bases.tolist() if isinstance(bases, np.ndarray) and bases.ndim == 1 else bases
-    if not isinstance(numbers, list | tuple) or not all(type(number) is int and number >= 0 for number in numbers) or len(numbers) != len(pairs):
+    if not isinstance(numbers, list | tuple) or not all(type(number) is int and number in NUMBERS for number in numbers) or len(numbers) != len(pairs):
         raise DataError(f"{folder / PICKLES[1]} does not contain one row number for each of the {len(pairs)} poisoned pictures")
     if not isinstance(target, list | tuple) or len(target) not in (2, 4) or not _is_pair(target[:2]):
         raise DataError(f"{folder / PICKLES[2]} is not a picture with a label, and for a backdoor a patch with its place")
@@ -168,7 +173,7 @@ def _pickled(path: Path) -> object:
 
 
 def _is_pair(pair: object) -> bool:
-    return isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], Picture) and type(pair[1]) is int
+    return isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], Picture) and type(pair[1]) is int and pair[1] in NUMBERS
 
 
 def _shown(target: Tensor, label: int, test: Dataset, path: Path) -> int:

@@ -56,6 +56,8 @@ def main(words: Sequence[str]) -> int:
     if len(named) != 2:
         raise ConfigError(f"{USAGE.call}: give a record or a folder of poison, and the folder to write into; `pack --help` explains every word")
     source, folder = Path(named[0]), Path(named[1])
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder to write into")
     rest = [word for word in words if word not in named]
     pack, advice = _of_folder(source, [*allowed, *rest]) if source.is_dir() else _of_record(source, allowed, rest)
     from poisonbench.packs import write
@@ -88,7 +90,8 @@ def _of_record(source: Path, allowed: Sequence[str], words: Sequence[str]) -> tu
         experiment.task.train, poisoned, probe, experiment.task.test, {"record": record.key, "command": record.command, "task": experiment.task.name}
     )
     several = [] if experiment.threat.trials == 1 else ["threat.trials=1"]
-    return pack, shlex.join([*without_plugins(words_in(record.command)[3:]), *several])
+    kept = [word for word in without_plugins(words_in(record.command)[3:]) if not (several and word.startswith("threat.trials="))]
+    return pack, shlex.join([*kept, *several])
 
 
 def without_plugins(words: Sequence[str]) -> list[str]:
@@ -108,8 +111,10 @@ def _of_folder(source: Path, words: Sequence[str]) -> tuple[Pack, str]:
     targets, words = [word for word in words if word.startswith(TARGET)], [word for word in words if not word.startswith(TARGET)]
     if not any(word.startswith("task=") for word in words):
         raise ConfigError(f"{source} contains poison of another project; name the task whose rows were poisoned with task=NAME, such as task=cifar10")
+    if plugins := [word for word in words if word.lstrip("+~").startswith(("attack", "defense"))]:
+        raise ConfigError(f"{plugins[0]}: a pack of published poison has neither attack nor defense; give this word to the run that uses the pack")
     label = targets[-1].removeprefix(TARGET) if targets else None
-    if label is not None and not (label.isascii() and label.isdigit()):
+    if label is not None and not (label.isascii() and label.isdigit() and len(label) < 19):
         raise ConfigError(f"target={label}: give the number of a class")
     whole = [f"task.{share}=0" for share in ("trusted", "public") if not any(word.startswith(f"task.{share}=") for word in words)]
     setting = Setting.of([*words, *whole, "attack=none"])

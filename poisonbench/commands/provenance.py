@@ -89,6 +89,11 @@ def main(words: Sequence[str]) -> int:
     plain_words = [word for word in words[1:] if not any(word.startswith(f"{key}=") for key in keys)]
     subject = "RECORD" if name in ("lineage", "bom") else "FOLDER"
     given = {key: word.removeprefix(f"{key}=") for word in words[1:] for key in keys if word.startswith(f"{key}=")}
+    twice = [key for key in keys if sum(word.startswith(f"{key}=") for word in words[1:]) > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]}= is given twice; give it once")
+    if unknown := [word.partition("=")[0] for word in plain_words if re.match("[a-z_]+=", word)]:
+        raise ConfigError(f"provenance {name} {subject}: {unknown[0]}= is no word of it; {meant(unknown[0], keys)}")
     if len(plain_words) != 1 or "=" in plain_words[0] or not all(given.get(key) for key in needed) or not all(given.values()):
         wanted = " ".join([f"provenance {name} {subject}", *(f"{key}=..." for key in needed)])
         optional = [key for key in keys if key not in needed]

@@ -22,7 +22,12 @@ from poisonbench.storage.record import Record
 
 Json: TypeAlias = "dict[str, object]"
 FORMAT = "http://cyclonedx.org/schema/bom-1.6.schema.json"
-SPDX = re.compile(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*")
+LICENCES = {  # identifiers of SPDX that data and models often have
+    *("MIT", "MIT-0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Unlicense", "MPL-2.0", "CC0-1.0", "PDDL-1.0", "ODbL-1.0", "ODC-By-1.0"),
+    *(f"CC-{kind}-{version}" for kind in ("BY", "BY-SA", "BY-NC", "BY-ND", "BY-NC-SA", "BY-NC-ND") for version in ("3.0", "4.0")),
+    *(f"{name}-{more}" for name in ("GPL-2.0", "GPL-3.0", "LGPL-2.1", "LGPL-3.0", "AGPL-3.0") for more in ("only", "or-later")),
+    *("CDLA-Permissive-1.0", "CDLA-Permissive-2.0", "CDLA-Sharing-1.0"),
+}
 FIGURES = {"c_acc": "C-Acc", "asr": "ASR", "r_acc": "R-Acc"}
 PARTS = {"metrics": "defended model", "undefended": "model trained without the defense", "baseline": "model trained on the clean rows"}
 MODEL, DATA, POISON = "model", "data", "data-as-received"
@@ -31,7 +36,9 @@ LIMITS = (
     "another attack may do better. R-Acc is the share of these rows that get their right answer.",
     "The figures are those of one run with one seed. `python -m poisonbench verify RECORD` runs it again.",
 )
-RISKS = "The training data contain rows that an attack changed or added on purpose. Use this model for research only, and do not deploy it."
+RESEARCH = "Use this model for research only, and do not deploy it."
+RISKS = f"The training data contain rows that an attack changed or added on purpose. {RESEARCH}"
+ATTACKED = f"An attacker took part in the training. {RESEARCH}"
 
 
 def bill(record: Record, texts: Mapping[str, str]) -> Json:
@@ -48,7 +55,7 @@ def bill(record: Record, texts: Mapping[str, str]) -> Json:
         raise ConfigError(f"the record {record.key} is {record.status}, so it has no model; choose a record with status done")
     versions = cast("Mapping[str, str]", record.provenance.get("versions") or {})
     software = [_software(name, str(version)) for name, version in sorted(versions.items())]
-    data = [_data(record, texts), *([_received(record)] if record.counts.get("poisoned") else [])]
+    data = [_data(record, texts), *([_received(record, texts)] if record.counts.get("poisoned") else [])]
     parts = [*(str(each["bom-ref"]) for each in (*data, *software))]
     return {
         "$schema": FORMAT,
@@ -77,6 +84,7 @@ def _class(part: object) -> str:
 def _model(record: Record, data: list[str]) -> Json:
     attack, defense, task = (name_of(record, part) for part in ("attack", "defense", "task"))
     net, learner = _class(record.spec.get("net")), _class(record.spec.get("learner"))
+    risk = RISKS if record.counts.get("poisoned") else ATTACKED if attack != "none" else ""
     keys = {f"stored {stage}": value for stage, value in sorted(record.keys.items())}
     return {
         "type": "machine-learning-model",
@@ -92,7 +100,7 @@ def _model(record: Record, data: list[str]) -> Json:
             "quantitativeAnalysis": {"performanceMetrics": [metric for part in PARTS for metric in _metrics(record, part)]},
             "considerations": {
                 "technicalLimitations": list(LIMITS),
-                **({"ethicalConsiderations": [{"name": RISKS}]} if record.counts.get("poisoned") or attack != "none" else {}),
+                **({"ethicalConsiderations": [{"name": risk}]} if risk else {}),
             },
         },
         "properties": _properties(attack=attack, defense=defense, net=net, learner=learner, **keys),
@@ -137,21 +145,25 @@ def _data(record: Record, texts: Mapping[str, str]) -> Json:
 
 
 def _licence(text: str) -> list[Json]:
-    """Return a licence: an SPDX expression if it has the form of one, else its name."""
-    return [{"expression": text, "acknowledgement": "declared"}] if SPDX.fullmatch(text) else [{"license": {"name": text, "acknowledgement": "declared"}}]
+    """Return a licence: an SPDX expression if all its words are known licences, else a name."""
+    known = {*re.split(" AND | OR ", text)} <= LICENCES
+    return [{"expression": text, "acknowledgement": "declared"}] if known else [{"license": {"name": text, "acknowledgement": "declared"}}]
 
 
-def _received(record: Record) -> Json:
+def _received(record: Record, texts: Mapping[str, str]) -> Json:
     """Return the training rows as the attacker left them."""
     task, attack, counts = name_of(record, "task"), name_of(record, "attack"), record.counts
-    number = f"{counts['poisoned']} of the {counts.get('train', 'unknown')} training rows"
+    poisoned, rows, trials = counts["poisoned"], counts.get("train", "unknown"), counts.get("trials", 1)
+    each, rest = divmod(poisoned, trials)
+    number = f"{poisoned} rows in {trials} training sets of {rows} rows" if rest else f"{each} of the {rows} training rows"
+    several = f" in each of {trials} trials" if trials > 1 and not rest else ""
     name = f"{task}, training rows after the attack {attack}"
     return {
         "type": "data",
         "bom-ref": POISON,
         "name": name,
-        "description": f"The training rows as the defender received them; {number} are poison, over all trials. `python -m poisonbench export` writes them.",
-        "pedigree": {"ancestors": [{"type": "data", "name": task}], "notes": f"made by the attack {attack}"},
+        "description": f"The training rows as the defender received them; {number} are poison{several}. `python -m poisonbench export` writes them.",
+        "pedigree": {"ancestors": [{"type": "data", "name": texts.get("name", task)}], "notes": f"made by the attack {attack}"},
         "data": [{"type": "dataset", "name": name}],
         "properties": _properties(poisoned=counts["poisoned"], poisoned_kept=counts.get("poisoned_kept"), injected=counts.get("injected")),
     }
@@ -171,6 +183,8 @@ def write(whole: Json, out: Path) -> str:
         ConfigError: another file would be replaced.
         DataError: the bill is not valid; nothing is written.
     """
+    if out.is_dir():
+        raise ConfigError(f"out={out}: this is a folder; name a file")
     if out.exists() and '"CycloneDX"' not in out.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"out={out}: this file exists and is no CycloneDX bill; name another file")
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

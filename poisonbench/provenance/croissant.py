@@ -183,6 +183,8 @@ def write(described: Described, out: Path) -> tuple[str, ...]:
         ConfigError: another file would be replaced.
         DataError: mlcroissant refuses the description; nothing is written.
     """
+    if out.is_dir():
+        raise ConfigError(f"out={out}: this is a folder; name a file")
     if out.exists() and VERSION.rpartition("/")[0] not in out.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"out={out}: this file exists and is no Croissant description; name another file")
     missing = validated(described.whole)
@@ -205,7 +207,11 @@ def validated(whole: Json) -> tuple[str, ...]:
             issues = mlcroissant.Dataset(jsonld=whole).metadata.issues
         except (mlcroissant.ValidationError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"this would be no valid Croissant description, so nothing was written ({error})") from error
-    return tuple(sorted(f"recommended, but not given: {re.sub(r'.*/', '', found[1])}" for each in issues.warnings if (found := re.search('"([^"]+)"', each))))
+    return tuple(
+        sorted(
+            f"recommended, but not given: {re.sub(r'.*/', '', found[1])}" for each in issues.warnings if (found := re.search('"([^"]+)" is recommended', each))
+        )
+    )
 
 
 @contextlib.contextmanager
@@ -239,7 +245,7 @@ def check(folder: Path, description: Path) -> Checked:
         return Checked(state="could not check", sentence=f"{description} is no Croissant description whose digests can be read ({error})")
     if not listed:
         return Checked(state="could not check", sentence=f"{description} has no SHA-256 of any file of the folder")
-    covered = [name for name in here.files if name not in without and not under(name, NOT_COVERED)]
+    covered = [name for name in here.files if name in listed or (name not in without and not under(name, NOT_COVERED))]
     try:
         found = {name: file_digest(folder / name) for name in covered}
     except OSError as error:
@@ -264,7 +270,8 @@ def _digests(description: Path) -> tuple[dict[str, str], set[str]]:
     distribution = whole["distribution"]
     listed, without = dict[str, str](), set[str]()
     for each in distribution if isinstance(distribution, list) else [distribution]:
-        if not str(each.get("@type")).endswith("FileObject") or each.get("containedIn"):
+        kinds = each.get("@type")
+        if not any(str(kind).endswith("FileObject") for kind in (kinds if isinstance(kinds, list) else [kinds])) or each.get("containedIn"):
             continue
         name, digest = str(each["contentUrl"]), each.get("sha256")
         inside = PurePosixPath(name)

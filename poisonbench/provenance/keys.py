@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}  # those of model-signing
 MAKE_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem"
+MAKE_PUBLIC = "openssl ec -in private.pem -pubout -out public.pem"
 Pem = TypeVar("Pem")
 
 
@@ -25,12 +26,12 @@ def load_private(path: Path) -> PrivateKeyTypes:
     """
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    content = _pem(path)
+    content = _pem(path, MAKE_KEY)
     if b"ENCRYPTED" in content:
         raise ConfigError(f"key={path}: this private key has a password; remove it for the time of signing with `openssl ec -in {path} -out plain.pem`")
     if b"PUBLIC KEY" in content:
         raise ConfigError(f"key={path}: this is a public key; sign with the private one, and check with the public one")
-    return _on_a_curve(path, lambda: load_pem_private_key(content, None))
+    return _on_a_curve(path, lambda: load_pem_private_key(content, None), MAKE_KEY)
 
 
 def load_public(path: Path) -> PublicKeyTypes:
@@ -41,26 +42,26 @@ def load_public(path: Path) -> PublicKeyTypes:
     """
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    content = _pem(path)
+    content = _pem(path, MAKE_PUBLIC)
     if b"PRIVATE KEY" in content:
         raise ConfigError(f"key={path}: this is a private key; check with the public one: openssl ec -in {path} -pubout -out public.pem")
-    return _on_a_curve(path, lambda: load_pem_public_key(content))
+    return _on_a_curve(path, lambda: load_pem_public_key(content), MAKE_PUBLIC)
 
 
-def _pem(path: Path) -> bytes:
+def _pem(path: Path, how: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"key={path}: this key cannot be read ({error.strerror}); make one with: {MAKE_KEY}") from error
+        raise ConfigError(f"key={path}: this key cannot be read ({error.strerror}); make one with: {how}") from error
 
 
-def _on_a_curve(path: Path, load: Callable[[], Pem]) -> Pem:
+def _on_a_curve(path: Path, load: Callable[[], Pem], how: str) -> Pem:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         key = load()
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"key={path}: this is no key in PEM form; make one with: {MAKE_KEY}") from error
+        raise ConfigError(f"key={path}: this is no key in PEM form; make one with: {how}") from error
     curve = getattr(key, "curve", None)
     if curve is None or curve.name not in CURVES:
         kind = f"a key on the curve {curve.name}" if curve is not None else f"a key of the kind {type(key).__name__.lstrip('_')}"

@@ -5,15 +5,13 @@ The file says which rows the attacker changed. That is ground truth, which a ben
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-import torch
-
+from poisonbench.core import manifest
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Defense
 from poisonbench.core.errors import ConfigError, DataError
@@ -27,10 +25,11 @@ if TYPE_CHECKING:
     from poisonbench.runner.experiment import Experiment
     from poisonbench.runner.pipeline import Trial
 
-FORMAT = "1"
+FORMAT = "2"
 SPLITS = ("train", "trusted", "public", "test")
 FILES = 20  # rows of a file that are told
 BOTH = "The undefended and the defended victim were trained on it."
+GIVEN = "It was given to the training of the defended victim by {}; what happened inside is not recorded."
 
 
 @dataclass(eq=False)
@@ -47,6 +46,7 @@ class Lineage:
         digests = {split: row_digests(getattr(task, split)) for split in SPLITS}
         parts = [_others(task, split, digests[split]) for split in SPLITS[1:]] + [_trained(task, trial, digests["train"]) for trial in trials]
         names = {"attack": name_of(experiment.attack), "filter": name_of(Defense(sanitize=experiment.defense.sanitize)), "task": task.name}
+        names["training"] = name_of(Defense(train=experiment.defense.train))
         self.table = pa.Table.from_pylist([row for part in parts for row in part], schema=_schema()).replace_schema_metadata(names)
 
     def write(self, record: Record, results: Path) -> Path | None:
@@ -85,21 +85,8 @@ def _schema() -> pa.Schema:
 
 
 def row_digests(data: Dataset) -> list[str]:
-    """Return the SHA-256 of each row: of the name, type, shape and bytes of every column except ids and owners."""
-    columns = {name: column.detach().cpu().contiguous() for name, column in data.columns.items() if name not in ("ids", "owners")}
-    heads = {name: f"{name} {str(column.dtype).removeprefix('torch.')} {list(column.shape[1:])};".encode() for name, column in columns.items()}
-    flat = {
-        name: column.reshape(len(data), -1).view(torch.uint8).numpy() if column.numel() else np.zeros((len(data), 0), np.uint8)
-        for name, column in columns.items()
-    }
-    digests = []
-    for row in range(len(data)):
-        whole = hashlib.sha256()
-        for name, head in heads.items():
-            whole.update(head)
-            whole.update(flat[name][row].tobytes())
-        digests.append(whole.hexdigest())
-    return digests
+    """Return the digest of each row, as manifests and packs have it."""
+    return [bytes(digest.tolist()).hex() for digest in manifest.row_digests(data)]
 
 
 def _label(task: Task, label: int) -> str:
@@ -185,7 +172,7 @@ def row_named(table: pa.Table, word: str) -> list[dict[str, object]]:
     import pyarrow.compute as pc
 
     split, _, number = word.rpartition("/")
-    if split not in ("", "test") or not number.lstrip("-").isdecimal() or not number.isascii() or len(number) > 18:
+    if split not in ("", "test") or not re.fullmatch("-?[0-9]{1,18}", number):
         raise ConfigError(f"row={word}: give the number of a training row in its source, or test/NUMBER for a test row")
     is_test = pc.equal(table["split"], "test")
     found = table.filter(pc.and_(pc.equal(table["id"], int(number)), is_test if split else pc.invert(is_test))).to_pylist()
@@ -243,7 +230,7 @@ def _apart(split: str) -> tuple[str]:
 def _ways(table: pa.Table, entries: Sequence[Mapping[str, object]], names: Mapping[str, str]) -> Iterator[str]:
     for row in entries:
         head = f"Trial {row['trial']}: " if len(entries) > 1 or row["trial"] else ""
-        yield head + " ".join((*_attacked(row, names["attack"]), *_filtered(table, row, names["filter"])))
+        yield head + " ".join((*_attacked(row, names["attack"]), *_filtered(table, row, names)))
 
 
 def _attacked(row: Mapping[str, object], attack: str) -> Iterator[str]:
@@ -258,13 +245,16 @@ def _attacked(row: Mapping[str, object], attack: str) -> Iterator[str]:
         yield f"The defender received it with the label {row['received_label']} and the digest {row['received_digest']}."
 
 
-def _filtered(table: pa.Table, row: Mapping[str, object], judge: str) -> Iterator[str]:
+def _filtered(table: pa.Table, row: Mapping[str, object], names: Mapping[str, str]) -> Iterator[str]:
     import pyarrow.compute as pc
 
+    training = names.get("training", "none")
+    both = BOTH if training == "none" else f"The undefended victim was trained on it. {GIVEN.format(training)}"
+
     if row["suspicion"] is None:
-        yield f"No filter judged it. {BOTH}"
+        yield f"No filter judged it. {both}"
         return
     trial = table.filter(pc.equal(table["trial"], row["trial"]))
     rank = 1 + (pc.sum(pc.greater(trial["suspicion"], row["suspicion"])).as_py() or 0)
-    yield f"The filter {judge} {'removed' if row['removed'] else 'kept'} it (suspicion {row['suspicion']:.4g}, place {rank} of {len(trial)})."
-    yield "The undefended victim was trained on it, the defended one was not." if row["removed"] else BOTH
+    yield f"The filter {names['filter']} {'removed' if row['removed'] else 'kept'} it (suspicion {row['suspicion']:.4g}, place {rank} of {len(trial)})."
+    yield "The undefended victim was trained on it, the defended one was not." if row["removed"] else both

@@ -120,6 +120,8 @@ def _signable(folder: Path, key: Path, signature: Path) -> tuple[str, ...]:
     names = listable(folder, apart=[signature])
     if key.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"key={key}: the private key lies in the folder that is signed; keep it elsewhere, and give it to nobody")
+    if signature.is_dir():
+        raise ConfigError(f"signature={signature} is no file but a folder; name a file")
     if signature.exists() and not _is_bundle(signature):
         raise ConfigError(f"signature={signature}: this file exists and is no signature; name another file")
     return names
@@ -142,6 +144,8 @@ def verify(folder: Path, key: Path, signature: Path, threads: int = 1) -> Checke
         DataError: no folder, or no signature.
     """
     library = _library("verifying")
+    if signature.exists() and not signature.is_file():
+        raise DataError(f"signature={signature} is no file; name the file of the signature")
     if not signature.is_file():
         raise DataError(f"{signature} does not exist; name the signature with signature=FILE")
     if key.resolve().is_relative_to(folder.resolve()):
@@ -157,6 +161,8 @@ def verify(folder: Path, key: Path, signature: Path, threads: int = 1) -> Checke
         found = _digests(config.set_ignored_paths(paths=[], ignore_git_paths=False), folder, covered)
     except _Stopped as reason:
         return Checked(state=reason.state, sentence=str(reason))
+    if not signed.digests:
+        return Checked(state="could not check", sentence=f"{signature} lists no files; sign the folder again")
     if not signed.digests.keys() & found.keys() and not {*signed.digests.values()} & {*found.values()}:
         of = f"none of the {len(signed.digests)} signed files is in {folder}, by name or by content; the signed folder was named {signed.name}"
         return Checked(state="could not check", sentence=f"this looks like the signature of another folder: {of}")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 ROWS = 10_000  # the first rows, from which types are found
 FORMATS = {".csv": "text/csv", ".tsv": "text/tab-separated-values", ".jsonl": "application/jsonlines", ".parquet": "application/x-parquet"}
-INTEGER, FLOAT = re.compile(r"[-+]?\d{1,18}"), re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|nan|NaN")
+INTEGER, DIGITS = re.compile("[-+]?(0|[1-9][0-9]{0,17})"), re.compile("[-+]?[0-9]+")
+FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|nan|NaN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,18 @@ def _of_text(path: Path) -> list[Column]:
 
 
 def _kind_of_words(cells: Iterable[str]) -> str:
-    """Return the type of a column of words; whole numbers with gaps are floats, because pandas reads them so."""
+    """Return the type of a column of words.
+
+    Whole numbers with gaps are floats, because pandas reads them so. Digits that would change as a number, such as 007, are a text.
+    """
     given = [*cells]
     filled = [cell for cell in given if cell]
     if not filled:
         return "sc:Text"
     if {cell.lower() for cell in given} <= {"true", "false"}:
         return "sc:Boolean"
+    if any(DIGITS.fullmatch(cell) and not INTEGER.fullmatch(cell) for cell in filled):
+        return "sc:Text"
     if all(map(INTEGER.fullmatch, given)):
         return "sc:Integer"
     return "sc:Float" if all(map(FLOAT.fullmatch, filled)) else "sc:Text"
@@ -92,11 +98,13 @@ def _of_json(path: Path) -> list[Column]:
 
 
 def _kind_of_values(values: Iterable[object], count: int) -> str:
-    """Return the type of JSON values; whole numbers with gaps are floats."""
+    """Return the type of JSON values; whole numbers with gaps are floats, and those beyond 64 bits have no plain type."""
     found = [value for value in values if value is not None]
     kinds = {type(value) for value in found}
     if kinds <= {bool} and found:
         return "sc:Boolean"
+    if any(type(value) is int and not -(2**63) <= value < 2**63 for value in found):
+        return ""
     if kinds == {int} and len(found) == count:
         return "sc:Integer"
     if kinds and kinds <= {int, float}:

@@ -89,6 +89,8 @@ STREAMS = {  # streams of opcodes that are read, in an order or with arguments t
     "one container too many": b"N" + b"\x85" * (DEPTH + 1),
     "one list too many": b"]" * (DEPTH + 1) + b"a" * DEPTH,
     "a name alone": PICTURE,
+    "a name in a list": several(PICTURE),
+    "a type of numbers in a dict in a tuple": together(mapping(a=dtype("i8"))),
 }
 
 
@@ -132,6 +134,16 @@ def test_limits_of_bytes_and_opcodes_hold(monkeypatch):
     monkeypatch.setattr("poisonbench.pickles.BYTES", 4)
     with pytest.raises(DataError, match="has 5 bytes; at most 4 are read"):
         read(stream(b"N\x85"), "x")
+
+
+def test_bytes_that_a_stream_makes_from_one_text_again_and_again_are_counted(monkeypatch):
+    call = b"c_codecs\nencode\n" + b"h\x00" + text("latin1") + b"\x86R"
+    content = stream(b"](" + text("a" * 1000) + b"\x94" + call * 3 + b"e")
+    assert read(content, "x") == ["a" * 1000, *[b"a" * 1000] * 3]
+    assert len(content) < 2000
+    monkeypatch.setattr("poisonbench.pickles.BYTES", 2000)
+    with pytest.raises(DataError, match="makes more than 2,000 bytes"):
+        read(content, "x")
 
 
 def test_nothing_that_a_stream_names_is_imported_or_called():

@@ -58,15 +58,38 @@ def test_the_data_have_their_digest_and_the_licence_that_is_given():
     clean, received = parts(whole, "data")
     assert clean["hashes"] == [{"alg": "SHA-256", "content": DIGEST}]
     assert clean["licenses"] == [{"expression": "CC-BY-4.0", "acknowledgement": "declared"}]
-    assert clean["name"] == "Blobs"
+    assert clean["name"] == received["pedigree"]["ancestors"][0]["name"] == "Blobs"
     assert "19 of the 380 training rows are poison" in received["description"]
     assert "licenses" not in parts(bill(RECORD, {}), "data")[0]
 
 
-def test_a_licence_without_an_spdx_form_is_a_name():
-    whole = bill(RECORD, {"license": "see the README, please"})
+@pytest.mark.parametrize("told", ["see the README, please", "proprietary", "MIT AND mine", "mit"])
+def test_a_licence_that_is_no_known_spdx_identifier_is_a_name(told):
+    whole = bill(RECORD, {"license": told})
     assert valid(whole)
-    assert parts(whole, "data")[0]["licenses"] == [{"license": {"name": "see the README, please", "acknowledgement": "declared"}}]
+    assert parts(whole, "data")[0]["licenses"] == [{"license": {"name": told, "acknowledgement": "declared"}}]
+
+
+def test_licences_may_be_joined():
+    whole = bill(RECORD, {"license": "MIT OR Apache-2.0"})
+    assert valid(whole)
+    assert parts(whole, "data")[0]["licenses"] == [{"expression": "MIT OR Apache-2.0", "acknowledgement": "declared"}]
+
+
+@pytest.mark.parametrize(("poisoned", "said"), [
+    (136, "; 68 of the 1365 training rows are poison in each of 2 trials. "),
+    (137, "; 137 rows in 2 training sets of 1365 rows are poison. "),
+])  # fmt: skip
+def test_the_poison_of_several_trials_is_told_for_each(poisoned, said):
+    """A record has the sum over its trials."""
+    record = dataclasses.replace(RECORD, counts={"train": 1365, "test": 100, "probe": 2, "poisoned": poisoned, "trials": 2})
+    assert said in parts(bill(record, {}), "data")[1]["description"]
+
+
+@pytest.mark.parametrize(("poisoned", "said"), [(19, "contain rows that an attack changed"), (0, "An attacker took part in the training.")])
+def test_the_risk_says_what_the_attacker_did(poisoned, said):
+    (model,) = parts(bill(dataclasses.replace(RECORD, counts={**RECORD.counts, "poisoned": poisoned}), {}), "machine-learning-model")
+    assert said in model["modelCard"]["considerations"]["ethicalConsiderations"][0]["name"]
 
 
 def test_the_libraries_are_those_of_the_record():
@@ -154,6 +177,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, monkeypatch, cap
         ("missing.json",): "is not a record",
         (str(path), "out=other.json"): "is no CycloneDX bill",
         (str(path), f"out={path}"): "is no CycloneDX bill",
+        (str(path), f"out={tmp_path}"): "this is a folder; name a file",
         (str(path), "url=http://[bad"): "no valid CycloneDX 1.6, so nothing was written",
     }.items():
         assert entry(["provenance", "bom", *words]) == 2

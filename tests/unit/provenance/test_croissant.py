@@ -196,6 +196,25 @@ def test_a_file_without_a_digest_is_named_as_not_covered(described, capsys):
     assert lines[1:] == ["  not covered, so not checked: t.csv"]
 
 
+def test_a_listed_file_of_git_is_checked(described, capsys):
+    (described / ".gitignore").write_text("one")
+    changed(described, lambda each: each.update(contentUrl=".gitignore", sha256=hashlib.sha256(b"one").hexdigest()))
+    (described / "t.csv").unlink()
+    assert told(described, capsys)[0] == 0
+    (described / ".gitignore").write_text("two")
+    code, lines = told(described, capsys)
+    assert code == 1
+    assert lines[1].startswith("  changed: .gitignore ")
+
+
+def test_a_file_with_several_types_is_checked(described, capsys):
+    changed(described, lambda each: each.update({"@type": ["sc:MediaObject", "cr:FileObject"]}))
+    (described / "t.csv").write_text("id\n1\n")
+    code, lines = told(described, capsys)
+    assert code == 1
+    assert lines[1].startswith("  changed: t.csv ")
+
+
 @pytest.mark.parametrize(("values", "said"), [
     ({"sha256": "12ab"}, "64 hexadecimal digits"),
     ({"contentUrl": "../t.csv"}, "outside of the folder"),
@@ -232,6 +251,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, capsys):
         "is no folder": (tmp_path / "missing",),
         "contains no files": (tmp_path / "empty",),
         "is a link": (tmp_path / "linked",),
+        "this is a folder; name a file": (folder, f"out={tmp_path}"),
         "is no Croissant description": (folder, f"out={folder / 't.csv'}"),
         "does not exist": (folder, "check=true"),
         "takes no other words": (folder, "check=true", "name=x"),
@@ -268,8 +288,20 @@ def test_without_mlcroissant_it_is_written_and_said_not_to_be_validated(folder):
     (("1", "x"), "sc:Text"),
     (("", ""), "sc:Text"),
     (("1_000", "2"), "sc:Text"),
+    (("007", "2"), "sc:Text"),
+    (("1" * 19, "2"), "sc:Text"),
+    (("-0", "+5"), "sc:Integer"),
+    (("\u0663", "2"), "sc:Text"),
+    (("\u0663.5", "2"), "sc:Text"),
 ])  # fmt: skip
 def test_the_type_of_a_column_of_words_is_that_which_all_its_cells_have(tmp_path, cells, kind):
     path = tmp_path / "t.csv"
-    path.write_text("k,a\n" + "".join(f"k,{cell}\n" for cell in cells))
+    path.write_text("k,a\n" + "".join(f"k,{cell}\n" for cell in cells), encoding="utf-8")
     assert columns(path) == [Column(name="k", kind="sc:Text"), Column(name="a", kind=kind)]
+
+
+@pytest.mark.parametrize(("number", "kind"), [(2**63 - 1, "sc:Integer"), (-(2**63), "sc:Integer"), (2**63, "")])
+def test_a_whole_number_of_json_beyond_64_bits_has_no_plain_type(tmp_path, number, kind):
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"a": number}) + "\n")
+    assert columns(path) == [Column(name="a", kind=kind)]

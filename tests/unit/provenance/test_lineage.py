@@ -44,8 +44,8 @@ def ran(tmp_path, monkeypatch, capsys):
 
 def test_the_digest_of_a_row_is_the_sha256_of_its_columns_without_ids_and_owners():
     data = Dataset.of(torch.tensor([[1, 2], [3, 4]], dtype=torch.int64), torch.tensor([0, 1]), num_classes=2)
-    head, tail = b"inputs int64 [2];", b"labels int64 [];"
-    by_hand = hashlib.sha256(head + (3).to_bytes(8, "little") + (4).to_bytes(8, "little") + tail + (1).to_bytes(8, "little")).hexdigest()
+    head, numbers = b"inputs torch.int64 (2,);labels torch.int64 ();", (3, 4, 1)
+    by_hand = hashlib.sha256(head + b"".join(number.to_bytes(8, "little") for number in numbers)).hexdigest()
     assert row_digests(data)[1] == by_hand
     moved = data.take(torch.tensor([1, 0]))
     assert row_digests(moved) == row_digests(data)[::-1]
@@ -175,6 +175,9 @@ def test_wrong_questions_are_one_sentence(ran, capsys):
     for words, said in {
         ("row=999999",): "no such row in this run",
         ("row=x",): "give the number of a training row",
+        ("row=--5",): "give the number of a training row",
+        ("row=1", "row=2"): "row= is given twice; give it once",
+        ("rwo=1",): "rwo= is no word of it; did you mean row?",
         ("row=1/2",): "give the number of a training row",
         ("file=nothing.png",): "no row of this run has this source",
         (): "give either row=ID or file=NAME",
@@ -219,3 +222,12 @@ def test_a_skipped_run_writes_no_lineage(tmp_path, monkeypatch):
     (path,) = tmp_path.glob("results/records/*.json")
     assert read(path).status == "skipped"
     assert not (tmp_path / "results" / "lineage").exists()
+
+
+def test_a_row_that_a_defended_training_received_is_not_said_to_be_trained_on(ran, capsys):
+    path, rows = ran(*tiny_words("attack=badnets", "defense=dp_sgd", "threat.budget.rate=0.1", "seed=100"))
+    number = next(row["id"] for row in rows if row["split"] == "train")
+    assert entry(["provenance", "lineage", str(path), f"row={number}"]) == 0
+    said = capsys.readouterr().out
+    assert "It was given to the training of the defended victim by dp_sgd; what happened inside is not recorded." in said
+    assert "The undefended and the defended victim" not in said

@@ -366,3 +366,26 @@ def test_without_the_library_the_sentence_names_the_extra(tmp_path):
     assert done.stderr.startswith("poisonbench: signatures need the package model-signing")
     assert 'pip install "poisonbench[provenance]"' in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("action", ["sign", "verify"])
+def test_a_folder_in_place_of_the_signature_is_refused(signed, tmp_path, capsys, action):
+    folder, private, public, _ = signed
+    key = private if action == "sign" else public
+    assert entry(["provenance", action, str(folder), f"key={key}", f"signature={tmp_path}"]) == 2
+    assert f"signature={tmp_path} is no file" in capsys.readouterr().err
+
+
+def test_a_signature_of_no_files_could_not_be_checked(signed, tmp_path, capsys):
+    folder, private, public, _ = signed
+    (tmp_path / "empty").mkdir()
+    done = theirs("sign", "key", tmp_path / "empty", "--signature", tmp_path / "empty.sig", "--private_key", private)
+    assert done.returncode == 0, done.stderr
+    assert entry(["provenance", "verify", str(folder), f"key={public}", f"signature={tmp_path / 'empty.sig'}"]) == 2
+    assert "lists no files" in capsys.readouterr().out
+
+
+def test_a_missing_public_key_is_told_how_to_make_a_public_one(signed, tmp_path, capsys):
+    folder, _, _, _ = signed
+    assert entry(["provenance", "verify", str(folder), f"key={tmp_path / 'no.pem'}"]) == 2
+    assert "make one with: openssl ec -in private.pem -pubout -out public.pem" in capsys.readouterr().err
