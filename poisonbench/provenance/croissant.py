@@ -237,6 +237,8 @@ def check(folder: Path, description: Path) -> Checked:
         DataError: no folder, or no description.
     """
     here = contents(folder, apart=[description])
+    if description.is_dir():
+        raise DataError(f"out={description}: this is a folder; name the file of the description")
     if not description.is_file():
         raise DataError(f"{description} does not exist; write it with `provenance croissant {folder}`, or name it with out=FILE")
     try:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shlex
@@ -16,9 +17,10 @@ from poisonbench.config.compose import tree_of
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.core.goals import NoGoal
+from poisonbench.core.goals import NoGoal, Probe
 from poisonbench.core.rng import Key
-from poisonbench.packs import pack_of, write
+from poisonbench.packs import Pack, pack_of, write
+from poisonbench.packs import read as read_pack
 from poisonbench.runner.experiment import assemble
 from poisonbench.runner.stages import Line
 from poisonbench.storage.record import read
@@ -148,6 +150,11 @@ def test_a_targeted_pack_aims_at_its_own_target(here, capsys):
     assert line_of([*used, "seed=5", f"threat.target_ids=[{aimed[0]}]"]).struck().mask.any()
 
 
+def test_the_printed_command_has_one_number_of_trials(here, capsys):
+    _, used, _ = packed([*tiny_words(*ATTACKS["targeted"]), "threat.trials=2"], capsys)
+    assert [word for word in used if word.startswith("threat.trials=")] == ["threat.trials=1"]
+
+
 def test_a_budget_of_zero_leaves_the_rows_and_keeps_the_goal(here, capsys):
     _, used, _ = packed(tiny_words(*ATTACKS["badnets"]), capsys)
     line = line_of([word for word in used if not word.startswith("threat.budget")] + ["threat.budget.rate=0"])
@@ -168,7 +175,18 @@ def test_a_damaged_pack_is_refused(here, capsys, name):
     assert "make" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [{"cover": torch.zeros(3, dtype=torch.bool)}, {"ids": torch.zeros(76, dtype=torch.int64)}, {"hit": torch.zeros(2, 2)}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cover": torch.zeros(3, dtype=torch.bool)},
+        {"ids": torch.zeros(76, dtype=torch.int64)},
+        {"hit": torch.zeros(2, 2)},
+        {"ids": torch.tensor(3)},
+        {"hit": torch.tensor(True)},
+        {"edited.labels": torch.tensor(1)},
+        {"injected.ids": torch.tensor(1)},
+    ],
+)
 def test_tensors_that_do_not_belong_together_are_refused(here, capsys, change):
     _, used, _ = packed(tiny_words(*ATTACKS["badnets"]), capsys)
     write_tensors(Path("out/pack.safetensors"), {**load_file("out/pack.safetensors"), **change})
@@ -187,7 +205,47 @@ def test_without_a_folder_the_attack_says_how_to_make_one(here, capsys):
     assert "nowhere contains no pack.json" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("change", [{"degrade": "no"}, {"degrade": 0}, {"form": 1}, {"told": []}, {"sha256": None}])
+def test_a_head_with_other_types_is_refused(here, capsys, change):
+    _, used, _ = packed(tiny_words(*ATTACKS["badnets"]), capsys)
+    head = json.loads(Path("out/pack.json").read_text())
+    Path("out/pack.json").write_text(json.dumps(head | change))
+    with pytest.raises(DataError, match=rf"is damaged \(TypeError: {next(iter(change))} is "):
+        line_of(used)
+
+
+def small(clean: Dataset) -> Pack:
+    """Return a pack that changes row 0 and is judged on row 1."""
+    one = clean.take(torch.tensor([1]))
+    hit = torch.zeros(1, clean.num_classes, dtype=torch.bool)
+    hit[0, 1] = True
+    edited = clean.edit(torch.tensor([0]), labels=1 - clean.labels[:1])
+    poisoned = Poisoned(data=edited, mask=torch.arange(len(clean)) == 0, goal=NoGoal())
+    return pack_of(clean, poisoned, Probe(rows=torch.tensor([1]), inputs=one.inputs, truth=one.labels, hit=hit), clean, {})
+
+
+def test_a_pack_without_poison_or_without_a_wanted_answer_is_refused(tmp_path):
+    clean = Dataset.of(torch.arange(12, dtype=torch.uint8).view(6, 2), torch.arange(6) % 2, num_classes=2)
+    whole = small(clean)
+    write(whole, tmp_path)
+    assert len(read_pack(tmp_path)) == 1
+    none = {"ids": whole.ids[:0], "before": whole.before[:0], "cover": whole.cover[:0]}
+    write(dataclasses.replace(whole, **none, edited={name: column[:0] for name, column in whole.edited.items()}), tmp_path)
+    with pytest.raises(DataError, match="it has no poisoned rows"):
+        read_pack(tmp_path)
+    write(dataclasses.replace(whole, hit=whole.hit & False), tmp_path)
+    with pytest.raises(DataError, match="a test row has no answer that the attacker wants"):
+        read_pack(tmp_path)
+
+
 # the poisoning benchmark
+
+
+def large(value: int) -> bytes:
+    """Return LONG1."""
+    data = value.to_bytes(9, "little")
+    return b"\x8a" + bytes([len(data)]) + data
+
 
 BLOBS = [*TINY[1:], "task=blobs", "task.trusted=0"]
 
@@ -250,6 +308,9 @@ def test_the_target_of_a_backdoor_gets_its_patch(here, capsys):
         ({"poisons": several(together(picture("L", 1, 1, b"a"), whole(1)), together(picture("L", 2, 1, b"ab"), whole(1)))}, "different sizes"),
         ({"base_indices": several(whole(1))}, r"base_indices\.pickle does not contain one row number for each of the 3"),
         ({"base_indices": several(whole(1), whole(2), whole(-1))}, r"base_indices\.pickle does not contain one row number"),
+        ({"base_indices": array("u8", (3,), np.array([1, 2, 2**63], dtype="<u8").tobytes())}, r"base_indices\.pickle does not contain one row number"),
+        ({"poisons": several(together(picture("L", 8, 8, bytes(64)), large(2**63)))}, r"poisons\.pickle is not a list of pictures with labels"),
+        ({"target": together(picture("L", 8, 8, bytes(64)), large(2**63))}, r"target\.pickle is not a picture with a label"),
         ({"base_indices": several(whole(1), whole(2), whole(2))}, "a row is named twice"),
         ({"base_indices": several(whole(1), whole(2), whole(10**6))}, "row 1000000 is not one"),
         ({"target": together(whole(1))}, r"target\.pickle is not a picture with a label"),
@@ -322,6 +383,9 @@ def test_backdoorbench_without_a_target_or_with_a_wrong_label_is_refused(here, c
         ([], "name it with target=0 to target=3"),
         (["target=9"], "name it with target=0 to target=3"),
         (["target=x"], "give the number of a class"),
+        (["target=" + "1" * 5000], "give the number of a class"),
+        (["target=1", "defense=spectral"], "defense=spectral: a pack of published poison has neither attack nor defense"),
+        (["target=1", "+attack.data=x"], "+attack.data=x: a pack of published poison has neither attack nor defense"),
     ):
         assert entry(["pack", "record", "out", *words, *BLOBS]) == 2
         assert reason in " ".join(capsys.readouterr().err.split())
@@ -376,6 +440,14 @@ def test_arrays_become_a_pack(here, capsys):
         ({"x": np.full((3, 8, 8, 1), np.nan)}, "x has values between the grey levels"),
         ({"y": np.array([0.5, 1, 1])}, "y has to be a whole number for each row"),
         ({"y": np.array([2, 2, 9])}, "the poison has the label 9"),
+        ({"y": np.array([2, -1, 1])}, "the poison has the label -1"),
+        ({"y": np.array([2, 2, 2**63], dtype=np.uint64)}, "y has a number above 9223372036854775807"),
+        ({"indices": np.array([1, 2, 2**64 - 1], dtype=np.uint64)}, "indices has a number above 9223372036854775807"),
+        ({"x": np.array(1.0)}, "x is a single value"),
+        ({"indices_test": np.array(1)}, "indices_test is a single value"),
+        ({"x": np.zeros((3, 8, 8, 1), dtype=bool)}, "x has the type bool; give whole numbers or fractions"),
+        ({"y_test": np.full(5, 0.5)}, r"y_test has to be .* it has the type float64 and the shape \(5,\)"),
+        ({"x": np.zeros((0, 8, 8, 1)), "y": np.zeros(0, dtype=int), "indices": np.zeros(0, dtype=int)}, "the poison has 0 training rows and 5 test rows"),
         ({"indices": np.array([1, 2])}, "indices has to be one whole number for each row"),
         ({"indices": np.array([1, 1, 2])}, "a row is named twice"),
     ],
@@ -398,7 +470,9 @@ def test_a_record_without_poison_and_wrong_words_are_refused(here, capsys):
     assert entry([*TINY, "attack=none"]) == 0
     (path,) = Path("results/records").glob("*.json")
     capsys.readouterr()
+    Path("file").write_text("mine")
     for words, reason in (
+        ([str(path), "file"], "file is a file; name a folder to write into"),
         ([str(path), "out"], "poisons no rows"),
         ([str(path)], "give a record or a folder of poison"),
         ([str(path), "out", "task=blobs"], "leave this word out"),

@@ -254,6 +254,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, capsys):
         "this is a folder; name a file": (folder, f"out={tmp_path}"),
         "is no Croissant description": (folder, f"out={folder / 't.csv'}"),
         "does not exist": (folder, "check=true"),
+        "name the file of the description": (folder, "check=true", f"out={tmp_path}"),
         "takes no other words": (folder, "check=true", "name=x"),
         "check takes": (folder, "check=yes"),
     }
