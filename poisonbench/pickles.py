@@ -181,7 +181,7 @@ class _Machine:
         """
         what = KNOWN.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if what is None:
-            raise Refused(f"names {module}.{name}, which is not allowed")
+            raise Refused(f"names {str(module)[:80]}.{str(name)[:80]}, which is not allowed")
         self.push(Name(what))
 
     def reduce(self) -> None:

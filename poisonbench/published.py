@@ -143,7 +143,7 @@ def from_pickles(folder: Path, task: Task) -> Poison:
         raise DataError(f"{folder / PICKLES[0]} is not a list of pictures with labels")
     if sum(len(image.data) for image, _ in pairs) > BYTES or len({image.pixels.shape for image, _ in pairs}) > 1:
         raise DataError(f"{folder / PICKLES[0]}: its pictures have different sizes, or too many bytes together")
-    numbers = bases.tolist() if isinstance(bases, np.ndarray) and bases.ndim == 1 else bases
+    numbers = bases.tolist() if isinstance(bases, np.ndarray) and bases.shape == (len(pairs),) else bases
     if not isinstance(numbers, list | tuple) or not all(type(number) is int and number in NUMBERS for number in numbers) or len(numbers) != len(pairs):
         raise DataError(f"{folder / PICKLES[1]} does not contain one row number for each of the {len(pairs)} poisoned pictures")
     if not isinstance(target, list | tuple) or len(target) not in (2, 4) or not _is_pair(target[:2]):

@@ -311,6 +311,7 @@ def test_the_target_of_a_backdoor_gets_its_patch(here, capsys):
         ({"base_indices": array("u8", (3,), np.array([1, 2, 2**63], dtype="<u8").tobytes())}, r"base_indices\.pickle does not contain one row number"),
         ({"poisons": several(together(picture("L", 8, 8, bytes(64)), large(2**63)))}, r"poisons\.pickle is not a list of pictures with labels"),
         ({"target": together(picture("L", 8, 8, bytes(64)), large(2**63))}, r"target\.pickle is not a picture with a label"),
+        ({"base_indices": array("i1", (4,), bytes(4))}, r"base_indices\.pickle does not contain one row number for each of the 3"),
         ({"base_indices": several(whole(1), whole(2), whole(2))}, "a row is named twice"),
         ({"base_indices": several(whole(1), whole(2), whole(10**6))}, "row 1000000 is not one"),
         ({"target": together(whole(1))}, r"target\.pickle is not a picture with a label"),
