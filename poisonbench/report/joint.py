@@ -169,7 +169,7 @@ class CleanRows:
 
 @cache
 def clean_rows(path: Path = CLEAN) -> CleanRows:
-    """Return the table that `python -m benchmarks.vetting clean` measured.
+    """Return the table that `python -m benchmarks._vetting clean` measured.
 
     Raises:
         DataError: the file is missing or damaged.

@@ -1,7 +1,7 @@
 """What the filters of an audit see: poison of several kinds in several tasks, and clean rows.
 
-`python -m benchmarks.vetting clean DATA STORE` measures the table of clean rows that `audit` reads (seeds 100 and 101).
-`python -m benchmarks.vetting sees DATA STORE` writes results/benchmarks/vetting_sees.json: AUROC and named rows for each task and each kind of poison, on
+`python -m benchmarks._vetting clean DATA STORE` measures the table of clean rows that `audit` reads (seeds 100 and 101).
+`python -m benchmarks._vetting sees DATA STORE` writes results/vetting.json: AUROC and named rows for each task and each kind of poison, on
 fresh seeds, with a table of clean rows that does not contain the task.
 """
 
@@ -156,12 +156,12 @@ def main(words: Sequence[str]) -> int:
         ConfigError: other words.
     """
     if len(words) != 3 or words[0] not in ("clean", "sees"):
-        raise ConfigError("python -m benchmarks.vetting clean|sees DATA STORE: DATA contains mnist and text, STORE keeps models and verdicts between runs")
+        raise ConfigError("python -m benchmarks._vetting clean|sees DATA STORE: DATA contains mnist and text, STORE keeps models and verdicts between runs")
     what, data, store = words[0], Path(words[1]), words[2]
     if what == "clean":
         write_text(CLEAN, json.dumps(told(measured_clean(data, store))) + "\n")
     else:
-        write_text(HOME / "results" / "benchmarks" / "vetting_sees.json", json.dumps(list(seen(data, store)), indent=1) + "\n")
+        write_text(HOME / "results" / "vetting.json", json.dumps(list(seen(data, store)), indent=1) + "\n")
     return 0
 
 
