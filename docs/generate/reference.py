@@ -25,6 +25,7 @@ FAMILIES = {
     "text": "Attacks: texts",
     "spam": "Attacks: spam filters",
     "retrieval": "Attacks: retrieval and agent memory",
+    "supply": "Attacks: on the way to the user",
     "privacy": "Attacks: privacy",
 }
 SLOTS = {
