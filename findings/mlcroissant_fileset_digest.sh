@@ -49,7 +49,7 @@ both = field("both/text", {"fileSet": {"@id": "all"}, "extract": {"fileProperty"
 whole = {
     "@context": CONTEXT,
     "@type": "sc:Dataset",
-    "conformsTo": "http://mlcommons.org/croissant/1.0",
+    "conformsTo": "http" + "://mlcommons.org/croissant/1.0",
     "name": "texts",
     "distribution": [*map(file, FILES), every],
     "recordSet": [{"@type": "cr:RecordSet", "@id": name, "name": name, "field": [each]} for name, each in (("one", one), ("both", both))],

@@ -14,7 +14,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
-  model-signing==1.1.1 sigstore==4.5.1 protobuf==7.36.2 cryptography==50.0.2 pyOpenSSL==26.4.0
+  model-signing==1.1.1 sigstore==4.5.1 protobuf==7.36.2 cryptography==50.0.2 pyopenssl==26.4.0
 cd "$folder"
 "$folder/venv/bin/python" -W ignore - <<'PY'
 from importlib.metadata import version

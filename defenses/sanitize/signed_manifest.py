@@ -9,7 +9,6 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import Incompatible
 from poisonbench.core.manifest import row_digests
-from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 
 
@@ -27,12 +26,13 @@ class SignedManifest:
     a signed row; rows that are missing; and an old list in place of today's, of which nothing in the list tells. With an old list, rows that were
     added since are removed although they are clean.
 
+    The verdict on a row also depends on the list, which the attacker can replace, so no certificate holds behind this filter.
+
     The suspicion is 1 for a row that is not listed and 0 for all others.
     """
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[frozenset[str]] = frozenset({"manifest"})
-    LOOKS_AT: ClassVar[Looks] = "each row alone"
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Return which rows are listed.

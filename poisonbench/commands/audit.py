@@ -36,7 +36,7 @@ SHARE = 0.05  # of clean rows
 FIRST = 12  # rows that the terminal shows
 EPOCHS, MOST = 4, 100_000  # of the short training; see `poisonbench.core.short`
 USAGE = Usage(
-    call='audit task=NAME [task.KEY=VALUE...], and defense=FILTER or "defense=[FILTER,FILTER]" for some filters only',
+    call='audit task=NAME [task.KEY=VALUE...] [defense=FILTER, or "defense=[FILTER,FILTER]"]',
     does=(
         "Without defense=, every filter that states what it finds is run if it fits the rows, and each other one is named with the reason. "
         "Let filters rank the training rows of a data set, most suspicious first. The rows are not attacked, and no test rows are needed. All rows "
