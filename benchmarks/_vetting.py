@@ -32,10 +32,8 @@ SEEDS, FRESH = (100, 101), (201,)
 RATE = "threat.budget.rate=0.05"
 POISON: Mapping[str, Sequence[str]] = {
     "random flips": ("attack=random_label", RATE),
-    "targeted flips": ("attack=label_flip_targeted", RATE),
     "badnets": ("attack=badnets", RATE),
     "blended": ("attack=blended", RATE),
-    "clean-label patch": ("attack=badnets", RATE, "attack.data.clean_label=true"),
     "word trigger": ("attack=word_trigger", RATE),
 }
 PICTURES, WORDS = ("badnets", "blended"), ("word trigger",)
