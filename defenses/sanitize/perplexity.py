@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from defenses.sanitize.passages import FOLDS, folds
-from defenses.train.ngram import Ngrams, check_order
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
+from poisonbench.forms.ngram import Ngrams, check_order
 from poisonbench.forms.tokens import TEXTS, Tokens
 
 

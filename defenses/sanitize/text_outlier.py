@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from defenses.sanitize.perplexity import words
-from defenses.train.ngram import Ngrams, check_order
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.forms.ngram import Ngrams, check_order
 from poisonbench.forms.tokens import TEXTS
 
 

@@ -13,11 +13,11 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from defenses.train.ngram import BOUNDARY, Ngrams, check_order
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Around, Combine, Fitted, Learner, State, Trained, Victim
 from poisonbench.core.rng import Key
+from poisonbench.forms.ngram import BOUNDARY, Ngrams, check_order
 from poisonbench.forms.tokens import TEXTS, Tokens, joined
 
 Scale: TypeAlias = Literal["likelihood", "perplexity"]

@@ -68,13 +68,16 @@ def audit(clean: Dataset, poisoned: Poisoned, budget: Budget, writable: Tensor, 
         clean: N rows as the task gave them.
         poisoned: what the attack returned; N' >= N rows.
         budget: how much the threat allows.
-        writable: (N,) bool, the rows that the attacker may change.
+        writable: (N,) bool, the rows that the attacker may change; then, if they are given, (I,) bool, the injected rows that are within its reach.
         targets: T test rows that the attacker aims at.
 
     Raises:
         BudgetError: the first rule that is broken.
     """
     _check_form(clean, poisoned)
+    writable, added = writable[: len(clean)], writable[len(clean) :]
+    if not added.all():
+        raise BudgetError(f"{int((~added).sum())} injected rows are where the attacker cannot write, by threat.reach; add them to the rows that it can reach")
     old = len(clean)
     changed = changed_rows(clean, poisoned.data)
     _check_rows(changed, poisoned, budget, writable)

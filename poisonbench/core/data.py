@@ -85,6 +85,12 @@ class Dataset:
         extra, schema = MappingProxyType({**self.extra, name: values}), MappingProxyType({**self.schema, name: column})
         return dataclasses.replace(self, extra=extra, schema=schema)
 
+    def with_answers(self, answers: Choice) -> Dataset:
+        """Return a data set whose labels have this form, which has as many answers as theirs."""
+        assert answers.size == self.num_classes, "one answer for each class"
+        labels = dataclasses.replace(self.schema["labels"], form=answers)
+        return dataclasses.replace(self, schema=MappingProxyType({**self.schema, "labels": labels}))
+
     def __len__(self) -> int:
         """Count the rows."""
         return len(self.labels)

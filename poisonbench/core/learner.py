@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeAlias, cast, run
 import torch
 from torch import Tensor, nn
 
-from poisonbench.core.data import PLAIN, Dataset
+from poisonbench.core.data import NO_COLUMNS, PLAIN, Dataset
 from poisonbench.core.errors import Diverged
 from poisonbench.core.form import Form
 from poisonbench.core.rng import Key
@@ -172,12 +172,14 @@ class Batch:
         labels: (B,) int64.
         ids: (B,) int64 row ids.
         form: of the inputs.
+        extra: the further columns of the rows, (B, ...) each, such as the responses to prompts.
     """
 
     inputs: Tensor
     labels: Tensor
     ids: Tensor
     form: Form = PLAIN
+    extra: Mapping[str, Tensor] = dataclasses.field(default_factory=lambda: NO_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +221,11 @@ class Moment:
 
 
 class Objective(Protocol):
-    """What a training minimises, as a frozen dataclass."""
+    """What a training minimises, as a frozen dataclass.
+
+    The class attribute ASKS states what the network has to give: "classes", the default, (B, K) scores; "words", (B, L + 1, V) scores of the word at
+    each place of a text and of the one after its last.
+    """
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return the (B,) losses of the rows, in float32; their mean is minimised.

@@ -222,6 +222,8 @@ class Threat:
     def reveal(self, task: Task, *, malicious: Tensor, targets: Dataset, fit: Fit, tune: Tune) -> Known:
         """Return what the attacker, who owns these clients, knows of the task under this threat."""
         writable = self.reach.writable(task.train, malicious)
+        if len(writable) and not writable.any():
+            raise ConfigError(f"threat.reach={self.reach}: the attacker can write none of the training rows of {task.name}; choose another reach")
         return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)
 
 

@@ -68,6 +68,8 @@ class Central:
         stack_members: how many members train in one pass; None is as many as fit into a processor's cache.
         lookahead: steps between two averages of the weights (`learn/averaging.py`); 0 is off.
         objective: what is minimised; stacks minimise the cross-entropy.
+        optimizer: "sgd", or "adamw", which has its own constants and ignores `momentum`.
+        clip: largest length of the gradient of all weights together; 0 is no limit.
         history_every: epochs from one kept model to the next, counted back from the last; 0 keeps the last one alone. Curves over epochs are computed
             from the kept models.
         ddp: split every batch among the processes that torchrun started; equal to one process up to rounding.
@@ -97,6 +99,8 @@ class Central:
     stack_members: int | None = field(default=None, metadata={"spec": "changed"})
     lookahead: int = field(default=0, metadata={"spec": "changed"})
     objective: Objective = field(default=CROSS_ENTROPY, metadata={"spec": "changed"})
+    optimizer: Literal["sgd", "adamw"] = field(default="sgd", metadata={"spec": "changed"})
+    clip: float = field(default=0.0, metadata={"spec": "changed"})
     history_every: int = field(default=0, metadata={"spec": "changed"})
     ddp: bool = field(default=False, metadata={"spec": "changed"})
     device: str = field(default="auto", metadata={"spec": False})
@@ -117,8 +121,8 @@ class Central:
         if self.history_every < 0 or (self.history_every and self.stack != "loop"):
             asked = f"learner.history_every={self.history_every}, learner.stack={self.stack}"
             raise ConfigError(f"{asked}: give 0 epochs or more, and learner.stack=loop, because stacks keep the last model alone")
-        if self.stack != "loop" and self.objective != CROSS_ENTROPY:
-            raise ConfigError(f"learner.stack={self.stack}: a stack minimises the cross-entropy alone; set learner.stack=loop for another objective")
+        if self.stack != "loop" and (self.objective != CROSS_ENTROPY or self.optimizer != "sgd" or self.clip):
+            raise ConfigError(f"learner.stack={self.stack}: a stack minimises the cross-entropy alone, by SGD without clip; set learner.stack=loop")
         if self.ddp and self.steps:
             raise ConfigError("learner.ddp=true: attacks and defenses that act on single training steps need one process; leave learner.ddp=false")
 
@@ -128,7 +132,8 @@ class Central:
         yield "lr", "a finite number above 0", 0 < self.lr < math.inf
         yield from ((name, "a number in [0, 1)", 0 <= getattr(self, name) < 1) for name in ("momentum", "label_smoothing"))
         yield "warmup", "a number in (0, 1)", 0 < self.warmup < 1
-        yield from ((name, "a finite number of 0 or more", 0 <= getattr(self, name) < math.inf) for name in ("crop", "cutout", "weight_decay", "bias_lr"))
+        finite = ("crop", "cutout", "weight_decay", "bias_lr", "clip")
+        yield from ((name, "a finite number of 0 or more", 0 <= getattr(self, name) < math.inf) for name in finite)
 
     @property
     def stages(self) -> frozenset[str]:
@@ -144,6 +149,10 @@ class Central:
     def augmentation(self) -> Augmentation:
         """The random changes of image rows."""
         return Augmentation(crop=self.crop, flip=self.flip, cutout=self.cutout, alternate=self.alternate, mirror=self.mirror)
+
+    def victim(self) -> type[NetVictim]:
+        """Return the class of the victims; another one for networks that answer in another way."""
+        return NetVictim
 
     def _crew(self) -> Crew:
         return crew(self.device) if self.ddp else Crew()
@@ -168,6 +177,7 @@ class Central:
         plan = self._agreed(data, combine)
         if self.stack in ("grouped", "unfold") and not module.stackable:
             raise ConfigError(f"learner.stack={self.stack}: your own network may mix the members of a stack; use loop or vmap")
+        check_says(module, self.objective)
         _fits(module, plan)
         if self.ddp:
             distributed.check(module, self.device, plan.rows // plan.steps)
@@ -181,7 +191,7 @@ class Central:
         with seeded(rng.child("init")):
             module = self.net.build(data)
         module.prepare(measured.inputs)
-        return NetVictim(built=self._placed(module).eval(), like=data.take(NO_ROWS), facts={}, learner=self)
+        return self.victim()(built=self._placed(module).eval(), like=data.take(NO_ROWS), facts={}, learner=self)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> NetVictim:
         """Train on `data`; there is one contributor, and only the clean rows of `combine` are used.
@@ -202,7 +212,7 @@ class Central:
         history = Training(recipe=self, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
-        return NetVictim(built=module.eval(), like=data.take(NO_ROWS.to(place)), facts=facts, learner=self, history=history)
+        return self.victim()(built=module.eval(), like=data.take(NO_ROWS.to(place)), facts=facts, learner=self, history=history)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim per part; in a stack if the recipe says so, there are several parts, and no steps of attacks or defenses."""
@@ -216,7 +226,7 @@ class Central:
 
     def restore(self, trained: Trained, like: Dataset, combine: Combine) -> NetVictim:
         """Rebuild a victim; its network is built on first use, and never if its scores are in the store."""
-        return NetVictim(like=like.take(NO_ROWS), weights=trained.state, facts=trained.facts, learner=self, history=trained.history)
+        return self.victim()(like=like.take(NO_ROWS), weights=trained.state, facts=trained.facts, learner=self, history=trained.history)
 
     def untrained(self, like: Dataset) -> FeatureNet:
         """Return a network whose weights will be replaced."""
@@ -341,6 +351,19 @@ class NetVictim:
         with torch.inference_mode(), self.learner.autocast():
             for batch in inputs.split(EVAL_BATCH):
                 yield device.laid_out(self.like.form.ready(batch.to(place)))
+
+
+def check_says(net: FeatureNet, objective: Objective) -> None:
+    """Refuse a network that does not give what the objective asks for.
+
+    Raises:
+        ConfigError: what to choose.
+    """
+    asked: str = getattr(objective, "ASKS", "classes")
+    if net.says != asked:
+        told = {"classes": "scores of classes", "words": "scores of the next word"}
+        other = "learner=language, or a network for text such as net=text_cnn" if net.says == "words" else "net=gpt"
+        raise ConfigError(f"this network gives {told[net.says]}, and learner.objective={type(objective).__name__} needs {told[asked]}; use {other}")
 
 
 def _fits(net: FeatureNet, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from poisonbench.core.progress import track
 from poisonbench.core.rng import Key, seeded
 from poisonbench.learn import device
 from poisonbench.learn.averaging import Lookahead
-from poisonbench.learn.descent import Descent, Group, decays
+from poisonbench.learn.descent import AdamDescent, Descent, Group, decays
 from poisonbench.learn.distributed import Crew
 from poisonbench.nets.net import FeatureNet
 
@@ -109,7 +109,8 @@ class Training:
     def batch(self, rows: Tensor, moment: Moment) -> Batch:
         """Return the rows at these positions as they are trained on: changed by steps before and after augmentation."""
         form = self.data.form
-        batch = Batch(inputs=self.data.inputs[rows], labels=self.data.labels[rows], ids=self.data.ids[rows], form=form)
+        extra = {name: column[rows] for name, column in self.data.extra.items()}
+        batch = Batch(inputs=self.data.inputs[rows], labels=self.data.labels[rows], ids=self.data.ids[rows], form=form, extra=extra)
         for step in self.recipe.steps:
             batch = step.rows(batch, moment)
         inputs, augmentation = batch.inputs, self.recipe.augmentation
@@ -146,4 +147,5 @@ class Training:
         recipe, learned = self.recipe, [weight for weight in self.module.parameters() if weight.requires_grad]
         decayed = Group(weights=[weight for weight in learned if decays(weight)], lr=recipe.lr, weight_decay=recipe.weight_decay)
         spared = Group(weights=[weight for weight in learned if not decays(weight)], lr=recipe.lr * recipe.bias_lr, weight_decay=0.0)
-        return Descent([group for group in (decayed, spared) if group.weights], recipe.momentum)
+        groups = [group for group in (decayed, spared) if group.weights]
+        return AdamDescent(groups, recipe.clip) if recipe.optimizer == "adamw" else Descent(groups, recipe.momentum, recipe.clip)

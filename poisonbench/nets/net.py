@@ -31,6 +31,11 @@ class FeatureNet(nn.Module):
     """A module in two parts, forward(x) = head(features(x)), that takes inputs as `Form.ready` returns them."""
 
     @property
+    def says(self) -> Literal["classes", "words"]:
+        """Return what it gives: (M, K) scores of classes, or (M, L + 1, V) scores of the word at each place of a text and of the one after its last."""
+        return "classes"
+
+    @property
     def stackable(self) -> bool:
         """Return whether its layers can be stacked one by one (`learn/stacked.py`)."""
         return True

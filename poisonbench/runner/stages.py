@@ -197,7 +197,9 @@ class Line:
         def poison() -> Delta:
             with left_alone("the attack", known.rows, known.targets, task.public):
                 poisoned = attack.data.poison(known, rng)
-            audit(task.train, poisoned, threat.budget, writable, known.targets)
+            injected = poisoned.data.take(torch.arange(len(task.train), len(poisoned.data)))
+            reached = torch.cat([writable, threat.reach.writable(injected, self.malicious)])
+            audit(task.train, poisoned, threat.budget, reached, known.targets)
             return Delta.between(task.train, poisoned)
 
         parts = (attack.data, task.train, task.public, known.targets, threat, rng, threat.surrogate.runtime)

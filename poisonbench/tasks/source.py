@@ -17,7 +17,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset, Overlap, Task
 from poisonbench.core.errors import ConfigError, DataError
-from poisonbench.core.form import Column, Form
+from poisonbench.core.form import Choice, Column, Form
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import Pixels
 from poisonbench.storage.store import Store
@@ -40,6 +40,7 @@ class Raw:
         row_names: one name per training row, such as the path of its picture; or empty.
         form: of the inputs.
         columns: form and role of further columns.
+        answers: form of the labels where they are texts; None: plain classes.
     """
 
     train: Mapping[str, Tensor]
@@ -48,6 +49,7 @@ class Raw:
     row_names: tuple[str, ...] = ()
     form: Form = PIXELS
     columns: Mapping[str, Column] = field(default_factory=lambda: NO_COLUMNS)
+    answers: Choice | None = None
 
     def only(self, classes: tuple[int, ...] | None) -> Raw:
         """Return the rows of these classes, which are numbered from 0 in the order given; None keeps all.
@@ -82,7 +84,7 @@ class Raw:
         data = Dataset.of(rows["inputs"], rows["labels"], num_classes=len(self.class_names), form=self.form, name=name)
         for column, what in self.columns.items():
             data = data.with_column(column, rows[column], what)
-        return data
+        return data if self.answers is None else data.with_answers(self.answers)
 
 
 def _relabelled(rows: Mapping[str, Tensor], classes: tuple[int, ...]) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from defenses.train.ngram import Ngrams
 from defenses.train.onion import Onion, Words, chosen
 from poisonbench.core.attack import Honest
 from poisonbench.core.combine import honest
@@ -14,6 +13,7 @@ from poisonbench.core.defense import Mean
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Around, Combine, Trained
 from poisonbench.core.rng import Key
+from poisonbench.forms.ngram import Ngrams
 from poisonbench.forms.tokens import Tokens
 
 FORM = Tokens(vocabulary=("", "<unk>", "the", "film", "is", "good", "bad", "very", "cf"))

@@ -11,12 +11,12 @@ from defenses.sanitize.memsad import MemSad
 from defenses.sanitize.near_duplicate import NearDuplicate
 from defenses.sanitize.passages import past
 from defenses.sanitize.perplexity import Perplexity, held_out
-from defenses.train.ngram import Ngrams
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.form import Column
 from poisonbench.core.rng import Key
+from poisonbench.forms.ngram import Ngrams
 from tests.unit.retrieval.shared_words import FORM, A, B, C, D, X, Y, Z, fitted
 
 NOBODY = torch.zeros(0, dtype=torch.bool)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from defenses.train.ngram import Ngrams
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.forms.ngram import Ngrams
 
 # "a b", "a b", "a c", with a = 1, b = 2, c = 3; word 4 occurs nowhere
 CORPUS = torch.tensor([[1, 2, 0], [1, 2, 0], [1, 3, 0]])
