@@ -12,6 +12,7 @@ from typing import Literal
 from poisonbench.core.errors import DataError
 
 NOT_COVERED = (".git", ".gitattributes", ".github", ".gitignore")  # model-signing leaves them out; its own check would call them missing
+FOLDERS = (".git", ".github")  # those of NOT_COVERED that are folders
 State = Literal["fine", "altered", "could not check"]
 
 

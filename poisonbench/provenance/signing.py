@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import bounded, write_text
-from poisonbench.provenance.folder import Checked, Contents, State, contents, differences, listable, under
+from poisonbench.provenance.folder import FOLDERS, Checked, Contents, State, contents, differences, listable, under
 from poisonbench.provenance.keys import fingerprint, load_private, load_public
 
 CHUNK = 2**18  # bytes that are read at once; they stay in the cache of the processor while they are hashed
@@ -166,13 +166,22 @@ def verify(folder: Path, key: Path, signature: Path, threads: int = 1) -> Checke
     if not signed.digests.keys() & found.keys() and not {*signed.digests.values()} & {*found.values()}:
         of = f"none of the {len(signed.digests)} signed files is in {folder}, by name or by content; the signed folder was named {signed.name}"
         return Checked(state="could not check", sentence=f"this looks like the signature of another folder: {of}")
-    return _compared(here, signed, found)
+    return _compared(folder, here, signed, found)
 
 
-def _compared(here: Contents, signed: Signed, found: Mapping[str, str]) -> Checked:
+def _compared(folder: Path, here: Contents, signed: Signed, found: Mapping[str, str]) -> Checked:
+    """Compare the files that a folder contains with a signature.
+
+    A signature does not say whether a path that it leaves out was a file or a folder. `sign` leaves out the files of git and the signature, so a
+    folder in such a place has files that nobody signed.
+    """
     links = tuple(name for name in here.special if not under(name, signed.ignored))
     differ = differences({name: digest for name, digest in signed.digests.items() if name not in links}, found)
     left = tuple(name for name in (*here.files, *here.special) if under(name, signed.ignored))
+    if not differ and not links and (unexpected := next((path for path in signed.ignored if path not in FOLDERS and (folder / path).is_dir()), None)):
+        fault = f"{folder / unexpected} is a folder, but the signature leaves this path out, as it does with the file of a signature"
+        advice = "its files may be new: move it out of the folder, and check again"
+        return Checked(state="could not check", sentence=f"{fault}; {advice}", not_covered=left)
     if not differ and not links:
         return Checked(state="fine", sentence=f"all {len(found)} files are as they were when they were signed", not_covered=left)
     return Checked(state="altered", sentence="the folder differs from what was signed", differences=differ, links=links, not_covered=left)

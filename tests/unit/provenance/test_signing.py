@@ -368,6 +368,31 @@ def test_without_the_library_the_sentence_names_the_extra(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def replaced(path: Path) -> None:
+    """Put a folder with a file in the place of a file."""
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    (path / "new.txt").write_text("new")
+
+
+@pytest.mark.parametrize("name", ["data.sig", ".gitignore"])
+def test_a_folder_in_the_place_of_a_file_that_the_signature_leaves_out_could_not_be_checked(tmp_path, capsys, name):
+    folder, (private, public), copy = data(tmp_path), pair(tmp_path, "mine"), tmp_path / "copy.sig"
+    assert entry(["provenance", "sign", str(folder), f"key={private}", f"signature={folder / 'data.sig'}"]) == 0
+    shutil.copy(folder / "data.sig", copy)
+    words = ["provenance", "verify", str(folder), f"key={public}", f"signature={copy}"]
+    assert entry(words) == 0
+    replaced(folder / name)
+    capsys.readouterr()
+    assert entry(words) == 2
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert f"could not check: {folder / name} is a folder, but the signature leaves this path out" in first
+    assert f"  not covered, so not checked: {name}/new.txt" in lines
+    (folder / "a.txt").write_text("other")
+    assert entry(words) == 1, "a changed file is a finding of its own"
+    assert "changed: a.txt" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("action", ["sign", "verify"])
 def test_a_folder_in_place_of_the_signature_is_refused(signed, tmp_path, capsys, action):
     folder, private, public, _ = signed
