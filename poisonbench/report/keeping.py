@@ -14,6 +14,7 @@ from poisonbench.core.errors import CannotWrite, ConfigError, DataError
 from poisonbench.report.exports import harmless
 from poisonbench.report.figures import plain
 from poisonbench.tasks.pictures import quiet
+from poisonbench.tasks.writing import linked
 
 if TYPE_CHECKING:
     from poisonbench.core.data import Task
@@ -36,11 +37,12 @@ class Kept(NamedTuple):
 
 
 def destination(source: Writable, out: str) -> Path:
-    """Return the folder that `apply=OUT` names, before anything is computed.
+    """Return the folder that `apply=OUT` names, once everything that writing needs is checked; nothing has been computed yet.
 
     Raises:
         ConfigError: a folder that is not empty, or that is in the source.
-        DataError: the source has no files.
+        DataError: the source has no files, or its files cannot be written back, as where a table of pictures cannot be read.
+        CannotWrite: no place for temporary files.
     """
     from poisonbench.tasks.source import Split
 
@@ -55,7 +57,24 @@ def destination(source: Writable, out: str) -> Path:
     nearest = next(above for above in folder.absolute().parents if above.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ConfigError(f"apply={out}: {nearest} cannot be written; name a folder that can")
+    rehearse(source)
     return folder
+
+
+def rehearse(source: Writable) -> None:
+    """Write all rows of the source into a temporary folder, with links in place of copies, so that an error comes before an audit and not after it.
+
+    Raises:
+        DataError: the source cannot be written back.
+        CannotWrite: no place for temporary files.
+    """
+    try:
+        with quiet(), tempfile.TemporaryDirectory() as place:
+            source.kept((), Path(place), linked)
+            _check_free(Path(place) / DROPPED)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CannotWrite(f"temporary files cannot be written ({reason}); free some space, or set TMPDIR to another folder") from error
 
 
 def write_kept(source: Writable, task: Task, dropped: Mapping[int, str], out: Path, store: Store) -> Kept:
@@ -111,14 +130,23 @@ def _check_classes(task: Task, dropped: Collection[int]) -> None:
         )
 
 
+def _check_free(path: Path) -> None:
+    """Check that no file of the source takes the place of the list of dropped rows.
+
+    Raises:
+        DataError: one does.
+    """
+    if path.exists():
+        raise DataError(f"the source is named {path.name}, and so is the list of dropped rows; rename the source")
+
+
 def _write_dropped(task: Task, dropped: Mapping[int, str], path: Path) -> None:
     """Write the name, the label and the reason of each row that is left out.
 
     Raises:
         DataError: the source has a file of this name at this place.
     """
-    if path.exists():
-        raise DataError(f"the source is named {path.name}, and so is the list of dropped rows; rename the source")
+    _check_free(path)
     labels = dict(zip(task.train.ids.tolist(), task.train.labels.tolist(), strict=True))
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

@@ -23,8 +23,8 @@ from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import LABEL
 from poisonbench.tasks.pictures import in_order
 from poisonbench.tasks.sheet import Sheet, listed, number, opened
-from poisonbench.tasks.source import NO_LABELS, UNLABELLED, Raw, Split, check_unlabelled
-from poisonbench.tasks.writing import write_table
+from poisonbench.tasks.source import NO_LABELS, UNLABELLED, Put, Raw, Split, check_unlabelled, copied
+from poisonbench.tasks.writing import Table, write_table
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import OneHotEncoder
@@ -87,9 +87,9 @@ class Csv(Split):
         split = self if tested is None else dataclasses.replace(self, test=0.0)
         return self.accepted(encoded(split.divided(sheet.file.stem, raw), columns, known))
 
-    def kept(self, dropped: Collection[int], out: Path) -> Path:
+    def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
         """Write the table without some rows; see `Split.kept`."""
-        return write_table(opened(self.root, None)[0], self.root, self.test_file, dropped, out)
+        return write_table(Table(opened(self.root, None)[0], self.root, self.test_file), dropped, out, put)
 
     def words(self, sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...]:
         """Return the columns of categories.

@@ -26,7 +26,7 @@ from poisonbench.tasks.metadata import Columns, by_table, described, naming, tab
 from poisonbench.tasks.parquet import Parquet
 from poisonbench.tasks.pictures import Encoded, Pictures, as_pixels, folder, quiet
 from poisonbench.tasks.records import without
-from poisonbench.tasks.source import Raw, Split
+from poisonbench.tasks.source import Put, Raw, Split, copied
 from poisonbench.tasks.writing import Copy, check_same
 
 
@@ -97,7 +97,7 @@ class ImageFolder(Pictures):
     def _columns(self) -> Columns:
         return Columns(self.image, self.label, self.unlabelled, agree=self.table is None)
 
-    def kept(self, dropped: Collection[int], out: Path) -> Path:
+    def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
         """Write the folder without some pictures, and its tables without their rows; see `Split.kept`.
 
         Raises:
@@ -110,7 +110,7 @@ class ImageFolder(Pictures):
         table = None if self.table is None else located(root, self.table, "task.table")
         test_list = None if self.test_list is None else located(root, self.test_list, "task.test_list")
         lists = {path: naming(root, path, self.image, gone) for path in (described(root) if table is None else [table])}
-        copy = Copy(root, [path for path in (table, test_list) if path], out)
+        copy = Copy(root, [path for path in (table, test_list) if path], out, put)
         for path in (*(entry.path for entry in (*left.train, *left.test)), *([test_list] if test_list else [])):
             copy.copy(path)
         for path, lines in lists.items():
@@ -119,8 +119,8 @@ class ImageFolder(Pictures):
         place = copy.place(root)
         moved = [None if path is None else str(copy.place(path)) for path in (table, test_list)]
         with quiet():
-            read = dataclasses.replace(self, root=str(place), table=moved[0], test_list=moved[1]).listing(place)
-        check_same(_relative(root, left), _relative(place, read), root)
+            copied_one = dataclasses.replace(self, root=str(place), table=moved[0], test_list=moved[1])
+            check_same(_relative(root, left), lambda: _relative(place, copied_one.listing(place)), root)
         return place
 
 

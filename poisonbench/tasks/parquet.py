@@ -20,7 +20,7 @@ from poisonbench.decoders import reading
 from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import SPLIT
 from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, Encoded, Pictures, folder, ignored, in_order
-from poisonbench.tasks.source import NO_LABELS, UNLABELLED, Raw
+from poisonbench.tasks.source import NO_LABELS, UNLABELLED, Put, Raw, copied
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,11 +74,11 @@ class Parquet(Pictures):
         read = (self.VERSION, source, self.size, self.grey, self.image, self.label, self.id, *([UNLABELLED] if self.unlabelled else []))
         return store.memo("pixels", read, decode)
 
-    def kept(self, dropped: Collection[int], out: Path) -> Path:
+    def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
         """Write the files without some rows; see `Split.kept`."""
         from poisonbench.tasks.writing import write_folder
 
-        return write_folder(folder(self.root), dropped, out)
+        return write_folder(folder(self.root), dropped, out, put)
 
     def _check_splits(self, train: Sequence[Path], test: Sequence[Path]) -> None:
         """Check that no training file contains several splits: its test rows would be trained on."""

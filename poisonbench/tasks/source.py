@@ -6,11 +6,12 @@ Shape letters: N rows, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +28,12 @@ PIXELS = Pixels()
 UNLABELLED = "unlabelled"  # the one class of rows without labels
 NO_LABELS = "or read the rows without labels with task.unlabelled=true"  # the end of an error about missing labels
 NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
+Put: TypeAlias = Callable[[Path, Path], None]  # from an absolute path to a new one
+
+
+def copied(path: Path, place: Path) -> None:
+    """Copy a file, byte for byte."""
+    shutil.copyfile(path, place)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -177,12 +184,13 @@ class Split:
             row_names=raw.row_names,
         )
 
-    def kept(self, dropped: Collection[int], out: Path) -> Path:
+    def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
         """Write the files of this source without some training rows, in their own format; return what `root` has to name to read them.
 
         Args:
             dropped: rows to leave out, by their number among all training rows of the source, which is their id.
             out: an empty folder.
+            put: how a file that stays as it is gets to its new path.
 
         Raises:
             DataError: the rows are not in files that can be written back.
@@ -215,7 +223,7 @@ class Source(Protocol):
 class Writable(Source, Protocol):
     """The recipe of a task that may be able to write its rows back."""
 
-    def kept(self, dropped: Collection[int], out: Path) -> Path:
+    def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
         """Write the files of this source without some training rows; see `Split.kept`."""
         ...
 

@@ -14,9 +14,9 @@ from poisonbench.forms.tokens import words_of
 from poisonbench.storage.store import Store
 from poisonbench.tasks.csv import classes, label_of
 from poisonbench.tasks.sheet import Sheet, listed, opened
-from poisonbench.tasks.source import UNLABELLED, check_unlabelled
+from poisonbench.tasks.source import UNLABELLED, Put, check_unlabelled, copied
 from poisonbench.tasks.texts import Document, Texts
-from poisonbench.tasks.writing import write_table
+from poisonbench.tasks.writing import Table, write_table
 
 TEXT = ("text", "sentence", "message", "review", "content", "document", "body")  # usual names of a column of texts
 
@@ -57,9 +57,9 @@ class TextTable(Texts):
         split = dataclasses.replace(self, test=0.0) if test else self
         return split.task(sheet.file.stem, self.raw(sheet.file.stem, self.documents(sheet, names), test, names))
 
-    def kept(self, dropped: Collection[int], out: Path) -> Path:
+    def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
         """Write the table without some rows; see `Split.kept`."""
-        return write_table(opened(self.root, None)[0], self.root, self.test_file, dropped, out)
+        return write_table(Table(opened(self.root, None)[0], self.root, self.test_file), dropped, out, put)
 
     def text_of(self, sheet: Sheet) -> str:
         """Return the column of the texts.
