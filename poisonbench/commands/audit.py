@@ -57,7 +57,10 @@ USAGE = Usage(
         "net=NAME, learner=NAME": "the network whose features the filters use, and how it is trained; for the keys of each see `describe NAME`",
         "seed=0, salt=null": "seed of the random draws, and an extra value that is mixed into them",
         "device=auto, threads=0": "where the network is trained: cpu, cuda or auto; number of CPU threads, 0 is one per core",
-        "apply=OUT": "write the rows that are not named into the new folder OUT, in the format of their files, with a list of the others, dropped.csv",
+        "apply=OUT": (
+            "write the rows that are not named into the new folder OUT, in the format of their files, with a list of the others, dropped.csv; "
+            "every row has to be judged, so it is refused with task.limit or task.test"
+        ),
         **RESULTS_DIR,
         **{name: meaning for name, meaning in TRUST.items() if name != "task.download=true"},
     },

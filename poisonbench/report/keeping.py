@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from poisonbench.tasks.source import Writable
 
 DROPPED = "dropped.csv"
+UNJUDGED = ("limit", "test")  # settings of a task under which an audit does not judge all rows of the source
 
 
 class Kept(NamedTuple):
@@ -40,7 +41,7 @@ def destination(source: Writable, out: str) -> Path:
     """Return the folder that `apply=OUT` names, once everything that writing needs is checked; nothing has been computed yet.
 
     Raises:
-        ConfigError: a folder that is not empty, or that is in the source.
+        ConfigError: a folder that is not empty, or that is in the source; or a setting that leaves rows of the source unjudged.
         DataError: the source has no files, or its files cannot be written back, as where a table of pictures cannot be read.
         CannotWrite: no place for temporary files.
     """
@@ -49,6 +50,9 @@ def destination(source: Writable, out: str) -> Path:
     folder = Path(os.path.expandvars(out)).expanduser()
     if getattr(type(source), "kept", Split.kept) is Split.kept:
         raise DataError(f"apply={out}: rows of this task cannot be written back, because it generates them or reads a fixed set; leave apply out")
+    if unjudged := [f"task.{name}={value}" for name in UNJUDGED if (value := getattr(source, name, None))]:
+        fault = f"apply={out}: with {' and '.join(unjudged)} not every row is judged, so rows that no filter saw would be written as kept"
+        raise ConfigError(f"{fault}; leave {unjudged[0].partition('=')[0]} out, or leave apply out")
     root = getattr(source, "root", None)
     if root is not None and folder.resolve().is_relative_to(Path(os.path.expandvars(root)).expanduser().resolve()):
         raise ConfigError(f"apply={out}: this is the source or lies in it, task.root={root}; name another folder")

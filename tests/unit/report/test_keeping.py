@@ -260,3 +260,14 @@ def test_files_that_lose_no_row_are_copied_byte_for_byte(tmp_path):
     out = applied(tmp_path, "csv", tmp_path / "set", [5], names=False)
     assert (out / "set" / "train-0.parquet").read_bytes() == (tmp_path / "set" / "train-0.parquet").read_bytes()
     assert pq.read_table(out / "set" / "train-1.parquet").column("a").to_pylist() == [1.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("word", ["task.limit=30", "task.test=0.5"])
+def test_rows_that_nobody_judged_are_not_written_as_kept(tmp_path, monkeypatch, capsys, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("a,label\n" + "".join(f"{number},{'xy'[number % 2]}\n" for number in range(60)))
+    words = ["task=csv", "task.root=rows.csv", "defense=random_drop"]
+    no_result(tmp_path, [*words, word], f"apply=out: with {word} not every row is judged", capsys)
+    assert entry(["audit", "threads=1", "apply=out", *words, "task.trusted=0.2"]) == 0
+    left = len((tmp_path / "out" / "rows.csv").read_text().splitlines()) - 1
+    assert left == 60 - (len((tmp_path / "out" / "dropped.csv").read_text().splitlines()) - 1), "rows that the user calls clean are written"
