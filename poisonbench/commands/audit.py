@@ -255,7 +255,14 @@ def judged(settings: Mapping[str, Setting], *, epochs: int = EPOCHS, limit: floa
         unfit=unfit,
         short=[name for name, experiment in asked.items() if isinstance(experiment.defense.sanitize, ShortVictim)],
         held=[name for name, experiment in asked.items() if judges_classes(experiment.defense.sanitize)],
-        asked=key({name: spec(experiment) for name, experiment in asked.items()}, task.class_names, task.row_names, limit, file_digest(CLEAN)),
+        asked=key(
+            {name: spec(experiment) for name, experiment in asked.items()},
+            task.class_names,
+            task.row_names,
+            *([task.test_names] if task.test_names else []),
+            limit,
+            file_digest(CLEAN),
+        ),
         finds=found,
         limit=limit,
     )

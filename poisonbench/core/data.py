@@ -171,6 +171,7 @@ class Task:
         public: rows that cannot be poisoned, for extractors; may be empty.
         class_names: one name per class, or empty.
         row_names: one name per training row of the source, by its id; or empty.
+        test_names: one name per test row, by its id; or empty.
         overlap: "refuse" exact duplicates of one row in two of the splits, or "allow" them; the record then counts them.
     """
 
@@ -181,6 +182,7 @@ class Task:
     public: Dataset
     class_names: tuple[str, ...] = ()
     row_names: tuple[str, ...] = ()
+    test_names: tuple[str, ...] = ()
     overlap: Overlap = "refuse"
 
     def check(self) -> None:
@@ -214,7 +216,8 @@ class Task:
     def _row(self, split: str, place: int) -> str:
         """Return the name of a row: that of its source, or the split and the number of the row in the source."""
         number = int(getattr(self, split).ids[place])
-        return self.row_names[number] if split != "test" and self.row_names else f"{split} row {number}"
+        names = self.test_names if split == "test" else self.row_names
+        return names[number] if names else f"{split} row {number}"
 
     @cached_property
     def digest(self) -> str:

@@ -95,8 +95,9 @@ def _label(task: Task, label: int) -> str:
 
 def _source(task: Task, split: str, number: int) -> str:
     """Return where a row is from: the name that its source gives it, or the source and its number there."""
-    if split != "test" and 0 <= number < len(task.row_names):
-        return task.row_names[number]
+    names = task.test_names if split == "test" else task.row_names
+    if 0 <= number < len(names):
+        return names[number]
     return f"{task.name}, {'test row' if split == 'test' else 'row'} {number}"
 
 

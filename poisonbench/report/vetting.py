@@ -144,12 +144,13 @@ class Vetted:
 
     def called(self, place: int) -> str:
         """Return the name of the row at a position; positions behind the training rows are test rows."""
-        train, names = self.task.train, self.task.row_names
+        train, test = self.task.train, self.task.test
         if place < 0:
             return "another row"
         if place >= len(train):
-            return f"test row {place - len(train)}"
-        ident = int(train.ids[place])
+            ident, names = int(test.ids[place - len(train)]), self.task.test_names
+            return f"test row {plain(names[ident]) if names else ident}"
+        ident, names = int(train.ids[place]), self.task.row_names
         return plain(names[ident]) if names else f"row {ident}"
 
 

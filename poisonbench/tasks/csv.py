@@ -82,6 +82,7 @@ class Csv(Split):
             test=empty if tested is None else numbered(tested, columns, known, (label, names)),
             class_names=names,
             row_names=sheet.names,
+            test_names=() if tested is None else tested.names_with_file,
             form=Reals(names=tuple(columns)),
         )
         split = self if tested is None else dataclasses.replace(self, test=0.0)

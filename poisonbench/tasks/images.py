@@ -24,7 +24,7 @@ from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import Entry, Listing, by_folders, located
 from poisonbench.tasks.metadata import Columns, by_table, described, naming, tables
 from poisonbench.tasks.parquet import Parquet
-from poisonbench.tasks.pictures import Encoded, Pictures, as_pixels, folder, quiet
+from poisonbench.tasks.pictures import STORED, Encoded, Pictures, as_pixels, folder, quiet
 from poisonbench.tasks.records import without
 from poisonbench.tasks.source import Put, Raw, Split, copied
 from poisonbench.tasks.writing import Copy, check_same
@@ -75,7 +75,7 @@ class ImageFolder(Pictures):
         def decode() -> Raw:
             return self.raw(encoded(listing.train), encoded(listing.test), names, root)
 
-        return self.task(root.resolve().name, store.memo("pixels", (self.VERSION, source, names, self.size, self.grey), decode))
+        return self.task(root.resolve().name, store.memo("pixels", (self.VERSION, STORED, source, names, self.size, self.grey), decode))
 
     def listing(self, root: Path) -> Listing:
         """Return which pictures are read, with their classes and splits.

@@ -19,7 +19,7 @@ from poisonbench.core.keys import key
 from poisonbench.decoders import reading
 from poisonbench.storage.store import Store
 from poisonbench.tasks.listing import SPLIT
-from poisonbench.tasks.pictures import NAMED, TEST_NAMES, TRAIN_NAMES, Encoded, Pictures, folder, ignored, in_order
+from poisonbench.tasks.pictures import NAMED, STORED, TEST_NAMES, TRAIN_NAMES, Encoded, Pictures, folder, ignored, in_order
 from poisonbench.tasks.source import NO_LABELS, UNLABELLED, Put, Raw, copied
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Parquet(Pictures):
             names = self._classes(train)
             return self.raw(self._rows(train, names), self._rows(test, names), [str(name) for name in names], root)
 
-        read = (self.VERSION, source, self.size, self.grey, self.image, self.label, self.id, *([UNLABELLED] if self.unlabelled else []))
+        read = (self.VERSION, STORED, source, self.size, self.grey, self.image, self.label, self.id, *([UNLABELLED] if self.unlabelled else []))
         return store.memo("pixels", read, decode)
 
     def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:

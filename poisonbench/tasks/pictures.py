@@ -25,6 +25,7 @@ from poisonbench.decoders import NOTES, picture
 from poisonbench.tasks.source import Raw, Split, check_unlabelled
 
 log = logging.getLogger("poisonbench")
+STORED = "with names of test rows"  # part of the key of stored pixels: rows that were stored without these names are decoded again
 NAMED = 5  # files that a message names at most
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
@@ -64,12 +65,11 @@ class Pictures(Split):
         if not names:
             raise DataError(f"{where} contains no pictures to train on; add some, or set task.root to another folder")
         others, held = self._decoded(test, str(where))
-        named = tuple(name or f"row {number}" for number, name in enumerate(names)) if any(names) else ()
         present = {*columns["labels"].tolist()}
         if lacking := [name for label, name in enumerate(class_names) if label not in present]:
             log.warning("%s: %d classes have no training rows (the first is %s)", where, len(lacking), lacking[0])
         tested = others if held else {name: column[:0] for name, column in columns.items()}
-        raw = Raw(train=columns, test=tested, class_names=tuple(class_names), row_names=named)
+        raw = Raw(train=columns, test=tested, class_names=tuple(class_names), row_names=_named(names), test_names=_named(held))
         raw.checked(where.name)  # only a valid data set may enter the store
         return raw
 
@@ -113,6 +113,11 @@ class Encoded(NamedTuple):
     content: bytes
     label: int
     name: str
+
+
+def _named(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of rows, with their numbers where the source gives none; no names if it names no row at all."""
+    return tuple(name or f"row {number}" for number, name in enumerate(names)) if any(names) else ()
 
 
 def noted(where: str, notes: Iterable[tuple[str, Sequence[str]]]) -> None:

@@ -43,6 +43,11 @@ class Sheet:
         """Names of the rows."""
         return tuple(f"{self.unit} {line}" for line in self.lines)
 
+    @property
+    def names_with_file(self) -> tuple[str, ...]:
+        """Names of the rows, for rows of a second file."""
+        return tuple(f"{self.file.name}, {name}" for name in self.names)
+
     def cells(self, column: str) -> list[str]:
         """Return the cells of a column.
 

@@ -45,6 +45,7 @@ class Raw:
         test: the same for the test rows; without test rows, 0 rows of the same shape.
         class_names: one name per class.
         row_names: one name per training row, such as the path of its picture; or empty.
+        test_names: one name per test row; or empty.
         form: of the inputs.
         columns: form and role of further columns.
         answers: form of the labels where they are texts; None: plain classes.
@@ -54,6 +55,7 @@ class Raw:
     test: Mapping[str, Tensor]
     class_names: tuple[str, ...]
     row_names: tuple[str, ...] = ()
+    test_names: tuple[str, ...] = ()
     form: Form = PIXELS
     columns: Mapping[str, Column] = field(default_factory=lambda: NO_COLUMNS)
     answers: Choice | None = None
@@ -69,10 +71,13 @@ class Raw:
         kinds = len(self.class_names)
         if len(classes) < 2 or len({*classes}) < len(classes) or not all(0 <= label < kinds for label in classes):
             raise ConfigError(f"task.classes={list(classes)}: give two or more different labels from 0 to {kinds - 1}, or null for all classes")
-        kept = torch.tensor([label in classes for label in self.train["labels"].tolist()])
-        names = tuple(name for name, stays in zip(self.row_names, kept.tolist(), strict=False) if stays)
         train, test = (_relabelled(rows, classes) for rows in (self.train, self.test))
-        return dataclasses.replace(self, train=train, test=test, class_names=tuple(self.class_names[label] for label in classes), row_names=names)
+        names, tested = (
+            tuple(name for name, label in zip(named, rows["labels"].tolist(), strict=False) if label in classes)
+            for named, rows in ((self.row_names, self.train), (self.test_names, self.test))
+        )
+        kinds_named = tuple(self.class_names[label] for label in classes)
+        return dataclasses.replace(self, train=train, test=test, class_names=kinds_named, row_names=names, test_names=tested)
 
     def checked(self, name: str) -> tuple[Dataset, Dataset]:
         """Return the training and the test rows as data sets.
@@ -166,6 +171,8 @@ class Split:
         kinds = whole.num_classes
         key = Key.root(self.split_seed).child("split")
         train, test = self._held_out(name, whole, test, key.child("test"))
+        held = raw.row_names and self.test
+        test_names = tuple(raw.row_names[number] for number in test.ids.tolist()) if held else raw.test_names
         if self.limit is not None and not kinds <= self.limit <= len(train):
             raise ConfigError(f"task.limit={self.limit}: {len(train)} training rows of {kinds} classes; give a number from {kinds} to {len(train)}")
         places = train.with_columns(train.columns | {"inputs": torch.arange(len(train))})  # positions instead of pixels, so that pixels are copied at most once
@@ -177,11 +184,12 @@ class Split:
         return Task(
             name=name,
             train=left.with_columns(left.columns | {"owners": dealt(self.owners, left, self.clients, key.child("owners"))}),
-            test=test,
+            test=test.with_columns(test.columns | {"ids": torch.arange(len(test))}),
             trusted=train.take(kept.inputs[trusted]),
             public=train.take(remaining.inputs[public]),
             class_names=raw.class_names,
             row_names=raw.row_names,
+            test_names=test_names,
         )
 
     def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
@@ -198,7 +206,7 @@ class Split:
         raise DataError("rows of this task cannot be written back, because it generates them or reads a fixed set; leave apply out, and use suspects.csv")
 
     def _held_out(self, name: str, train: Dataset, test: Dataset, key: Key) -> tuple[Dataset, Dataset]:
-        """Return the training rows and the test rows.
+        """Return the training rows and the test rows; test rows that are held out still have their numbers among all rows.
 
         Raises:
             ConfigError: `test` is above 0 although the source has test rows.
@@ -208,8 +216,7 @@ class Split:
         if len(test):
             raise ConfigError(f"task.test={self.test}: {name} has {len(test)} test rows already; leave task.test out")
         chosen, left = stratified(train, round(self.test * len(train)), key)
-        held = train.take(chosen)
-        return train.take(left), held.with_columns(held.columns | {"ids": torch.arange(len(held))})
+        return train.take(left), train.take(chosen)
 
 
 class Source(Protocol):

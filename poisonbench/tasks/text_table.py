@@ -54,6 +54,7 @@ class TextTable(Texts):
         sheet, tested = opened(self.root, self.test_file)
         names = (UNLABELLED,) if self.unlabelled else classes(sheet, label_of(sheet, self.label))
         test = [] if tested is None else self.documents(tested, names)
+        test = [document._replace(name=name) for document, name in zip(test, tested.names_with_file if tested else (), strict=True)]
         split = dataclasses.replace(self, test=0.0) if test else self
         return split.task(sheet.file.stem, self.raw(sheet.file.stem, self.documents(sheet, names), test, names))
 

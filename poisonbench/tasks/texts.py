@@ -148,7 +148,8 @@ class Texts(Split):
             train={"inputs": rows[0], "labels": _labels(train)},
             test={"inputs": rows[1], "labels": _labels(test)},
             class_names=class_names,
-            row_names=tuple(document.name for document in train) if any(document.name for document in train) else (),
+            row_names=_names(train),
+            test_names=_names(test),
             form=form,
         )
 
@@ -231,6 +232,10 @@ def _rows(texts: Sequence[Sequence[str]], form: Tokens, kept: int, length: int) 
     for place, words in enumerate(texts):
         rows[place, : min(len(words), kept)] = torch.tensor([form.places[word] for word in words[:kept]])
     return rows
+
+
+def _names(documents: Sequence[Document]) -> tuple[str, ...]:
+    return tuple(document.name for document in documents) if any(document.name for document in documents) else ()
 
 
 def _labels(documents: Sequence[Document]) -> Tensor:

@@ -304,7 +304,7 @@ def test_a_copy_of_a_test_row_and_wrong_labels_are_named_with_their_reasons(pict
     assert "1 training row copies a test row: train/down/copy.png" in out
     rows = {row["name"]: row for row in rows_in(pictures)}
     copy = rows["train/down/copy.png"]
-    assert (copy["near_copies_removes"], copy["kind"], copy["reason"]) == ("True", "duplicate", "it nearly repeats test row 13")
+    assert (copy["near_copies_removes"], copy["kind"], copy["reason"]) == ("True", "duplicate", "it nearly repeats test row test/down/003.png")
     wrong = [rows[f"train/across/wrong{number}.png"] for number in range(4)]
     assert all(row["named"] == row["deep_knn_removes"] == "True" and "across" in row["reason"] for row in wrong)
     assert all(0 < float(row["clean_share"]) <= 1 for row in rows.values())
@@ -353,3 +353,22 @@ class Told(Vetted):
 
 
 NONE = torch.zeros(0, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_copy_of_a_test_row_names_the_row_by_its_source(tmp_path, monkeypatch, capsys, apart):
+    monkeypatch.chdir(tmp_path)
+    texts = [" ".join(f"{letter}{number}" for letter in "abcdefgh") for number in range(60)]
+    lines = [f"{text},{'xy'[number % 2]}" for number, text in enumerate(texts)]
+    (tmp_path / "films.csv").write_text("\n".join(["text,label", *lines, *lines]))
+    (tmp_path / "more.csv").write_text(f"label,text\nx,another text of eight words not seen before\ny,{texts[1]}\n")
+    tests = "task.test_file=more.csv" if apart else "task.test=0.1"
+    assert entry(["audit", "task=texts", "task.root=films.csv", tests, "defense=near_copies", "threads=1"]) == 0
+    (path,) = tmp_path.glob("results/audit/*/suspects.csv")
+    told = {row["name"]: row["reason"] for row in csv.DictReader(path.read_text().splitlines()) if "test row" in row["reason"]}
+    copies = {name: re.search(r"test row ((?:more\.csv, )?line \d+)", reason)[1] for name, reason in told.items()}
+    if apart:
+        assert copies == {"line 3": "more.csv, line 3", "line 63": "more.csv, line 3"}
+        return
+    assert copies
+    assert all(abs(int(one.removeprefix("line ")) - int(other.removeprefix("line "))) == 60 for one, other in copies.items())

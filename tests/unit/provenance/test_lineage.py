@@ -155,13 +155,30 @@ def test_a_file_is_found_by_its_name_or_the_end_of_it(tmp_path, ran, capsys):
     net = ("net=tiny", "learner.epochs=1", "threads=1")
     path, rows = ran("task=image_folder", "task.root=data", "task.trusted=0", "attack=badnets", "threat.budget.rate=0.1", "seed=100", *net)
     source = next(row["source"] for row in rows if row["split"] == "train" and row["source"].endswith("dog/3.png"))
-    for name in (source, "dog/3.png"):
+    for name, whole in {source: source, "dog/7.png": "train/dog/7.png", "test/dog/3.png": "test/dog/3.png"}.items():
         assert entry(["provenance", "lineage", str(path), f"file={name}"]) == 0
         said = capsys.readouterr().out
-        assert source in said
+        assert whole in said
         assert "label is dog" in said
-    assert entry(["provenance", "lineage", str(path), "file=3.png"]) == 2
+    assert entry(["provenance", "lineage", str(path), "file=7.png"]) == 2
     assert "2 files have this name" in capsys.readouterr().err
+    assert entry(["provenance", "lineage", str(path), "file=dog/3.png"]) == 2
+    assert "2 files have this name, test/dog/3.png and train/dog/3.png among them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_test_rows_have_the_names_of_their_source(tmp_path, ran, apart):
+    lines = [f"{number},{'xy'[number % 2]}" for number in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,label", *lines]))
+    (tmp_path / "more.csv").write_text("label,a\nx,100\ny,101\n")
+    tests = "task.test_file=more.csv" if apart else "task.test=0.25"
+    _, rows = ran("task=csv", "task.root=rows.csv", tests, "attack=none", "seed=100", "threads=1")
+    found = {row["digest"]: row["source"] for row in rows if row["split"] == "test"}
+    values = {100: "more.csv, line 2", 101: "more.csv, line 3"} if apart else {number: f"line {number + 2}" for number in range(40)}
+    given = {value: Dataset.of(torch.tensor([[float(value)]]), torch.tensor([value % 2]), num_classes=2) for value in values}
+    named = {row_digests(row)[0]: values[value] for value, row in given.items()}
+    assert len(found) == (2 if apart else 10)
+    assert found == {digest: named[digest] for digest in found}
 
 
 def test_the_python_interface_writes_it_too(tmp_path):
