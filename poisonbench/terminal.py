@@ -117,6 +117,8 @@ def show_record(console: Console, record: Record, path: Path) -> None:
     title = f"{_name(record, 'attack')} against {_name(record, 'defense')} on {_name(record, 'task')}, seed {record.spec['seed']}"
     if record.status != "done":
         console.print(f"{title}: {record.status}, {record.reason}", markup=False, highlight=False, soft_wrap=True)
+        for line in _kept_lines(record):
+            console.print(line, markup=False, highlight=False)
     else:
         console.print(_table(title, record))
         for line in (*_trial_lines(record), *_filter_lines(record.metrics), *_certificate_lines(record)):
@@ -157,6 +159,14 @@ def _trial_lines(record: Record) -> Iterator[str]:
         poisoned, signed = record.counts["poisoned"], record.counts["poisoned_listed"]
         known = "; the poison was there before the rows were signed, so the list cannot find it" if poisoned and signed == poisoned else ""
         yield f"signed list: it names {record.counts['listed']} of the rows, {signed} of {poisoned} poisoned rows among them{known}"
+    yield from _kept_lines(record)
+
+
+def _kept_lines(record: Record) -> Iterator[str]:
+    counts = record.counts
+    if "benign_kept" in counts:
+        poisoned = f"{counts['poisoned_kept']} of {counts['poisoned']} poisoned rows"
+        yield f"kept: {counts['benign_kept']} of {counts['benign']} benign rows, {poisoned}"
 
 
 def _filter_lines(metrics: Mapping[str, object]) -> Iterator[str]:

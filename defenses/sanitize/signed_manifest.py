@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
-from poisonbench.core.errors import Incompatible
+from poisonbench.core.errors import Refused
 from poisonbench.core.manifest import row_digests
 from poisonbench.core.rng import Key
 
@@ -20,7 +20,7 @@ class SignedManifest:
     Web-Scale Training Datasets is Practical", IEEE S&P 2024, section 6, with a signature over the list.
 
     The defender knows the publisher's key. A list with another signature, or without one, proves nothing about any row, so the whole training set is
-    refused: the run is skipped with that reason, and no row is kept.
+    refused: the run is skipped with that reason, no row is kept, and the record counts the benign and the poisoned rows that were refused.
 
     What it cannot find: poison that was in the rows before they were signed, which is how every attack except `supply_chain` works here; copies of
     a signed row; rows that are missing; and an old list in place of today's, of which nothing in the list tells. With an old list, rows that were
@@ -38,13 +38,12 @@ class SignedManifest:
         """Return which rows are listed.
 
         Raises:
-            Incompatible: the list is not signed by the publisher, or it lists none of the rows.
+            Refused: the list is not signed by the publisher, or it lists none of the rows.
         """
+        refusal = f"defense=signed_manifest refuses all {len(data)} training rows and keeps none"
         if fault := means.manifest.fault():
-            raise Incompatible(
-                f"defense=signed_manifest refuses all {len(data)} training rows and keeps none: the list that came with them is not valid, {fault}"
-            )
+            raise Refused(f"{refusal}: the list that came with them is not valid, {fault}")
         keep = means.manifest.lists(row_digests(data))
         if not keep.any():
-            raise Incompatible(f"defense=signed_manifest refuses all {len(data)} training rows and keeps none: the publisher's list names none of them")
+            raise Refused(f"{refusal}: the publisher's list names none of them")
         return Verdict(keep=keep, suspicion=(~keep).float())

@@ -37,6 +37,10 @@ class Incompatible(PoisonbenchError):
     """Parts that do not work together, such as a slot that the learner does not have; the run ends as a *skipped* record with this reason."""
 
 
+class Refused(Incompatible):
+    """A filter that keeps none of the training rows it received, so that nothing can be trained; the *skipped* record counts these rows."""
+
+
 class Diverged(ArithmeticError):
     """A loss, an update, a state or a score that is not finite; the run ends as a *failed* record that says where.
 

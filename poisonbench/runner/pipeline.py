@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+import torch
+from torch import Tensor
+
 from poisonbench.core.defense import Mean, Verdict
 from poisonbench.core.delivery import Delivered
-from poisonbench.core.errors import Incompatible
+from poisonbench.core.errors import Incompatible, Refused
 from poisonbench.core.goals import Probe
 from poisonbench.core.learner import Victim
 from poisonbench.core.manifest import row_digests
@@ -25,6 +28,7 @@ from poisonbench.storage.record import Record
 from poisonbench.storage.store import Store
 
 Figures = dict[str, object]
+SUMMED = ("poisoned", "poisoned_kept", "listed", "poisoned_listed", "benign", "benign_kept", "exposures", "probe", "hits")  # these differ by trial
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,6 +61,8 @@ def run(experiment: Experiment, store: Store, witness: Witness | None = None) ->
     try:
         check(line)
         return walked(line, witness)
+    except Refused as error:
+        return dataclasses.replace(record_of(line), status="skipped", reason=str(error), counts=refused(line))
     except Incompatible as error:
         return dataclasses.replace(record_of(line), status="skipped", reason=str(error))
 
@@ -98,7 +104,7 @@ def over_trials(part: str, by_trial: Sequence[Mapping[str, Figures]]) -> Figures
 
 def total(counts: Sequence[Figures]) -> dict[str, int]:
     """Return the counts of all trials: summed if they differ by trial, else those of the first."""
-    summed = ("poisoned", "poisoned_kept", "listed", "poisoned_listed", "exposures", "probe", "hits") if len(counts) > 1 else ()
+    summed = SUMMED if len(counts) > 1 else ()
     both = {name: sum(int(str(each[name])) for each in counts) if name in summed else int(str(value)) for name, value in counts[0].items()}
     return both | ({"trials": len(counts)} if len(counts) > 1 else {})
 
@@ -173,15 +179,11 @@ def _mean(values: Sequence[object]) -> object:
 
 def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     """Return the absolute numbers behind the fractions."""
-    task, kinds = line.experiment.task, trial.poisoned.kinds
-    kept = kinds.poison if trial.verdict is None else kinds.poison & trial.verdict.keep
-    numbers: Figures = {"train": len(task.train), "trusted": len(task.trusted), "poisoned": int(kinds.poison.sum()), "poisoned_kept": int(kept.sum())}
-    numbers |= {name: count for name in ("cover", "untouched", "injected") if (count := int(getattr(kinds, name).sum()))}
-    if "manifest" in needs(line.experiment.defense):
-        listed = trial.poisoned.manifest.lists(row_digests(trial.poisoned.data))
-        numbers |= {"listed": int(listed.sum()), "poisoned_listed": int((listed & kinds.poison).sum())}
+    task = line.experiment.task
+    keep = torch.ones(len(trial.poisoned.data), dtype=torch.bool) if trial.verdict is None else trial.verdict.keep
+    numbers = of_rows(line, trial.poisoned, keep)
     if isinstance(epochs := trial.defended.facts.get("epochs"), int):
-        numbers["exposures"] = int(kept.sum()) * epochs
+        numbers["exposures"] = int((trial.poisoned.kinds.poison & keep).sum()) * epochs
     if (clients := int(task.train.owners.max()) + 1) > 1:
         numbers |= {"clients": clients, "malicious": len(line.malicious)}  # of all clients; facts count those of each round if only some take part
     numbers |= {"test": len(task.test), "classes": task.test.num_classes, "probe": len(probe)}
@@ -190,3 +192,28 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     if len(probe):
         numbers["hits"] = int(metrics.served(line.probed(victim, probe, "defended probe"), probe).sum())
     return numbers
+
+
+def of_rows(line: Line, poisoned: Delivered, keep: Tensor) -> Figures:
+    """Return how many rows of each kind the defender received, and how many of them the filter kept.
+
+    Args:
+        line: the stages of the run.
+        poisoned: the N rows of one trial.
+        keep: (N,) bool.
+    """
+    task, kinds = line.experiment.task, poisoned.kinds
+    numbers: Figures = {"train": len(task.train), "trusted": len(task.trusted)}
+    numbers |= {"poisoned": int(kinds.poison.sum()), "poisoned_kept": int((kinds.poison & keep).sum())}
+    numbers |= {name: count for name in ("cover", "untouched", "injected") if (count := int(getattr(kinds, name).sum()))}
+    if "manifest" in needs(line.experiment.defense):
+        listed, benign = poisoned.manifest.lists(row_digests(poisoned.data)), ~(kinds.poison | kinds.cover)
+        numbers |= {"listed": int(listed.sum()), "poisoned_listed": int((listed & kinds.poison).sum())}
+        numbers |= {"benign": int(benign.sum()), "benign_kept": int((benign & keep).sum())}
+    return numbers
+
+
+def refused(line: Line) -> dict[str, int]:
+    """Return the counts of a run whose filter refused the whole training set: it kept none of the rows of any trial."""
+    trials = [line.strike(number) for number in range(line.experiment.threat.trials)]
+    return total([of_rows(line, each, torch.zeros(len(each.data), dtype=torch.bool)) for each in trials])

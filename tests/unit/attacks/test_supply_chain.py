@@ -22,7 +22,7 @@ def test_rows_that_change_after_signing_are_all_removed_and_no_other(tiny, share
     record = run(tiny(*POISON, "attack.data.manifest=kept"), shared)
     assert (record.metrics["removed"], record.metrics["tpr"], record.metrics["fpr"]) == (38, 1, 0)
     assert record.counts["poisoned_kept"] == record.counts["poisoned_listed"] == 0
-    assert record.counts["listed"] == 342
+    assert record.counts["listed"] == record.counts["benign"] == record.counts["benign_kept"] == 342
     assert record.undefended["asr"] > 0.9
     assert record.metrics["asr"] < 0.5  # 0.14 without any attack; the removed rows are all of the other classes, so the target class has more rows
 
@@ -34,6 +34,19 @@ def test_a_list_with_another_key_is_refused_with_all_rows(tiny, shared):
         "defense=signed_manifest refuses all 380 training rows and keeps none: the list that came with them is not valid, it is signed with the key of "
         "the attacker, not with that of the publisher"
     )
+    assert record.metrics == record.undefended == {}
+    assert {name: record.counts[name] for name in ("benign", "benign_kept", "poisoned", "poisoned_kept")} == {
+        "benign": 342,
+        "benign_kept": 0,
+        "poisoned": 38,
+        "poisoned_kept": 0,
+    }
+
+
+def test_refused_rows_are_counted_over_all_trials(tiny, shared):
+    record = run(tiny(*POISON, "attack.data.manifest=own_key", "threat.trials=2"), shared)
+    assert (record.status, record.counts["trials"], record.counts["train"]) == ("skipped", 2, 380)
+    assert [record.counts[name] for name in ("benign", "benign_kept", "poisoned", "poisoned_kept")] == [684, 0, 76, 0]
 
 
 def test_with_an_old_list_the_poison_is_removed_and_so_are_the_clean_rows_that_were_added_since(tiny, shared):
@@ -47,6 +60,7 @@ def test_with_an_old_list_the_poison_is_removed_and_so_are_the_clean_rows_that_w
     assert record.metrics["tpr"] == 1
     assert record.metrics["removed"] == 38 + lost
     assert math.isclose(record.metrics["fpr"], lost / 342)
+    assert (record.counts["benign_kept"], record.counts["poisoned_kept"]) == (342 - lost, 0)
 
 
 def test_poison_that_was_signed_stays_and_the_record_counts_it(tiny, shared):
@@ -130,8 +144,10 @@ def test_a_refused_training_set_ends_the_command_with_its_reason(tmp_path, monke
     assert entry([*TINY, "attack=supply_chain", "attack.data.manifest=own_key", "defense=signed_manifest"]) == 0
     said = capsys.readouterr()
     assert "refuses all 380 training rows" in said.out.replace("\n", " ") + said.err
+    assert "kept: 0 of 361 benign rows, 0 of 19 poisoned rows\n" in said.out
     (path,) = tmp_path.glob("results/records/*.json")
     assert read(path).status == "skipped"
+    assert read(path).counts["benign"] == 361
 
 
 @pytest.mark.parametrize(
