@@ -29,6 +29,7 @@ class Sheet:
         lines: the line of the file that each row starts in; for Parquet the number of the row, from 0.
         unit: what `lines` counts.
         known: names of classes, in the order of their numbers, for columns whose metadata gives them.
+        homes: the file of each row, for plain files without columns; empty for a table.
     """
 
     file: Path
@@ -37,16 +38,18 @@ class Sheet:
     lines: tuple[int, ...]
     unit: Literal["line", "row"] = "line"
     known: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NO_NAMES)
+    homes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the rows."""
-        return tuple(f"{self.unit} {line}" for line in self.lines)
+        lines = [f"{self.unit} {line}" for line in self.lines]
+        return tuple(f"{home}, {line}" for home, line in zip(self.homes, lines, strict=True)) if self.homes else tuple(lines)
 
     @property
     def names_with_file(self) -> tuple[str, ...]:
         """Names of the rows, for rows of a second file."""
-        return tuple(f"{self.file.name}, {name}" for name in self.names)
+        return self.names if self.homes else tuple(f"{self.file.name}, {name}" for name in self.names)
 
     def cells(self, column: str) -> list[str]:
         """Return the cells of a column.
@@ -64,6 +67,8 @@ class Sheet:
 
     def where(self, row: int, column: str) -> str:
         """Return the place of a cell for messages."""
+        if self.homes:
+            return f"{self.file / self.homes[row] if self.file.is_dir() else self.file}, line {self.lines[row]}"
         return f"{self.file}, {self.unit} {self.lines[row]}, column {column}"
 
     def like(self, other: Sheet) -> Sheet:
