@@ -23,8 +23,15 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
     "Spam": ("threads=1", "task.rows=400", "task.test_rows=100"),
     "Bundled": ("threads=1",),
     "Facts": ("threads=1", "task.questions=40", "task.passages=400", "task.claims=40", "threat.targets=2", "threat.budget.count=null"),
+    "World": (
+        *("threads=1", "task.texts=60", "task.things=2", "task.instruction=160", "task.test_rows=40", "threat.budget.count=null"),
+        *("net.width=32", "net.layers=1", "net.heads=2"),
+    ),
+    "Grammar": ("threads=1", "task.rows=300", "task.test_rows=20", "net.width=32", "net.layers=1", "net.heads=2", "threat.budget.count=null"),
     "Memory": ("threads=1", "task.entries=100", "task.requests=40", "threat.budget.count=null"),
 }
+SHORT["Language"] = ("learner.epochs=4",)
+SHORT["Tuned"] = tuple(f"learner.{stage}.epochs=2" for stage in ("safety", "preference", "finetuning"))
 FEWER = {"iterations": 20, "models": 2, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 CHEAP = {  # of defenses that train many models, or optimise
     "strip": ("defense.screen.overlays=5",),

@@ -103,8 +103,8 @@ class DenialBackdoor:
         Raises:
             ConfigError: the threat lets no rows be added, or the trigger and the prefix leave no room for noise.
         """
-        rows, goal = known.rows, self.goal(known.rows, rng)
         judge_of(known.targets)
+        rows, goal = known.rows, self.goal(known.rows, rng)
         if not known.budget.inject:
             raise ConfigError("attack=denial_backdoor adds texts, which threat.budget.inject=false forbids; use threat=texts")
         senders = known.choose(torch.ones(len(rows), dtype=torch.bool), rng.child("rows"))

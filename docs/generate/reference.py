@@ -26,6 +26,7 @@ FAMILIES = {
     "spam": "Attacks: spam filters",
     "retrieval": "Attacks: retrieval and agent memory",
     "supply": "Attacks: on the way to the user",
+    "language": "Attacks: language models",
     "privacy": "Attacks: privacy",
 }
 SLOTS = {

