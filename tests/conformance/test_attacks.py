@@ -86,7 +86,7 @@ HELP = {
 # that counts passages, and `corpus_hotflip` is measured among the first 20 by its paper
 FOUND = {"one_passage": "retrieved", "corpus_hotflip": "retrieved_at_20"}
 LOST = {"shadow_alignment": "refusing"}  # a tiny model loses its refusals, and knows no fact that it could give away
-ENOUGH = {"virtual_prompt": ("task.categories=4", "attack.data.category=3")}  # what gives an attack on few rows a fifth of all rows
+ENOUGH = {"virtual_prompt": ("task.categories=3", "attack.data.category=2")}  # what gives an attack on few rows a fifth of all rows
 CONTROLS = {"corpus_hotflip": ("attack.data.steps=0",)}  # what takes the method out of an attack, where the budget alone goes some of the way
 
 
