@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, cast
 
 import torch
@@ -24,11 +24,13 @@ from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import PICTURES
 from poisonbench.learn import device
+from poisonbench.learn.influence import Dual, Least, Primal
 from poisonbench.nets.fixed import FixedMap
 
 CACHE = 2 << 30  # bytes of features that are kept in memory; the oldest are dropped first
 _cache: dict[str, Tensor] = {}
 ROWS = 500  # rows whose features are computed at a time
+MOST = 20_000  # rows of a kernel whose influence is computed: the matrix then has 3 GiB
 SLICE = 1000  # test rows at a time: (rows, R, K) scores are held, 120 MB for 3,000 members and 10 classes
 
 
@@ -71,12 +73,30 @@ class Solved(PlainLearner):
         with torch.inference_mode():
             return torch.cat([self.features(some.to(place)) for some in inputs.split(ROWS)])
 
+    def kept(self, inputs: Tensor) -> Tensor:
+        """Return features, from the cache if possible: rows that are solved for now are scored with next."""
+        name = f"{key(self.features)}/{self.device}/{tensor_digest(inputs)}"
+        if name not in _cache:
+            _cache[name] = self.featured(inputs)
+            while sum(kept.nbytes for kept in _cache.values()) > CACHE and len(_cache) > 1:
+                _cache.pop(next(iter(_cache)))
+        return _cache[name]
+
+    def mirrored(self, inputs: Tensor) -> Tensor:
+        """Return the inputs and, where `mirror` is set, their mirror images after all of them."""
+        return torch.cat([inputs, inputs.flip(-1)]) if self.mirror else inputs
+
     def examples(self, data: Dataset) -> tuple[Tensor, Tensor]:
         """Return inputs and (N, K) targets: 1 for the label, less the mean of all classes."""
         targets = F.one_hot(data.labels, data.num_classes).float() - 1 / data.num_classes
-        if not self.mirror:
-            return data.inputs, targets
-        return torch.cat([data.inputs, data.inputs.flip(-1)]), torch.cat([targets, targets])
+        return self.mirrored(data.inputs), torch.cat([targets, targets]) if self.mirror else targets
+
+    def influence(self, inputs: Tensor) -> Least:
+        """Return the influence of the labels of rows with these inputs (`poisonbench.core.influence.LinearInLabels`)."""
+        raise NotImplementedError
+
+    def check_influence(self, rows: int) -> None:
+        """Refuse nothing: features limit the size of the system."""
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> SolvedVictim:
         """Solve for the weights."""
@@ -152,14 +172,20 @@ class KernelRidge(Solved):
         weights = torch.cholesky_solve(targets.to(kernel.device), torch.linalg.cholesky(kernel)).cpu()
         return KernelVictim(learner=self, inputs=inputs, weights=weights, facts={"rows": len(data)})
 
-    def kept(self, inputs: Tensor) -> Tensor:
-        """Return features, from the cache if possible: rows that are solved for now are scored with next."""
-        name = f"{key(self.features)}/{self.device}/{tensor_digest(inputs)}"
-        if name not in _cache:
-            _cache[name] = self.featured(inputs)
-            while sum(kept.nbytes for kept in _cache.values()) > CACHE and len(_cache) > 1:
-                _cache.pop(next(iter(_cache)))
-        return _cache[name]
+    def influence(self, inputs: Tensor) -> Dual:
+        """Return the influence of the labels of rows with these inputs."""
+        return Dual(read=lambda: self.kept(self.mirrored(inputs)), rows=len(inputs), ridge=self.ridge, kernel=self.kernel)
+
+    def check_influence(self, rows: int) -> None:
+        """Refuse a matrix of all pairs of rows that does not fit into memory.
+
+        Raises:
+            ConfigError: there are too many rows.
+        """
+        if (solved := rows * (2 if self.mirror else 1)) > MOST:
+            raise ConfigError(
+                f"learner=kernel_ridge: {solved} rows in one part, mirror images included, and at most {MOST} fit; use more parts, or learner=ridge"
+            )
 
     def kernel(self, one_ND: Tensor, other_MD: Tensor) -> Tensor:
         """Return (N, M) kernel values of rows of length 1, whose squared distance is 2 - 2 a.b."""
@@ -221,6 +247,12 @@ class LinearRidge(Solved):
             weights = self._solved(gram, cross)
         return LinearVictim(learner=self, weights=weights.cpu().contiguous(), facts={"rows": len(data)})
 
+    def influence(self, inputs: Tensor) -> Least:
+        """Return the influence of the labels of rows with these inputs."""
+        solved, width = len(inputs) * (2 if self.mirror else 1), self.featured(inputs[:1]).shape[1]
+        kind = partial(Dual, kernel=_products) if solved < width else Primal
+        return kind(read=lambda: self.kept(self.mirrored(inputs)), rows=len(inputs), ridge=self.ridge)
+
     def _solved(self, gram: Tensor, targets: Tensor) -> Tensor:
         gram.diagonal().add_(self.ridge)
         return torch.cholesky_solve(targets, torch.linalg.cholesky(gram))
@@ -240,3 +272,7 @@ class LinearVictim(SolvedVictim):
     def silenced(self, channels_D: Tensor) -> LinearVictim:
         """Return a victim whose weights of these features are zero."""
         return dataclasses.replace(self, weights=torch.where(channels_D[:, None], 0.0, self.weights))
+
+
+def _products(one_ND: Tensor, other_MD: Tensor) -> Tensor:
+    return one_ND @ other_MD.T
