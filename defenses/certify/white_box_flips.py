@@ -1,6 +1,6 @@
 """The white-box certificate against flipped labels: what every label weighs in every member is known, so flips are counted row by row.
 
-Shape letters: M test rows, B of them at a time, N rows of a member, R members, K classes, D features, P pairs of a test row and a class.
+Shape letters: M test rows, B of them at a time, N rows of a member, J of them, R members, K classes, D features.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # the usual name
 
-from defenses.certify.dpa import alone, gaps
+from defenses.certify.dpa import alone
+from defenses.certify.knapsack import NEVER, cheapest
 from defenses.train.committee import Votes
 from defenses.train.white_box_flips import LabelledVictim
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import NoCertificate
-from poisonbench.core.electorate import UNITS, electorate, votes
+from poisonbench.core.electorate import UNITS, electorate
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Victim
 from poisonbench.core.progress import track
 from poisonbench.core.proof import ALONE, Tolerance
 
 CELLS = 1 << 23  # influences that are held at a time; five tensors of this size take 320 MiB
-FIRST = 64  # gains that are sorted first; eight times as many where these do not suffice
+FIRST = 4096  # the largest influences, which are tried first; four times as many where these do not suffice
 SLACK = 1e-9  # of sums of influences, on the attacker's side; scores are of size 1, and rounding moves them by less than a quarter of this
-NEVER = torch.iinfo(torch.int32).max  # no number of flips is enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class WhiteBoxCertificate(NoCertificate):
 
     The answer y of the ensemble changes when some class c has enough votes more. A member that votes for y gives one vote for the flips after which it
     answers anything else, and two for those after which it answers c. Another member gives one for those after which it answers c, a member that votes
-    for c none. Each member offers at most one of its choices, and the cheapest set with enough votes is found by sorting (`cheapest`). The radius
-    is one less than its flips.
+    for c none. Each member offers one of its choices at most. The cheapest set with enough votes is found by sorting (`defenses.certify.knapsack`), and
+    the radius is one less than its flips.
 
     The radius is exact with one part, and with two classes. Otherwise it is a lower bound: flips after which c leads the answer of a member may leave
     a third class in front.
@@ -123,119 +123,63 @@ def flips(member: LabelledVictim, features_MD: Tensor, answers_M: Tensor, to: in
     influence, own_NK = member.learner.linear.influence(member.inputs), F.one_hot(member.labels, member.kinds).double()
     found = list[Tensor]()
     for some in torch.arange(len(features_MD)).split(max(1, CELLS // len(member.labels))):
-        weights_BN = influence.of(features_MD[some])
-        error = float((weights_BN @ (own_NK - 1 / member.kinds) - member.asked(features_MD[some])).abs().max())
+        weights_BN, answers_B = influence.of(features_MD[some]), answers_M[some]
+        scores_BK = weights_BN @ own_NK
+        error = float((scores_BK - weights_BN.sum(1, keepdim=True) / member.kinds - member.asked(features_MD[some])).abs().max())
         if error > SLACK / 4:
             raise ConfigError(f"defense.certify: scores are known to {error:.1g} only, and {SLACK / 4:.1g} is needed; use a larger ridge")
-        found.append(overtaking(weights_BN, own_NK, answers_M[some], to=to))
+        leads_BK = scores_BK.gather(1, answers_B[:, None]) - scores_BK
+        found.append(overtaking(weights_BN, member.labels, answers_B, leads_BK - SLACK, to))
     return torch.cat(found)
 
 
-def overtaking(weights_BN: Tensor, own_NK: Tensor, answers_B: Tensor, *, to: int | None = None, slack: float = SLACK) -> Tensor:
+def overtaking(weights_BN: Tensor, labels_N: Tensor, answers_B: Tensor, needs_BK: Tensor, to: int | None = None) -> Tensor:
     """Return (B, K) int32: the smallest number of flips after which a class leads the answer, 0 at the answer, `NEVER` where there is none.
 
-    With a slack of 0 a tie goes to the smaller class, as in an argmax.
+    A gain is at most twice the size of its influence. The flips are looked for among the largest influences first, and among more of them where a
+    row that was left out could gain as much as the last one that is needed.
 
     Args:
         weights_BN: influence of each label.
-        own_NK: one-hot labels, float64.
+        labels_N: labels.
         answers_B: the classes that lead before.
+        needs_BK: what the gains have to reach: the lead of the answer, less a slack. A class above the answer has to exceed it, since a tie goes to
+            the smaller class.
         to: the class that labels are set to; None: any.
-        slack: sums that fall short of a lead by this much are enough.
     """
-    rows, scores_BK, answered_BN = torch.arange(len(weights_BN)), weights_BN @ own_NK, own_NK.T[answers_B]
-    found = torch.zeros(scores_BK.shape, dtype=torch.int32)
-    for rival in range(own_NK.shape[1]):
-        if to is None:  # the largest of all changes: the label becomes the rival where the influence is positive, the answer where it is negative
-            gains = weights_BN.abs().addcmul_(weights_BN, answered_BN - own_NK[:, rival])
-        else:
-            set_B = float(to == rival) - (answers_B == to).to(weights_BN)
-            gains = (weights_BN * (set_B[:, None] + answered_BN - own_NK[:, rival])).clamp_min_(0)
-        lead = scores_BK[rows, answers_B] - scores_BK[:, rival]
-        found[:, rival] = fewest(gains, lead - slack, rival > answers_B)
-    found[rows, answers_B] = 0
-    return found
-
-
-def fewest(gains_PN: Tensor, needs_P: Tensor, strict_P: Tensor) -> Tensor:
-    """Return (P,) int32: the smallest number of gains, 1 or more, whose sum reaches the need, or exceeds it where that is strict; else `NEVER`.
-
-    Args:
-        gains_PN: 0 or more.
-        needs_P: needs.
-        strict_P: whether the sum has to exceed the need.
-    """
-    found = torch.full((len(gains_PN),), NEVER, dtype=torch.int32)
-    open_P, count = torch.arange(len(gains_PN)), min(FIRST, gains_PN.shape[1])
-    while len(open_P):
-        sums = (gains_PN if len(open_P) == len(gains_PN) else gains_PN[open_P]).topk(count, 1).values.cumsum(1)
-        need, strict = needs_P[open_P, None], strict_P[open_P, None]
-        reached = torch.where(strict, sums > need, sums >= need)
-        done = reached[:, -1]
-        found[open_P[done]] = (~reached[done]).sum(1, dtype=torch.int32) + 1
-        if count == gains_PN.shape[1]:
-            break
-        open_P, count = open_P[~done], min(8 * count, gains_PN.shape[1])
-    return found
-
-
-def cheapest(flips_MRK: Tensor, answers_MR: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (M,) float64 flips after which the answer of the ensemble can change, inf for never, and the (M,) answers.
-
-    Args:
-        flips_MRK: flips after which a class leads the answer of a member, 0 at the answer, `NEVER` for no number.
-        answers_MR: answers of the members.
-    """
-    kinds, voted = flips_MRK.shape[2], answers_MR.long()
-    counts_MK = votes(answers_MR, kinds)
-    answers = counts_MK.argmax(1)
-    needs_MK = gaps(counts_MK, answers) + 1
-    least = torch.full((len(voted),), torch.inf, dtype=torch.float64)
-    for some in torch.arange(len(voted)).split(max(1, CELLS // (8 * kinds * voted.shape[1]))):
-        costs = torch.where(flips_MRK[some] == NEVER, torch.inf, flips_MRK[some].double())
-        leave = costs.scatter(2, voted[some, :, None], torch.inf).min(2).values
-        own = voted[some] == answers[some, None]
+    kinds, total = needs_BK.shape[1], len(labels_N)
+    found = torch.full(needs_BK.shape, NEVER, dtype=torch.int32)
+    open_B, count = torch.arange(len(weights_BN)), min(FIRST, total)
+    while len(open_B):
+        weights, answers, needs = weights_BN[open_B], answers_B[open_B], needs_BK[open_B]
+        largest = weights.abs().topk(count, 1)
+        weights_BJ, labels_BJ = weights.gather(1, largest.indices), labels_N[largest.indices]
+        others = 2 * largest.values[:, -1] if count < total else weights.new_full((len(open_B),), -1.0)
+        known = torch.ones(len(open_B), dtype=torch.bool)
         for rival in range(kinds):
-            join = costs[:, :, rival].masked_fill(voted[some] == rival, torch.inf)
-            need = needs_MK[some, rival]
-            one, two = torch.where(own, leave, join), torch.where(own, join, torch.inf)
-            found = knapsack(one, two, need).masked_fill(answers[some] == rival, torch.inf)
-            least[some] = torch.minimum(least[some], found)
-    return least, answers
+            gains_BJ = gains(weights_BJ, labels_BJ, (answers, rival), to).sort(1, descending=True).values
+            sums, need = gains_BJ.cumsum(1), needs[:, rival, None]
+            short = torch.where(rival > answers[:, None], sums <= need, sums < need).sum(1)
+            last = gains_BJ.gather(1, short.clamp_max(count - 1)[:, None])[:, 0]
+            found[open_B, rival] = torch.where(short < count, short + 1, NEVER).to(torch.int32)
+            known &= (answers == rival) | ((short < count) & (last >= others)) | (others < 0)
+        open_B, count = open_B[~known], min(4 * count, total)
+    found[torch.arange(len(found)), answers_B] = 0
+    return found
 
 
-def knapsack(one_PR: Tensor, two_PR: Tensor, needs_P: Tensor) -> Tensor:
-    """Return (P,) the smallest cost of `needs` votes or more, where each member gives one vote, or two, or none; exact.
-
-    A member whose second vote costs no less than its first counts as two single votes, because a cheapest set takes the first one first. Any other
-    is a pair. At most one pair gives one vote in a cheapest set: of two such, the pair whose both votes are cheaper could give two, and the other none.
-    So the sets to compare are the t cheapest pairs and the cheapest single votes, with no pair or one that gives one vote.
+def gains(weights_BJ: Tensor, labels_BJ: Tensor, pair: tuple[Tensor, int], to: int | None) -> Tensor:
+    """Return (B, J), by how much a new label for a row lowers the lead of the answers over a rival at most; 0 where it cannot.
 
     Args:
-        one_PR: cost of one vote of a member, inf for never.
-        two_PR: cost of two, no less than that of one.
-        needs_P: votes, 1 or more.
+        weights_BJ: influences of rows.
+        labels_BJ: their labels.
+        pair: the (B,) answers and the rival.
+        to: the class that labels are set to; None: any.
     """
-    paired = two_PR < 2 * one_PR
-    more = torch.where(two_PR.isfinite(), two_PR - one_PR, torch.inf).masked_fill(paired, torch.inf)
-    singles = totals(torch.cat([one_PR.masked_fill(paired, torch.inf), more], 1).sort(1).values)
-    both, order = two_PR.masked_fill(~paired, torch.inf).sort(1)
-    first = one_PR.masked_fill(~paired, torch.inf).gather(1, order)
-    pairs = totals(both)
-    counts, last = torch.arange(pairs.shape[1]), singles.shape[1] - 1
-
-    def filled(given: Tensor) -> Tensor:
-        """Return (P, ...) the cost of the single votes that are missing beside those that pairs give."""
-        missing = (needs_P[:, None] - given).clamp_min(0)
-        return singles.gather(1, missing.clamp_max(last)).masked_fill(missing > last, torch.inf)
-
-    best = (pairs + filled(2 * counts)).min(1).values
-    later = first.flip(1).cummin(1).values.flip(1)  # the cheapest first vote of a pair that is not among the t cheapest
-    saved = torch.where(both.isfinite(), first - both, torch.inf).cummin(1).values  # or of one that is among the t + 1 cheapest
-    halves = torch.minimum(pairs[:, :-1] + later, pairs[:, 1:] + saved)
-    return torch.minimum(best, (halves + filled(2 * counts[:-1] + 1)).min(1).values)
-
-
-def totals(costs_PR: Tensor) -> Tensor:
-    """Return (P, R + 1) sums of the first 0, 1, ... costs."""
-    return F.pad(costs_PR.cumsum(1), (1, 0))
+    answers_B, rival = pair
+    before_BJ = (labels_BJ == answers_B[:, None]).to(weights_BJ) - (labels_BJ == rival).to(weights_BJ)
+    if to is None:  # the label becomes the rival where the influence is positive, the answer where it is negative
+        return weights_BJ.abs().addcmul_(weights_BJ, before_BJ)
+    after_B = float(to == rival) - (answers_B == to).to(weights_BJ)
+    return weights_BJ.mul(after_B[:, None] + before_BJ).clamp_min_(0)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from defenses.certify.white_box_flips import NEVER, SLACK, WhiteBoxCertificate, cheapest, fewest, flips, knapsack, overtaking
+from defenses.certify import white_box_flips
+from defenses.certify.knapsack import NEVER, cheapest, knapsack
+from defenses.certify.white_box_flips import SLACK, WhiteBoxCertificate, flips, overtaking
 from defenses.train.dpa import divided
 from defenses.train.white_box_flips import Labelled, WhiteBoxFlips
 from poisonbench.core.data import Dataset
@@ -160,28 +162,31 @@ def one_hot(labels: list[int], kinds: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(labels), kinds).double()
 
 
+def led(weights: torch.Tensor, own: torch.Tensor, answer: int, slack: float = 0.0, to: int | None = None) -> list[int]:
+    """The flips after which each class leads, from the influences of one test row and one-hot labels."""
+    scores = weights @ own
+    return overtaking(weights, own.argmax(1), torch.tensor([answer]), scores[:, [answer]] - scores - slack, to)[0].tolist()
+
+
 def test_a_case_by_hand():
     """Scores of the four rows' labels 0, 0, 1, 2 with influences 4, 2, 3, -1 are 6, 3 and -1: class 1 is 3 behind, class 2 is 7 behind.
 
-    For class 1: row 0 gives 8 if it becomes 1, and one flip suffices. For class 2, row 0 gives 8 of 7.
-    Where labels may only be set to 2, class 1 gains 4 from row 0 and 2 from row 1: one flip. To 0: row 2 only takes from class 1, and row 3 takes from
-    class 0, 1 of 3, as its influence is negative.
+    Row 0 gives 8 to whatever class it becomes, so that one flip is enough for both. Where labels may only be set to 2, class 1 gains 4 from row 0, of 3,
+    and class 2 gains 8 of 7. Where they may only be set to 0, class 1 gains 1 of 3, as row 3 takes from class 0, and class 2 nothing but 1 + 1 of 7
+    from row 3.
     """
     weights, labels = torch.tensor([[4.0, 2.0, 3.0, -1.0]]).double(), one_hot([0, 0, 1, 2], 3)
-    told = {to: overtaking(weights, labels, torch.tensor([0]), to=to).tolist() for to in (None, 0, 2)}
-    assert told == {None: [[0, 1, 1]], 0: [[0, NEVER, NEVER]], 2: [[0, 1, 1]]}
-    far = torch.tensor([[4.0, 2.0, 1.0, -1.0, 4.0]]).double(), one_hot([0, 0, 1, 2, 0], 3)
-    # 10, 1 and -1: class 1 is 9 behind and gains 8, 4, 0, 1 and 8; class 2 is 11 behind
-    assert overtaking(*far, torch.tensor([0])).tolist() == [[0, 2, 2]]
+    assert {to: led(weights, labels, 0, to=to) for to in (None, 0, 2)} == {None: [0, 1, 1], 0: [0, NEVER, NEVER], 2: [0, 1, 1]}
+    # scores 10, 1 and -1: class 1 is 9 behind and gains 8, 4, 0, 1 and 8; class 2 is 11 behind and gains 8, 4, 1, 2 and 8
+    assert led(torch.tensor([[4.0, 2.0, 1.0, -1.0, 4.0]]).double(), one_hot([0, 0, 1, 2, 0], 3), 0) == [0, 2, 2]
 
 
 @pytest.mark.parametrize(("answer", "rival", "needed"), [(0, 1, 2), (1, 0, 1)])
 def test_without_a_slack_a_tie_goes_to_the_smaller_class(answer, rival, needed):
     """Four rows of the answer, of influence 1, and two of the rival: one flip makes a tie, which only the smaller class wins."""
     weights, labels = torch.ones(1, 6).double(), one_hot([answer] * 4 + [rival] * 2, 2)
-    asked = torch.tensor([answer])
-    assert int(overtaking(weights, labels, asked, slack=0.0)[0, rival]) == needed
-    assert int(overtaking(weights, labels, asked)[0, rival]) == 1  # a tie of scores is lost, whoever is the smaller class
+    assert led(weights, labels, answer)[rival] == needed
+    assert led(weights, labels, answer, SLACK)[rival] == 1  # a tie of scores is lost, whoever is the smaller class
 
 
 def test_ties_of_whole_numbers_are_those_of_every_relabelling():
@@ -189,28 +194,32 @@ def test_ties_of_whole_numbers_are_those_of_every_relabelling():
     dice, ties = random.Random(103), 0
     for _ in range(300):
         kinds, rows = dice.choice((2, 3)), dice.randint(2, 5)
-        weights = torch.tensor([[dice.randint(-2, 3) for _ in range(rows)]]).double()
-        labels = [dice.randrange(kinds) for _ in range(rows)]
-        scores = np.array([sum(int(one) for one, own in zip(weights[0], labels, strict=True) if own == kind) for kind in range(kinds)])
-        answer = int(scores.argmax())
-        ties += int((scores == scores.max()).sum() > 1)
-        told = overtaking(weights, one_hot(labels, kinds), torch.tensor([answer]), slack=0.0)[0]
-        true = NEVER
-        for other in itertools.product(range(kinds), repeat=rows):
-            after = np.array([sum(int(one) for one, own in zip(weights[0], other, strict=True) if own == kind) for kind in range(kinds)])
-            if int(after.argmax()) != answer:
-                true = min(true, sum(one != two for one, two in zip(other, labels, strict=True)))
-        assert min(int(told[kind]) for kind in range(kinds) if kind != answer) == true
-    assert ties > 30
+        weights, labels = [dice.randint(-2, 3) for _ in range(rows)], [dice.randrange(kinds) for _ in range(rows)]
+
+        def answered(labels, weights=weights, kinds=kinds) -> tuple[int, bool]:
+            scores = [sum(weight for weight, own in zip(weights, labels, strict=True) if own == kind) for kind in range(kinds)]
+            return scores.index(max(scores)), scores.count(max(scores)) > 1
+
+        answer, tied = answered(labels)
+        others = [other for other in itertools.product(range(kinds), repeat=rows) if answered(other)[0] != answer]
+        true = min((sum(map(int.__ne__, other, labels)) for other in others), default=NEVER)
+        told = led(torch.tensor([weights]).double(), one_hot(labels, kinds), answer)
+        assert min(told[kind] for kind in range(kinds) if kind != answer) == true
+        ties += tied or any(answered(other)[1] for other in others if sum(map(int.__ne__, other, labels)) == true)
+    assert ties > 100
 
 
-def test_sums_are_searched_in_steps_and_all_gains_are_used():
-    gains = torch.rand(5, 1000, generator=torch.Generator().manual_seed(0)).double()
-    total, ordered = gains.sum(1), gains.sort(1, descending=True).values.cumsum(1)
-    needs = torch.stack([ordered[0, 0], ordered[1, 63] + 1e-6, ordered[2, 700], total[3] - 1e-9, total[4] + 1e-6])
-    assert fewest(gains, needs, torch.zeros(5, dtype=torch.bool)).tolist() == [1, 65, 701, 1000, NEVER]
-    assert fewest(gains[:1], needs[:1], torch.ones(1, dtype=torch.bool)).tolist() == [2]
-    assert fewest(gains[:1], torch.tensor([-1.0]), torch.zeros(1, dtype=torch.bool)).tolist() == [1]  # a change is at least one flip
+@pytest.mark.parametrize("to", [None, 1, 2])
+@pytest.mark.parametrize("size", [3.0, 60.0])  # of a lead: a few flips, or nearly all
+def test_the_flips_are_the_same_however_many_influences_are_tried_first(monkeypatch, to, size):
+    generator = torch.Generator().manual_seed(int(size))
+    weights, labels = torch.randn(20, 300, generator=generator).double(), torch.randint(0, 4, (300,), generator=generator)
+    answers, needs = torch.arange(20) % 4, size * torch.rand(20, 4, generator=generator).double() * 4
+    wanted = overtaking(weights, labels, answers, needs, to)
+    for first in (1, 3, 50):
+        monkeypatch.setattr(white_box_flips, "FIRST", first)
+        assert torch.equal(overtaking(weights, labels, answers, needs, to), wanted)
+    assert wanted.max() > (60 if size > 3 else 1)
 
 
 def test_the_knapsack_is_that_of_dynamic_programming():
