@@ -34,8 +34,9 @@ SLACK = 1e-9  # of sums of influences, on the attacker's side; scores are of siz
 class WhiteBoxCertificate(NoCertificate):
     """Certify how many training labels may be flipped before an answer changes, by adding up what each flip can do.
 
-    Source: "EnsembleCert" and "ScaLabelCert", ICLR 2026 (arXiv 2604.11416), of which only a summary was read; the bounds here were derived for ridge
-    regression.
+    Source: Mohgaonkar, Gosch, Sabanayagam, Ghoshdastidar and Guennemann, "Exact Certification of Neural Networks and Partition Aggregation Ensembles
+    Against Label Poisoning", ICLR 2026 (arXiv 2604.11416), of which only the abstract was read. What follows was derived for ridge regression and
+    compared with every relabelling of small training sets.
 
     Inside one member, the score of class c is the sum of w over the rows with label c, where w does not depend on labels. Let the member answer y, with
     the lead m = f_y - f_c over a rival c. A new label for one row lowers the lead by at most |w| - w ([label = c] - [label = y]): it becomes c if w > 0,

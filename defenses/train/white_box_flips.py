@@ -30,15 +30,16 @@ SLICE = 1000  # test rows at a time: (rows, R, K) scores are held, 240 MB for 3,
 class WhiteBoxFlips(Parted):
     """Train one member on each of k disjoint parts, as SS-DPA does, and keep what a certificate needs to count relabelled rows inside each part.
 
-    Source: "EnsembleCert" and "ScaLabelCert", ICLR 2026 (arXiv 2604.11416), of which only a summary was read; parts and votes are those of Levine and
-    Feizi, "Deep Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021.
+    Source: Mohgaonkar, Gosch, Sabanayagam, Ghoshdastidar and Guennemann, "Exact Certification of Neural Networks and Partition Aggregation Ensembles
+    Against Label Poisoning", ICLR 2026 (arXiv 2604.11416), of which only the abstract was read. Parts and votes are those of Levine and Feizi, "Deep
+    Partition Aggregation: Provable Defense against General Poisoning Attacks", ICLR 2021.
 
     Members have to be linear in their labels (`poisonbench.core.influence.LinearInLabels`): learner=ridge and learner=kernel_ridge are. What such a
     member takes from labels is their one-hot form alone. Its ridge and the width of its kernel are numbers in the configuration, its features have no
     parameters, and targets are centred by 1 / K, which is the same number for all labels. The choice of a part does not depend on labels.
 
-    Differences: the paper's members are kernel support vector machines and kernel regressions of wide networks. Here they are solved in float64; the
-    learner alone is solved in float32, so answers that are nearly ties may differ between the two.
+    Differences: the paper's members are kernel machines that are equivalent to wide networks; here they are ridge regressions. They are solved in
+    float64 and the learner by itself in float32, so answers that are nearly ties may differ between the two.
 
     Args:
         parts: k, 1 or more. With 1 there is no vote.
