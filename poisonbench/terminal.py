@@ -187,6 +187,8 @@ def _certificate_lines(record: Record) -> Iterator[str]:
     if isinstance(certified := metrics.get("certified"), list | tuple):
         shares = [f"{percent(share)} at {radius}" for radius, share in list(enumerate(certified))[:: max(1, len(certified) // 4)]]
         yield f"certified against {unit}: {', '.join(shares)}; median radius {metrics.get('median_radius', 'none')}"
+    if isinstance(never := metrics.get("never"), Mapping):
+        yield f"median radius against a named wrong answer, by class: {', '.join(f'{radius} ({kind})' for kind, radius in never.items())}"
     if "member_c_acc" in metrics:
         yield f"one member alone classifies {percent(metrics['member_c_acc'])} of the test rows correctly"
     if isinstance(together := metrics.get("collective"), Mapping):

@@ -37,7 +37,7 @@ CHEAP = {  # of defenses that train many models, or optimise
     "strip": ("defense.screen.overlays=5",),
     "onion": ("task.trusted=0.2",),
     "neural_cleanse": ("defense.repair.steps=20",),
-    **{name: ("defense.train.parts=5",) for name in ("dpa", "collective", "ss_dpa", "run_off_election", "hash_bagging", "white_box_flips")},
+    **{name: ("defense.train.parts=5",) for name in ("dpa", "collective", "ss_dpa", "run_off_election", "hash_bagging", "white_box_flips", "never")},
     "dp_ensemble": ("defense.train.members=3",),
     "randomized_ablation": ("defense.train.draws=10", "defense.certify.draws=20"),
     "finite_aggregation": ("defense.train.parts=3", "defense.train.spread=2"),

@@ -226,6 +226,15 @@ class Certifier(Protocol):
         ...
 
 
+@runtime_checkable
+class Naming(Protocol):
+    """A certifier that also proves how many changes it takes before a named wrong answer can be given."""
+
+    def never(self, victim: Victim, test: Dataset) -> Mapping[int, Tensor]:
+        """Return by named class the int64 radii against it, those of the test rows of other classes; -1 where it is the answer already."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeepAll:
     """The sanitizer that judges nothing."""

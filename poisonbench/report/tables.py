@@ -258,6 +258,12 @@ def _proved(records: Sequence[Record]) -> Iterator[str]:
     together = sorted({int(name) for record in records for name in cast("Mapping[str, float]", record.metrics.get("collective") or {})})
     shares = [f"{_inside(records, 'collective', str(count), 100.0)} at {count}" for count in together]
     found += [f"accuracy under one attack on all test rows {', '.join(shares)}"] if shares else []
+    named = [[float(radius) for radius in cast("Mapping[str, float]", record.metrics["never"]).values()] for record in records if "never" in record.metrics]
+    if named:
+        worst, mean = [min(own) for own in named], [sum(own) / len(own) for own in named]
+        found.append(
+            f"median radius against a named wrong answer {spread_text(worst, 1)} for the worst class, {spread_text(mean, 1)} for the mean of the classes"
+        )
     if found and units:
         yield f"in {units}: {'; '.join(found)}"
 

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from poisonbench.core.defense import Naming
 from poisonbench.core.delivery import Delivered
 from poisonbench.core.electorate import Electorate
 from poisonbench.core.finite import finite
@@ -87,4 +88,6 @@ def certified(line: Line, victim: Victim, poisoned: Delivered) -> dict[str, obje
         figures["changed_rows"] = changes
     if figures and isinstance(victim, Electorate):
         figures["member_c_acc"] = metrics.member_accuracy(victim.tally(test.inputs).answers_MR, test.labels)
+    if figures and isinstance(certify, Naming):
+        figures["never"] = {str(kind): metrics.median_radius(radii) for kind, radii in certify.never(victim, test).items()}
     return figures | ({"collective": {str(changes): share for changes, share in together.items()}} if together else {})

@@ -102,8 +102,13 @@ def certified(radii_M: Tensor) -> dict[str, object]:
     The list ends at the first radius that no row reaches. Some published code counts its median one higher.
     """
     curve = [_mean(radii_M >= radius) for radius in range(int(radii_M.max()) + 2)]
-    held = [radius for radius, share in enumerate(curve) if share >= 0.5]
-    return {"certified": curve} | ({"median_radius": held[-1]} if held else {})
+    median = median_radius(radii_M)
+    return {"certified": curve} | ({"median_radius": median} if median >= 0 else {})
+
+
+def median_radius(radii_M: Tensor) -> int:
+    """Return the largest radius that half of the rows have at least; -1 if that is none, or if there are no rows."""
+    return int(radii_M.sort(descending=True).values[(len(radii_M) - 1) // 2]) if len(radii_M) else -1
 
 
 def auroc(suspicion_N: Tensor, positive_N: Tensor) -> float:

@@ -184,7 +184,7 @@ FORM: Mapping[str, Callable[[object], bool]] = {  # what readers of a record may
     **{f"{part}.goal": _maybe(_mapped(_figure)) for part in ("metrics", "undefended", "baseline")},
     "metrics.certified": _maybe(_listed(_number)),
     **{f"metrics.{name}": _maybe(_mapped(_figure)) for name in ("screen", "repair")},
-    "metrics.collective": _maybe(_counted),
+    **{f"metrics.{name}": _maybe(_counted) for name in ("collective", "never")},
     "metrics.changed_rows": _maybe(_mapped(_number)),
     "counts": _mapped(_count),
     "keys": _mapped(_text),

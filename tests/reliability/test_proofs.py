@@ -24,6 +24,7 @@ from defenses.certify.dp_ensemble import MOVES, Mechanism
 from defenses.certify.dpa import DpaCertificate
 from defenses.certify.finite_aggregation import FiniteAggregationCertificate
 from defenses.certify.hash_bagging import HashBaggingCertificate
+from defenses.certify.never import NeverCertificate
 from defenses.certify.run_off_election import RunOffCertificate
 from defenses.feasible import Shape
 from defenses.sanitize.certified_trim import CertifiedTrim
@@ -256,6 +257,9 @@ def noised(at: World, sanitize: object, believed: Callable[[Mechanism], Mechanis
 
 CHECKS: dict[str, Callable[[World, object], Outcome]] = {
     "DpaCertificate": voted(lambda dice: Ensemble(member=NearestMean(), parts=dice.choice((3, 5))), lambda change: DpaCertificate(change=change), EVERY),
+    "NeverCertificate": voted(
+        lambda dice: Ensemble(member=NearestMean(), parts=dice.choice((3, 5))), lambda change: NeverCertificate(change=change, classes=None), EVERY
+    ),
     "FiniteAggregationCertificate": voted(
         lambda dice: Ensemble(member=NearestMean(), parts=3, spread=2), lambda change: FiniteAggregationCertificate(change=change), EVERY
     ),
