@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # the usual name
@@ -149,18 +150,20 @@ def overtaking(weights_BN: Tensor, labels_N: Tensor, answers_B: Tensor, needs_BK
         to: the class that labels are set to; None: any.
     """
     kinds, total = needs_BK.shape[1], len(labels_N)
+    above = torch.arange(kinds) > answers_B[:, None]
+    needs_BK = torch.where(above, needs_BK.nextafter(needs_BK.new_tensor(torch.inf)), needs_BK)  # to exceed is to reach the next number
     found = torch.full(needs_BK.shape, NEVER, dtype=torch.int32)
     open_B, count = torch.arange(len(weights_BN)), min(FIRST, total)
     while len(open_B):
         weights, answers, needs = weights_BN[open_B], answers_B[open_B], needs_BK[open_B]
-        largest = weights.abs().topk(count, 1)
-        weights_BJ, labels_BJ = weights.gather(1, largest.indices), labels_N[largest.indices]
-        others = 2 * largest.values[:, -1] if count < total else weights.new_full((len(open_B),), -1.0)
+        weights_BJ, labels_BJ, others = weights, labels_N.expand(len(weights), -1), weights.new_full((len(weights),), -1.0)
+        if count < total:
+            largest = weights.abs().topk(count, 1)
+            weights_BJ, labels_BJ, others = weights.gather(1, largest.indices), labels_N[largest.indices], 2 * largest.values[:, -1]
         known = torch.ones(len(open_B), dtype=torch.bool)
         for rival in range(kinds):
-            gains_BJ = gains(weights_BJ, labels_BJ, (answers, rival), to).sort(1, descending=True).values
-            sums, need = gains_BJ.cumsum(1), needs[:, rival, None]
-            short = torch.where(rival > answers[:, None], sums <= need, sums < need).sum(1)
+            gains_BJ = descending(gains(weights_BJ, labels_BJ, answers, rival, to))
+            short = torch.searchsorted(gains_BJ.cumsum(1), needs[:, rival, None].contiguous())[:, 0]  # how many sums are below the need
             last = gains_BJ.gather(1, short.clamp_max(count - 1)[:, None])[:, 0]
             found[open_B, rival] = torch.where(short < count, short + 1, NEVER).to(torch.int32)
             known &= (answers == rival) | ((short < count) & (last >= others)) | (others < 0)
@@ -169,18 +172,22 @@ def overtaking(weights_BN: Tensor, labels_N: Tensor, answers_B: Tensor, needs_BK
     return found
 
 
-def gains(weights_BJ: Tensor, labels_BJ: Tensor, pair: tuple[Tensor, int], to: int | None) -> Tensor:
-    """Return (B, J), by how much a new label for a row lowers the lead of the answers over a rival at most; 0 where it cannot.
+def gains(weights_BJ: Tensor, labels_BJ: Tensor, answers_B: Tensor, rival: int, to: int | None) -> Tensor:
+    """Return (B, J), by how much a new label for a row lowers the lead of the answers over a rival at most; 0 where none does.
 
     Args:
         weights_BJ: influences of rows.
         labels_BJ: their labels.
-        pair: the (B,) answers and the rival.
+        answers_B: answers.
+        rival: a class.
         to: the class that labels are set to; None: any.
     """
-    answers_B, rival = pair
-    before_BJ = (labels_BJ == answers_B[:, None]).to(weights_BJ) - (labels_BJ == rival).to(weights_BJ)
-    if to is None:  # the label becomes the rival where the influence is positive, the answer where it is negative
-        return weights_BJ.abs().addcmul_(weights_BJ, before_BJ)
-    after_B = float(to == rival) - (answers_B == to).to(weights_BJ)
-    return weights_BJ.mul(after_B[:, None] + before_BJ).clamp_min_(0)
+    # of all labels, the rival's lowers the lead most where the influence is positive, and the answer's where it is negative
+    new_BJ = weights_BJ.abs() if to is None else weights_BJ * (float(to == rival) - (answers_B == to).to(weights_BJ))[:, None]
+    without_BJ = new_BJ + torch.where(labels_BJ == answers_B[:, None], weights_BJ, 0.0)  # the old label counts no more
+    return torch.where(labels_BJ == rival, without_BJ - weights_BJ, without_BJ).clamp_min_(0)
+
+
+def descending(values_BJ: Tensor) -> Tensor:
+    """Return the values of each row, the largest first; numpy sorts them in a tenth of torch's time."""
+    return torch.from_numpy(np.sort(values_BJ.numpy(), 1)).flip(1)
