@@ -99,7 +99,7 @@ def test_no_committed_record_is_stale(share):
 def changes(record) -> int | None:
     """How many changes the attack of a record made at most, in the unit of its radius; None where that unit counts other changes."""
     told, unit = changed(record), radius_unit(record)
-    if told is not None or any(word in unit for word in ("flipped", "edited", "pixels")):
+    if told is not None or any(word in unit for word in ("flipped", "edited", "pixels", "changed to")):
         return told
     return 2 * sum(record.counts.get(kind, 0) for kind in ("poisoned", "cover", "injected"))  # a changed row is one deleted and one inserted
 
