@@ -122,7 +122,7 @@ KINDS = [(learner, parts) for learner in ("ridge", "kernel_ridge") for parts in 
 
 @pytest.mark.parametrize(("learner", "parts"), KINDS)
 def test_the_radius_is_that_of_every_relabelling(learner, parts):
-    """100 instances each, of three answers: equal with one part or two classes, never larger, and seldom smaller (94 % to 100 % are equal)."""
+    """100 instances each, of three answers: equal with one part or two classes, never larger, and seldom smaller; of 8,400 with several parts 97 % are equal."""
     equal, found, above = compared(100, 100, learner, parts)
     assert found == 300
     assert above > 60
@@ -133,7 +133,7 @@ def test_the_radius_is_that_of_every_relabelling(learner, parts):
 @pytest.mark.parametrize(("learner", "parts"), KINDS)
 def test_the_radius_is_that_of_every_relabelling_in_many_instances(learner, parts):
     equal, found, _ = compared(3400, 101, learner, parts)
-    assert equal >= 0.93 * found
+    assert equal >= 0.95 * found
 
 
 @pytest.mark.parametrize("learner", ["ridge", "kernel_ridge"])
