@@ -44,8 +44,8 @@ def cheapest(flips_MRK: Tensor, answers_MR: Tensor) -> tuple[Tensor, Tensor]:
 def knapsack(one_PR: Tensor, two_PR: Tensor, needs_P: Tensor) -> Tensor:
     """Return (P,) the smallest cost of `needs` votes or more, where each member gives one vote, or two, or none; exact.
 
-    A member whose second vote costs no less than its first counts as two single votes, because a cheapest set takes the first one first. Any other
-    is a pair. At most one pair gives one vote in a cheapest set: of two such, the pair whose both votes are cheaper could give two, and the other none.
+    A member whose second vote costs no less than its first counts as two single votes, because a cheapest set takes the first one first. Any other is
+    a pair. At most one pair gives one vote in a cheapest set: of two such, the pair whose both votes are cheaper could give two, and the other none.
     So the sets to compare are the t cheapest pairs and the cheapest single votes, with no pair or one that gives one vote.
 
     Args:

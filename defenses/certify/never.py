@@ -23,13 +23,13 @@ from poisonbench.core.learner import Victim
 class NeverCertificate(DpaCertificate):
     """Certify, beside the radius of each row, how many changes it takes before an ensemble can give a named wrong answer.
 
-    Source: "targeted partition aggregation" (arXiv 2602.09757), of which only a summary was read; the closed form was derived here and is compared with
-    a breadth-first search over votes.
+    Source: Ghitu and Wicker, "Towards Poisoning Robustness Certification for Natural Language Generation", 2026 (arXiv 2602.09757), "targeted partition
+    aggregation", of which only the abstract was read. The closed form was derived here and is compared with a breadth-first search over votes.
 
     Let n_c be the votes, ties go to the smaller class. Whoever owns B parts turns B votes into votes for the named class h, and takes them where they
-    are most in the way. Then h has n_h + B votes, and each class c has to lose max(0, n_c + [c < h] - n_h - B) at least. So h can be the answer exactly
-    if the sum of these over all c != h is at most B. The sum falls with B, so the smallest such B is found by bisection. The radius against h is
-    floor((B - 1) / parts that one change touches), and -1 where h is the answer already.
+    are most in the way. Then h has n_h + B votes, and each class c has to lose max(0, n_c + [c < h] - n_h - B) at least. So h can be the answer
+    exactly if the sum of these over all c != h is at most B. The sum falls with B, so the smallest such B is found by bisection. The radius against h
+    is floor((B - 1) / parts that one change touches), and -1 where h is the answer already.
 
     This holds for each test row and each class by itself. It is at least the radius of the answer, since another answer may be reached first. Rows of
     the named class itself do not count: there it is the right answer.

@@ -39,15 +39,15 @@ class WhiteBoxCertificate(NoCertificate):
     Against Label Poisoning", ICLR 2026 (arXiv 2604.11416), of which only the abstract was read. What follows was derived for ridge regression and
     compared with every relabelling of small training sets.
 
-    Inside one member, the score of class c is the sum of w over the rows with label c, where w does not depend on labels. Let the member answer y, with
-    the lead m = f_y - f_c over a rival c. A new label for one row lowers the lead by at most |w| - w ([label = c] - [label = y]): it becomes c if w > 0,
-    and y if w < 0. These gains add up, so the smallest number of flips after which c leads is that of the largest gains whose sum reaches m. It is exact
-    for each pair of classes, and its minimum over all rivals is exact for the answer of the member.
+    Inside one member, the score of class c is the sum of w over the rows with label c, where w does not depend on labels. Let the member answer y,
+    with the lead m = f_y - f_c over a rival c. A new label for one row lowers the lead by at most |w| - w ([label = c] - [label = y]): it becomes c
+    if w > 0, and y if w < 0. These gains add up, so the smallest number of flips after which c leads is that of the largest gains whose sum reaches
+    m. It is exact for each pair of classes, and its minimum over all rivals is exact for the answer of the member.
 
-    The answer y of the ensemble changes when some class c has enough votes more. A member that votes for y gives one vote for the flips after which it
-    answers anything else, and two for those after which it answers c. Another member gives one for those after which it answers c, a member that votes
-    for c none. Each member offers one of its choices at most. The cheapest set with enough votes is found by sorting (`defenses.certify.knapsack`), and
-    the radius is one less than its flips.
+    The answer y of the ensemble changes when some class c has enough votes more. A member that votes for y gives one vote for the flips after which
+    it answers anything else, and two for those after which it answers c. Another member gives one for those after which it answers c, a member that
+    votes for c none. Each member offers one of its choices at most. The cheapest set with enough votes is found by sorting
+    (`defenses.certify.knapsack`), and the radius is one less than its flips.
 
     The radius is exact with one part, and with two classes. Otherwise it is a lower bound: flips after which c leads the answer of a member may leave
     a third class in front.
@@ -55,12 +55,12 @@ class WhiteBoxCertificate(NoCertificate):
     Ties of votes go to the smaller class. A tie of scores counts as lost, whichever class is the smaller, because rounding decides it: sums count as
     enough from a slack of 1e-9 below.
 
-    The rows and their inputs are fixed. Nothing but the labels of the rows that the ensemble was given may change; flips that these rows already contain
-    are not covered. What else a member could take from labels is listed in `defenses.train.white_box_flips.WhiteBoxFlips`: nothing.
+    The rows and their inputs are fixed. Nothing but the labels of the rows that the ensemble was given may change; flips that these rows already
+    contain are not covered. What else a member could take from labels is listed in `defenses.train.white_box_flips.WhiteBoxFlips`: nothing.
 
     Memory: 4 M R K bytes for the flips of every member, 12 M D for the features of test rows, 4 J D for those of all J solved rows, mirror images
-    included, three times 8 min(J, D)^2 for one member's system (8 J^2 for kernel_ridge), and 400 MiB for blocks of influences, whatever M. Measured: 2.9
-    GB at most for 40,000 rows of CIFAR-10 in one part, 3,576 features and 10,000 test rows.
+    included, three times 8 min(J, D)^2 for one member's system (8 J^2 for kernel_ridge), and 400 MiB for blocks of influences, whatever M. Measured:
+    2.9 GB at most for 40,000 rows of CIFAR-10 in one part, 3,576 features and 10,000 test rows.
 
     Args:
         to: the class that an attacker sets labels to; null: any class, for each row another one.
@@ -109,9 +109,10 @@ def labelled(victim: Victim) -> Mapping[int, LabelledVictim]:
         ConfigError: an ensemble of another defense.
     """
     ensemble = electorate(victim)
-    members = {place: member for place, member in ensemble.members.items() if isinstance(member, LabelledVictim)} if isinstance(ensemble, Votes) else {}
+    every = ensemble.members if isinstance(ensemble, Votes) else {}
+    members = {place: member for place, member in every.items() if isinstance(member, LabelledVictim)}
     if not members or ensemble.rule != "plurality":
-        raise ConfigError("defense.certify: this is the certificate of defense=white_box_flips, whose members keep their labels; its defense.train is needed")
+        raise ConfigError("defense.certify: this is the certificate of defense=white_box_flips, whose members keep labels; use its defense.train")
     alone(ensemble)
     return members
 

@@ -73,8 +73,8 @@ class Labelled(Around):
             Incompatible: it is not linear in its labels.
         """
         if not isinstance(self.member, LinearInLabels):
-            name = type(self.member).__name__
-            raise Incompatible(f"defense=white_box_flips needs members that are linear in their labels; use learner=ridge or kernel_ridge instead of {name}")
+            asked = f"use learner=ridge or kernel_ridge instead of {type(self.member).__name__}"
+            raise Incompatible(f"defense=white_box_flips needs members that are linear in their labels; {asked}")
         return self.member
 
     def check(self, data: Dataset, combine: Combine) -> None:
@@ -91,7 +91,8 @@ class Labelled(Around):
         """Solve."""
         targets = F.one_hot(data.labels, data.num_classes).double() - 1 / data.num_classes
         solution = self.linear.influence(data.inputs).solution(targets)
-        return LabelledVictim(learner=self, inputs=data.inputs, labels=data.labels, kinds=data.num_classes, solution=solution, facts={"rows": len(data)})
+        own = {"inputs": data.inputs, "labels": data.labels, "solution": solution}
+        return self.restore(Trained(state=own, facts={"rows": len(data)}), data, combine)
 
     def restore(self, trained: Trained, like: Dataset, combine: Combine) -> LabelledVictim:
         """Rebuild a victim."""
