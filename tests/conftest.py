@@ -27,6 +27,7 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
         *("threads=1", "task.texts=60", "task.things=2", "task.instruction=160", "task.test_rows=40", "threat.budget.count=null"),
         *("net.width=32", "net.layers=1", "net.heads=2"),
     ),
+    "Corpus": ("threads=1",),
     "Grammar": ("threads=1", "task.rows=300", "task.test_rows=20", "net.width=32", "net.layers=1", "net.heads=2", "threat.budget.count=null"),
     "Memory": ("threads=1", "task.entries=100", "task.requests=40", "threat.budget.count=null"),
 }

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from poisonbench.core.errors import ConfigError
+from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.stages import STAGE, STAGES
 from poisonbench.forms.fluency import EMPTY, FLUENT, NOISE, Fluency
 from poisonbench.forms.ngram import Ngrams
@@ -136,3 +136,40 @@ def test_words_drawn_at_random_are_noise_and_clean_texts_are_fluent(tiny):
 def test_texts_without_public_rows_have_no_judge(tiny):
     with pytest.raises(ConfigError, match="the judge of what the model writes"):
         tiny("task=grammar", "task.rows=80", "task.test_rows=20", "task.public=0")
+
+
+@pytest.fixture
+def book(tmp_path):
+    file = tmp_path / "book.txt"
+    words = [f"w{number % 7} x{number % 11}" for number in range(600)]
+    file.write_text("\n".join(" ".join(words[start : start + 9]) for start in range(0, 600, 9)))
+    return file
+
+
+BOOK = ("task=corpus", "task.length=10", "task.prefix=4", "task.test_rows=6", "task.duplicates=allow")
+
+
+def test_a_corpus_is_cut_into_pieces_in_the_order_of_the_text(tiny, book):
+    task = tiny(*BOOK, f"task.root={book}", "task.public=0.2").task
+    first = int(task.train.ids.argmin())
+    number = int(task.train.ids[first])
+    words = [word for pair in ((f"w{place % 7}", f"x{place % 11}") for place in range(600)) for word in pair]
+    assert task.train.form.decode(task.train.inputs[first]).split() == words[10 * number : 10 * number + 10]
+    assert ((task.test.inputs != PADDING).sum(1) == 4).all()
+
+
+def test_rare_words_of_a_corpus_are_unknown(tiny, book):
+    book.write_text(book.read_text().replace("w3 x3", "once x3", 1))
+    task = tiny(*BOOK, f"task.root={book}", "task.public=0.2").task
+    assert "once" not in task.train.form.places
+
+
+@pytest.mark.parametrize(("words", "message"), [((), "name the file or the folder"), (("task.root=nowhere.txt",), "no text file at task.root=nowhere.txt")])
+def test_a_corpus_that_is_not_there_is_named(tiny, words, message):
+    with pytest.raises(DataError, match=message):
+        tiny(*BOOK, *words)
+
+
+def test_a_corpus_with_too_few_words_is_refused(tiny, book):
+    with pytest.raises(DataError, match="leave none to train on"):
+        tiny(*BOOK, f"task.root={book}", "task.test_rows=500")
