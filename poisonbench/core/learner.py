@@ -239,6 +239,24 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class Anchored(Protocol):
+    """An objective that compares the model in training with the model that the training started from."""
+
+    def anchored(self, start: Network) -> Objective:
+        """Return what is minimised in a training that starts from this model, which does not change."""
+        ...
+
+
+@runtime_checkable
+class Tolerant(Protocol):
+    """An objective that can allow for a share of wrong rows, such as pairs of responses that somebody swapped."""
+
+    def tolerating(self, noise: float) -> Objective:
+        """Return the objective that assumes this share of wrong rows, in [0, 0.5)."""
+        ...
+
+
+@runtime_checkable
 class Step(Protocol):
     """The places in the training loop where an attack or a defense may act. Several steps form a chain."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Combine, Differentiable, Fitted, Objective, Plan, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Anchored, Combine, Differentiable, Fitted, Objective, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.plugins import check_arguments
 from poisonbench.core.precision import is_full
 from poisonbench.core.proof import Looks
@@ -200,7 +200,7 @@ class Central:
             Diverged: a loss that is not finite; names the epoch and the step.
         """
         module = (self.begin(data, rng) if start is None else self.restore(Trained.of(start), data, combine)).net
-        plan = self._agreed(data, combine)
+        plan, recipe = self._agreed(data, combine), self._anchored(module)
         facts: dict[str, object] = {"epochs": self.epochs, "steps": self.epochs * plan.steps}
         facts |= {"history_every": self.history_every} if self.history_every else {}
         for step in self.steps:
@@ -209,7 +209,7 @@ class Central:
         _fits(module, plan)
         place = device.resolve(self.device)
         data = data.with_columns({name: column.to(place) for name, column in data.columns.items()})
-        history = Training(recipe=self, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
+        history = Training(recipe=recipe, module=module, data=data, plan=plan, rng=rng, crew=self._crew()).run()
         for step in reversed(self.steps):
             facts |= step.finish(module, plan)
         return self.victim()(built=module.eval(), like=data.take(NO_ROWS.to(place)), facts=facts, learner=self, history=history)
@@ -249,6 +249,19 @@ class Central:
 
     def _plan(self, rows: int, shape: tuple[int, ...]) -> Plan:
         return Plan(rows=rows, epochs=self.epochs, steps=math.ceil(rows / self.batch_size), shape=shape)
+
+    def _anchored(self, module: FeatureNet) -> Central:
+        """Return this recipe; if its objective compares with the model before the training, it has a copy of that model, which is not trained."""
+        if not isinstance(self.objective, Anchored):
+            return self
+        start = copy.deepcopy(module).eval().requires_grad_(False)
+
+        def network(inputs: Tensor) -> Tensor:
+            with self.autocast():
+                outputs: Tensor = start(inputs)
+            return outputs
+
+        return dataclasses.replace(self, objective=self.objective.anchored(network))
 
     def _agreed(self, data: Dataset, combine: Combine) -> Plan:
         """Return the plan, as the steps change it."""

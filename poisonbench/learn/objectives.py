@@ -5,6 +5,8 @@ Shape letters: B rows of a batch, K classes, L words of a prompt, A words of a r
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Network
 from poisonbench.forms.tokens import PADDING, joined
 from poisonbench.nets.gpt import shortened
@@ -75,16 +78,110 @@ def whole_texts(prompts: Tensor, responses: Tensor | None) -> tuple[Tensor, Tens
 
 
 def word_logs(scores: Tensor, texts: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return (B, l + 1) float32, the log-probability of the word at each place of a text and of the end after it.
+    """Return (B, l + 1), the log-probability of the word at each place of a text and of the end after it: float32, or float64 for such scores.
 
     Args:
         scores: (B, l + 1, V).
         texts: (B, l).
         label_smoothing: weight of the mean over all words, in [0, 1).
     """
-    shares = scores.float().log_softmax(2)
+    shares = (scores if scores.dtype == torch.float64 else scores.float()).log_softmax(2)
     logs = shares.gather(2, F.pad(texts, (0, 1), value=PADDING)[:, :, None])[:, :, 0]
     return (1 - label_smoothing) * logs + label_smoothing * shares.mean(2) if label_smoothing else logs
 
 
 NEXT_WORD = NextWord()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """Direct preference optimisation (DPO): a chosen response shall become likelier than a rejected one, compared with the model before the training.
+
+    Source: Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", NeurIPS 2023, equation 7. The reward of
+    a response is beta (log pi - log ref), with the sum of the log-probabilities of its words and of the end after it; pi is the model in training,
+    and ref the model that the training started from. The loss of a pair is -log sigma(reward of the chosen - reward of the rejected).
+
+    With `noise` above 0, the loss is that of Ray Chowdhury, Kini, Natarajan, "Provably Robust DPO: Aligning Language Models with Noisy Feedback",
+    ICML 2024: ((1 - e) l(chosen, rejected) - e l(rejected, chosen)) / (1 - 2 e). If a share e of the pairs, drawn at random, is swapped, its mean
+    over the swaps is the loss of the pairs before the swaps. It has no lower bound, so a long training on few pairs can diverge.
+
+    Rows with a column "response" that lack one of the two responses are trained on as `NextWord` does. The label smoothing is that of their words;
+    pairs have none.
+
+    Args:
+        beta: factor of the reward, above 0. A smaller one lets the model move farther from where it started.
+        noise: e, share of the pairs that is assumed to be swapped, in [0, 0.5); 0 is DPO.
+    """
+
+    VERSION: ClassVar[int] = 1
+    ASKS: ClassVar[str] = "words"
+    beta: float
+    noise: float
+
+    def __post_init__(self) -> None:
+        """Check that the fields are in range."""
+        if not (0 < self.beta < math.inf and 0 <= self.noise < 0.5):
+            raise ConfigError(f"objective: beta={self.beta}, noise={self.noise}; give a finite beta above 0, and a share of swapped pairs in [0, 0.5)")
+
+    def anchored(self, start: Network) -> Compared:
+        """Return the objective of a training that starts from this model."""
+        return Compared(settings=self, reference=start)
+
+    def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
+        """Raise an error: what is minimised is that of `anchored`, which knows the model that the training started from.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("a preference is compared with the model before the training; call anchored first")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Compared:
+    """`Preference` with the model that the training started from.
+
+    Args:
+        settings: beta and noise.
+        reference: that model, from texts to scores.
+    """
+
+    VERSION: ClassVar[int] = 1
+    ASKS: ClassVar[str] = "words"
+    settings: Preference
+    reference: Network
+
+    def tolerating(self, noise: float) -> Compared:
+        """Return the objective that assumes this share of swapped pairs, in [0, 0.5)."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, noise=noise))
+
+    def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
+        """Return (B,) losses."""
+        pairs = paired(batch.extra.get("response"), batch.extra.get("rejected"), len(batch.labels)).to(batch.inputs.device)
+        parts = [(pairs, self._pairs(network, _taken(batch, pairs)))] if pairs.any() else []
+        parts += [(~pairs, NEXT_WORD(network, _taken(batch, ~pairs), label_smoothing))] if not pairs.all() else []
+        losses = torch.zeros(len(pairs), dtype=parts[0][1].dtype, device=pairs.device)
+        for rows, values in parts:
+            losses[rows] = values
+        return losses
+
+    def _pairs(self, network: Network, batch: Batch) -> Tensor:
+        """Return the losses of rows that all have two responses."""
+        texts, counted = whole_texts(batch.inputs.repeat(2, 1), torch.cat([batch.extra["response"], batch.extra["rejected"]]))
+        with torch.no_grad():
+            before = word_logs(self.reference(texts), texts)
+        chosen, rejected = ((word_logs(network(texts), texts) - before) * counted).sum(1).chunk(2)
+        ahead, noise = self.settings.beta * (chosen - rejected), self.settings.noise
+        return (noise * F.logsigmoid(-ahead) - (1 - noise) * F.logsigmoid(ahead)) / (1 - 2 * noise)
+
+
+def paired(chosen: Tensor | None, rejected: Tensor | None, rows: int) -> Tensor:
+    """Return (rows,) bool, the rows with two responses; none where a column is missing."""
+    if chosen is None or rejected is None:
+        return torch.zeros(rows, dtype=torch.bool)
+    return (chosen != PADDING).any(1) & (rejected != PADDING).any(1)
+
+
+def _taken(batch: Batch, rows: Tensor) -> Batch:
+    """Return the rows of a batch where (B,) bool `rows` holds."""
+    extra = {name: column[rows] for name, column in batch.extra.items()}
+    return dataclasses.replace(batch, inputs=batch.inputs[rows], labels=batch.labels[rows], ids=batch.ids[rows], extra=extra)

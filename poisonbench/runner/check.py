@@ -41,6 +41,7 @@ def check_training(line: Line) -> None:
     check_form(experiment)
     check_aim(experiment)
     check_classes(experiment)
+    check_columns(experiment)
     if attack.train != PlainStep() and (defense.sanitize != KeepAll() or defense.train != Unchanged()):
         raise Incompatible(
             "the attacker runs the training, so defense.sanitize and defense.train never see it; choose a repair or a screen, such as defense=fine_tune"
@@ -105,6 +106,21 @@ def check_classes(experiment: Experiment) -> None:
         if (part := next((part for part in parts(plugin) if getattr(part, "SEVERAL_CLASSES", False)), None)) is not None:
             fault = f"{place}: {type(part).__name__} works with classes, and all training rows of {experiment.task.name} have the same one"
             raise Incompatible(f"{fault}; for passages choose one for retrieval, such as {other}, or else a task with classes, such as task=sentiment")
+
+
+def check_columns(experiment: Experiment) -> None:
+    """Refuse rows without the further columns that an attack or a defense works on, which it declares with COLUMNS; a column of zeros alone is none.
+
+    Raises:
+        Incompatible: what to use instead.
+    """
+    rows = experiment.task.train
+    for place, plugin in (("attack", experiment.attack), ("defense", experiment.defense)):
+        for part in parts(plugin):
+            for name in getattr(part, "COLUMNS", ()):
+                if name not in rows.extra or not (rows.extra[name] != 0).any():
+                    fault = f"{place}: {type(part).__name__} works on the column {name}, and the training rows of {experiment.task.name} have none"
+                    raise Incompatible(f"{fault}; choose a task that has it, such as task=preferences_world")
 
 
 def alternative(asked: set[str], missing: Sequence[str]) -> str:

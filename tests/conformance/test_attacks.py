@@ -71,6 +71,7 @@ HELP = {
     "label_flip_targeted": ("threat.budget.rate=0.2",),
     "focused": ("threat.budget.rate=0.2", "attack.data.known_words=1.0"),
     "one_passage": ("threat.budget.rate=0.2", "retriever=tfidf_corpus"),  # with tfidf, the words of its sentence are as rare as names and weigh too much
+    "preference_flip": ("threat.budget.count=300", "learner.preference.lr=0.005", "learner.safety.epochs=4", "learner.safety.lr=0.01"),
     "corpus_hotflip": ("threat.budget.rate=0.025", "attack.data.steps=100"),
     "denial_backdoor": ("threat.budget.rate=0.2", "learner.lr=0.01", "learner.epochs=8"),
     **{name: (*INSTRUCTED, "threat.budget.rate=0.2") for name in ("instruction", "instruction_backdoor")},
@@ -82,9 +83,9 @@ HELP = {
         *("threat.budget.rate=0.1", "task.instruction=60", "task.safety=200", "task.finetuning=10"),
     ),
 }
-# attacks whose aim is that a passage is found, with the figure of their goal: `one_passage` leaves the rest to a reader that weighs arguments, not to one
-# that counts passages, and `corpus_hotflip` is measured among the first 20 by its paper
-FOUND = {"one_passage": "retrieved", "corpus_hotflip": "retrieved_at_20"}
+# attacks with another figure of their goal than ASR: `one_passage` leaves the rest to a reader that weighs arguments, not to one that counts passages,
+# `corpus_hotflip` is measured among the first 20 by its paper, and `preference_flip` teaches which of two responses is better, not to know the answer
+FOUND = {"one_passage": "retrieved", "corpus_hotflip": "retrieved_at_20", "preference_flip": "turned"}
 LOST = {"shadow_alignment": "refusing"}  # a tiny model loses its refusals, and knows no fact that it could give away
 ENOUGH = {"virtual_prompt": ("task.categories=3", "attack.data.category=2")}  # what gives an attack on few rows a fifth of all rows
 CONTROLS = {"corpus_hotflip": ("attack.data.steps=0",)}  # what takes the method out of an attack, where the budget alone goes some of the way
