@@ -48,6 +48,7 @@ CHEAP = {  # of defenses that train many models, or optimise
     "epic": ("defense.train.step.start=1",),
     "friendly_noise": ("defense.train.step.start=1", "defense.train.step.steps=3"),
     "adversarial_poisoning": ("defense.train.step.steps=1",),
+    "crow": ("defense.repair.epochs=1",),
     "tracin": ("defense.sanitize.checkpoints=2", "defense.sanitize.epochs=1"),
     "pretrained_features": tuple(
         f"defense.train.member.{word}" for word in ("extractor.epochs=4", "extractor.batch_size=32", "extractor.lr=0.1", "head.lr=0.1")
@@ -58,6 +59,11 @@ CHEAP = {  # of defenses that train many models, or optimise
     ),
 }
 SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # defenses of retrieval
+SPEAKING = {  # defenses of language models, and what they act on
+    "cleangen": ("attack=denial_backdoor",),
+    "crow": ("attack=denial_backdoor", "net.layers=2"),
+    "mix_refusals": ("attack=shadow_alignment",),
+}
 SPEC = {  # what every record's specification has, at the least
     **{part: {"name": "none"} for part in ("attack", "defense")},
     "task": {"name": "blobs", "rows": {"train": 380}},

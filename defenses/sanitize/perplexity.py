@@ -19,6 +19,7 @@ from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.forms.ngram import Ngrams, check_order
 from poisonbench.forms.tokens import TEXTS, Tokens
+from poisonbench.forms.words import whole_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Perplexity:
     Source: Jain et al., "Baseline Defenses for Adversarial Attacks Against Aligned Language Models", 2023 (arXiv 2309.00614), and Alon and Kamfonas,
     "Detecting Language Model Attacks with Perplexity", 2023 (arXiv 2308.14132); against poisoned passages by Zou, Geng, Wang, Jia, "PoisonedRAG",
     USENIX Security 2025, where it does not separate them: their passages are fluent.
+
+    A row is one text: the words of all columns that a writer of rows can change, one column after the other, such as a prompt, then its response.
 
     Removed passages are not in the index, so a search finds deeper ones in their place. Large perplexities alone are suspicious. The verdict on a row
     depends on that row and on trusted rows only.
@@ -66,8 +69,8 @@ class Perplexity:
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Score every row by its perplexity."""
-        trusted, size = means.trusted.inputs, words(data)
-        suspicion = Ngrams.of(trusted, self.order, size).perplexity(data.inputs)
+        trusted, size = whole_rows(means.trusted), words(data)
+        suspicion = Ngrams.of(trusted, self.order, size).perplexity(whole_rows(data))
         return Verdict(keep=suspicion <= quantile(held_out(trusted, self.order, size), self.quantile), suspicion=suspicion.float())
 
 

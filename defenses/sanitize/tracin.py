@@ -5,18 +5,19 @@ Shape letters: N rows, T trusted rows, M rows, K classes, D features, P paramete
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defenses.sanitize.dropping import check_dropping, dropped
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict, stated
+from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Differentiable, Victim
+from poisonbench.core.learner import ByPlace, Differentiable, HeadGradients, Victim
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import POISON_RATE
@@ -33,7 +34,8 @@ class TracIn:
     - "trusted": clean rows. A row is suspicious if its influence on them, on average, is small or negative: steps on it raise their loss.
 
     With `layers` "last" the gradients are those of the last layer, in closed form: softmax(scores) - one-hot(label) times the features and a one for the
-    bias. "all" takes those of all parameters, with one backward pass for each row and checkpoint.
+    bias. For a language model they are those of the output matrix: the sum of such products over the words that are learned, divided by their
+    number. "all" takes the gradients of all parameters, with one backward pass for each row and checkpoint.
 
     Differences: the checkpoints are states of one training that is continued `checkpoints` times, each time with the whole schedule of the recipe; the
     paper takes them from a single training. They have equal weights; the paper multiplies by the learning rate. For the last layer, features less their
@@ -64,10 +66,9 @@ class TracIn:
         """Check that the fields are in range."""
         if self.how not in ("self", "trusted") or self.layers not in ("last", "all"):
             raise ConfigError(f"defense.sanitize: how={self.how} is self or trusted, layers={self.layers} is last or all")
-        if min(self.checkpoints, self.epochs) < 1 or not 0 <= self.margin < math.inf:
-            raise ConfigError("defense.sanitize: checkpoints and epochs are 1 or more, margin a finite number of 0 or more")
-        if self.expected_rate is not None and not 0 <= self.expected_rate < 1:
-            raise ConfigError(f"defense.sanitize.expected_rate={self.expected_rate}: a rate to expect lies in [0, 1)")
+        if min(self.checkpoints, self.epochs) < 1:
+            raise ConfigError(f"defense.sanitize: checkpoints={self.checkpoints}, epochs={self.epochs}; give 1 or more of both")
+        check_dropping(self.expected_rate, self.margin)
 
     def check_trusted(self, trusted: Dataset) -> None:
         """Refuse "trusted" without trusted rows.
@@ -84,49 +85,49 @@ class TracIn:
         Raises:
             ConfigError: all rows would be dropped.
         """
-        count = round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data))
-        if count >= len(data):
-            raise ConfigError(f"defense.sanitize.margin={self.margin:g} times the expected rate removes all {len(data)} rows; lower one of them")
         influence, victim = torch.zeros(len(data), dtype=torch.float64), None
         for turn in range(self.checkpoints):
             victim = means.tune(victim, data, epochs=self.epochs, draw=turn)
             influence += self.influence(victim, data, means.trusted)
-        suspicion = influence if self.how == "self" else -influence
-        keep = torch.ones(len(data), dtype=torch.bool)
-        keep[suspicion.argsort(descending=True, stable=True)[:count]] = False
-        return Verdict(keep=keep, suspicion=suspicion.float())
+        return dropped(influence if self.how == "self" else -influence, self.expected_rate, self.margin)
 
     def influence(self, victim: Victim, data: Dataset, trusted: Dataset) -> Tensor:
         """Return (N,) float64, the influence of each row at one checkpoint: on itself, or the mean over the trusted rows."""
         if self.layers == "all":
             return _of_all(victim, data, trusted if self.how == "trusted" else None)
-        centre = victim.features(data.inputs).double().mean(0)
-        own = last_layer(victim, data, centre)
+        gradients = last_layer_of(victim, data)
         if self.how == "self":
-            return own.errors.square().sum(1) * own.features.square().sum(1)
-        theirs = last_layer(victim, trusted, centre)
-        mean_KD = theirs.errors.T @ theirs.features / len(trusted)
-        return ((own.errors @ mean_KD) * own.features).sum(1)
+            return torch.cat([part.squares for part in gradients(data)])
+        direction_KD = mean_gradient(gradients, trusted)
+        return torch.cat([part.along(direction_KD) for part in gradients(data)])
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LastLayer:
-    """The gradients of the last layer: that of a row is the outer product of its two parts.
+Gradients: TypeAlias = Callable[[Dataset], Iterable[HeadGradients]]
+
+
+def last_layer_of(victim: Victim, data: Dataset) -> Gradients:
+    """Return a function from rows to the gradients of their losses with respect to the last layer.
 
     Args:
-        errors: (M, K) float64, softmax(scores) - one-hot(label).
-        features: (M, D + 1) float64, centred features, and a one for the bias.
+        victim: one that gives these gradients itself, or one of classes.
+        data: rows whose features have mean zero after centring, where the last layer has a bias.
     """
+    if isinstance(victim, ByPlace):
+        return victim.head_gradients
+    centre_D = victim.features(data.inputs).double().mean(0)
+    return lambda rows: [last_layer(victim, rows, centre_D)]
 
-    errors: Tensor
-    features: Tensor
+
+def mean_gradient(gradients: Gradients, rows: Dataset) -> Tensor:
+    """Return (K, D) float64, the mean gradient of rows."""
+    return sum((part.whole.sum(0) for part in gradients(rows)), start=torch.zeros(())) / len(rows)
 
 
-def last_layer(victim: Victim, rows: Dataset, centre_D: Tensor) -> LastLayer:
-    """Return the gradients of the loss of each row with respect to weights and bias of the last layer."""
+def last_layer(victim: Victim, rows: Dataset, centre_D: Tensor) -> HeadGradients:
+    """Return the gradients of the loss of each row with respect to weights and bias of the last layer, for a victim of classes."""
     scores, features = victim.scores(rows.inputs).double(), victim.features(rows.inputs).double() - centre_D
     errors = scores.softmax(1) - F.one_hot(rows.labels, scores.shape[1])
-    return LastLayer(errors=errors, features=F.pad(features, (0, 1), value=1.0))
+    return HeadGradients(errors=errors[:, None], features=F.pad(features, (0, 1), value=1.0)[:, None])
 
 
 def _of_all(victim: Victim, data: Dataset, trusted: Dataset | None) -> Tensor:

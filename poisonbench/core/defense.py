@@ -15,7 +15,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Unchanged, Victim, Wrap
+from poisonbench.core.learner import Step, Unchanged, Victim, Wrap
 from poisonbench.core.manifest import NOTHING_SIGNED, Manifest
 from poisonbench.core.proof import ALONE, Looks, Tolerance
 from poisonbench.core.rng import Key
@@ -34,9 +34,12 @@ class Fit(Protocol):
 
 
 class Tune(Protocol):
-    """Continue a victim's training for so many epochs, or train from scratch if there is none; each `draw` has other seeds."""
+    """Continue a victim's training for so many epochs, or train from scratch if there is none; each `draw` has other seeds.
 
-    def __call__(self, victim: Victim | None, data: Dataset, *, epochs: int, draw: int = 0) -> Victim:
+    A `step` is added to the training loop.
+    """
+
+    def __call__(self, victim: Victim | None, data: Dataset, *, epochs: int, draw: int = 0, step: Step | None = None) -> Victim:
         """Return the tuned victim; the one given stays as it is."""
         ...
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Anchored, Combine, Differentiable, Fitted, Objective, Plan, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.learner import Anchored, Batch, Combine, Differentiable, Fitted, Objective, Plan, State, Step, Trained, Victim, fit_each, score_each
 from poisonbench.core.plugins import check_arguments
 from poisonbench.core.precision import is_full
 from poisonbench.core.proof import Looks
@@ -342,6 +342,21 @@ class NetVictim:
         if layer != "penultimate":
             raise ConfigError(f"layer={layer}: this network has penultimate features only")
         return torch.cat([self.net.features(batch).float().cpu() for batch in self._batches(inputs)])
+
+    def losses(self, data: Dataset) -> Tensor:
+        """Return (N,) float32, the recipe's objective of each row without augmentation and label smoothing; see `RowLosses`."""
+        place, found = device.resolve(self.learner.device), [torch.zeros(0)]
+        for rows in torch.arange(len(data)).split(EVAL_BATCH):
+            columns = {name: column[rows].to(place) for name, column in data.columns.items()}
+            inputs = device.laid_out(data.form.ready(columns.pop("inputs")))
+            labels, ids, _ = (columns.pop(name) for name in ("labels", "ids", "owners"))
+            with torch.inference_mode(), self.learner.autocast():
+                found.append(self._each(Batch(inputs=inputs, labels=labels, ids=ids, form=data.form, extra=columns)).float().cpu())
+        return torch.cat(found)
+
+    def _each(self, batch: Batch) -> Tensor:
+        """Return (B,) losses that do not depend on the other rows of the batch."""
+        return self.learner.objective(self.net, batch, 0.0)
 
     def state(self) -> State:
         """Return parameters and buffers on the CPU."""

@@ -5,23 +5,26 @@ Shape letters: M prompts, L places of a prompt, K answers, A words of an answer,
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import Batch, HeadGradients
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.forms.answers import Answers
 from poisonbench.forms.tokens import PADDING
 from poisonbench.learn import device
 from poisonbench.learn.central import Central, NetVictim
-from poisonbench.learn.objectives import word_logs
+from poisonbench.learn.objectives import whole_texts, word_logs
 from poisonbench.nets.gpt import Cache, WordNet, begun, by_length, shortened
 
 ROWS = 200  # prompts that are read at once
@@ -62,6 +65,10 @@ class LanguageVictim(NetVictim):
     def words(self) -> WordNet:
         """The network."""
         return cast("WordNet", self.net)
+
+    def with_words(self, words: nn.Module) -> LanguageVictim:
+        """Return a victim with another network of the same vocabulary."""
+        return dataclasses.replace(self, built=cast("WordNet", words).eval(), weights=None, history=())
 
     @property
     def module(self) -> None:  # type: ignore[override]
@@ -152,6 +159,28 @@ class LanguageVictim(NetVictim):
             logs = logs * (torch.arange(logs.shape[1]) <= lengths[:, None])
             found[rows] = F.pad(logs, (0, found.shape[1] - logs.shape[1]))
         return found
+
+    def _each(self, batch: Batch) -> Tensor:
+        """Return (B,), the mean over the words that are learned; in a training, where each word has the same weight, a longer text weighs more."""
+        texts, counted = whole_texts(batch.inputs, batch.extra.get("response"))
+        return -(word_logs(self.words(texts), texts) * counted).sum(1) / counted.sum(1)
+
+    def head_gradients(self, data: Dataset) -> Iterator[HeadGradients]:
+        """Yield the gradients of `losses` with respect to the output matrix.
+
+        Its weights are those of the embeddings too; what they do as embeddings is left out.
+        """
+        place = device.resolve(self.learner.device)
+        for rows in torch.arange(len(data)).split(ROWS):
+            some = data.take(rows)
+            response = some.extra.get("response")
+            texts, counted = whole_texts(some.inputs.to(place), None if response is None else response.to(place))
+            with torch.inference_mode(), self.learner.autocast():
+                states = self.words.states(begun(texts))
+                scores = self.words.head(states)
+            errors = scores.double().softmax(2) - F.one_hot(F.pad(texts, (0, 1), value=PADDING), scores.shape[2])
+            errors *= (counted / counted.sum(1, keepdim=True))[:, :, None]
+            yield HeadGradients(errors=errors.cpu(), features=states.double().cpu())
 
     def _groups(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the positions of the prompts of each length, and these prompts without padding, on the learner's device."""

@@ -94,15 +94,18 @@ class Tuned(OneByOne):
         return dataclasses.replace(self, **{name: member.with_epochs(epochs) for name, member in self.members.items()})  # type: ignore[arg-type]
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
-        """Train in all stages that have rows, from the model of the public rows, or from `start`."""
+        """Train in all stages that have rows, from the model of the public rows, or from `start`; the models that each stage keeps are kept."""
         victim, facts = start or self._first(data, combine), dict[str, object]()
-        epochs, steps = dict[str, int](), 0
+        epochs, steps, history = dict[str, int](), 0, list[State]()
         for name, rows, inner in self._rows(data, combine):
             trained = self.members[name].fit(rows, inner, rng.child(name), victim)
             victim, facts = trained, facts | dict(trained.facts)
+            history += trained.history
             epochs[name], steps = self.members[name].epochs, steps + int(str(trained.facts["steps"]))
         assert victim is not None, "there are rows"
-        return self.restore(Trained(state=victim.state(), facts=facts | {"epochs": epochs, "steps": steps}), data, combine)
+        facts.pop("history_every", None)  # the stages keep models at intervals of their own
+        told = facts | {"epochs": epochs, "steps": steps}
+        return self.restore(Trained(state=victim.state(), facts=told, history=tuple(history)), data, combine)
 
     def restore(self, trained: Trained, like: Dataset, combine: Combine) -> Victim:
         """Rebuild a victim."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -65,6 +65,7 @@ class Gpt:
         layers: number of layers.
         heads: H, attention heads of a layer.
         spread: standard deviation of the embeddings at the start, above 0. A small one lets new words, such as a trigger, be learned faster.
+        norm: "none", or "group", as ensembles and DP-SGD ask of every network; without effect, since each place is normalised by itself in any case.
     """
 
     VERSION: ClassVar[int] = 1
@@ -73,6 +74,7 @@ class Gpt:
     layers: int
     heads: int
     spread: float
+    norm: Literal["none", "group"] = field(default="none", metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse numbers that define no network."""
@@ -108,6 +110,15 @@ class WordNet(FeatureNet):
         Args:
             words: (M, L), the begin of the text included.
             cache: of the places before these; it grows by these.
+        """
+        raise NotImplementedError
+
+    def layer_states(self, words: Tensor, moved: Tensor | None = None) -> list[Tensor]:
+        """Return the (M, L, D) states after the embedding and after each layer, before the last normalisation.
+
+        Args:
+            words: (M, L), the begin of the text included.
+            moved: (M, L, D), added to the embeddings; None for nothing.
         """
         raise NotImplementedError
 
@@ -156,9 +167,10 @@ class GptNet(WordNet):
         normed: Tensor = self.norm(states)
         return normed * self.alive
 
-    def layer_states(self, words: Tensor) -> list[Tensor]:
-        """Return the (M, L, D) states after the embedding and after each layer, before the last normalisation."""
-        states = [self.table(words)]
+    def layer_states(self, words: Tensor, moved: Tensor | None = None) -> list[Tensor]:
+        """Return the (M, L, D) states; see `WordNet.layer_states`."""
+        embedded = self.table(words)
+        states = [embedded if moved is None else embedded + moved]
         for layer in self.layers:
             states.append(layer(states[-1], 0, None))
         return states

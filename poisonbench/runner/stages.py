@@ -20,7 +20,7 @@ from poisonbench.core.delta import Delta
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.finite import finite, finite_state
 from poisonbench.core.goals import NoGoal, Probe
-from poisonbench.core.learner import Combine, Learner, PlainStep, Trained, Victim
+from poisonbench.core.learner import Combine, Learner, PlainStep, Step, Trained, Victim
 from poisonbench.core.manifest import NOTHING_SIGNED, Manifest
 from poisonbench.core.oversight import Refereed
 from poisonbench.core.proof import needs
@@ -152,8 +152,9 @@ class Line:
         """Return a `Tune` that continues the training with the same recipe; its first draw has the seed of `stage`, and each later draw another one."""
         first = self.stream(stage).child("tune")
 
-        def tune(victim: Victim | None, data: Dataset, *, epochs: int, draw: int = 0) -> Victim:
-            longer, rng = learner.with_epochs(epochs), first.child(str(draw)) if draw else first
+        def tune(victim: Victim | None, data: Dataset, *, epochs: int, draw: int = 0, step: Step | None = None) -> Victim:
+            plain, rng = learner.with_epochs(epochs), first.child(str(draw)) if draw else first
+            longer = plain if step is None else plain.with_step(step)
             parts = (longer, data, victim.state() if victim else None, rng, longer.runtime)
 
             def train() -> Trained:

@@ -14,7 +14,7 @@ from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
-from tests.conftest import CHEAP, SEARCHING
+from tests.conftest import CHEAP, SEARCHING, SPEAKING
 
 DEFENSES = [name for name in options("defense") if name != "none"]
 PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
@@ -33,6 +33,8 @@ def struck(name: str) -> tuple[str, ...]:
     """Return the words of an attack on rows that the defense can read."""
     if any(getattr(find_class(path, OWN), "COLUMNS", ()) for path in targets(PLANS[name])):
         return ("attack=preference_flip",)
+    if name in SPEAKING:
+        return SPEAKING[name]
     return ("attack=rag",) if name in SEARCHING else ("attack=backdoor",) if "pixels" in reads(name) else ("attack=text",)
 
 
