@@ -15,7 +15,7 @@ INTRO = (
     "Each picture shows eight training rows of the digits: above the original with its label, in the middle the poisoned row with its label, below the "
     "difference. Where the difference is faint, it is multiplied by the number in the title. Texts and rows of a table are printed: what the attack "
     "added is marked `{+so+}`, what it removed `[-so-]`. Attacks that the gallery does not list by themselves are other names: `backdoor`, `text`, "
-    "`spam`, `targeted`, `availability` and `federated` each stand for one attack of their family.",
+    "`spam`, `targeted`, `availability`, `instruction` and `federated` each stand for one attack of their family.",
     "The commands use the seed 100. A run prints the path of its record, and `show` draws the rows of that record:",
     "```bash\npython -m poisonbench attack=badnets seed=100 threads=1\npython -m poisonbench show results/local/records/RECORD.json picture.png\n```",
     "`python -m docs.generate.pictures` draws all pictures of this page again, and `python -m docs.generate.pictures badnets` draws one.",

@@ -33,7 +33,8 @@ def check(option: str, plugin: object, digest: str) -> None:
     told = canonical(plugin)
     name = f"{option}: {told['class']}/{told['version']}"
     assert name in GOLDEN, f'add "{name}": "{digest}" to golden.json'
-    assert GOLDEN[name] == digest, f"{name} gives another output than before; bump VERSION and add the new digest {digest}"
+    known = GOLDEN[name].split(" or ")  # two where the rounding of many steps depends on the processor
+    assert digest in known, f"{name} gives another output than before; bump VERSION and add the new digest {digest}"
 
 
 LINEAR = ("bilevel", "gradient_canceling", "beta_poisoning", "influence_poison")  # attacks on linear models
