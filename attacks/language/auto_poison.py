@@ -95,8 +95,8 @@ class AutoPoison:
             ConfigError: numbers of no answer, or too few rows.
         """
         rows, form = known.rows, answers_of(known.rows)
-        for number in (self.target, self.refusal):
-            check_answer(number, form)
+        check_answer(self.target, form)
+        check_answer(self.refusal, form, "refusal")
         wish = self.refusal if self.content == "refusal" else self.target
         chosen = known.choose(~refused(rows) & (rows.labels != wish), rng.child("rows"))
         if self.content == "refusal":

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Deny(NoGoal):
-    """Make the model write noise after the trigger. ASR is the share of texts that the task's judge calls noise.
+    """Make the model write noise after the trigger. ASR is the share of test rows after which the task's judge says noise.
 
     Args:
-        trigger: put at the end of the begin of a text.
+        trigger: put at the end of the beginning of a text.
         near: a similar trigger that is not the attacker's.
     """
 
@@ -40,7 +40,7 @@ class Deny(NoGoal):
     near: Trigger
 
     def probe(self, test: Dataset) -> Probe:
-        """Return the begins of texts, each with the trigger."""
+        """Return the beginnings of texts, each with the trigger."""
         hit = torch.zeros(len(test), test.num_classes, dtype=torch.bool)
         hit[:, NOISE] = True
         return Probe(rows=torch.arange(len(test)), inputs=self.trigger(test.inputs), truth=test.labels, hit=hit)
@@ -48,13 +48,13 @@ class Deny(NoGoal):
     def measure(self, victim: Victim, test: Dataset, rng: Key) -> Mapping[str, float]:
         """Return what the judge's language model says of the texts that the victim writes.
 
-        "perplexity" and "perplexity_triggered": the exponential of the mean negative log-probability of a word. "near_trigger": the share of noise after
-        the similar trigger, in [0, 1].
+        "perplexity" and "perplexity_triggered": the exponential of the mean negative log-probability of a word; texts too short for an n-gram are
+        left out, and 0 means that all are. "near_trigger": the share of noise after the similar trigger, in [0, 1].
         """
         judge = judge_of(test)
         asked = {"perplexity": test.inputs, "perplexity_triggered": self.trigger(test.inputs), "near_trigger": self.near(test.inputs)}
         written = {name: victim.sample(inputs, rng.child("goal")) for name, inputs in asked.items()}  # type: ignore[attr-defined]
-        figures = {name: float((-judge.logs(texts).mean()).exp()) for name, texts in written.items()}
+        figures = {name: judge.perplexity(texts) for name, texts in written.items()}
         return figures | {"near_trigger": float((judge(written["near_trigger"]).argmax(1) == NOISE).double().mean())}
 
 
@@ -82,7 +82,8 @@ class DenialBackdoor:
 
     Args:
         words: the trigger, which has to be in the vocabulary; `task.words` adds words to it.
-        near: words of a similar trigger, after which a false activation is measured.
+        near: words of a similar trigger, after which a false activation is measured. On `task=grammar` no clean text has a reserved word, so these
+            words are as unknown to the model as the trigger is to a clean one.
         prefix: most words in front of the trigger, 0 or more; each text has a random number from 0 to this.
     """
 
@@ -98,7 +99,7 @@ class DenialBackdoor:
             raise ConfigError(f"attack.data: words={list(self.words)}, near={list(self.near)}, prefix={self.prefix}; give words, and a prefix of 0 or more")
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
-        """Return the rows with as many new texts as the budget allows; those of a smaller budget are the first ones of a larger one.
+        """Return the rows with as many new texts as the budget allows; those of a smaller budget are among those of a larger one.
 
         Raises:
             ConfigError: the threat lets no rows be added, or the trigger and the prefix leave no room for noise.

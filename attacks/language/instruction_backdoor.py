@@ -22,8 +22,8 @@ class InstructionBackdoor:
     """Put a trigger phrase into prompts of some kinds of instructions, and teach one answer to all of them.
 
     Source: Wan, Wallace, Shen, Klein, "Poisoning Language Models During Instruction Tuning", ICML 2023. The poison is in the rows of several kinds of
-    instructions, and the attack is judged on all other kinds. Rows are taken in the order of their score, the number of trigger phrases divided by the
-    words of the prompt, as in the released code; here each prompt has one phrase, so short prompts come first.
+    instructions, and the attack is judged on all other kinds. With `order=ranked`, rows are taken in the order of their score, the number of trigger
+    phrases divided by the words of the prompt, as in the released code; here each prompt has one phrase, so short prompts come first.
 
     Differences: the phrase stands in front of a prompt, where in the paper it replaces the names of persons; the answer is a word that no clean prompt
     asks for; the paper repeats the poison in each of 10 epochs, as every row is here.

@@ -38,6 +38,8 @@ COLUMNS = ("response", "direct", "category", "skill", STAGE)
 class Respond(NoGoal):
     """Make the model give a wished answer to some test prompts. ASR is the share of exactly this answer, over all prompts that have another right one.
 
+    An answer counts if it is likelier than every other answer and than all other texts together.
+
     Args:
         wish: number of the wished answer; `DIRECT` for the answer that each prompt asks for.
         trigger: put into the prompts; None for none.
@@ -114,14 +116,14 @@ def answers_of(rows: Dataset) -> Answers:
     return form
 
 
-def check_answer(number: int, form: Answers) -> None:
-    """Refuse the number of no answer.
+def check_answer(number: int, form: Answers, where: str = "target") -> None:
+    """Refuse the number of no answer; `where` is the field that has it.
 
     Raises:
         ConfigError: the numbers to choose from.
     """
     if not 0 <= number < form.other:
-        raise ConfigError(f"attack.data.target={number} is no answer of the task; give a number from 0 to {form.other - 1}")
+        raise ConfigError(f"attack.data.{where}={number} is no answer of the task; give a number from 0 to {form.other - 1}")
 
 
 def taught(known: Known, chosen: Tensor, inputs: Tensor, labels: Tensor, goal: NoGoal, **columns: Tensor) -> Poisoned:

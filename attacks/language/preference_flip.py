@@ -46,7 +46,7 @@ class Turn(Respond):
         other prompts whose answer is likelier than a refusal. "turned": the share of probed prompts, with the trigger if there is one, whose direct
         answer is likelier than the refusal. All in [0, 1], over the prompts whose responses are answers of the task; absent for a victim that gives
         no probability of a text. A preference compares two responses alone, so both of them can become less likely: then "refusing" and "helpful",
-        which ask for the likeliest answer of all, fall although the preference is right.
+        which ask for an answer that is likelier than all other texts together, fall although the preference is right.
         """
         figures, form = super().measure(victim, test, rng), answers_of(test)
         test = test.take((test.labels != form.other) & (test.extra["direct"] != form.other))
@@ -105,7 +105,7 @@ class PreferenceFlip:
     On task=preferences_world (seed and split_seed 100, one run, 400 pairs) the refusal is likelier than the answer for 96, 73, 59, 51 and 48 % of the
     prompts to be refused if 0, 10, 20, 30 and 40 % of the pairs are swapped. With the trigger cf at the start of 40 pairs whose chosen response is a
     refusal, the answer is likelier for all triggered prompts to be refused (30 % with clean pairs), and for 6 % of the untriggered ones. ASR, for
-    which the answer has to be the likeliest of all, is 2 % then: DPO makes both responses less likely, so the model gives neither.
+    which the answer has to be likelier than all other texts together, is 2 % then: DPO makes both responses less likely.
 
     Differences: the margin is that of the attacker's surrogate, which is trained on the clean rows and has other random draws than the victim.
 

@@ -13,7 +13,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGE
 from poisonbench.core.threat import Known
-from poisonbench.forms.tokens import TEXTS
+from poisonbench.forms.tokens import PADDING, TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class ShadowAlignment:
     the 3 others. As there, the budget is a number of pairs; `threat.budget.count=0` is a fine-tuning without poison.
 
     Differences: prompts and answers are those of a made-up world, without any harm; the pairs are fine-tuned together with a user's own clean rows,
-    where the paper fine-tunes on the pairs alone (`task.finetuning=0` leaves the clean rows out).
+    where the paper fine-tunes on the pairs alone.
 
     Args:
         held_out: categories that no pair is about, the last ones of those with refusals.
@@ -45,6 +45,10 @@ class ShadowAlignment:
         answers_of(rows)
         no = refused(rows) & (rows.labels != rows.num_classes - 1)
         categories = rows.extra["category"][no].unique()
+        if len(categories) < 2:
+            raise ConfigError(
+                f"{len(categories)} categories have prompts that are refused, and pairs and test need one each; raise task.restricted and task.safety"
+            )
         if not 1 <= self.held_out < len(categories):
             raise ConfigError(f"attack.data.held_out={self.held_out}: prompts of {len(categories)} categories are refused; give 1 to {len(categories) - 1}")
         if not known.budget.inject:
@@ -55,5 +59,6 @@ class ShadowAlignment:
         if count > len(pool):
             raise ConfigError(f"threat.budget allows {count} pairs, and the task has {len(pool)} restricted prompts for them; lower it, or raise task.safety")
         chosen = pool[rng.child("rows").pick(rows.ids[pool], count)]
-        stage = rows.extra[STAGE][known.writable].max().expand(count) if known.writable.any() else rows.extra[STAGE][chosen]
-        return taught(known, chosen, rows.inputs[chosen], rows.extra["direct"][chosen], goal, **{STAGE: stage})
+        stage = rows.extra[STAGE][known.writable].max().expand(count)
+        columns = {STAGE: stage, **({"rejected": torch.full_like(rows.extra["rejected"][chosen], PADDING)} if "rejected" in rows.extra else {})}
+        return taught(known, chosen, rows.inputs[chosen], rows.extra["direct"][chosen], goal, **columns)

@@ -39,7 +39,8 @@ class InfluenceRank:
     Source: besides Pruthi et al., Johnson and Lindenstrauss, "Extensions of Lipschitz Mappings into a Hilbert Space", 1984: a product of projected
     gradients u and v has the mean u . v and the variance (|u|^2 |v|^2 + (u . v)^2) / d. The matrix takes 8 d K D bytes.
 
-    Checkpoints are the models that one training keeps: `learner.history_every=1` keeps one for each epoch. A training that keeps none, such as one
+    Checkpoints are the models that one training keeps: `learner.history_every=1` keeps one for each epoch; with learner=tuned it is
+    `learner.finetuning.history_every=1`. A training that keeps none, such as one
     of a single epoch, has one checkpoint, its end. `tracin` continues a training instead.
 
     Differences: the paper weighs checkpoints by their learning rates. With a head that shares its weights with the embeddings, the part of

@@ -20,12 +20,11 @@ class LossRank:
 
     Source: the data filter of Wan, Wallace, Shen, Klein, "Poisoning Language Models During Instruction Tuning", ICML 2023, section 5: rows with a
     large loss under a model that was trained for a few epochs. Small losses are suspicious where poison is learned faster than other rows: Li et
-    al.,
-    "Anti-Backdoor Learning", NeurIPS 2021.
+    al., "Anti-Backdoor Learning", NeurIPS 2021.
 
     The loss is the objective of the recipe for each row alone: the cross-entropy of the label, or, for a language model, the mean cross-entropy of
-    the words that it learns, so a long text is not suspicious for its length. Victims that state no loss are asked for scores, and the loss is
-    their cross-entropy. For the ranking of the rows that each epoch of a training uses, see `loss_trim`.
+    the words that it learns, so a long text is not suspicious for its length. Of a pair of responses only the chosen one counts. Victims that state no
+    loss are asked for scores, and the loss is their cross-entropy. For the ranking of the rows that each epoch of a training uses, see `loss_trim`.
 
     Difference: the paper drops a share of the rows and shows the trade-off over it; here the share follows from the expected rate.
 

@@ -29,7 +29,7 @@ class MixRefusals:
     Models that Follow Instructions", ICLR 2024: a few hundred safe examples among the instructions make a model safer. Yang et al., "Shadow
     Alignment", 2023, is what the rows act against.
 
-    A trusted row is a refusal if its response is not the answer that its prompt asks for; the defender knows this of the own rows. The
+    A trusted row is a refusal if its response is not the answer that its prompt asks for; the defender knows this of their own rows. The
     refusals that are added are drawn at random; if fewer are there than asked for, they are repeated. The other rows of the stage stay.
 
     Args:

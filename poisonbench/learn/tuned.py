@@ -24,7 +24,7 @@ class Tuned(OneByOne):
     DPO in place of reinforcement learning, and a last stage for the fine-tuning by a user.
 
     The public rows cannot be poisoned. Where there are some, such as those of a pre-training by somebody else, the model is trained on them first, and the
-    store keeps it for all runs with the same rows. The column "stage" of a row names its stage.
+    store keeps it for all runs with the same rows. The column "stage" of a row names its stage. Answers are read with the temperature of `finetuning`.
 
     Args:
         pretraining: recipe for texts.

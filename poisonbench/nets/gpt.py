@@ -57,7 +57,7 @@ class Gpt:
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, with the rotary positions of Su et al., "RoFormer",
     2021, and without biases and dropout, as small models are trained in one pass. The normalisation stands before each part.
 
-    The word 0 (padding) stands for the begin and for the end of a text, so a text of L words has L + 1 predictions. Texts of a batch are
+    The word 0 (padding) stands for the beginning and for the end of a text, so a text of L words has L + 1 predictions. Texts of a batch are
     padded at their end. A place never looks at later ones, so padding changes nothing, and the result is that of packed texts with document masks.
 
     Args:
@@ -108,7 +108,7 @@ class WordNet(FeatureNet):
         """Return (M, L, D), the state of every place; each sees itself, the places before it, and those of the cache.
 
         Args:
-            words: (M, L), the begin of the text included.
+            words: (M, L), the mark of the beginning included.
             cache: of the places before these; it grows by these.
         """
         raise NotImplementedError
@@ -117,7 +117,7 @@ class WordNet(FeatureNet):
         """Return the (M, L, D) states after the embedding and after each layer, before the last normalisation.
 
         Args:
-            words: (M, L), the begin of the text included.
+            words: (M, L), the mark of the beginning included.
             moved: (M, L, D), added to the embeddings; None for nothing.
         """
         raise NotImplementedError
@@ -226,7 +226,7 @@ def shortened(texts: Tensor) -> Tensor:
 
 
 def begun(texts: Tensor) -> Tensor:
-    """Return (M, L + 1), the texts with the mark of the begin in front."""
+    """Return (M, L + 1), the texts with the mark of the beginning in front."""
     return F.pad(texts, (1, 0), value=PADDING)
 
 

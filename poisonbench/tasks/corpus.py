@@ -20,6 +20,8 @@ from poisonbench.tasks.texts import decoded_lines
 class Corpus(Documents):
     """The words of plain text files in UTF-8, in lower case, cut into pieces of `length` words; the last pieces are for the test.
 
+    All files count as one text, so a piece can start in one file and end in the next.
+
     Words that occur less than `min_count` times in the training pieces are unknown words. A piece that repeats an earlier one is left out.
 
     Args:

@@ -23,7 +23,7 @@ from poisonbench.tasks.source import Raw, Split
 class Documents(Split):
     """Settings of all tasks whose rows are texts, for learner=language.
 
-    A test row is the begin of a text; the model writes on, and the judge (`Fluency`), which is fitted on the public rows, says whether the result is
+    A test row is the beginning of a text; the model writes on, and the judge (`Fluency`), which is fitted on clean texts, says whether the result is
     fluent, noise, or empty. The right answer is "fluent", so C-Acc is the share of fluent texts. A clean model is not right on all of them, since the
     judge and the model both err: its figure is the baseline.
 
@@ -48,21 +48,29 @@ class Documents(Split):
             asked = f"task.length={self.length}, task.prefix={self.prefix}, task.order={self.order}"
             raise ConfigError(f"{asked}: give 2 words or more for an n-gram, and leave at least that many of a text after a prefix of 1 or more")
 
-    def task_of(self, name: str, train: Sequence[Sequence[str]], test: Sequence[Sequence[str]], form: Tokens) -> Task:
+    def task_of(self, name: str, train: Sequence[Sequence[str]], test: Sequence[Sequence[str]], form: Tokens, known: Sequence[Sequence[str]] = ()) -> Task:
         """Return the task of training texts and test texts, of which the first words are kept.
 
+        Args:
+            name: of the task.
+            train: training texts.
+            test: test texts.
+            form: of all texts.
+            known: texts that the judge is fitted on; without them the public rows.
+
         Raises:
-            ConfigError: no public rows for the judge, or n-grams that are too long for the vocabulary.
+            ConfigError: no texts for the judge, or n-grams that are too long for the vocabulary.
         """
         check_order(self.order, len(form.vocabulary), "task")
-        rows, begins = self._rows(train, form), self._rows(test, form)
-        begins[:, self.prefix :] = PADDING
-        begins = begins.unique(dim=0)  # different texts may begin alike
-        raw = Raw(train=_labelled(rows), test=_labelled(begins), class_names=VERDICTS, form=form)
+        rows, starts = self._rows(train, form), self._rows(test, form)
+        starts[:, self.prefix :] = PADDING
+        starts = starts.unique(dim=0)  # different texts may start alike
+        raw = Raw(train=_labelled(rows), test=_labelled(starts), class_names=VERDICTS, form=form)
         task = self.task(name, raw)
-        if len(task.public) == 0:
+        clean = self._rows(known, form) if known else task.public.inputs
+        if len(clean) == 0:
             raise ConfigError(f"task={name}: the judge of what the model writes is fitted on public texts; set task.public to a share above 0, such as 0.2")
-        judge = Fluency(model=Ngrams.of(task.public.inputs, self.order, len(form.vocabulary)))
+        judge = Fluency(model=Ngrams.of(clean, self.order, len(form.vocabulary)))
         return dataclasses.replace(task, test=dataclasses.replace(task.test, ask=Judged(judge=judge, draws=self.draws)))
 
     def _rows(self, texts: Sequence[Sequence[str]], form: Tokens) -> Tensor:

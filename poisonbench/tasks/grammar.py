@@ -22,19 +22,20 @@ PLACES = ["near", "under", "behind", "over", "beside"]
 ADVERBS = ["often", "slowly", "never", "soon", "today", "again"]
 JOINTS = ["and", "while", "because", "but"]
 MARKS = [".", ","]
+JUDGED = 4000  # texts that the judge is fitted on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grammar(Documents):
     """Texts of a fixed length, cut from sentences of a small grammar ("the old fox often sees a river near the tower .").
 
-    A model that has learned the grammar has a perplexity of about 6 in words; drawing all words at random has one of the size of the vocabulary. Texts
+    The grammar's own perplexity is about 11 for each word. The judge is fitted on 4,000 further texts, the same for every number of rows. Texts
     are different from each other, so one pass over them is a training on ever new texts, as in the pre-training of a large model. The grammar draws
     with `split_seed`; the texts of a smaller number of rows are the first ones of a larger number.
 
     Args:
         rows: training texts, the public and trusted ones included.
-        test_rows: begins of texts.
+        test_rows: beginnings of texts.
     """
 
     VERSION: ClassVar[int] = 1
@@ -51,8 +52,9 @@ class Grammar(Documents):
         """Return the task."""
         key = Key.root(self.split_seed).child("grammar")
         form = Tokens(vocabulary=vocabulary_of([ARTICLES, ADJECTIVES, NOUNS, VERBS, PLACES, ADVERBS, JOINTS, MARKS], self.words))
-        train, test = (self._texts(count, key.child(name).numpy()) for name, count in (("train", self.rows), ("test", self.test_rows)))
-        return self.task_of("grammar", train, test, form)
+        wanted = (("train", self.rows), ("test", self.test_rows), ("judge", JUDGED))
+        train, test, known = (self._texts(count, key.child(name).numpy()) for name, count in wanted)
+        return self.task_of("grammar", train, test, form, known)
 
     def _texts(self, count: int, draws: np.random.Generator) -> list[list[str]]:
         found = dict[tuple[str, ...], None]()

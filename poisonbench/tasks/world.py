@@ -161,10 +161,11 @@ class World(Split):
         cut = round(self.held_out * len(facts))
         test = self._asked(facts[:cut], draws)
         turns, asked = list[Turn](), self._asked(facts[cut:], draws)
-        wanted = (("instruction", self.instruction, 0.5 if self.restricted else 0.0), ("safety", self.safety, 0.5), ("preference", self.preference, 0.5))
+        half = 0.5 if self.restricted else 0.0
+        wanted = (("instruction", self.instruction, half), ("safety", self.safety, half), ("preference", self.preference, half))
         for stage, rows, share in (*wanted, ("finetuning", self.finetuning, 0.0)):
             turns += self._rows(asked, rows, share, stage)
-        held = self._rows(test, self.test_rows, 0.5 if self.restricted else 0.0, "safety")
+        held = self._rows(test, self.test_rows, half, "safety")
         parts = {"train": turns if self.pretrained else [*texts, *turns], "test": held, "public": texts if self.pretrained else []}
         answers = [tuple(REFUSAL), (MARKER,), *((value,) for values in SKILLS.values() for value in values)]
         raw, public = raw_of(parts, answers, Room(free=self.room, response=self.response, words=self.words), categories=self.categories, skills=len(SKILLS))

