@@ -57,7 +57,9 @@ class ShadowAlignment:
         pool = (no & torch.isin(rows.extra["category"], categories[: -self.held_out])).nonzero()[:, 0]
         count = known.budget.rows(len(rows))
         if count > len(pool):
-            raise ConfigError(f"threat.budget allows {count} pairs, and the task has {len(pool)} restricted prompts for them; lower it, or raise task.safety")
+            raise ConfigError(
+                f"threat.budget allows {count} pairs, and the task has {len(pool)} restricted prompts for them; lower it, or raise task.safety and task.things"
+            )
         chosen = pool[rng.child("rows").pick(rows.ids[pool], count)]
         stage = rows.extra[STAGE][known.writable].max().expand(count)
         columns = {STAGE: stage, **({"rejected": torch.full_like(rows.extra["rejected"][chosen], PADDING)} if "rejected" in rows.extra else {})}

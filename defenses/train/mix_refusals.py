@@ -101,7 +101,9 @@ class Mixed(Around):
             raise Incompatible("defense=mix_refusals adds refusals to prompts with responses, and this task has other rows; use task=world")
         found = refusals(combine.trusted)
         if not len(found):
-            raise ConfigError("defense=mix_refusals needs trusted refusals, and there are none; set task.trusted to a larger share, such as 0.1")
+            raise ConfigError(
+                "defense=mix_refusals needs trusted refusals, and there are none; use a task with a safety stage, such as task=world, and task.trusted above 0"
+            )
         count = self.recipe.count
         order = found[rng.per_row(combine.trusted.ids[found])[:, 0].argsort(stable=True)]
         chosen = combine.trusted.take(order.repeat(-(-count // len(order)))[:count])

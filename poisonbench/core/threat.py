@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Fit, Tune
-from poisonbench.core.errors import ConfigError
+from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Learner
 from poisonbench.core.reach import OWN_ROWS, Reach
 from poisonbench.core.rng import Key
@@ -223,7 +223,8 @@ class Threat:
         """Return what the attacker, who owns these clients, knows of the task under this threat."""
         writable = self.reach.writable(task.train, malicious)
         if len(writable) and not writable.any():
-            raise ConfigError(f"threat.reach={self.reach}: the attacker can write none of the training rows of {task.name}; choose another reach")
+            lacking = f"threat.reach: the attacker can write none of the training rows of {task.name}, which has none of that stage"
+            raise Incompatible(f"{lacking}; choose a task with such rows, for example task=world, or give that stage rows")
         return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)
 
 

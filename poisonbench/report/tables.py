@@ -37,6 +37,7 @@ OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTA
 SELECTION = re.compile(r"(<!-- selected:\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 SELECTED = (*COLUMNS[:2], "poison rate", *COLUMNS[3:9], "more")
 RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
+NO_SHARE = "perplexity"  # figures of goals with such names are no shares
 PHRASED = {"c_acc_lost", "epsilon_lower", "canaries_right"}  # figures of goals that another phrase already states
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -281,7 +282,8 @@ def _counted(records: Sequence[Record], shown: Container[str] | None) -> Iterato
     """Yield the shares that a goal counts, such as "ham as spam", of the clean, the undefended and the defended model."""
     kinds = {name for record in records for name in goal(record, "undefended") if shown is None or name in shown}
     for kind in sorted(kinds - PHRASED):
-        shares = [spread_text([100 * value for value in _goals(records, part, kind)], 1) for part in ("baseline", "undefended", "metrics")]
+        scale = 1 if kind.startswith(NO_SHARE) else 100
+        shares = [spread_text([scale * value for value in _goals(records, part, kind)], 1) for part in ("baseline", "undefended", "metrics")]
         yield f"{kind.replace('_', ' ')} {' / '.join(shares)}"
 
 

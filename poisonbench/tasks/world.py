@@ -230,7 +230,9 @@ class World(Split):
         taken = list[Turn]()
         for restricted, count in ((True, secret), (False, rows - secret)):
             if count > len(asked[restricted]):
-                raise ConfigError(f"task=world: no questions are left for {rows} rows of {stage}; ask for fewer rows, or for more task.things")
+                raise ConfigError(
+                    f"task=world: no questions are left for {rows} rows of {stage}; ask for fewer rows, for more task.things, or for another task.restricted"
+                )
             chosen, asked[restricted][:] = asked[restricted][:count], asked[restricted][count:]
             taken += [_staged(turn, stage, restricted) for turn in chosen]
         return taken

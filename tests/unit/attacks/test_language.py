@@ -94,7 +94,7 @@ def test_shadow_pairs_are_restricted_prompts_with_direct_answers_in_the_fine_tun
 
 
 def test_a_stage_without_rows_is_refused(tiny, store):
-    with pytest.raises(ConfigError, match="can write none of the training rows"):
+    with pytest.raises(Incompatible, match="can write none of the training rows"):
         struck(tiny, store, "attack=shadow_alignment", *WORLD, "task.safety=60", "task.finetuning=0")
 
 
