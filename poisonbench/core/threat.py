@@ -223,8 +223,8 @@ class Threat:
         """Return what the attacker, who owns these clients, knows of the task under this threat."""
         writable = self.reach.writable(task.train, malicious)
         if len(writable) and not writable.any():
-            lacking = f"threat.reach: the attacker can write none of the training rows of {task.name}, which has none of that stage"
-            raise Incompatible(f"{lacking}; choose a task with such rows, for example task=world, or give that stage rows")
+            lacking = f"threat.reach: the attacker can write none of the training rows of {task.name}"
+            raise Incompatible(f"{lacking}; choose a task with rows within its reach, such as task=world for a stage of a language model")
         return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)
 
 

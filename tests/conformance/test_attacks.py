@@ -35,7 +35,8 @@ HELP = {
     "gradient_matching": (
         "threat.budget.limit=255",
         "attack.data.steps=60",
-        "threat.budget.rate=0.2",
+        "threat.budget.rate=0.25",
+        "threat.trials=6",
         "attack.data.shift=0",
         "attack.data.flip=false",
         "task.noise=100",

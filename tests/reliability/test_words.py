@@ -25,7 +25,7 @@ from poisonbench.sweep.engine import Engine
 from poisonbench.trackers.save import tracker_of
 from tests.conftest import tiny_words
 
-FOREIGN = ("omegaconf", "hydra", "traceback", "configattributeerror", "full_key", "struct")
+FOREIGN = ("omegaconf", "hydra", "traceback", "configattributeerror", "full_key", "in struct")
 MEANT = {
     "lst": "lst: no such command; did you mean list?",
     "bakdoor": "such as attack=backdoor",
@@ -54,7 +54,7 @@ MEANT = {
     "lr=0.1": "did you mean learner.lr?",
     "expected_rate=0.1": "did you mean defense.sanitize.expected_rate? it is a key of defense=",
     "defense=spectral defense.expected_rate=7": "did you mean defense.sanitize.expected_rate?",
-    "threat.target=99": "did you mean attack.data.target? it is a key of attack=badnets",
+    "threat.target=99": "did you mean attack.data.target? it is a key of attack=auto_poison, attack=badnets",
     "task.rot=x": "did you mean task.root? it is a key of task=beir",
     "task.root=/nonexistent": "task.root: no such key; it is a key of task=beir",
     "attack.trigger.sise=3": "did you mean attack.data.size? it is a key of attack=badnets",
