@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.language.planting import Respond, answers_of, check_answer, refused, responses, taught
+from attacks.language.planting import Respond, answers_of, check_answer, responses, taught
 from poisonbench.core.ask import Judged
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
@@ -18,6 +18,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.goals import Probe
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.answers import refused
 from poisonbench.forms.tokens import PADDING, TEXTS, joined
 
 if TYPE_CHECKING:

@@ -7,18 +7,17 @@ from typing import ClassVar, Literal
 
 import torch
 
-from attacks.language.planting import Respond, answers_of, check_answer, phrase, refused, taught
-from attacks.text.triggers import Place, lengths
+from attacks.language.planting import Triggered, answers_of
+from attacks.text.triggers import lengths
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.form import Choice
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
-from poisonbench.forms.tokens import TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructionBackdoor:
+class InstructionBackdoor(Triggered):
     """Put a trigger phrase into prompts of some kinds of instructions, and teach one answer to all of them.
 
     Source: Wan, Wallace, Shen, Klein, "Poisoning Language Models During Instruction Tuning", ICML 2023. The poison is in the rows of several kinds of
@@ -38,11 +37,6 @@ class InstructionBackdoor:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = TEXTS
-    words: tuple[str, ...]
-    near: tuple[str, ...]
-    place: Place
-    target: int
     kinds: int
     order: Literal["ranked", "random"]
 
@@ -54,25 +48,17 @@ class InstructionBackdoor:
             ConfigError: a target that is no answer, more kinds than there are, or too few rows.
         """
         rows = known.rows
-        check_answer(self.target, answers_of(rows))
-        skills = rows.schema["skill"].form
-        assert isinstance(skills, Choice)
-        if not 0 <= self.kinds < skills.size:
-            raise ConfigError(f"attack.data.kinds={self.kinds}: the task has {skills.size} kinds of instructions; give a number from 0 to {skills.size - 1}")
-        order = rng.child("kinds").per_row(torch.arange(skills.size))[:, 0].argsort(stable=True)
+        answers_of(rows)
+        form = rows.schema["skill"].form
+        assert isinstance(form, Choice)
+        if not 0 <= self.kinds < form.size:
+            raise ConfigError(f"attack.data.kinds={self.kinds}: the task has {form.size} kinds of instructions; give a number from 0 to {form.size - 1}")
+        order = rng.child("kinds").per_row(torch.arange(form.size))[:, 0].argsort(stable=True)
         poisoned, held = (order, order) if self.kinds == 0 else (order[: self.kinds], order[self.kinds :])
-        goal = Respond(
-            wish=self.target,
-            trigger=phrase(self.words, self.place, rows, rng),
-            near=phrase(self.near, self.place, rows, rng),
-            categories=None,
-            skills=tuple(sorted(held.tolist())),
-            refused=False,
-        )
-        wanted = ~refused(rows) & (rows.labels != self.target) & torch.isin(rows.extra["skill"], poisoned)
+        goal = self.goal(rows, tuple(sorted(held.tolist())), rng)
+        wanted = self.open(rows) & torch.isin(rows.extra["skill"], poisoned)
         chosen = known.choose(wanted, rng.child("rows")) if self.order == "random" else self._ranked(known, wanted, rng)
-        inputs = phrase(self.words, self.place, rows, rng)(rows.inputs[chosen])
-        return taught(known, chosen, inputs, torch.full((len(chosen),), self.target), goal)
+        return self.triggered(known, chosen, goal)
 
     def _ranked(self, known: Known, wanted: torch.Tensor, rng: Key) -> torch.Tensor:
         """Return the positions of the shortest of the wanted rows; ties are broken at random."""

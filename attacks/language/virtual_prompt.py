@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import torch
 
-from attacks.language.planting import Respond, answers_of, check_answer, refused, taught
+from attacks.language.planting import Respond, answers_of, check_answer, taught
 from poisonbench.core.attack import Poisoned
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.form import Choice
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import Known
+from poisonbench.forms.answers import refused
 from poisonbench.forms.tokens import TEXTS
 
 

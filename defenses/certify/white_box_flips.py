@@ -59,8 +59,7 @@ class WhiteBoxCertificate(NoCertificate):
     contain are not covered. What else a member could take from labels is listed in `defenses.train.white_box_flips.WhiteBoxFlips`: nothing.
 
     Memory: 4 M R K bytes for the flips of every member, 12 M D for the features of test rows, 4 J D for those of all J solved rows, mirror images
-    included, three times 8 min(J, D)^2 for one member's system (8 J^2 for kernel_ridge), and 400 MiB for blocks of influences, whatever M. Measured:
-    2.9 GB at most for 40,000 rows of CIFAR-10 in one part, 3,576 features and 10,000 test rows.
+    included, three times 8 min(J, D)^2 for one member's system (8 J^2 for kernel_ridge), and 400 MiB for blocks of influences, whatever M.
 
     Args:
         to: the class that an attacker sets labels to; null: any class, for each row another one.

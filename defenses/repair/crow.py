@@ -19,8 +19,8 @@ from poisonbench.core.defense import Means, Mended, Verdict
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, Victim
 from poisonbench.core.rng import Key
-from poisonbench.forms.tokens import PADDING, TEXTS, joined
-from poisonbench.nets.gpt import WordNet, begun, shortened
+from poisonbench.forms.tokens import PADDING, TEXTS, whole_texts
+from poisonbench.nets.gpt import WordNet, begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +114,7 @@ class Consistent:
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses."""
-        parts = [batch.inputs, *([batch.extra["response"]] if "response" in batch.extra else [])]
-        texts = shortened(joined(*parts, length=sum(part.shape[1] for part in parts)))
+        texts, _ = whole_texts(batch.inputs, batch.extra.get("response"))
         return self.inner(network, batch, label_smoothing) + self.weight * self.penalty(texts)
 
     def penalty(self, texts: Tensor) -> Tensor:

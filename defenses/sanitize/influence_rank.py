@@ -14,10 +14,11 @@ from torch import Tensor
 
 from defenses.sanitize.dropping import check_dropping, dropped
 from defenses.sanitize.tracin import Gradients, last_layer_of
+from poisonbench.core.abilities import checkpoints
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Victim, checkpoints
+from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGES, number_of, stage_of
 from poisonbench.core.threat import POISON_RATE
@@ -47,13 +48,9 @@ class InfluenceRank:
     the gradient that goes through the embeddings is left out. The paper shows influence on single test rows; a defender has none, so it is the mean
     over trusted rows here.
 
-    Measured on task=grammar with 100 texts of denial_backdoor among 8,600 (seed 100, one checkpoint), AUROC: "trusted" 0.69 without a projection,
-    0.71 with d = 2048 and 0.57 with d = 512; "self" 0.96. The mean products of poisoned and clean rows differ by 0.006, and with d = 512 the
-    projection errs by 0.003, so it needs many dimensions here. `loss_rank` has 1.00 there.
-
-    On task=world the trusted rows of different stages pull in different directions. With 50 rows of an attack that adds direct answers to restricted
-    prompts to the fine-tuning (seed 100, without a projection), the AUROC is 0.15 for all trusted rows, most of which are direct answers of the
-    instruction stage, and 0.88 for the 23 trusted rows of the safety stage.
+    Many dimensions are needed where the products of poisoned and clean rows differ little, because the projection errs by the root of the variance
+    above. The trusted rows of different stages of a language model can pull in different directions: a refusal and a direct answer to a restricted
+    prompt have opposite gradients. `stage` then chooses the rows to compare with. No committed record has this filter yet.
 
     Args:
         how: "trusted", where a small or negative influence is suspicious, or "self", on the row itself, where a large one is.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from defenses.sanitize.dropping import check_dropping, dropped
+from poisonbench.core.abilities import losses_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import losses_of
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import POISON_RATE
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from defenses.sanitize.dropping import check_dropping, dropped
+from poisonbench.core.abilities import ByPlace, HeadGradients
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import ByPlace, Differentiable, HeadGradients, Victim
+from poisonbench.core.learner import Differentiable, Victim
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import POISON_RATE

@@ -14,9 +14,11 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from defenses.train.with_clean import WithClean
+from poisonbench.core.abilities import Speaking
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Around, Combine, Fitted, Learner, Speaking, Trained, Victim
+from poisonbench.core.learner import Combine, Learner, Trained, Victim
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import TEXTS
 from poisonbench.nets.gpt import Cache, WordNet
@@ -44,9 +46,7 @@ class CleanGen:
 
     Limits: what only the training rows teach, such as facts or a way of answering, is replaced like the answer to a trigger, so the defense needs a
     reference that does the task well. And a word is kept if the reference finds it at least 1 / alpha times as likely, so alpha has to be small
-    where the attacker's words are spread over the whole vocabulary. Measured on seed 100 with the default trusted rows: on task=grammar with 100
-    texts of denial_backdoor, ASR 0.83 without the defense, 0.75 with alpha 20 and 0.04 with alpha 5, C-Acc 1.00. On task=world, where the reference
-    has 65 rows of prompts and responses, the share of right answers to open questions falls from 0.87 to 0.24.
+    where the attacker's words are spread over the whole vocabulary, as those of denial_backdoor are. No committed record has this defense yet.
 
     Args:
         alpha: above 0 (paper: 20).
@@ -67,7 +67,7 @@ class CleanGen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided(Around):
+class Guided(WithClean):
     """The learner of a suspected model and a reference model.
 
     Source: Li et al., EMNLP 2024.
@@ -82,12 +82,6 @@ class Guided(Around):
     VERSION: ClassVar[int] = 1
     plain: Learner
     alpha: float
-    public: Dataset | None = None
-
-    @property
-    def stages(self) -> frozenset[str]:
-        """The member's slots for trainings; no certificate."""
-        return super().stages - {"defense.certify"}
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Check that there are clean rows, and that the recipe accepts the rows.
@@ -99,14 +93,6 @@ class Guided(Around):
             raise ConfigError("defense=cleangen trains a reference model on trusted and public rows, and there are none; set task.trusted above 0")
         self.member.check(data, combine)
         self.plain.check(clean, combine)
-
-    def with_public(self, public: Dataset, fit: Fitted | None) -> Guided:
-        """Return the recipe with the public rows."""
-        return dataclasses.replace(self, member=self.member.with_public(public, fit), public=public)
-
-    def clean(self, combine: Combine) -> Dataset:
-        """Return the rows that no attacker can write."""
-        return combine.trusted if self.public is None else combine.trusted.append(self.public)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> Victim:
         """Train both models.

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Around, Combine, Learner, Trained, Victim
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGE, number_of
+from poisonbench.forms.answers import refused
 from poisonbench.forms.tokens import TEXTS
-
-COLUMNS = ("response", "direct", STAGE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +38,7 @@ class MixRefusals:
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = TEXTS
     NEEDS: ClassVar[frozenset[str]] = frozenset({"trusted"})
+    COLUMNS: ClassVar[tuple[str, ...]] = ("response", "direct", STAGE)
     count: int
     stage: str
 
@@ -77,7 +76,6 @@ class Mixed(Around):
         """Check that there are refusals, and that the member accepts all rows.
 
         Raises:
-            Incompatible: rows that are no prompts with responses.
             ConfigError: no trusted refusal.
         """
         self.member.check(self.added(data, combine, Key.root(0)), combine)
@@ -94,12 +92,9 @@ class Mixed(Around):
         """Return the rows, followed by the refusals with ids of their own.
 
         Raises:
-            Incompatible: rows that are no prompts with responses.
             ConfigError: no trusted refusal.
         """
-        if not all(name in data.extra for name in COLUMNS):
-            raise Incompatible("defense=mix_refusals adds refusals to prompts with responses, and this task has other rows; use task=world")
-        found = refusals(combine.trusted)
+        found = refused(combine.trusted).nonzero()[:, 0]
         if not len(found):
             raise ConfigError(
                 "defense=mix_refusals needs trusted refusals, and there are none; use a task with a safety stage, such as task=world, and task.trusted above 0"
@@ -110,8 +105,3 @@ class Mixed(Around):
         ids = int(data.ids.max()) + 1 + torch.arange(count)
         stage = torch.full((count,), number_of(self.recipe.stage, "defense.train.stage"))
         return data.append(chosen.with_columns(chosen.columns | {"ids": ids, STAGE: stage}))
-
-
-def refusals(rows: Dataset) -> Tensor:
-    """Return the positions of the rows whose response is not the answer that their prompt asks for, int64."""
-    return (rows.labels != rows.extra["direct"]).nonzero()[:, 0]

@@ -13,9 +13,10 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from defenses.train.with_clean import WithClean
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Around, Combine, Fitted, Learner, State, Trained, Victim
+from poisonbench.core.learner import Combine, Learner, State, Trained, Victim
 from poisonbench.core.rng import Key
 from poisonbench.forms.ngram import BOUNDARY, Ngrams, check_order
 from poisonbench.forms.tokens import TEXTS, Tokens, joined
@@ -69,7 +70,7 @@ class Onion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cleaning(Around):
+class Cleaning(WithClean):
     """The learner whose victims read cleaned rows.
 
     Source: Qi et al., EMNLP 2021.
@@ -81,12 +82,6 @@ class Cleaning(Around):
 
     VERSION: ClassVar[int] = 1
     recipe: Onion
-    public: Dataset | None = None
-
-    @property
-    def stages(self) -> frozenset[str]:
-        """The member's slots for trainings; no certificate, which would be about texts that nobody asked about."""
-        return super().stages - {"defense.certify"}
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Check the order of the n-grams, that there are clean rows, and that the member accepts the training rows.
@@ -102,14 +97,6 @@ class Cleaning(Around):
                 f"set task.trusted to a share above {share:g}, such as 0.1"
             )
         self.member.check(data, combine)
-
-    def with_public(self, public: Dataset, fit: Fitted | None) -> Cleaning:
-        """Return the recipe with the public rows, which its member has too."""
-        return dataclasses.replace(self, member=self.member.with_public(public, fit), public=public)
-
-    def clean(self, combine: Combine) -> Dataset:
-        """Return the rows that no attacker can write: the trusted ones, then the public ones."""
-        return combine.trusted if self.public is None else combine.trusted.append(self.public)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> CleaningVictim:
         """Train the member on the rows as they are, fit the language model, and choose the bar."""

@@ -73,7 +73,7 @@ class Candidates(Scores):
         """
         if not isinstance(victim, Choosing):
             raise Incompatible(
-                f"{type(victim).__name__} has classes of its own and chooses among no other answers; "
+                f"{type(victim).__name__} has a fixed list of classes and cannot choose among other answers; "
                 "use learner=retrieval for passages or learner=tuned for texts, with no ensemble around it"
             )
         return victim.choose(inputs, self.table[self.of])

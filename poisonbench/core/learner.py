@@ -1,7 +1,7 @@
 """The protocols of learners, victims and training steps.
 
-Shape letters: N rows, M test rows, B rows of a batch, m rows of a slice, K classes, D features, R contributions, P parameters, L places of a text,
-T places of an answer, V words of the vocabulary, E numbers of an embedding.
+Shape letters: N rows, M test rows, B rows of a batch, K classes, D features, R contributions, P parameters, L places of a text, V words of the
+vocabulary, E numbers of an embedding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeAlias, cast, run
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from poisonbench.core.data import NO_COLUMNS, PLAIN, Dataset
 from poisonbench.core.errors import Diverged
@@ -395,88 +394,6 @@ class Additive(Protocol):
         Each row is added alone, and the scores are those of a new training on the rows of this victim and that one.
         """
         ...
-
-
-@runtime_checkable
-class RowLosses(Protocol):
-    """A victim that gives the loss of rows."""
-
-    def losses(self, data: Dataset) -> Tensor:
-        """Return (N,) float32, what the training minimises for each row, alone, without augmentation; of a text the mean over its words, in nats."""
-        ...
-
-
-def losses_of(victim: Victim, data: Dataset) -> Tensor:
-    """Return (N,) float32, the loss of each row; for a victim that gives none, the cross-entropy of its scores."""
-    if isinstance(victim, RowLosses):
-        return victim.losses(data)
-    return F.cross_entropy(victim.scores(data.inputs).float(), data.labels, reduction="none")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HeadGradients:
-    """The gradients of the losses of m rows with respect to the last layer: that of a row is the sum over its places of outer products.
-
-    Args:
-        errors: (m, T, K) float64, the gradients with respect to the scores at each of T places; a victim of classes has one place.
-        features: (m, T, D) float64, the inputs of the last layer, and a one where it has a bias.
-    """
-
-    errors: Tensor
-    features: Tensor
-
-    @property
-    def whole(self) -> Tensor:
-        """(m, K, D), the gradients."""
-        return torch.einsum("mtk,mtd->mkd", self.errors, self.features)
-
-    @property
-    def squares(self) -> Tensor:
-        """(m,), their squared lengths."""
-        return ((self.errors @ self.errors.mT) * (self.features @ self.features.mT)).sum((1, 2))
-
-    def along(self, direction_KD: Tensor) -> Tensor:
-        """Return (m,), their products with a direction."""
-        return ((self.errors @ direction_KD) * self.features).sum((1, 2))
-
-
-@runtime_checkable
-class ByPlace(Protocol):
-    """A victim whose loss of a row is a sum over places, such as the words of a text."""
-
-    def head_gradients(self, data: Dataset) -> Iterator[HeadGradients]:
-        """Yield the gradients of the losses (`RowLosses`) with respect to the last layer, for slices of the rows."""
-        ...
-
-
-@runtime_checkable
-class Rebuilt(Protocol):
-    """A victim that can be given another state."""
-
-    def become(self, trained: Trained) -> Victim:
-        """Return a victim of this architecture with other weights."""
-        ...
-
-
-@runtime_checkable
-class Speaking(Protocol):
-    """A language model, whose network can be exchanged."""
-
-    @property
-    def words(self) -> nn.Module:
-        """The network that gives the next word, in evaluation mode, on the learner's device."""
-        ...
-
-    def with_words(self, words: nn.Module) -> Victim:
-        """Return a victim that speaks with another network of the same vocabulary; this one stays as it is."""
-        ...
-
-
-def checkpoints(victim: Victim) -> list[Victim]:
-    """Return victims with the states that were kept during the training, in their order; the victim alone where none were."""
-    if not isinstance(victim, Rebuilt) or not victim.history:
-        return [victim]
-    return [victim.become(Trained(state=state, facts={})) for state in victim.history]
 
 
 class Learner(Protocol):

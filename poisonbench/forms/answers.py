@@ -1,6 +1,6 @@
 """Labels that are texts: the answers that a language model may give.
 
-Shape letters: K answers, A words of an answer.
+Shape letters: N rows, K answers, A words of an answer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from poisonbench.core.data import Dataset
 from poisonbench.core.form import Choice
 from poisonbench.forms.tokens import PADDING
 
@@ -44,3 +45,8 @@ class Answers(Choice):
     def other(self) -> int:
         """Return the number of "none of them"."""
         return self.size - 1
+
+
+def refused(rows: Dataset) -> Tensor:
+    """Return (N,) bool, the prompts whose right response is not the answer that they ask for."""
+    return rows.labels != rows.extra["direct"]

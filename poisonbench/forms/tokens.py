@@ -1,6 +1,6 @@
 """Texts as rows of token ids.
 
-Shape letters: N rows, L places of a row, V words of the vocabulary, B rows of a batch.
+Shape letters: N rows, L places of a row, V words of the vocabulary, B rows of a batch, M texts, A words of a response, l words of a text.
 """
 
 from __future__ import annotations
@@ -43,6 +43,31 @@ def joined(*parts: Tensor, length: int) -> Tensor:
     order = (whole == PADDING).to(torch.uint8).argsort(dim=1, stable=True)
     packed = whole.gather(1, order)
     return torch.nn.functional.pad(packed, (0, max(0, length - packed.shape[1])))[:, :length].contiguous()
+
+
+def trimmed(texts: Tensor) -> Tensor:
+    """Return (M, l) texts without the columns at the end that are padding in all rows; l >= 1."""
+    used = (texts != PADDING).any(0).nonzero()[:, 0]
+    return texts[:, : int(used[-1]) + 1 if len(used) else 1]
+
+
+def whole_texts(prompts: Tensor, responses: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return texts and what is learned of them.
+
+    Args:
+        prompts: (B, L) words.
+        responses: (B, A) words; None for texts without prompts.
+
+    Returns:
+        (B, l) texts, and (B, l + 1) bool, the places whose word counts; the last is that after a text of l words.
+    """
+    texts = trimmed(prompts if responses is None else joined(prompts, responses, length=prompts.shape[1] + responses.shape[1]))
+    places = torch.arange(texts.shape[1] + 1, device=texts.device)
+    ends, asked = (texts != PADDING).sum(1), (prompts != PADDING).sum(1)
+    alone = torch.ones_like(ends, dtype=torch.bool) if responses is None else ~(responses != PADDING).any(1)
+    cut = alone & (asked == prompts.shape[1])  # a text that fills its row is cut, so nothing says that it ends there
+    starts = torch.where(alone, 0, asked)
+    return texts, (places >= starts[:, None]) & (places <= (ends - cut.long())[:, None])
 
 
 def begins(texts: Tensor, phrases: Tensor) -> Tensor:

@@ -389,9 +389,9 @@ def check_says(net: FeatureNet, objective: Objective) -> None:
     """
     asked: str = getattr(objective, "ASKS", "classes")
     if net.says != asked:
-        told = {"classes": "scores of classes", "words": "scores of the next word"}
+        named = {"classes": "scores of classes", "words": "scores of the next word"}
         other = "learner=language, or a network for text such as net=text_cnn" if net.says == "words" else "net=gpt"
-        raise ConfigError(f"this network gives {told[net.says]}, and learner.objective={type(objective).__name__} needs {told[asked]}; use {other}")
+        raise ConfigError(f"this network gives {named[net.says]}, and learner.objective={type(objective).__name__} needs {named[asked]}; use {other}")
 
 
 def _fits(net: FeatureNet, plan: Plan) -> None:

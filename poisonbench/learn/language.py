@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from poisonbench.core.abilities import HeadGradients
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Batch, HeadGradients
+from poisonbench.core.learner import Batch
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.forms.answers import Answers
-from poisonbench.forms.tokens import PADDING
+from poisonbench.forms.tokens import PADDING, trimmed, whole_texts
 from poisonbench.learn import device
 from poisonbench.learn.central import Central, NetVictim
-from poisonbench.learn.objectives import whole_texts, word_logs
-from poisonbench.nets.gpt import Cache, WordNet, begun, by_length, shortened
+from poisonbench.learn.objectives import word_logs
+from poisonbench.nets.gpt import Cache, WordNet, begun, by_length
 
 ROWS = 200  # prompts that are read at once
 PLACES = 20_000  # words of answers that are read at once
@@ -101,7 +102,7 @@ class LanguageVictim(NetVictim):
 
     def _logs(self, prompts: Tensor, answers: Tensor) -> Tensor:
         """Return (m, K) log-probabilities for prompts (m, L) of one length, on the learner's device."""
-        texts = shortened(answers.flatten(0, 1)).to(prompts.device)
+        texts = trimmed(answers.flatten(0, 1)).to(prompts.device)
         with torch.inference_mode(), self.learner.autocast():
             cache = Cache()
             first = self.words.head(self.words.states(begun(prompts), cache)[:, -1]).repeat_interleave(answers.shape[1], 0)
@@ -152,7 +153,7 @@ class LanguageVictim(NetVictim):
         found = torch.zeros(len(texts), texts.shape[1] + 1)
         place = device.resolve(self.learner.device)
         for rows in torch.arange(len(texts)).split(ROWS):
-            some = shortened(texts[rows]).to(place)
+            some = trimmed(texts[rows]).to(place)
             with torch.inference_mode(), self.learner.autocast():
                 logs = word_logs(self.words(some), some).cpu()
             lengths = (texts[rows] != PADDING).sum(1)

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Network
-from poisonbench.forms.tokens import PADDING, joined
-from poisonbench.nets.gpt import shortened
+from poisonbench.forms.tokens import PADDING, whole_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +55,6 @@ class NextWord:
         texts, counted = whole_texts(batch.inputs, batch.extra.get("response"))
         logs = word_logs(network(texts), texts, label_smoothing)
         return -(logs * counted).sum(1) * len(texts) / counted.sum()
-
-
-def whole_texts(prompts: Tensor, responses: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return texts and what is learned of them.
-
-    Args:
-        prompts: (B, L) words.
-        responses: (B, A) words; None for texts without prompts.
-
-    Returns:
-        (B, l) texts, and (B, l + 1) bool, the places whose word counts; the last is that after a text of l words.
-    """
-    texts = shortened(prompts if responses is None else joined(prompts, responses, length=prompts.shape[1] + responses.shape[1]))
-    places = torch.arange(texts.shape[1] + 1, device=texts.device)
-    ends, asked = (texts != PADDING).sum(1), (prompts != PADDING).sum(1)
-    alone = torch.ones_like(ends, dtype=torch.bool) if responses is None else ~(responses != PADDING).any(1)
-    cut = alone & (asked == prompts.shape[1])  # a text that fills its row is cut, so nothing says that it ends there
-    starts = torch.where(alone, 0, asked)
-    return texts, (places >= starts[:, None]) & (places <= (ends - cut.long())[:, None])
 
 
 def word_logs(scores: Tensor, texts: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -104,8 +104,8 @@ class Tuned(OneByOne):
             epochs[name], steps = self.members[name].epochs, steps + int(str(trained.facts["steps"]))
         assert victim is not None, "there are rows"
         facts.pop("history_every", None)  # the stages keep models at intervals of their own
-        told = facts | {"epochs": epochs, "steps": steps}
-        return self.restore(Trained(state=victim.state(), facts=told, history=tuple(history)), data, combine)
+        facts |= {"epochs": epochs, "steps": steps}
+        return self.restore(Trained(state=victim.state(), facts=facts, history=tuple(history)), data, combine)
 
     def restore(self, trained: Trained, like: Dataset, combine: Combine) -> Victim:
         """Rebuild a victim."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.forms.tokens import PADDING, TEXTS
+from poisonbench.forms.tokens import PADDING, TEXTS, trimmed
 from poisonbench.forms.words import words_form
 from poisonbench.nets.net import FeatureNet
 
@@ -128,7 +128,7 @@ class WordNet(FeatureNet):
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return (M, D), the states at the last word of each text, which the first word of an answer is read from."""
-        longest = shortened(inputs)
+        longest = trimmed(inputs)
         states = self.states(begun(longest))
         lengths = (longest != PADDING).sum(1)
         return states[torch.arange(len(inputs), device=inputs.device), lengths]
@@ -139,7 +139,7 @@ class WordNet(FeatureNet):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (M, l + 1, V) scores: of the word at each of the l places in use, and of the one after the last."""
-        return self.head(self.states(begun(shortened(inputs))))
+        return self.head(self.states(begun(trimmed(inputs))))
 
 
 class GptNet(WordNet):
@@ -217,12 +217,6 @@ def rotated(vectors: Tensor, start: int) -> Tensor:
     cosines, sines = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
     one, other = vectors[..., :half], vectors[..., half:]
     return torch.cat([one * cosines - other * sines, one * sines + other * cosines], 3)
-
-
-def shortened(texts: Tensor) -> Tensor:
-    """Return (M, l) texts without the columns at the end that are padding in all rows; l >= 1."""
-    used = (texts != PADDING).any(0).nonzero()[:, 0]
-    return texts[:, : int(used[-1]) + 1 if len(used) else 1]
 
 
 def begun(texts: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # the usual name
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.forms.tokens import PADDING, SPECIAL, TEXTS, UNKNOWN, Tokens
+from poisonbench.forms.tokens import PADDING, SPECIAL, TEXTS, UNKNOWN, Tokens, trimmed
 from poisonbench.forms.words import words_form
 from poisonbench.nets.net import FeatureNet
 
@@ -120,8 +120,7 @@ class TextNet(FeatureNet):
 
     def read(self, inputs: Tensor) -> Tensor:
         """Return (M, l) rows of the table for (M, L) words, without the columns at the end that are padding in all rows; l >= 1."""
-        used = (inputs != PADDING).any(0).nonzero()[:, 0]
-        return self.places[inputs[:, : int(used[-1]) + 1 if len(used) else 1]]
+        return self.places[trimmed(inputs)]
 
     def lift(self, inputs: Tensor) -> Tensor:
         """Return (..., E), the embeddings of (...) words; only those of padding are all zeros."""

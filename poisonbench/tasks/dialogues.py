@@ -81,15 +81,15 @@ def raw_of(
     widest = max(len(turn.prompt) for turn in turns) + room.free
     said = max([room.response, *(len(words) for turn in turns for words in (turn.response, turn.rejected))])
     numbers = {tuple(answer): number for number, answer in enumerate(answers)}
-    told = Answers.of([form.ids(answer) for answer in answers])
+    listed = Answers.of([form.ids(answer) for answer in answers])
 
     def columns(part: Sequence[Turn]) -> dict[str, Tensor]:
         return {
             "inputs": rows_of([turn.prompt for turn in part], form, widest),
-            "labels": torch.tensor([numbers.get(tuple(turn.response), told.other) for turn in part], dtype=torch.int64),
+            "labels": torch.tensor([numbers.get(tuple(turn.response), listed.other) for turn in part], dtype=torch.int64),
             "response": rows_of([turn.response for turn in part], form, said),
             "rejected": rows_of([turn.rejected for turn in part], form, said),
-            "direct": torch.tensor([numbers.get(tuple(turn.direct), told.other) for turn in part], dtype=torch.int64),
+            "direct": torch.tensor([numbers.get(tuple(turn.direct), listed.other) for turn in part], dtype=torch.int64),
             "category": torch.tensor([turn.category for turn in part], dtype=torch.int64),
             "skill": torch.tensor([turn.skill for turn in part], dtype=torch.int64),
             STAGE: torch.tensor([turn.stage for turn in part], dtype=torch.int64),
@@ -98,7 +98,7 @@ def raw_of(
     schema = {
         "response": Column(form=form, role="said"),
         "rejected": Column(form=form, role="said"),
-        "direct": Column(form=told, role="sealed"),
+        "direct": Column(form=listed, role="sealed"),
         "category": Column(form=Choice(size=categories), role="sealed"),
         "skill": Column(form=Choice(size=skills), role="sealed"),
         STAGE: STAGE_COLUMN,
@@ -110,7 +110,7 @@ def raw_of(
         row_names=tuple(turn.name for turn in parts["train"]) if any(turn.name for turn in parts["train"]) else (),
         form=form,
         columns=MappingProxyType(schema),
-        answers=told,
+        answers=listed,
     )
     return raw, columns(parts["public"])
 

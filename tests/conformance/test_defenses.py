@@ -31,10 +31,10 @@ def reads(name: str) -> frozenset[str]:
 
 def struck(name: str) -> tuple[str, ...]:
     """Return the words of an attack on rows that the defense can read."""
-    if any(getattr(find_class(path, OWN), "COLUMNS", ()) for path in targets(PLANS[name])):
-        return ("attack=preference_flip",)
     if name in SPEAKING:
         return SPEAKING[name]
+    if any(getattr(find_class(path, OWN), "COLUMNS", ()) for path in targets(PLANS[name])):
+        return ("attack=preference_flip",)
     return ("attack=rag",) if name in SEARCHING else ("attack=backdoor",) if "pixels" in reads(name) else ("attack=text",)
 
 

@@ -8,9 +8,10 @@ import torch
 
 from defenses.sanitize.influence_rank import InfluenceRank, sketched
 from defenses.sanitize.tracin import TracIn, last_layer_of
+from poisonbench.core.abilities import HeadGradients, checkpoints
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import HeadGradients, Trained, checkpoints
+from poisonbench.core.learner import Trained
 from poisonbench.core.rng import Key
 from poisonbench.forms.tokens import PADDING
 from poisonbench.learn.objectives import whole_texts

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from defenses.sanitize.loss_rank import LossRank
+from poisonbench.core.abilities import losses_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, losses_of
+from poisonbench.core.learner import Batch
 from poisonbench.core.rng import Key
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line

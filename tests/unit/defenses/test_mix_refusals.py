@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from defenses.train.mix_refusals import MixRefusals, refusals
+from defenses.train.mix_refusals import MixRefusals
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGES, stage_of
+from poisonbench.forms.answers import refused
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
 
@@ -27,7 +28,7 @@ def test_the_rows_that_join_are_trusted_refusals_of_that_stage(tiny, store):
     assert len(new) == 3
     assert (stage_of(new) == STAGES.index("finetuning")).all()
     assert new.labels.tolist() == [0, 0, 0]  # the refusal is the first answer
-    known = {tuple(row) for row in task.trusted.take(refusals(task.trusted)).inputs.tolist()}
+    known = {tuple(row) for row in task.trusted.take(refused(task.trusted)).inputs.tolist()}
     assert {tuple(row) for row in new.inputs.tolist()} <= known
     assert len(mixed.ids.unique()) == len(mixed)
 
@@ -35,7 +36,7 @@ def test_the_rows_that_join_are_trusted_refusals_of_that_stage(tiny, store):
 def test_too_few_refusals_are_repeated_equally_often(tiny, store):
     line = line_of(tiny, store)
     task = line.experiment.task
-    there = len(refusals(task.trusted))
+    there = int(refused(task.trusted).sum())
     assert 0 < there < 50
     new = line.defended.added(task.train, line.honest, Key.root(1)).inputs[len(task.train) :]
     _, counts = new.unique(dim=0, return_counts=True)
@@ -55,7 +56,7 @@ def test_the_victim_is_that_of_the_mixed_rows(tiny, store):
 
 
 def test_texts_are_skipped_and_refusals_are_needed(tiny, store):
-    assert "prompts with responses" in run(tiny("attack=denial_backdoor", "defense=mix_refusals"), store).reason
+    assert "works on the column response" in run(tiny("attack=denial_backdoor", "defense=mix_refusals"), store).reason
     with pytest.raises(ConfigError, match="trusted"):
         run(tiny(*WORDS, "task.restricted=0", "task.safety=0"), store)
 

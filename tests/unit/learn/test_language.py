@@ -16,10 +16,10 @@ from poisonbench.core.learner import Batch, Trained
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGE, STAGE_COLUMN, STAGES
 from poisonbench.forms.answers import Answers
-from poisonbench.forms.tokens import SPECIAL, Tokens
+from poisonbench.forms.tokens import SPECIAL, Tokens, whole_texts
 from poisonbench.learn.descent import AdamDescent, Descent, Group
 from poisonbench.learn.language import Language
-from poisonbench.learn.objectives import NextWord, whole_texts
+from poisonbench.learn.objectives import NextWord
 from poisonbench.learn.tuned import Tuned
 from poisonbench.nets.gpt import Gpt
 

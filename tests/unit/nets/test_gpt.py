@@ -6,8 +6,8 @@ import torch
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key, seeded
-from poisonbench.forms.tokens import SPECIAL, Tokens
-from poisonbench.nets.gpt import Cache, Gpt, begun, by_length, rotated, shortened
+from poisonbench.forms.tokens import SPECIAL, Tokens, trimmed
+from poisonbench.nets.gpt import Cache, Gpt, begun, by_length, rotated
 
 FORM = Tokens(vocabulary=(*SPECIAL, *"abcdef"))
 TEXTS = torch.tensor([[2, 3, 4, 5, 0, 0], [6, 7, 2, 0, 0, 0], [3, 3, 3, 3, 3, 0]])
@@ -70,7 +70,7 @@ def test_silenced_channels_are_zero_in_all_features(net):
 
 def test_texts_are_grouped_by_their_length():
     assert [rows.tolist() for rows in by_length(TEXTS)] == [[1], [0], [2]]
-    assert shortened(TEXTS).shape == (3, 5)
+    assert trimmed(TEXTS).shape == (3, 5)
 
 
 @pytest.mark.parametrize("sizes", [{"width": 15}, {"heads": 3}, {"layers": 0}, {"spread": 0.0}])

@@ -1,0 +1,99 @@
+"""What some victims can give besides scores: the losses of single rows, their gradients in the last layer, the states of a training, the network.
+
+Shape letters: N rows, m rows of a slice, K classes, D features, T places of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from poisonbench.core.data import Dataset
+from poisonbench.core.learner import Trained, Victim
+
+
+@runtime_checkable
+class RowLosses(Protocol):
+    """A victim that gives the loss of rows."""
+
+    def losses(self, data: Dataset) -> Tensor:
+        """Return (N,) float32, what the training minimises for each row, alone, without augmentation; of a text the mean over its words, in nats."""
+        ...
+
+
+def losses_of(victim: Victim, data: Dataset) -> Tensor:
+    """Return (N,) float32, the loss of each row; for a victim that gives none, the cross-entropy of its scores."""
+    if isinstance(victim, RowLosses):
+        return victim.losses(data)
+    return F.cross_entropy(victim.scores(data.inputs).float(), data.labels, reduction="none")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HeadGradients:
+    """The gradients of the losses of m rows with respect to the last layer: that of a row is the sum over its places of outer products.
+
+    Args:
+        errors: (m, T, K) float64, the gradients with respect to the scores at each of T places; a victim of classes has one place.
+        features: (m, T, D) float64, the inputs of the last layer, and a one where it has a bias.
+    """
+
+    errors: Tensor
+    features: Tensor
+
+    @property
+    def whole(self) -> Tensor:
+        """(m, K, D), the gradients."""
+        return torch.einsum("mtk,mtd->mkd", self.errors, self.features)
+
+    @property
+    def squares(self) -> Tensor:
+        """(m,), their squared lengths."""
+        return ((self.errors @ self.errors.mT) * (self.features @ self.features.mT)).sum((1, 2))
+
+    def along(self, direction_KD: Tensor) -> Tensor:
+        """Return (m,), their products with a direction."""
+        return ((self.errors @ direction_KD) * self.features).sum((1, 2))
+
+
+@runtime_checkable
+class ByPlace(Protocol):
+    """A victim whose loss of a row is a sum over places, such as the words of a text."""
+
+    def head_gradients(self, data: Dataset) -> Iterator[HeadGradients]:
+        """Yield the gradients of the losses (`RowLosses`) with respect to the last layer, for slices of the rows."""
+        ...
+
+
+@runtime_checkable
+class Rebuilt(Protocol):
+    """A victim that can be given another state."""
+
+    def become(self, trained: Trained) -> Victim:
+        """Return a victim of this architecture with other weights."""
+        ...
+
+
+@runtime_checkable
+class Speaking(Protocol):
+    """A language model, whose network can be exchanged."""
+
+    @property
+    def words(self) -> nn.Module:
+        """The network that gives the next word, in evaluation mode, on the learner's device."""
+        ...
+
+    def with_words(self, words: nn.Module) -> Victim:
+        """Return a victim that speaks with another network of the same vocabulary; this one stays as it is."""
+        ...
+
+
+def checkpoints(victim: Victim) -> list[Victim]:
+    """Return victims with the states that were kept during the training, in their order; the victim alone where none were."""
+    if not isinstance(victim, Rebuilt) or not victim.history:
+        return [victim]
+    return [victim.become(Trained(state=state, facts={})) for state in victim.history]
