@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defenses.sanitize.principal import centred, principal
+from poisonbench.core.abilities import features_of
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Verdict
@@ -86,7 +87,7 @@ class ActivationClustering:
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Cluster every class of at least four rows."""
-        features = means.fit(data).features(data.inputs)
+        features = features_of(means.fit(data), data)
         suspicion, found = torch.zeros(len(data)), dict[int, tuple[Tensor, Clusters]]()
         for label, rows in by_class(data):
             rows = rows[data.ids[rows].argsort()]  # so that the verdict does not depend on the order of the rows

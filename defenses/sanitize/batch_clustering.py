@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from poisonbench.core.abilities import features_of
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
@@ -49,7 +50,7 @@ class BatchClustering:
         """Return the verdict that the benchmark's code would give; suspicion is 1 for a dropped row."""
         from sklearn.cluster import KMeans
 
-        features = means.fit(data).features(data.inputs)[:, : self.dims].double().numpy()
+        features = features_of(means.fit(data), data)[:, : self.dims].double().numpy()
         first = rng.child("first").per_row(data.ids)[:, 0].argsort(stable=True)
         second = rng.child("second").per_row(data.ids)[:, 0].argsort(stable=True) if self.shuffled else first
         dropped = torch.zeros(len(data), dtype=torch.bool)

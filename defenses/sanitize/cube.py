@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defenses.sanitize.activation_clustering import reduced
+from poisonbench.core.abilities import features_of
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Verdict
@@ -60,7 +61,7 @@ class Cube:
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Cluster every class that has rows for two clusters; suspicion is the distance to the centroid of the largest, over the median distance there."""
-        features = means.fit(data).features(data.inputs)
+        features = features_of(means.fit(data), data)
         keep, suspicion = torch.ones(len(data), dtype=torch.bool), torch.zeros(len(data))
         for _, rows in by_class(data):
             rows = rows[data.ids[rows].argsort()]  # so that the verdict does not depend on the order of the rows

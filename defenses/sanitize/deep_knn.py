@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from poisonbench.core.abilities import features_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
@@ -46,7 +47,7 @@ class DeepKnn:
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Compare the label of every row with those of its neighbours."""
-        shares_NK = votes(means.fit(data).features(data.inputs), data, min(self.neighbours, len(data)))
+        shares_NK = votes(features_of(means.fit(data), data), data, min(self.neighbours, len(data)))
         own = shares_NK.gather(1, data.labels[:, None])[:, 0]
         guess = shares_NK.scatter(1, data.labels[:, None], -1.0).argmax(1)
         return Verdict(keep=own >= shares_NK.max(1).values, suspicion=(1 - own).float(), evidence={"guess": guess})

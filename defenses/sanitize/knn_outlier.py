@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from poisonbench.core.abilities import features_of
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Verdict, stated
@@ -53,7 +54,7 @@ class KnnOutlier:
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Score every row within its class and drop the most suspicious rows of all classes together."""
-        features = means.fit(data).features(data.inputs)
+        features = features_of(means.fit(data), data)
         count = min(round(self.margin * stated(self.expected_rate, "defense.sanitize.expected_rate") * len(data)), len(data) - 1)
         suspicion = torch.zeros(len(data))
         for _, rows in by_class(data):

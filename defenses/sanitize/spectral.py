@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from defenses.sanitize.principal import centred, principal
+from poisonbench.core.abilities import features_of
 from poisonbench.core.classwise import by_class
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Verdict, stated
@@ -77,7 +78,7 @@ class SpectralSignatures:
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Score every row within its class and drop the top rows of the chosen classes."""
-        features = means.fit(data).features(data.inputs)
+        features = features_of(means.fit(data), data)
         suspicion, shares = torch.zeros(len(data)), torch.full((data.num_classes,), -1.0)
         for label, rows in by_class(data):
             suspicion[rows], shares[label] = signature(features[rows], centre=self.score == "paper")

@@ -33,6 +33,29 @@ def losses_of(victim: Victim, data: Dataset) -> Tensor:
     return F.cross_entropy(victim.scores(data.inputs).float(), data.labels, reduction="none")
 
 
+@runtime_checkable
+class OfRows(Protocol):
+    """A victim whose features of a training row depend on more than its inputs, such as on a caption."""
+
+    def row_features(self, data: Dataset) -> Tensor:
+        """Return (N, D) float32."""
+        ...
+
+
+def features_of(victim: Victim, data: Dataset) -> Tensor:
+    """Return (N, D) float32, the representations of rows; those of their inputs, unless the victim says otherwise."""
+    return victim.row_features(data) if isinstance(victim, OfRows) else victim.features(data.inputs)
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """A victim that puts the two parts of a row into one space, such as a picture and its caption."""
+
+    def embedded(self, data: Dataset) -> tuple[Tensor, Tensor]:
+        """Return (N, E) float32 of both parts, each of length 1; their product says how well they fit each other."""
+        ...
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HeadGradients:
     """The gradients of the losses of m rows with respect to the last layer: that of a row is the sum over its places of outer products.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from poisonbench.core.defense import Aggregator
 
 State: TypeAlias = Mapping[str, Tensor]
-Network: TypeAlias = Callable[[Tensor], Tensor]
+Network: TypeAlias = Callable[..., Tensor]  # of the inputs; of pairs also of their captions
 
 
 class Differentiable(Protocol):
@@ -224,7 +224,7 @@ class Objective(Protocol):
     """What a training minimises, as a frozen dataclass.
 
     The class attribute ASKS states what the network has to give: "classes", the default, (B, K) scores; "words", (B, L + 1, V) scores of the word at
-    each place of a text and of the one after its last.
+    each place of a text and of the one after its last; "pairs", (B, B) similarities of all inputs and all captions of a batch.
     """
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:

@@ -5,8 +5,9 @@ Shape letters: N rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +25,15 @@ class Reach(Protocol):
             data: N clean training rows.
             malicious: (M,) int64, the clients that the attacker controls; empty if the threat has no malicious clients.
         """
+        ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A reach that tells the record how it came about, such as the domains that were bought."""
+
+    def counts(self, data: Dataset, malicious: Tensor) -> Mapping[str, int]:
+        """Return whole numbers by their names; the arguments are those of `Reach.writable`."""
         ...
 
 

@@ -39,6 +39,8 @@ class Budget:
         relabel: labels may change; False is a clean-label threat.
         inject: rows may be added.
         clients: share of malicious clients, in [0, 1].
+        at_most: fewer rows may be poisoned where fewer are within reach, such as those on the domains that the attacker could pay for; False: an attack
+            that finds fewer rows than the budget allows is an error.
     """
 
     VERSION: ClassVar[int] = 1
@@ -49,6 +51,7 @@ class Budget:
     relabel: bool = True
     inject: bool = False
     clients: float = 0.0
+    at_most: bool = dataclasses.field(default=False, metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
@@ -104,13 +107,13 @@ class Known:
     tune: Tune
 
     def pool(self, wanted_N: Tensor, count: int) -> Tensor:
-        """Return the positions of the writable rows where (N,) bool `wanted_N` holds; at least `count`.
+        """Return the positions of the writable rows where (N,) bool `wanted_N` holds; at least `count`, unless the budget is a maximum (`at_most`).
 
         Raises:
             ConfigError: fewer rows than that.
         """
         rows = (self.writable & wanted_N).nonzero()[:, 0]
-        if count > len(rows):
+        if count > len(rows) and not self.budget.at_most:
             share = len(rows) / count
             most = (
                 f"rate to {math.floor(1e4 * self.budget.rate * share) / 1e4:g}" if self.budget.count is None else f"count to {int(self.budget.count * share)}"
@@ -126,7 +129,7 @@ class Known:
         """
         count = self.budget.rows(len(self.rows))
         rows = self.pool(wanted_N, count)
-        return rows[rng.pick(self.rows.ids[rows], count)]
+        return rows[rng.pick(self.rows.ids[rows], min(count, len(rows)))]
 
     def mask(self, chosen: Tensor) -> Tensor:
         """Return (N,) bool, true at the positions `chosen`."""

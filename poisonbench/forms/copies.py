@@ -12,6 +12,7 @@ from torch import Tensor
 
 from poisonbench.core.form import Twins, equal_rows
 from poisonbench.core.rng import Key
+from poisonbench.forms.hashes import perceptual
 
 BITS = 6  # of the 64 bits of a hash, by which copies differ at most
 SAME = 24  # grey levels by which equal pixels differ at most: 10 % more light moves pixels less
@@ -75,13 +76,7 @@ def _keep_best(twin: Tensor, likeness: Tensor, later: Tensor, earlier: Tensor, a
 
 def _hashed(pixels: Tensor) -> Tensor:
     """Return (N, B) float32 of -1 and 1, the difference hash of each picture."""
-    import imagehash
-    import numpy as np
-    from PIL import Image
-
-    pictures = (value[0].numpy() if len(value) == 1 else value[:3].permute(1, 2, 0).contiguous().numpy() for value in pixels)
-    bits = np.stack([imagehash.dhash(Image.fromarray(picture)).hash.ravel() for picture in pictures])
-    return torch.from_numpy(bits).float() * 2 - 1
+    return perceptual(pixels, "dhash").float() * 2 - 1
 
 
 def _close(hashes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -35,6 +35,8 @@ from poisonbench.nets.text import TextNet
 
 EVAL_BATCH = 500
 NO_ROWS = torch.zeros(0, dtype=torch.int64)
+SAYS = {"classes": "scores of classes", "words": "scores of the next word", "pairs": "similarities of pictures and captions"}
+GIVEN_BY = {"classes": "another network, such as net=small or net=text_cnn", "words": "net=gpt", "pairs": "net=towers"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,9 +391,7 @@ def check_says(net: FeatureNet, objective: Objective) -> None:
     """
     asked: str = getattr(objective, "ASKS", "classes")
     if net.says != asked:
-        named = {"classes": "scores of classes", "words": "scores of the next word"}
-        other = "learner=language, or a network for text such as net=text_cnn" if net.says == "words" else "net=gpt"
-        raise ConfigError(f"this network gives {named[net.says]}, and learner.objective={type(objective).__name__} needs {named[asked]}; use {other}")
+        raise ConfigError(f"this network gives {SAYS[net.says]}, and learner.objective={type(objective).__name__} needs {SAYS[asked]}; use {GIVEN_BY[asked]}")
 
 
 def _fits(net: FeatureNet, plan: Plan) -> None:

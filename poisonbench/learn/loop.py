@@ -122,9 +122,9 @@ class Training:
         return batch
 
     def _losses(self, called: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        def network(inputs: Tensor) -> Tensor:
+        def network(*inputs: Tensor) -> Tensor:
             with self.recipe.autocast():
-                outputs: Tensor = called(inputs)
+                outputs: Tensor = called(*inputs)
             return outputs
 
         objective: Objective = self.recipe.objective

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Network
+from poisonbench.forms.prompts import CAPTION
 from poisonbench.forms.tokens import PADDING, whole_texts
 
 
@@ -71,6 +72,27 @@ def word_logs(scores: Tensor, texts: Tensor, label_smoothing: float = 0.0) -> Te
 
 
 NEXT_WORD = NextWord()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """The symmetric cross-entropy of pairs (InfoNCE): each picture is to find its own caption among those of the batch, and each caption its picture.
+
+    Source: Radford et al., ICML 2021 (CLIP), figure 3. The loss of a pair is the mean of both directions; it depends on the other pairs of the batch.
+    """
+
+    VERSION: ClassVar[int] = 1
+    ASKS: ClassVar[str] = "pairs"
+
+    def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
+        """Return (B,) losses."""
+        return matched(network(batch.inputs, batch.extra[CAPTION]), label_smoothing)
+
+
+def matched(similar_BB: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return (B,) losses of similarities whose diagonal belongs together."""
+    own = torch.arange(len(similar_BB), device=similar_BB.device)
+    return (row_losses(similar_BB, own, label_smoothing) + row_losses(similar_BB.T, own, label_smoothing)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)

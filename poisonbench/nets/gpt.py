@@ -18,7 +18,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.forms.tokens import PADDING, TEXTS, trimmed
 from poisonbench.forms.words import words_form
-from poisonbench.nets.net import FeatureNet
+from poisonbench.nets.net import FeatureNet, Says
 
 BASE = 10_000.0  # of the wavelengths of the rotations
 READER = ("a language model", "net")  # for errors
@@ -95,7 +95,7 @@ class WordNet(FeatureNet):
     """A network that gives the next word; base class of language models. Texts are (M, L) words, 0 at the end of a row is padding."""
 
     @property
-    def says(self) -> Literal["classes", "words"]:
+    def says(self) -> Says:
         """Return that it gives words."""
         return "words"
 

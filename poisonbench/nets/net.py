@@ -16,6 +16,8 @@ from poisonbench.core.errors import Incompatible
 NormKind = Literal["batch", "group"]
 Pool = Literal["max", "average"]
 
+Says = Literal["classes", "words", "pairs"]
+
 PREPARE = 5000
 
 
@@ -31,8 +33,10 @@ class FeatureNet(nn.Module):
     """A module in two parts, forward(x) = head(features(x)), that takes inputs as `Form.ready` returns them."""
 
     @property
-    def says(self) -> Literal["classes", "words"]:
-        """Return what it gives: (M, K) scores of classes, or (M, L + 1, V) scores of the word at each place of a text and of the one after its last."""
+    def says(self) -> Says:
+        """Return what it gives: (M, K) scores of classes; (M, L + 1, V) scores of the word at each place of a text and of the one after its last; or, of
+        pairs, (M, M) similarities of all inputs and all captions.
+        """
         return "classes"
 
     @property

@@ -17,6 +17,7 @@ from poisonbench.core.learner import Victim
 from poisonbench.core.manifest import row_digests
 from poisonbench.core.plugins import check_arguments
 from poisonbench.core.proof import needs
+from poisonbench.core.reach import Counted
 from poisonbench.core.stages import passes
 from poisonbench.runner import metrics
 from poisonbench.runner.check import check
@@ -203,8 +204,9 @@ def of_rows(line: Line, poisoned: Delivered, keep: Tensor) -> Figures:
         poisoned: the N rows of one trial.
         keep: (N,) bool.
     """
-    task, kinds = line.experiment.task, poisoned.kinds
+    task, kinds, reach = line.experiment.task, poisoned.kinds, line.experiment.threat.reach
     numbers: Figures = {"train": len(task.train), "trusted": len(task.trusted)}
+    numbers |= reach.counts(task.train, line.malicious) if isinstance(reach, Counted) else {}
     numbers |= {"poisoned": int(kinds.poison.sum()), "poisoned_kept": int((kinds.poison & keep).sum())}
     numbers |= {name: count for name in ("cover", "untouched", "injected") if (count := int(getattr(kinds, name).sum()))}
     if "manifest" in needs(line.experiment.defense):

@@ -1,0 +1,1 @@
+"""Attacks on pictures with captions."""
