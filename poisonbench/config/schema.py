@@ -22,6 +22,7 @@ class BudgetKeys:
     relabel: bool = True
     inject: bool = False
     clients: float = 0.0
+    at_most: bool = False
 
 
 @dataclass
