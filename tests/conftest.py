@@ -29,8 +29,10 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
     ),
     "Corpus": ("threads=1",),
     "Grammar": ("threads=1", "task.rows=300", "task.test_rows=20", "net.width=32", "net.layers=1", "net.heads=2", "threat.budget.count=null"),
+    "Crawl": ("threads=1", "task.limit=500", "task.expired=0.3", "threat.budget.count=null"),
     "Memory": ("threads=1", "task.entries=100", "task.requests=40", "threat.budget.count=null"),
 }
+SHORT["Contrastive"] = ("learner.epochs=2", "learner.batch_size=64", "net.pictures.widths=[8,16,32]")
 SHORT["Language"] = ("learner.epochs=4",)
 SHORT["Tuned"] = tuple(f"learner.{stage}.epochs=2" for stage in ("safety", "preference", "finetuning"))
 FEWER = {"iterations": 20, "models": 2, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
@@ -57,6 +59,9 @@ CHEAP = {  # of defenses that train many models, or optimise
         *("task.rows=260", "task.test_rows=60", "task.trusted=0.1"),
         *("defense.sanitize.train=8", "defense.sanitize.calibration=12", "defense.sanitize.trials=1"),
     ),
+}
+PAIRED = {  # defenses of pictures with captions
+    name: ("attack=webscale",) for name in ("sha256", "perceptual_hash")
 }
 SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # defenses of retrieval
 SPEAKING = {  # defenses of language models, and what they act on

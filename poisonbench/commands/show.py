@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from poisonbench.core.form import Piece
 
 SHOWN = 8
+WIDE = 18  # letters of a line over a picture
 
 USAGE = Usage(
     call="show RECORD [PNG]",
@@ -74,6 +76,14 @@ def printed(task: Task, poisoned: Poisoned, title: str) -> Iterator[Text]:
         kept = before is not None and bool(before.labels[0] == after.labels[0])
         was = "added" if before is None or after.ids[0] < 0 else "label kept" if kept else f"was {names[int(before.labels[0])]}"
         yield Text(f"[{label}, {was}] ", style="bold") + _marked(task.train.form.pieces(after.inputs[0], origin))
+        for name in said(after):
+            form, old = after.schema[name].form, None if before is None else before.extra[name][0]
+            yield Text(f"    {name}: ", style="bold") + _marked(form.pieces(after.extra[name][0], old))
+
+
+def said(rows: Dataset) -> tuple[str, ...]:
+    """Return the further columns that a model is to say or to be told with a row, such as a caption or a response; those that are empty are left out."""
+    return tuple(name for name, column in rows.schema.items() if name in rows.extra and column.role == "said" and column.form.text(rows.extra[name][0]))
 
 
 def _marked(pieces: Sequence[Piece]) -> Text:
@@ -108,10 +118,16 @@ def draw(task: Task, poisoned: Poisoned, title: str, path: Path) -> None:
     grid = figure.subplots(3, len(pairs), squeeze=False)
     for column, (before, after) in enumerate(pairs):
         difference = differences[column]
-        _paint(grid[0, column], None if before is None else before.inputs[0], "" if before is None else names[int(before.labels[0])])
-        _paint(grid[1, column], after.inputs[0], names[int(after.labels[0])])
+        _paint(grid[0, column], None if before is None else before.inputs[0], "" if before is None else _titled(before, names))
+        _paint(grid[1, column], after.inputs[0], _titled(after, names))
         _paint(grid[2, column], None if difference is None else (difference * scale).byte(), "")
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _titled(row: Dataset, names: tuple[str, ...]) -> str:
+    """Return the label of one row, and what is said with it, in lines."""
+    texts = (row.schema[name].form.text(row.extra[name][0]) for name in said(row))
+    return "\n".join([names[int(row.labels[0])], *(line for text in texts for line in textwrap.wrap(text, WIDE))])
 
 
 def _original(task: Task, poisoned: Poisoned, row: int) -> Dataset | None:

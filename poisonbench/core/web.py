@@ -48,7 +48,8 @@ class Domains:
 
     def writable(self, data: Dataset, malicious: Tensor) -> Tensor:
         """Return (N,) bool, the rows on the domains that are bought."""
-        return torch.isin(data.extra[DOMAIN], self.bought(data)) if len(data) else torch.zeros(0, dtype=torch.bool)
+        bought = self.bought(data)
+        return torch.isin(data.extra[DOMAIN], bought)
 
     def counts(self, data: Dataset, malicious: Tensor) -> Mapping[str, int]:
         """Return the rows within reach, the domains bought and the cents paid."""

@@ -43,8 +43,6 @@ class Contrastive(Central):
     def __post_init__(self) -> None:
         """Refuse recipes that cannot be trained."""
         super().__post_init__()
-        if self.tower not in ("pictures", "captions", "both"):
-            raise ConfigError(f"learner.tower={self.tower}: choose pictures, captions or both")
         if self.ddp:
             raise ConfigError("learner.ddp=true: a pair is compared with all others of its batch, so a batch is not split among processes; set learner.ddp=false")
 

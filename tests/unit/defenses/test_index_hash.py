@@ -1,0 +1,46 @@
+"""The check of fetched pictures against the hashes of an index."""
+
+import pytest
+import torch
+
+from defenses.sanitize.index_hash import IndexHash
+from poisonbench.core.errors import ConfigError
+from poisonbench.core.rng import Key
+from poisonbench.forms.hashes import HASHES, bits_apart, digests
+from poisonbench.runner.pipeline import run
+
+
+def test_sha256_keeps_the_rows_whose_pixels_are_those_of_the_index(tiny):
+    rows = tiny("task=crawl").task.train
+    verdict = IndexHash(hash="sha256", bits=0).judge(rows, means=None, rng=Key.root(0))
+    assert torch.equal(verdict.keep, (digests(rows.inputs) == rows.extra["sha256"]).all(1))
+    one = rows.edit(torch.tensor([3]), inputs=rows.inputs[3:4] ^ 1)
+    assert not IndexHash(hash="sha256", bits=0).judge(one, means=None, rng=Key.root(0)).keep[3]
+
+
+def test_a_perceptual_hash_keeps_rows_up_to_its_number_of_bits(tiny):
+    rows = tiny("task=crawl", "task.hashes=[sha256,dhash,phash]").task.train
+    for name in ("dhash", "phash"):
+        apart = bits_apart(HASHES[name](rows.inputs), rows.extra[name])
+        for bits in (0, 6, 64):
+            verdict = IndexHash(hash=name, bits=bits).judge(rows, means=None, rng=Key.root(0))
+            assert torch.equal(verdict.keep, apart <= bits)
+            assert torch.equal(verdict.suspicion, apart.float())
+    assert IndexHash(hash="phash", bits=64).judge(rows, means=None, rng=Key.root(0)).keep.all()
+
+
+def test_both_names_run_and_the_exact_hash_keeps_no_poison(tiny, store):
+    words = ("attack=webscale", "learner.epochs=1")
+    exact, loose = run(tiny(*words, "defense=sha256"), store), run(tiny(*words, "defense=perceptual_hash"), store)
+    assert exact.counts["poisoned_kept"] == 0
+    assert exact.metrics["fpr"] > loose.metrics["fpr"] > 0
+    assert loose.metrics["tpr"] > 0.8
+
+
+def test_an_index_without_the_hash_and_unknown_hashes_are_refused(tiny, store):
+    record = run(tiny("task=crawl", "task.hashes=[sha256]", "defense=perceptual_hash", "learner.epochs=1"), store)
+    assert record.status == "skipped"
+    assert "IndexHash works on the column phash, and the training rows of crawl have none" in str(record.reason)
+    for wrong in ({"hash": "md6", "bits": 0}, {"hash": "phash", "bits": -1}):
+        with pytest.raises(ConfigError, match=r"defense\.sanitize: hash="):
+            IndexHash(**wrong)
