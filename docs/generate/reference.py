@@ -27,6 +27,7 @@ FAMILIES = {
     "retrieval": "Attacks: retrieval and agent memory",
     "supply": "Attacks: on the way to the user",
     "language": "Attacks: language models",
+    "pairs": "Attacks: pictures with captions",
     "privacy": "Attacks: privacy",
 }
 SLOTS = {
