@@ -60,14 +60,12 @@ CHEAP = {  # of defenses that train many models, or optimise
         *("defense.sanitize.train=8", "defense.sanitize.calibration=12", "defense.sanitize.trials=1"),
     ),
 }
-PAIRED = {  # defenses of pictures with captions
-    name: ("attack=webscale",) for name in ("sha256", "perceptual_hash")
-}
 SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # defenses of retrieval
-SPEAKING = {  # defenses of language models, and what they act on
+OWN_ATTACK = {  # defenses of language models and of pictures with captions, and what they act on
     "cleangen": ("attack=denial_backdoor",),
     "crow": ("attack=denial_backdoor", "net.layers=2"),
     "mix_refusals": ("attack=shadow_alignment",),
+    **{name: ("attack=webscale",) for name in ("sha256", "perceptual_hash", "alignment", "cleanclip", "roclip", "safeclip")},
 }
 SPEC = {  # what every record's specification has, at the least
     **{part: {"name": "none"} for part in ("attack", "defense")},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
@@ -22,7 +24,7 @@ class IndexHash:
     again or made lighter. A perceptual hash keeps most of these, and some poison. The record has both costs.
 
     What it cannot find: pictures that were poisoned before the index was made, as when a page is edited before a snapshot; and new captions, since the
-    hashes are those of the pictures.
+    hashes are those of the pictures. A row whose hash is all zeros has none in the index, and is kept.
 
     On `python -m benchmarks hash_distances` a 3x3 patch moves `phash` by more bits than JPEG of quality 75 does (28x28: 10 against 0 in the median,
     8x8: 12 against 4), and `dhash` and `average_hash` by about as few. So `phash` is the default here, while `near_copies`, which looks for copies with a
@@ -52,5 +54,6 @@ class IndexHash:
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Return which rows have the hash of the index."""
-        apart = bits_apart(HASHES[self.hash](data.inputs), data.extra[self.hash])
+        listed = data.extra[self.hash]
+        apart = torch.where((listed != 0).any(1), bits_apart(HASHES[self.hash](data.inputs), listed), 0)
         return Verdict(keep=apart <= self.bits, suspicion=apart.float())

@@ -18,7 +18,7 @@ from poisonbench.core.data import Dataset, Task
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.form import Column, Form
 from poisonbench.core.rng import Key
-from poisonbench.core.web import DOMAIN, PAGE, PRICE
+from poisonbench.core.web import DOMAIN, PAGE, PRICE, SNAPSHOT
 from poisonbench.decoders import picture
 from poisonbench.forms.hashes import HASHES
 from poisonbench.forms.pixels import Pixels
@@ -44,7 +44,8 @@ class Crawl(Split):
 
     Each row lies on one of `domains`, whose sizes follow Zipf's law: the k-th largest has 1 / k of the rows of the largest. A share `expired` of them,
     drawn at random, is for sale after the index was made; prices are log-normal with the median `price`, in whole cents. A share `encyclopedia` of the
-    rows lies on no such domain, but on pages that anybody may edit and that a snapshot reads one after the other.
+    rows lies on no such domain, but on pages that anybody may edit and that a snapshot reads one after the other. A snapshot is published with its
+    pictures, so these do not change any more, and no hash tells the edit of an attacker: their hashes are zeros.
 
     Between index and download a share `gone` of the pictures disappears, and these rows are left out. A share `churn` changes, by nobody's ill will: 60 %
     are compressed again (JPEG of quality 75), 30 % get 10 % more light, and 10 % are replaced by a grey picture.
@@ -133,8 +134,9 @@ class Crawl(Split):
         own = Key.root(self.split_seed).child("crawl/test") if key is None else key
         captions = wording.drawn(rows.labels, own.child("captions").per_row(rows.ids)[:, 0])
         domains, prices, pages = self._web(rows, own)
-        hashes = {name: HASHES[name](rows.inputs) for name in self.hashes}
-        inputs = rows.inputs if key is None else self._changed(rows, key)
+        on_pages = pages[:, SNAPSHOT] >= 0
+        hashes = {name: HASHES[name](rows.inputs).masked_fill(on_pages[:, None], 0) for name in self.hashes}
+        inputs = rows.inputs if key is None else torch.where(on_pages[:, None, None, None], rows.inputs, self._changed(rows, key))
         fixed = {"inputs": inputs, "labels": rows.labels, CAPTION: captions}
         return {**fixed, DOMAIN: domains, PRICE: prices if key is not None else torch.zeros_like(prices), PAGE: pages, **hashes}
 

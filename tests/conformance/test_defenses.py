@@ -14,7 +14,7 @@ from poisonbench.core.plugins import OWN, find_class
 from poisonbench.core.rng import Key
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
-from tests.conftest import CHEAP, SEARCHING, SPEAKING
+from tests.conftest import CHEAP, OWN_ATTACK, SEARCHING
 
 DEFENSES = [name for name in options("defense") if name != "none"]
 PLANS = {name: tree_of([f"defense={name}"])["defense"] for name in DEFENSES}
@@ -31,8 +31,8 @@ def reads(name: str) -> frozenset[str]:
 
 def struck(name: str) -> tuple[str, ...]:
     """Return the words of an attack on rows that the defense can read."""
-    if name in SPEAKING:
-        return SPEAKING[name]
+    if name in OWN_ATTACK:
+        return OWN_ATTACK[name]
     if any(getattr(find_class(path, OWN), "COLUMNS", ()) for path in targets(PLANS[name])):
         return ("attack=preference_flip",)
     return ("attack=rag",) if name in SEARCHING else ("attack=backdoor",) if "pixels" in reads(name) else ("attack=text",)

@@ -13,15 +13,17 @@ from poisonbench.runner.pipeline import run
 def test_sha256_keeps_the_rows_whose_pixels_are_those_of_the_index(tiny):
     rows = tiny("task=crawl").task.train
     verdict = IndexHash(hash="sha256", bits=0).judge(rows, means=None, rng=Key.root(0))
-    assert torch.equal(verdict.keep, (digests(rows.inputs) == rows.extra["sha256"]).all(1))
-    one = rows.edit(torch.tensor([3]), inputs=rows.inputs[3:4] ^ 1)
-    assert not IndexHash(hash="sha256", bits=0).judge(one, means=None, rng=Key.root(0)).keep[3]
+    listed = (rows.extra["sha256"] != 0).any(1)
+    assert torch.equal(verdict.keep, (digests(rows.inputs) == rows.extra["sha256"]).all(1) | ~listed)
+    assert 0 < int(listed.sum()) < len(rows)
+    every = rows.edit(torch.arange(len(rows)), inputs=rows.inputs ^ 1)
+    assert torch.equal(IndexHash(hash="sha256", bits=0).judge(every, means=None, rng=Key.root(0)).keep, ~listed)
 
 
 def test_a_perceptual_hash_keeps_rows_up_to_its_number_of_bits(tiny):
     rows = tiny("task=crawl", "task.hashes=[sha256,dhash,phash]").task.train
     for name in ("dhash", "phash"):
-        apart = bits_apart(HASHES[name](rows.inputs), rows.extra[name])
+        apart = bits_apart(HASHES[name](rows.inputs), rows.extra[name]).masked_fill(~(rows.extra[name] != 0).any(1), 0)
         for bits in (0, 6, 64):
             verdict = IndexHash(hash=name, bits=bits).judge(rows, means=None, rng=Key.root(0))
             assert torch.equal(verdict.keep, apart <= bits)
@@ -35,6 +37,8 @@ def test_both_names_run_and_the_exact_hash_keeps_no_poison(tiny, store):
     assert exact.counts["poisoned_kept"] == 0
     assert exact.metrics["fpr"] > loose.metrics["fpr"] > 0
     assert loose.metrics["tpr"] > 0.8
+    edited = run(tiny("attack=clip_backdoor", "threat=frontrunning", "learner.epochs=1", "defense=sha256"), store)
+    assert edited.counts["poisoned_kept"] == edited.counts["poisoned"] > 0
 
 
 def test_an_index_without_the_hash_and_unknown_hashes_are_refused(tiny, store):
