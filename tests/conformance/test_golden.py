@@ -215,7 +215,27 @@ def test_filters_of_passages_give_the_output_of_their_version(tiny, name):
     check(name, sanitize, tensor_digest(keep)[:16])
 
 
-@pytest.mark.parametrize("name", [name for name in FILTERS if name not in (*OF_TEXTS, *OF_PASSAGES, *OF_LANGUAGE)])
+OF_PAIRS = [name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "COLUMNS", ())]
+
+
+class Placed(Features):
+    """A model of pictures and captions whose embeddings are whole numbers."""
+
+    def embedded(self, data):
+        return data.inputs.flatten(1)[:, :8].double() // 16, data.extra["caption"].double()
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_filters_of_pictures_with_captions_give_the_output_of_their_version(tiny, store, name):
+    experiment = tiny("attack=webscale", f"defense={name}")
+    rows = Line(experiment=experiment, store=store).struck().data
+    means = Means(trusted=rows, fit=lambda data, draw=0: Placed(), tune=lambda victim, data, epochs, draw=0: Placed(), truth=rows.ids < 0)
+    keep = experiment.defense.sanitize.judge(rows, means, Key.root(0)).keep
+    assert not keep.all()
+    check(name, experiment.defense.sanitize, tensor_digest(keep)[:16])
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name not in (*OF_TEXTS, *OF_PASSAGES, *OF_LANGUAGE, *OF_PAIRS)])
 def test_filters_give_the_output_of_their_version(tiny, name):
     """On features of whole numbers, so that no processor's rounding decides."""
     sanitize = tiny(f"defense={name}").defense.sanitize
