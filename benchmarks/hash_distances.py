@@ -6,6 +6,7 @@ Shape letters: N rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def measure(options: Options, *, rows: int = 1000) -> Iterator[Comparison]:
     for name, pictures in data_sets(options.data, rows):
         changed = {what: torch.stack([change(picture) for picture in pictures]) for what, change in CHANGES.items()}
         changed["another picture"] = pictures.roll(1, 0)
-        cost = {kind: seconds(lambda kind=kind: HASHES[kind](pictures)) for kind in PERCEPTUAL}
+        cost = {kind: seconds(partial(HASHES[kind], pictures)) for kind in PERCEPTUAL}
         bits = {kind: quantiles(pictures, changed, kind) for kind in PERCEPTUAL}
         ours = PERCEPTUAL[0]
         for other in PERCEPTUAL[1:]:
@@ -48,7 +49,12 @@ def measure(options: Options, *, rows: int = 1000) -> Iterator[Comparison]:
                 ours_cost=(cost[ours],),
                 alternative_cost=(cost[other],),
                 note="; ".join(f"{what}: {_told(bits[ours][what])} against {_told(bits[other][what])}" for what in changed),
-                facts={f"{side} {what} {share:g}": value for side, kind in (("ours", ours), ("alternative", other)) for what, found in bits[kind].items() for share, value in found.items()},
+                facts={
+                    f"{side} {what} {share:g}": value
+                    for side, kind in (("ours", ours), ("alternative", other))
+                    for what, found in bits[kind].items()
+                    for share, value in found.items()
+                },
             )
 
 

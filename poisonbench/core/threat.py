@@ -227,7 +227,9 @@ class Threat:
         writable = self.reach.writable(task.train, malicious)
         if len(writable) and not writable.any():
             lacking = f"threat.reach: the attacker can write none of the training rows of {task.name}"
-            raise Incompatible(f"{lacking}; change threat.reach, or choose a task with rows within its reach, such as task=world for a stage of a language model")
+            raise Incompatible(
+                f"{lacking}; change threat.reach, or choose a task with rows within its reach, such as task=world for a stage of a language model"
+            )
         return Known(rows=task.train, writable=writable, budget=self.budget, targets=targets, public=task.public, fit=fit, tune=tune)
 
 

@@ -44,7 +44,9 @@ class Contrastive(Central):
         """Refuse recipes that cannot be trained."""
         super().__post_init__()
         if self.ddp:
-            raise ConfigError("learner.ddp=true: a pair is compared with all others of its batch, so a batch is not split among processes; set learner.ddp=false")
+            raise ConfigError(
+                "learner.ddp=true: a pair is compared with all others of its batch, so a batch is not split among processes; set learner.ddp=false"
+            )
 
     def victim(self) -> type[NetVictim]:
         """Return the class of the victims."""

@@ -34,9 +34,7 @@ class FeatureNet(nn.Module):
 
     @property
     def says(self) -> Says:
-        """Return what it gives: (M, K) scores of classes; (M, L + 1, V) scores of the word at each place of a text and of the one after its last; or, of
-        pairs, (M, M) similarities of all inputs and all captions.
-        """
+        """Return what it gives: (M, K) scores of classes, (M, L + 1, V) scores of the next word at each place, or (M, M) similarities of pairs."""
         return "classes"
 
     @property

@@ -95,6 +95,11 @@ def test_what_cannot_be_bought_or_edited_is_refused():
         Domains(money=1.0).writable(plain, NOBODY)
     with pytest.raises(Incompatible, match="threat=frontrunning edits pages before a snapshot"):
         Snapshots(clock_error=1.0).writable(plain, NOBODY)
-    for wrong in (lambda: Domains(money=-1.0), lambda: Domains(money=1.0, choice="best"), lambda: Snapshots(clock_error=-1.0), lambda: Snapshots(clock_error=0.0, lead=-1.0)):
+    for wrong in (
+        lambda: Domains(money=-1.0),
+        lambda: Domains(money=1.0, choice="best"),
+        lambda: Snapshots(clock_error=-1.0),
+        lambda: Snapshots(clock_error=0.0, lead=-1.0),
+    ):
         with pytest.raises(ConfigError, match=r"threat\.reach: "):
             wrong()

@@ -10,6 +10,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.form import Column
 from poisonbench.core.learner import Batch
+from poisonbench.core.rng import Key, seeded
 from poisonbench.forms.pixels import Pixels
 from poisonbench.forms.prompts import CAPTION, Prompts
 from poisonbench.forms.tokens import Tokens
@@ -39,8 +40,8 @@ def pairs(prompts=(((2, 4), (3, 4)), ((2, 5),)), rows=6):
 
 def built(data):
     """Return a network for these rows, in evaluation mode."""
-    torch.manual_seed(0)
-    net = PAIRS.build(data)
+    with seeded(Key.root(0)):
+        net = PAIRS.build(data)
     net.prepare(data.inputs)
     net.ear.prepare(data.extra[CAPTION])
     return net.eval()
@@ -87,9 +88,11 @@ def test_the_gradient_of_the_loss_is_the_shares_minus_one_on_the_diagonal():
 def test_rows_without_captions_and_other_objectives_are_refused(tiny):
     with pytest.raises(Incompatible, match="net=towers needs pictures with captions; choose task=crawl"):
         PAIRS.build(Dataset.of(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), num_classes=2, form=Pixels()))
-    with pytest.raises(ConfigError, match=r"this network gives similarities of pictures and captions, and learner\.objective=CrossEntropy needs scores of classes"):
+    with pytest.raises(
+        ConfigError, match=r"this network gives similarities of pictures and captions, and learner\.objective=CrossEntropy needs scores of classes"
+    ):
         check_says(built(pairs()), CROSS_ENTROPY)
-    with pytest.raises(ConfigError, match="learner.ddp=true: a pair is compared"):
+    with pytest.raises(ConfigError, match=r"learner\.ddp=true: a pair is compared"):
         tiny("task=crawl", "learner.ddp=true")
 
 
