@@ -20,7 +20,7 @@ from poisonbench.tasks.crawl import recompressed
 
 PERCEPTUAL = ("phash", "dhash", "average_hash")
 CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    **{f"JPEG {quality}": lambda picture, quality=quality: recompressed(picture, quality) for quality in (75, 50, 10)},
+    **{f"JPEG {quality}": partial(recompressed, quality=quality) for quality in (75, 50, 10)},
     "10 % more light": lighter,
     "3x3 patch": patched(END, END),
 }

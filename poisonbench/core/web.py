@@ -20,7 +20,7 @@ from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.rng import Key
 
 DOMAIN, PRICE, PAGE = "domain", "price", "page"  # columns of a crawl; see `poisonbench.tasks.crawl`
-SNAPSHOT, PLANNED, REVERT, HOLD_BACK = range(4)  # numbers of a page, in seconds
+SNAPSHOT, PLANNED, REVERT, HOLD_BACK, UNCHANGED = range(5)  # numbers of a page, in seconds
 LEADS = 200  # leads that a frontrunning attacker compares
 
 
@@ -159,17 +159,19 @@ class Snapshots:
         return found
 
     def counts(self, data: Dataset, malicious: Tensor) -> Mapping[str, int]:
-        """Return the rows within reach, and the pages that are edited."""
-        return {"reachable": int(self.writable(data, malicious).sum()), "attempted": int(pages_of(data)[1].sum())}
+        """Return the rows within reach, the pages that are edited, and those whose last harmless edit is younger than the hold-back, so that it is left out."""
+        numbers, pages = pages_of(data)
+        stale = numbers[:, UNCHANGED] < numbers[:, HOLD_BACK]
+        return {"reachable": int(self.writable(data, malicious).sum()), "attempted": int(pages.sum()), "stale": int(stale.sum())}
 
-    def best(self, late_P: Tensor, numbers_P4: Tensor) -> float:
+    def best(self, late_P: Tensor, numbers_P5: Tensor) -> float:
         """Return the lead with the largest expected success, if errors and times to a revert are independent of each other.
 
         Args:
             late_P: how much later than predicted pages are read, in seconds.
-            numbers_P4: the numbers of pages.
+            numbers_P5: the numbers of pages.
         """
-        reverts, held = numbers_P4[:, REVERT].double().sort().values, float(numbers_P4[:, HOLD_BACK].max())
+        reverts, held = numbers_P5[:, REVERT].double().sort().values, float(numbers_P5[:, HOLD_BACK].max())
         low, high = held - float(late_P.max()), held - float(late_P.min())
         leads = torch.linspace(max(0.0, low), max(0.0, high), LEADS, dtype=torch.float64)
         ages = leads[:, None] + late_P.double()[None]
@@ -183,7 +185,7 @@ class Snapshots:
 
 
 def pages_of(data: Dataset) -> tuple[Tensor, Tensor]:
-    """Return the (P, 4) numbers of the pages that anybody may edit, and (N,) bool, which rows these are.
+    """Return the (P, 5) numbers of the pages that anybody may edit, and (N,) bool, which rows these are.
 
     Raises:
         Incompatible: rows that are not from a crawl.

@@ -29,7 +29,8 @@ from poisonbench.tasks.pairs import Wording
 from poisonbench.tasks.source import Raw, Source, Split
 
 SEALED = Column(form=Form(), role="sealed")
-PAGE_COLUMN = Column(form=Reals(names=("snapshot", "planned", "revert", "hold_back")), role="sealed")
+# of a page: when it is read and when this is planned, after how long a bad edit is reverted, the hold-back, and the time since the last harmless edit
+PAGE_COLUMN = Column(form=Reals(names=("snapshot", "planned", "revert", "hold_back", "unchanged")), role="sealed")
 RECODED, LIGHTER = 0.6, 0.9  # of the rows that changed, up to this share: compressed again, made lighter; the others are replaced
 QUALITY, LIGHT = 75, 1.1  # of the new JPEG file; factor of the grey levels
 AWAY = 200  # grey level of the picture that a dead link leads to
@@ -50,7 +51,7 @@ class Crawl(Split):
     Between index and download a share `gone` of the pictures disappears, and these rows are left out. A share `churn` changes, by nobody's ill will: 60 %
     are compressed again (JPEG of quality 75), 30 % get 10 % more light, and 10 % are replaced by a grey picture.
 
-    Further columns: `caption`; `domain`; `price`, in cents, 0 where the domain is not for sale; `page`, the four numbers of a page, in seconds, or -1;
+    Further columns: `caption`; `domain`; `price`, in cents, 0 where the domain is not for sale; `page`, the five numbers of a page, in seconds, or -1;
     and the hashes of the picture at the time of the index, by their names in `poisonbench.forms.hashes`. All but the caption are sealed.
 
     Args:
@@ -69,6 +70,7 @@ class Crawl(Split):
         jitter: standard deviation of the time at which a page is read from its planned time, in seconds, 0 or more.
         revert: median time after which a bad edit is reverted, in seconds, above 0.
         revert_spread: standard deviation of the logarithm of that time, 0 or more.
+        unchanged: mean time from the last harmless edit of a page to its reading, in seconds, above 0; exponential.
         hold_back: a snapshot takes revisions that are at least so many seconds old, 0 or more.
         order: "planned", pages are read by a schedule that an attacker can know; "random", in an order drawn for each snapshot.
     """
@@ -89,16 +91,17 @@ class Crawl(Split):
     jitter: float
     revert: float
     revert_spread: float
+    unchanged: float
     hold_back: float
     order: Literal["planned", "random"]
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        for name, least, most in (("expired", 0, 1), ("churn", 0, 1), ("gone", 0, 0.99), ("encyclopedia", 0, 0.99)):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"task.{name}={getattr(self, name)}: give a share from {least} to {most}")
-        for name, least in (("price", 0.01), ("window", 1), ("revert", 0.001), ("domains", 1), ("length", 1)):
+        for name, most in (("expired", 1), ("churn", 1), ("gone", 0.99), ("encyclopedia", 0.99)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ConfigError(f"task.{name}={getattr(self, name)}: give a share from 0 to {most}")
+        for name, least in (("price", 0.01), ("window", 1), ("revert", 0.001), ("unchanged", 0.001), ("domains", 1), ("length", 1)):
             if not least <= getattr(self, name) < 1e9:
                 raise ConfigError(f"task.{name}={getattr(self, name)}: give a number of {least} or more")
         for name in ("price_spread", "jitter", "revert_spread", "hold_back"):
@@ -141,7 +144,7 @@ class Crawl(Split):
         return {**fixed, DOMAIN: domains, PRICE: prices if key is not None else torch.zeros_like(prices), PAGE: pages, **hashes}
 
     def _web(self, rows: Dataset, key: Key) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the (N,) domains, their (N,) prices in cents, and the (N, 4) numbers of pages."""
+        """Return the (N,) domains, their (N,) prices in cents, and the (N, 5) numbers of pages."""
         draws = key.child("domains").per_row(rows.ids, draws=2)
         weights = 1 / torch.arange(1, self.domains + 1, dtype=torch.float64)
         domains = torch.searchsorted(weights.cumsum(0) / weights.sum(), draws[:, 0].contiguous(), right=True).clamp(max=self.domains - 1)
@@ -155,14 +158,15 @@ class Crawl(Split):
         return domains, torch.where(sold, cents, 0)[domains], self._pages(rows, edited, key)
 
     def _pages(self, rows: Dataset, edited: Tensor, key: Key) -> Tensor:
-        """Return (N, 4) float32, see `poisonbench.core.web`: when a page is read, when this is planned, when an edit is reverted, and the hold-back."""
-        draws = key.child("pages").per_row(rows.ids, draws=3).clamp(1e-9, 1 - 1e-9)
-        normal = np.sqrt(2) * torch.erfinv(2 * draws[:, 1:] - 1)
+        """Return (N, 5) float32, the numbers of `PAGE_COLUMN`, in seconds; -1 for rows that are not on a page."""
+        draws = key.child("pages").per_row(rows.ids, draws=4).clamp(1e-9, 1 - 1e-9)
+        normal = np.sqrt(2) * torch.erfinv(2 * draws[:, 1:3] - 1)
         planned = draws[:, 0] * self.window
         read = (planned + self.jitter * normal[:, 0]).clamp(min=0)
         known = planned if self.order == "planned" else torch.full_like(planned, self.window / 2)
         reverts = self.revert * (self.revert_spread * normal[:, 1]).exp()
-        numbers = torch.stack([read, known, reverts, torch.full_like(read, self.hold_back)], 1).float()
+        unchanged = -self.unchanged * draws[:, 3].log()
+        numbers = torch.stack([read, known, reverts, torch.full_like(read, self.hold_back), unchanged], 1).float()
         return torch.where(edited[:, None], numbers, -1.0)
 
     def _changed(self, rows: Dataset, key: Key) -> Tensor:

@@ -24,7 +24,7 @@ def crawl(domains, prices):
 
 def pages(numbers):
     """Return rows with these numbers of a page."""
-    numbers = torch.tensor(numbers, dtype=torch.float32)
+    numbers = torch.tensor([[*row, 22.0][:5] for row in numbers], dtype=torch.float32)
     rows = Dataset.of(torch.zeros(len(numbers), 1), torch.zeros(len(numbers), dtype=torch.int64), num_classes=2)
     return rows.with_column(PAGE, numbers, SEALED)
 
@@ -64,7 +64,9 @@ def test_an_edit_succeeds_if_it_is_older_than_the_hold_back_and_is_not_reverted(
     held = pages([[100, 100, 50, 20], [100, 100, 15, 20], [100, 100, 25, 20]])
     assert Snapshots(clock_error=0.0, lead=10.0).writable(held, NOBODY).tolist() == [False, False, False]
     assert Snapshots(clock_error=0.0, lead=22.0).writable(held, NOBODY).tolist() == [True, False, True]
-    assert Snapshots(clock_error=0.0).counts(held, NOBODY) == {"reachable": 2, "attempted": 3}
+    edited = pages([[100, 100, 50, 20, 19.0], [100, 100, 15, 20, 21.0], [100, 100, 25, 20, 3.0], [-1, -1, -1, -1, -1]])
+    assert Snapshots(clock_error=0.0).counts(edited, NOBODY) == {"reachable": 2, "attempted": 3, "stale": 2}
+    assert Snapshots(clock_error=0.0).counts(held, NOBODY) == {"reachable": 2, "attempted": 3, "stale": 0}
 
 
 def test_without_errors_the_success_is_the_share_of_reverts_that_come_after_the_hold_back():

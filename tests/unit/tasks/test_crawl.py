@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.web import DOMAIN, HOLD_BACK, PAGE, PLANNED, PRICE, REVERT, SNAPSHOT
+from poisonbench.core.web import DOMAIN, HOLD_BACK, PAGE, PLANNED, PRICE, REVERT, SNAPSHOT, UNCHANGED
 from poisonbench.forms.hashes import HASHES, bits_apart, digests
 from poisonbench.forms.prompts import CAPTION
 from poisonbench.tasks.pairs import Wording, named_classes
@@ -91,6 +91,7 @@ def test_pages_are_those_of_the_encyclopedia_alone(crawl):
     assert torch.equal(numbers[pages, SNAPSHOT], numbers[pages, PLANNED])
     assert (numbers[pages, HOLD_BACK] == 7).all()
     assert float(numbers[pages, REVERT].median()) == pytest.approx(240, rel=0.3)
+    assert float(numbers[pages, UNCHANGED].mean()) == pytest.approx(2_592_000, rel=0.2)
     hidden = crawl("task.gone=0", "task.trusted=0", "task.encyclopedia=0.5", "task.order=random", "task.window=1000").train.extra[PAGE]
     assert (hidden[pages, PLANNED] == 500).all()
 
