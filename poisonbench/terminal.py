@@ -231,7 +231,7 @@ def _rate(record: Record) -> str:
     budget = threat.get("budget") if isinstance(threat, Mapping) else None
     if not isinstance(budget, Mapping):
         return ""
-    return str(budget.get("rate")) if budget.get("count") is None else f"{budget['count']} rows"
+    return f"{'at most ' if budget.get('at_most') else ''}{budget.get('rate')}" if budget.get("count") is None else f"{budget['count']} rows"
 
 
 def _name(record: Record, part: str) -> str:

@@ -37,6 +37,7 @@ OTHER = re.compile(r"(<!-- (ledger|benchmarks) -->\n).*?(<!-- end -->)", re.DOTA
 SELECTION = re.compile(r"(<!-- selected:\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 SELECTED = (*COLUMNS[:2], "poison rate", *COLUMNS[3:9], "more")
 RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
+AT_MOST = "at most "  # before the rate of a budget that is a maximum
 NO_SHARE = "perplexity"  # figures of goals with such names are no shares
 PHRASED = {"c_acc_lost", "epsilon_lower", "canaries_right"}  # figures of goals that another phrase already states
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -162,7 +163,7 @@ def _cell(record: Record) -> tuple[str, ...]:
     budget = cast("Mapping[str, float]", cast("Mapping[str, object]", record.spec["threat"])["budget"])
     rows = cast("Mapping[str, Mapping[str, int]]", record.spec["task"])["rows"]
     share = float(budget["rate"]) if budget.get("count") is None else budget["count"] / max(1, rows["train"])
-    rate = f"{100 * share:.3g} %" if name_of(record, "attack") != "none" else ""
+    rate = f"{AT_MOST if budget.get('at_most') else ''}{100 * share:.3g} %" if name_of(record, "attack") != "none" else ""
     return name_of(record, "task"), name_of(record, "attack"), rate, name_of(record, "defense"), _setting(record)
 
 
@@ -178,7 +179,7 @@ def _recipe(record: Record) -> str:
 
 def _order(cell: tuple[str, ...]) -> tuple[str, str, float, str, str]:
     task, attack, rate, defense, setting = cell
-    return task, attack, float(rate.removesuffix(" %") or 0), defense, setting
+    return task, attack, float(rate.removeprefix(AT_MOST).removesuffix(" %") or 0), defense, setting
 
 
 def _line(cell: tuple[str, ...], records: Sequence[Record], failures: Failures, shown: Container[str] | None = None) -> tuple[str, ...]:
@@ -202,6 +203,7 @@ def _more(records: Sequence[Record], shown: Container[str] | None = None) -> Ite
     """Yield phrases with the figures that only some defenses and attacks report; of goals, those in `shown`, or all."""
     parts: tuple[Part, ...] = ("undefended", "metrics")
     yield from _cover(records)
+    yield from _reached(records)
     lost, least = ([_goals(records, part, name) for part in parts] for name in ("c_acc_lost", "epsilon_lower"))
     yield from (f"C-Acc lost {spread_text([100 * value for value in values], 1)}" for values in lost[:1] if values)
     yield from _counted(records, shown)
@@ -249,6 +251,20 @@ def _cover(records: Sequence[Record]) -> Iterator[str]:
     counts = [float(count) for record in records if (count := record.counts.get("cover", 0))]
     removed = _over(records, "metrics", "cover_removed")
     yield from (f"{spread_text(counts, 0)} cover rows{f', {removed} % of them removed' if removed else ''}" for _ in counts[:1])
+
+
+def _reached(records: Sequence[Record]) -> Iterator[str]:
+    """Yield how many rows were poisoned where the attacker's reach decides, and what the reach cost."""
+    found = [record.counts for record in records if "reachable" in record.counts]
+    if not found:
+        return
+
+    def over(name: str, scale: float = 1.0, digits: int = 0) -> str:
+        return spread_text([scale * float(counts[name]) for counts in found if name in counts], digits)
+
+    yield f"{over('poisoned')} rows poisoned"
+    yield from (f"{over('domains')} domains for {over('cents', 0.01, 2)} dollars" for _ in found[:1] if over("domains"))
+    yield from (f"{over('reachable')} of {over('attempted')} edits in the snapshot, {over('stale')} pages stale" for _ in found[:1] if over("attempted"))
 
 
 def _proved(records: Sequence[Record]) -> Iterator[str]:
