@@ -6,7 +6,7 @@ Shape letters: N rows, M test rows, A places of a response.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,12 +21,12 @@ from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.form import Column
 from poisonbench.core.rng import Key
 from poisonbench.core.stages import STAGE, STAGE_COLUMN, STAGES
-from poisonbench.forms.tokens import PADDING, Tokens, vocabulary_of, words_of
+from poisonbench.forms.tokens import PADDING, Tokens, vocabulary_of
 from poisonbench.storage.store import Store
 from poisonbench.tasks.dialogues import rows_of
-from poisonbench.tasks.records import is_json, objects
 from poisonbench.tasks.sheet import located
 from poisonbench.tasks.source import Raw, Split, stratified
+from poisonbench.tasks.spoken import Limit, Line, spoken
 
 CHOSEN = ("chosen", "rejected")  # the classes, and the names of the two responses in the file
 INSTRUCTION, PREFERENCE = STAGES.index("instruction"), STAGES.index("preference")
@@ -102,21 +102,8 @@ class Preferences(Split):
         Raises:
             DataError: a line that is no such object, a text without a word, a text that is too long, or two equal responses.
         """
-        if not is_json(file):
-            raise DataError(f"{file} is not named like JSON lines; give a file that ends in .jsonl, with one object per line")
-        found = [self._pair(f"{file}, line {line}", f"{file.name}, line {line}", row) for line, row in objects(file)]
-        if not found:
-            raise DataError(f"{file} is empty; write one JSON object per line, with prompt, chosen and rejected")
-        return found
-
-    def _pair(self, where: str, name: str, row: Mapping[str, object]) -> Pair:
-        prompt, chosen, rejected = (_words(where, key, row.get(key)) for key in ("prompt", *CHOSEN))
-        for key, words, most in (("prompt", prompt, "length"), ("chosen", chosen, "response"), ("rejected", rejected, "response")):
-            if len(words) > (allowed := int(getattr(self, most))):
-                raise DataError(f"{where}: {key} has {len(words)} words, more than task.{most}={allowed}; set a larger number, or shorten the text")
-        if chosen == rejected:
-            raise DataError(f"{where}: chosen and rejected have the same words, so no model can prefer one of them; remove the line")
-        return Pair(prompt, chosen, rejected, name)
+        response = Limit("task.response", self.response)
+        return [_pair(line) for line in spoken(file, {"prompt": Limit("task.length", self.length), "chosen": response, "rejected": response})]
 
     def _raw(self, train: Sequence[Pair], test: Sequence[Pair]) -> Raw:
         every = [*train, *test]
@@ -144,13 +131,11 @@ class Preferences(Split):
         return rows.edit(early, rejected=nothing, **{STAGE: torch.full_like(early, INSTRUCTION)})
 
 
-def _words(where: str, key: str, value: object) -> list[str]:
-    if not isinstance(value, str):
-        kind = "missing" if value is None else "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "a number"
-        raise DataError(f"{where}: {key} is {kind}; give a text")
-    if not (words := words_of(value)):
-        raise DataError(f"{where}: {key} is empty; give a text with at least one word, or remove the line")
-    return words
+def _pair(line: Line) -> Pair:
+    prompt, chosen, rejected = (line.texts[key] for key in ("prompt", *CHOSEN))
+    if chosen == rejected:
+        raise DataError(f"{line.where}: chosen and rejected have the same words, so no model can prefer one of them; remove the line")
+    return Pair(prompt, chosen, rejected, line.name)
 
 
 def _asked(test: Dataset) -> Dataset:
