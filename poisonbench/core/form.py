@@ -5,7 +5,7 @@ Shape letters: N rows, D columns of a table, B rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
@@ -94,6 +94,10 @@ class Form:
             rng: for forms that mix at random.
         """
         return (weight * inputs + weight * others).to(inputs.dtype)
+
+    def whole(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return (N, ...), all that a row holds: the inputs, (N, ...) as the first part, and those further parts that can be joined to them."""
+        return parts[0]
 
     def twins(self, values: Tensor, rng: Key) -> Twins:
         """Return which of (N, ...) rows copy an earlier row: for numbers, those that are equal to one.

@@ -176,6 +176,10 @@ class Tokens(Form):
         drawn = torch.rand(inputs.shape, generator=rng.torch()) < 0.5
         return torch.where(drawn & (inputs != PADDING) & (others != PADDING), others, inputs)
 
+    def whole(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return (N, L) int64, the words of all parts, one part after the other; padded at the end."""
+        return parts[0] if len(parts) == 1 else joined(*parts, length=sum(part.shape[1] for part in parts))
+
     def twins(self, values: Tensor, rng: Key) -> Twins:
         """Return which texts have nearly the same words in a row as an earlier one (`poisonbench.forms.copies`)."""
         return alike_texts(values, padding=PADDING)

@@ -1,6 +1,6 @@
-"""Rows of words: the check of code that reads nothing else, and all words of a row.
+"""Rows of words: the check of code that reads nothing else, and all that a row holds.
 
-Shape letters: N rows, L words.
+Shape letters: N rows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.forms.tokens import Tokens, joined
+from poisonbench.forms.tokens import Tokens
 
 
 def words_form(rows: Dataset, reader: str, slot: str) -> Tokens:
@@ -29,9 +29,9 @@ def words_form(rows: Dataset, reader: str, slot: str) -> Tokens:
 
 
 def whole_rows(rows: Dataset) -> Tensor:
-    """Return (N, L) int64, the words of the inputs of each row, then those of its further columns of words, such as a response; padded at the end.
+    """Return (N, ...), the inputs of each row and its further columns of the same form, such as a response, as one value (`Form.whole`).
 
     Sealed columns are left out, since nobody who writes rows can change them.
     """
-    parts = [column for name, column in rows.columns.items() if isinstance(rows.schema[name].form, Tokens) and rows.schema[name].role != "sealed"]
-    return parts[0] if len(parts) == 1 else joined(*parts, length=sum(part.shape[1] for part in parts))
+    kind = type(rows.form)
+    return rows.form.whole([column for name, column in rows.columns.items() if type(rows.schema[name].form) is kind and rows.schema[name].role != "sealed"])
