@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from poisonbench.core.progress import Listen
-from poisonbench.report.figures import goal, malicious, over_targets, radii, relation
-from poisonbench.storage.record import Record
+from poisonbench.report.figures import counted, goal, is_share, malicious, over_targets, radii, relation
+from poisonbench.storage.record import Part, Record
 
 PLAIN_SECONDS, SLOW_SECONDS = 10.0, 600.0
 UNITS = ("epochs", "rounds")  # steps of a training, as progress labels name them
+PARTS: tuple[Part, ...] = ("baseline", "undefended", "metrics")  # of a record, by the columns of its table
 ROWS = (("C-Acc", "c_acc"), ("ASR", "asr"), ("R-Acc", "r_acc"))
 SHOWN = {"attack", "defense", "threat.budget.rate", "threat.budget.count", "seed"}  # keys with a column of their own in the table of a sweep
 
@@ -134,6 +135,9 @@ def _table(title: str, record: Record) -> Table:
         figures = [percent(part.get(name)) for part in (record.baseline, record.undefended, record.metrics)]
         if any(figures):
             table.add_row(label, *figures)
+    for name in counted([record], "undefended"):
+        told = percent if is_share(name) else plain
+        table.add_row(escape(name.replace("_", " ")), *(told(goal(record, part).get(name)) for part in PARTS))
     return table
 
 
@@ -237,6 +241,11 @@ def _rate(record: Record) -> str:
 def _name(record: Record, part: str) -> str:
     value = record.spec[part]
     return str(value["name"]) if isinstance(value, Mapping) else str(value)
+
+
+def plain(figure: object) -> str:
+    """Return a figure with three digits; empty for one that does not apply."""
+    return f"{figure:.3g}" if isinstance(figure, int | float) else ""
 
 
 def percent(fraction: object) -> str:

@@ -11,6 +11,7 @@ from poisonbench.storage.record import Part, Record
 
 CHANGED_ROWS = "changed training rows (kind of change not recorded)"  # for records from before the unit was recorded
 NEIGHBOURS = "neighbours not recorded"
+PHRASED = {"c_acc_lost", "epsilon_lower", "canaries_right"}  # figures of goals that a phrase of their own states
 
 
 def number(value: object) -> float | None:
@@ -39,6 +40,16 @@ def net_asr(record: Record) -> float | None:
 def goal(record: Record, part: Part) -> dict[str, float]:
     """Return the figures of the attack's goal in a part of a record, for any schema."""
     return {str(name): value for name, figure in record.goal(part).items() if (value := number(figure)) is not None}
+
+
+def counted(records: Iterable[Record], part: Part) -> list[str]:
+    """Return the names of the figures of goals in a part of the records that no phrase states, in the order of the records."""
+    return list(dict.fromkeys(name for record in records for name in goal(record, part) if name not in PHRASED))
+
+
+def is_share(name: str) -> bool:
+    """Return whether a figure of a goal is a share in [0, 1]; perplexities are not."""
+    return not name.startswith("perplexity")
 
 
 def radius_unit(record: Record) -> str:

@@ -11,7 +11,21 @@ from typing import cast
 
 from poisonbench.core.errors import DataError
 from poisonbench.report.experiments import belonging, experiment_of
-from poisonbench.report.figures import Failures, goal, machine, malicious, markdown, name_of, number, over_targets, radii, relation, spread_text
+from poisonbench.report.figures import (
+    Failures,
+    counted,
+    goal,
+    is_share,
+    machine,
+    malicious,
+    markdown,
+    name_of,
+    number,
+    over_targets,
+    radii,
+    relation,
+    spread_text,
+)
 from poisonbench.stats import worst
 from poisonbench.storage.record import Part, Record, read, words_in
 
@@ -38,8 +52,6 @@ SELECTION = re.compile(r"(<!-- selected:\n(.*?)-->\n).*?(<!-- end -->)", re.DOTA
 SELECTED = (*COLUMNS[:2], "poison rate", *COLUMNS[3:9], "more")
 RADII = (1, 5, 10, 20, 50, 100, 200, 400, 800)  # of certificates, in tables
 AT_MOST = "at most "  # before the rate of a budget that is a maximum
-NO_SHARE = "perplexity"  # figures of goals with such names are no shares
-PHRASED = {"c_acc_lost", "epsilon_lower", "canaries_right"}  # figures of goals that another phrase already states
 BLOCK = re.compile(r"(<!-- (?:records|worst): (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -296,9 +308,8 @@ def _certified(records: Sequence[Record]) -> Iterator[str]:
 
 def _counted(records: Sequence[Record], shown: Container[str] | None) -> Iterator[str]:
     """Yield the shares that a goal counts, such as "ham as spam", of the clean, the undefended and the defended model."""
-    kinds = {name for record in records for name in goal(record, "undefended") if shown is None or name in shown}
-    for kind in sorted(kinds - PHRASED):
-        scale = 1 if kind.startswith(NO_SHARE) else 100
+    for kind in sorted(name for name in counted(records, "undefended") if shown is None or name in shown):
+        scale = 100 if is_share(kind) else 1
         shares = [spread_text([scale * value for value in _goals(records, part, kind)], 1) for part in ("baseline", "undefended", "metrics")]
         yield f"{kind.replace('_', ' ')} {' / '.join(shares)}"
 

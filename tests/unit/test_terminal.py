@@ -46,6 +46,19 @@ def test_a_figure_that_does_not_apply_is_blank():
     assert "ASR" not in shown(show_record, nothing, Path("x.json"))
 
 
+def test_the_figures_of_a_goal_follow_the_rates_as_shares_or_as_they_are():
+    goals = {"near_trigger": 0.125, "perplexity": 17.04, "c_acc_lost": 0.5}
+    record = dataclasses.replace(
+        RECORD, undefended={"c_acc": 1.0, "asr": 1.0, "goal": goals}, baseline={"c_acc": 1.0, "asr": 0.0, "goal": {"near_trigger": 0.0}}
+    )
+    lines = [line.split("│") for line in shown(show_record, record, Path("x.json")).splitlines() if "│" in line]
+    rows = {line[1].strip(): [cell.strip() for cell in line[2:5]] for line in lines}
+    assert rows["near trigger"] == ["0.0 %", "12.5 %", ""]
+    assert rows["perplexity"] == ["", "17", ""]
+    assert list(rows)[:2] == ["C-Acc", "ASR"]
+    assert "c acc lost" not in rows  # a phrase below the table states it
+
+
 def test_a_terminal_shows_bars_and_a_pipe_shows_none():
     def work(console: Console) -> None:
         with progress(console) as (listen, _):
