@@ -48,6 +48,11 @@ class InfluenceRank:
     the gradient that goes through the embeddings is left out. The paper shows influence on single test rows; a defender has none, so it is the mean
     over trusted rows here.
 
+    Against retrainings without single rows (`python -m benchmarks influence_loo`: 200 instructions, a transformer of width 16, 40 rows, 6 random starts), the
+    rank correlation of the estimate with the change of the loss is 0.49 [0.19, 0.70] after a training by SGD, where the loss of the row has 0.19
+    [-0.16, 0.50]. After one by AdamW, as the recipes of language models have it, it is 0.02 [-0.28, 0.33]; there the changes themselves hardly agree between
+    two halves of the starts (0.11), so 6 starts do not show what the estimate is worth.
+
     Many dimensions are needed where the products of poisoned and clean rows differ little, because the projection errs by the root of the variance
     above. The trusted rows of different stages of a language model can pull in different directions: a refusal and a direct answer to a restricted
     prompt have opposite gradients. `stage` then chooses the rows to compare with. No committed record has this filter yet.
