@@ -35,7 +35,7 @@ from poisonbench.storage.store import Store
 
 RESAMPLES = 2000
 LEVEL = 0.95
-OPTIMIZERS = {"adamw": 0.01, "sgd": 0.3}  # and their learning rates, chosen on seed 100 by the loss of the training rows
+OPTIMIZERS = {"adamw": 0.01, "sgd": 0.3}  # and their learning rates, chosen on seeds 100 to 102 by the loss of the training rows
 CHECKPOINTS = 12
 
 Fit = Callable[[Dataset, int], Victim]  # trains on rows from a random start with this number
