@@ -127,10 +127,11 @@ def _windows(path: Path) -> Iterator[_Window]:
             size = int(_sizes(rest[:1])[0]) if len(rest) else 0
             if size < 0:
                 raise DataError(f"{here}: no header of a tar file in the format ustar; fetch the file again, or write it uncompressed")
-            if base + (at + 1) * BLOCK + size > whole:
+            need = BLOCK + size + -size % BLOCK
+            if filled < len(buffer) or base + at * BLOCK + need > whole:  # nothing is left to read, or less than the header states
                 raise DataError(f"{here}: the tar file is cut off, the rest is missing; fetch it again")
             left = buffer[at * BLOCK : filled].copy()
-            if (need := BLOCK + size + -size % BLOCK) > len(buffer):
+            if need > len(buffer):
                 buffer = np.empty(need, np.uint8)
             buffer[: len(left)] = left
             base, filled = base + at * BLOCK, len(left)

@@ -84,7 +84,7 @@ class Parquet(Pictures):
         """Check that no training file contains several splits: its test rows would be trained on."""
         for path in train if not test else ():
             with reading(path, "parquet"):
-                found = [name for name in _opened(path).schema_arrow.names if name.lower() in SPLIT and name != self.label]
+                found = [name for name in opened(path).schema_arrow.names if name.lower() in SPLIT and name != self.label]
             if found:
                 raise DataError(f"{path} has a column {found[0]}; write each split into its own file, train.parquet and test.parquet")
 
@@ -113,7 +113,7 @@ class Parquet(Pictures):
             if columns.names and sorted(columns.names) != sorted(map(str, names)):
                 differ = f"{path} has the classes {_some(columns.names)}, the first training file has {_some(names)}"
                 raise DataError(f"{differ}; give all files the same classes")
-            for number, (picture, value, name) in enumerate(_cells(path, columns)):
+            for number, (picture, value, name) in enumerate(cells(path, columns)):
                 where = f"{path}, row {number}"
                 if picture is None or value is None or (isinstance(value, int) and not 0 <= value < 2**31):
                     raise DataError(f"{where}: no picture bytes, or no label of 0 or more; correct or remove the row")
@@ -131,11 +131,11 @@ class Parquet(Pictures):
         from pyarrow import types
 
         with reading(path, "parquet with known metadata"):
-            schema = _opened(path).schema_arrow
+            schema = opened(path).schema_arrow
             known = described(schema)
-            image_like = [field.name for field in schema if _holds_bytes(field.type)]
-            label_like = [field.name for field in schema if types.is_integer(field.type) or types.is_boolean(field.type) or _is_text(field.type)]
-        image = _chosen(path, schema.names, self.image, [image_like], "task.image", "one struct with picture bytes, or bytes")
+            image_like = [field.name for field in schema if holds_bytes(field.type)]
+            label_like = [field.name for field in schema if types.is_integer(field.type) or types.is_boolean(field.type) or is_text(field.type)]
+        image = chosen(path, schema.names, self.image, [image_like], "task.image", "one struct with picture bytes, or bytes")
         named = self.id if self.id is not None else next((name for name in ROW_NAMES if name in schema.names), None)
         rest = [name for name in label_like if name != named]
         usual = [name for name in rest if name.lower() in LABELS]
@@ -147,7 +147,7 @@ class Parquet(Pictures):
 
     def _label(self, path: Path, names: Sequence[str], choices: Sequence[Sequence[str]]) -> str:
         try:
-            return _chosen(path, names, self.label, choices, "task.label", "one column of classes")
+            return chosen(path, names, self.label, choices, "task.label", "one column of classes")
         except DataError as error:
             raise DataError(f"{error}{'' if self.label else f', {NO_LABELS}'}") from error
 
@@ -216,17 +216,18 @@ def _home(path: Path, split: str) -> Path:
     return path.parent.parent if path.parent.name == split else path.parent
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def opened(path: Path) -> pq.ParquetFile:
+    """Return an open Parquet file."""
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(path)
 
 
-def _cells(path: Path, columns: Columns) -> Iterator[tuple[bytes | None, Class | None, str]]:
-    """Yield the picture, the class and the name of each row."""
+def cells(path: Path, columns: Columns) -> Iterator[tuple[bytes | None, Class | None, str]]:
+    """Yield the picture, the class and the name of each row; None for what a row does not have."""
     wanted = [name for name in (columns.image, columns.label, columns.name) if name is not None]
     with reading(path, "parquet"):
-        for batch in _opened(path).iter_batches(batch_size=2000, columns=wanted):
+        for batch in opened(path).iter_batches(batch_size=2000, columns=wanted):
             names = batch[columns.name].to_pylist() if columns.name else [None] * len(batch)
             labels = [UNLABELLED] * len(batch) if columns.label is None else batch[columns.label].to_pylist()
             for cell, value, name in zip(batch[columns.image].to_pylist(), labels, names, strict=True):
@@ -238,7 +239,7 @@ def _cells(path: Path, columns: Columns) -> Iterator[tuple[bytes | None, Class |
 def _values(path: Path, columns: Columns) -> Iterator[Class]:
     """Yield the classes of all rows that have one."""
     with reading(path, "parquet"):
-        for batch in _opened(path).iter_batches(columns=[columns.label]):
+        for batch in opened(path).iter_batches(columns=[columns.label]):
             yield from (value for value in map(_class, batch[0].to_pylist()) if value is not None)
 
 
@@ -268,19 +269,21 @@ def is_single(kind: pa.DataType) -> bool:
     return not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Return whether a column has bytes, or structs with bytes."""
     from pyarrow import types
 
     return bool(types.is_struct(kind) and kind.get_field_index("bytes") >= 0) or bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column has texts."""
     from pyarrow import types
 
     return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_dictionary))
 
 
-def _chosen(path: Path, names: Sequence[str], asked: str | None, choices: Sequence[Sequence[str]], word: str, what: str) -> str:  # noqa: PLR0913
+def chosen(path: Path, names: Sequence[str], asked: str | None, choices: Sequence[Sequence[str]], word: str, what: str) -> str:  # noqa: PLR0913
     """Return the column `asked`, or else the only column in the first of `choices` that is not empty.
 
     Raises:

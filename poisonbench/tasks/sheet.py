@@ -151,8 +151,12 @@ def _of_json(file: Path) -> Sheet:
     return Sheet(file=file, header=header, rows=rows, lines=tuple(line for line, _ in found))
 
 
-def of_parquet(files: Sequence[Path]) -> Sheet:
+def of_parquet(files: Sequence[Path], wanted: Sequence[str] = ()) -> Sheet:
     """Return the rows of Parquet files, one file after the other, as a table; class numbers become the names that the metadata gives them.
+
+    Args:
+        files: at least one.
+        wanted: the columns to read, which the first file has; by default all.
 
     Raises:
         DataError: a file that cannot be read, other columns than those of the first file, or no rows.
@@ -166,7 +170,7 @@ def of_parquet(files: Sequence[Path]) -> Sheet:
             parquet = pq.ParquetFile(file)
             schema = parquet.schema_arrow
             named = described(schema)
-            header, known = header or tuple(schema.names), known or named
+            header, known = header or tuple(wanted or schema.names), known or named
             if lacking := [name for name in header if name not in schema.names]:
                 raise DataError(f"{file} has no column {lacking[0]}, which {files[0]} has; add it")
             single = [name for name in header if is_single(schema.field(name).type)]
