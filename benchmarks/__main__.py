@@ -34,6 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--data", type=Path, help="a folder that contains cifar10 and mnist, for `accuracy`")
     parser.add_argument("--commit", default="HEAD^", help="the older version that `against` compares with")
+    parser.add_argument("--quick", action="store_true", help="50 MB in place of 4 GB, for `index_hashes`")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one per core")
     parser.add_argument("--publish", action="store_true", help="write to results/benchmarks, the source of the table in docs/performance.md")
     options = parser.parse_args(words)
@@ -47,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
             trend.main()
             continue
         try:
-            comparisons = tuple(_measured(name, Options(data=options.data, commit=options.commit)))
+            comparisons = tuple(_measured(name, Options(data=options.data, commit=options.commit, quick=options.quick)))
         except ConfigError as error:
             raise SystemExit(str(error)) from error
         benchmark = Benchmark(name=name, comparisons=comparisons, machine=machine())

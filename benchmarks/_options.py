@@ -13,7 +13,9 @@ class Options:
     Args:
         data: a folder that contains cifar10 and mnist.
         commit: the older version to compare with.
+        quick: a small size, for benchmarks whose full size takes gigabytes.
     """
 
     data: Path | None = None
     commit: str = "HEAD^"
+    quick: bool = False
