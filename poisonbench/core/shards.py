@@ -29,7 +29,10 @@ NAME, SIZE, CHECKSUM, KIND, PREFIX = slice(100), slice(124, 136), slice(148, 156
 SPACES = 8 * ord(" ")  # the checksum is that of a header with spaces in the place of the checksum
 MAGIC = slice(256, 264)  # one byte before "ustar", so that the eight bytes can be compared as one number
 USTAR, MASK = np.frombuffer(b"\0ustar\0\0" + b"\0\xff\xff\xff\xff\xff\0\0", np.uint64)
-LONG = (*b"LKS",)  # kinds of members: names, or contents, in a form that is not read
+OTHER, PLAIN, FURTHER, UNREAD = range(4)  # what a member is: folders and links, files, further headers, and names or contents in a form that is not read
+ROLES = np.zeros(256, np.uint8)
+for _kinds, _role in ((b"0\0", PLAIN), (b"xg", FURTHER), (b"LKS", UNREAD)):
+    ROLES[[*_kinds]] = _role
 
 
 class Member(NamedTuple):
@@ -170,18 +173,20 @@ def _files(path: Path, headers: _Headers, view: memoryview) -> tuple[list[tuple[
     sums = blocks.sum(1, dtype=np.uint32).astype(np.int64) - blocks[:, CHECKSUM].sum(1, dtype=np.uint32) + SPACES
     if (sums != _octal(blocks[:, CHECKSUM][:, :-1])).any():
         raise DataError(f"{path} has a header whose checksum is wrong, so the file is damaged; fetch it again")
-    kinds = blocks[:, KIND]
-    further = (kinds == ord("x")) | (kinds == ord("g"))
-    told = b"".join([view[start : start + size] for start, size in zip(starts[further].tolist(), sizes[further].tolist(), strict=True)])
-    if b" path=" in told or b" size=" in told or np.isin(kinds, LONG).any() or blocks[:, PREFIX].any():
+    roles = ROLES[blocks[:, KIND]]
+    further = roles == FURTHER
+    spans = zip(starts[further].tolist(), sizes[further].tolist(), strict=True) if further.any() else ()
+    told = b"".join([view[start : start + size] for start, size in spans])
+    if (roles == UNREAD).any() or blocks[:, PREFIX].any() or b" path=" in told or b" size=" in told:
         raise DataError(f"{path} has names of more than 100 bytes, which are not read; write keys as img2dataset does")
-    plain = (kinds == ord("0")) | (kinds == 0)
-    found = np.ascontiguousarray(blocks[plain, NAME])
+    if not (plain := roles == PLAIN).all():
+        blocks, starts, sizes = blocks[plain], starts[plain], sizes[plain]
+    found = np.ascontiguousarray(blocks[:, NAME])
     names = b"\0".join(found.view("S100")[:, 0].tolist()).decode(errors="replace").split("\0") if len(found) else []
     if len(names) != len(found):
         raise DataError(f"{path} has a name with a zero byte, so the file is damaged; fetch it again")
     parts = [_parted(name) for name in names] if (found == ord("/")).any() else [name.partition(".") for name in names]
-    return parts, starts[plain].tolist(), sizes[plain].tolist()
+    return parts, starts.tolist(), sizes.tolist()
 
 
 def _parted(name: str) -> tuple[str, str, str]:
