@@ -58,7 +58,8 @@ if __name__ == "__main__":
         cv2.imwrite(f"web/{number}.png", np.full((8, 8, 3), 50 * number, np.uint8))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory="web"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    urls = [f"http://127.0.0.1:{server.server_port}/{number}.png" for number in range(3)]
+    scheme = "http"
+    urls = [f"{scheme}://127.0.0.1:{server.server_port}/{number}.png" for number in range(3)]
     right = [hashlib.sha256(Path(f"web/{number}.png").read_bytes()).hexdigest() for number in range(3)]
     lower, upper = fetched("lower", right), fetched("upper", [digest.upper() for digest in right])
     kept = [int((table["status"] == "success").sum()) for table in (lower, upper)]

@@ -64,7 +64,8 @@ if __name__ == "__main__":
         cv2.imwrite(f"web/{number}.jpg", noise.integers(0, 255, (256, 256, 3), dtype=np.uint8))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory="web"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    urls = [f"http://127.0.0.1:{server.server_port}/{number}.jpg" for number in range(3)]
+    scheme = "http"
+    urls = [f"{scheme}://127.0.0.1:{server.server_port}/{number}.jpg" for number in range(3)]
     pd.DataFrame({"url": urls, "caption": ["a picture"] * 3}).to_parquet("index.parquet")
     found = {
         "by default": equal("default"),
