@@ -29,7 +29,7 @@ NAME, SIZE, CHECKSUM, KIND, PREFIX = slice(100), slice(124, 136), slice(148, 156
 SPACES = 8 * ord(" ")  # the checksum is that of a header with spaces in the place of the checksum
 MAGIC = slice(256, 264)  # one byte before "ustar", so that the eight bytes can be compared as one number
 USTAR, MASK = np.frombuffer(b"\0ustar\0\0" + b"\0\xff\xff\xff\xff\xff\0\0", np.uint64)
-OTHER, PLAIN, FURTHER, UNREAD = range(4)  # what a member is: folders and links, files, further headers, and names or contents in a form that is not read
+OTHER, PLAIN, FURTHER, UNREAD = range(4)  # folders and links; files; further headers; names or contents in a form that is not read
 ROLES = np.zeros(256, np.uint8)
 for _kinds, _role in ((b"0\0", PLAIN), (b"xg", FURTHER), (b"LKS", UNREAD)):
     ROLES[[*_kinds]] = _role

@@ -58,7 +58,8 @@ class Captions:
         texts = [words_of(caption) for caption in captions]
         if cut := sum(len(words) > self.length for words in texts):
             longest = max(map(len, texts))
-            log.warning("%s: %d of %d captions have more than %d words and are cut; task.length=%d keeps all", name, cut, len(texts), self.length, longest)
+            told = f"{name}: {cut} of {len(texts)} captions have more than {self.length} words and are cut"
+            log.warning("%s; task.length=%d keeps all", told, longest)
         kept = [words[: self.length] for words in texts]
         asked = [*map(class_words, classes), *(words_of(template.replace("{}", " ")) for template in self.templates)]
         form = Tokens(vocabulary=vocabulary_of([*kept, *asked], self.words))

@@ -87,7 +87,8 @@ class Shard(NamedTuple):
         """Return the rows that have a picture: their status is "success", or the index says nothing about the download.
 
         Raises:
-            DataError: a row whose status is "success" and whose picture is not there, a row with a picture and without a digest, or two rows with one key.
+            DataError: a row whose status is "success" and whose picture is not there, a row with a picture and without a digest, or two rows with
+                one key.
         """
         first = dict[str, Row]()
         for row in self.rows:
@@ -181,7 +182,8 @@ def _columns(path: Path, schema: pa.Schema, asked: Chosen) -> dict[str, str]:
         if (what == "hash" and asked.unhashed) or (what == "caption" and asked.uncaptioned) or (fixed and not likely):
             continue
         try:
-            found[what] = chosen(path, schema.names, named, [likely[:1] if fixed else likely], f"task.{what}", f"one column named {' or '.join(usual)}")
+            needed = f"one column named {' or '.join(usual)}"
+            found[what] = chosen(path, schema.names, named, [likely[:1] if fixed else likely], f"task.{what}", needed)
         except DataError as error:
             raise DataError(f"{error}{f', {UNHASHED}' if what == 'hash' else ''}") from error
         if not is_text(kind := schema.field(found[what]).type):
@@ -218,7 +220,7 @@ def _holder(path: Path, images: Path | None, key: str | None, image: str | None)
     if len(places) > 1:
         raise DataError(f"{path} has pictures in {places[0].path} and in {places[1].path}; keep one of them")
     if key is None and images is None:
-        raise DataError(f"{path} has no column of keys, which name the pictures; add the column key, or name the folder of the pictures with task.images=PATH")
+        raise DataError(f"{path} has no column of keys, which name the pictures; add the column key, or name their folder with task.images=PATH")
     return places[0]
 
 

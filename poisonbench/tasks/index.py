@@ -53,15 +53,16 @@ class Pair(NamedTuple):
 class Index(Split):
     """Pairs of a picture and a caption, from an index in Parquet and the pictures that were fetched.
 
-    `root` is a folder of shards, as img2dataset writes it: 00000.parquet with the columns url, caption, key, status and sha256, md5 or sha512, and its
-    pictures in 00000.tar, in the folder 00000, or in a column of bytes. Or it is one index, and `images` names the folder of its pictures. A row whose
-    status is not "success", and a row without a picture in an index without a status or in a column of bytes, is left out; a warning says how many.
+    `root` is a folder of shards, as img2dataset writes it: 00000.parquet with the columns url, caption, key, status and sha256 (or md5, sha512), and
+    its pictures in 00000.tar, in the folder 00000, or in a column of bytes. Or it is one index, and `images` names the folder of its pictures.
+    Rows whose status is not "success" are left out. So are rows without a picture if the index has no status, or has the pictures in a column of bytes.
+    A warning says how many.
 
-    The label of a row is the class that its caption names first; rows that name none get one further class, the last one. Further columns of a row:
-    "caption" (N, L), its words, which whoever hosts the picture does not write but the threat may allow to change; "domain" (N,), the number of the
-    host name of its url, in alphabetical order; and "sha256" (N, 32), a digest that was promised: SHA-256 of the decoded pixels, if the bytes of the
-    picture have the digest in the index, else the digest in the index itself, which is not that of any pixels (padded with zeros, or cut). Test rows
-    from `test_root` have an empty caption, the domain -1 and the digest of their pixels.
+    The label of a row is the class that its caption names first. Rows that name none get one further class, the last one. A row has three further
+    columns. "caption" (N, L) has the words of the caption. "domain" (N,) has the number of the host name of the url, in alphabetical order. "sha256"
+    (N, 32) has the digest that was promised: SHA-256 of the decoded pixels, if the bytes of the picture have the digest in the index; otherwise the
+    digest in the index itself, padded with zeros or cut to 32 bytes, which no pixels have. Test rows from `test_root` have an empty caption, the
+    domain -1 and the digest of their pixels.
 
     Args:
         root: the folder of the shards, or the Parquet file of one index; variables such as $DATA are expanded.
@@ -103,7 +104,7 @@ class Index(Split):
         super().__post_init__()
         self._captions.check()
         if self.unhashed and self.hash is not None:
-            raise ConfigError(f"task.hash={self.hash} names the digests, and task.unhashed=true reads the rows without digests; leave one of them out")
+            raise ConfigError(f"task.hash={self.hash} names the digests, and task.unhashed=true reads rows without digests; leave one of them out")
         if self.unlabelled and (self.classes is not None or self.test_root is not None):
             named = "task.classes" if self.classes is not None else "task.test_root"
             raise ConfigError(f"{named} names classes, and task.unlabelled=true reads the rows without classes; leave one of them out")
@@ -116,8 +117,8 @@ class Index(Split):
         """Return the task.
 
         Raises:
-            DataError: an index, a shard or a picture that cannot be read, an index without digests, a digest in another form, or a url in two rows. The
-                message names the file and the row; nothing is written.
+            DataError: an index, a shard or a picture that cannot be read, an index without digests, a digest in another form, or a url in two rows.
+                The message names the file and the row; nothing is written.
             ConfigError: no classes, or two with the same words.
         """
         root, pairs = self.pairs()
@@ -188,7 +189,8 @@ class Index(Split):
         if odd := [name for name, kind in zip(names, kinds, strict=True) if not kind or kinds.count(kind) > 1 or name == NO_CLASS]:
             raise ConfigError(f"task.classes: the class {odd[0]!r} needs words of its own, which no other class has; rename it")
         if strange := sorted({*tested} - {*names}):
-            raise DataError(f"{self.test_root}: the folder {strange[0]} is no class of task.classes, which are {', '.join(names)}; rename or remove it")
+            known = f"is no class of task.classes, which are {', '.join(names)}"
+            raise DataError(f"{self.test_root}: the folder {strange[0]} {known}; rename or remove it")
         return names
 
     def _labels(self, rows: Sequence[Row], names: Sequence[str]) -> list[int]:
@@ -201,7 +203,8 @@ class Index(Split):
     def _decoded(self, root: Path, rows: Rows, store: Store) -> Raw:
         """Return the pixels and the labels of both splits, and the digests; from the store if they were decoded before."""
         held = {id(pair.shard): pair.shard for pair in rows.pairs}.values()
-        source = key([[file_digest(shard.path), shard.holder.content] for shard in held], [(entry.label, file_digest(entry.path)) for entry in rows.tested])
+        tested = [(entry.label, file_digest(entry.path)) for entry in rows.tested]
+        source = key([[file_digest(shard.path), shard.holder.content] for shard in held], tested)
         chosen = (self.url, self.caption, self.hash, self.image, self.unhashed)
         return store.memo("pixels", ("index", self.VERSION, STORED, source, rows.names, self.size, self.grey, chosen), lambda: self._raw(root, rows))
 
