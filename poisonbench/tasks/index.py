@@ -55,7 +55,7 @@ class Index(Split):
 
     `root` is a folder of shards, as img2dataset writes it: 00000.parquet with the columns url, caption, key, status and sha256 (or md5, sha512), and
     its pictures in 00000.tar, in the folder 00000, or in a column of bytes. Or it is one index, and `images` names the folder of its pictures.
-    Rows whose status is not "success" are left out. So are rows without a picture if the index has no status, or has the pictures in a column of bytes.
+    Rows whose status is not "success" are left out. So are rows without a picture if the index has no status, or has the pictures in a column.
     A warning says how many.
 
     The label of a row is the class that its caption names first. Rows that name none get one further class, the last one. A row has three further
