@@ -18,7 +18,7 @@ from poisonbench.core.goals import Goal, NoGoal, Probe
 from poisonbench.core.learner import Victim
 from poisonbench.core.rng import Key
 from poisonbench.forms.prompts import CAPTION, prompts_of
-from poisonbench.forms.tokens import joined
+from poisonbench.forms.tokens import PADDING
 
 NEAREST = 10  # captions, or pictures, of a retrieval
 
@@ -29,11 +29,7 @@ def written(rows: Dataset, labels: Tensor, draws: Tensor) -> Tensor:
     Raises:
         Incompatible: rows that are no pictures with captions.
     """
-    form = prompts_of(rows, "this attack")
-    texts, classes = form.texts, form.classes
-    chosen = [(of := (classes == label).nonzero()[:, 0])[int(draw * len(of))] for label, draw in zip(labels.tolist(), draws.tolist(), strict=True)]
-    width = rows.extra[CAPTION].shape[1]
-    return joined(texts[torch.stack(chosen)], length=width) if chosen else torch.zeros(0, width, dtype=torch.int64)
+    return prompts_of(rows, "this attack").drawn(labels, draws, rows.extra[CAPTION].shape[1])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,11 +57,12 @@ class OfPairs(NoGoal):
 
 
 def recalls(victim: Victim, test: Dataset) -> dict[str, float]:
-    """Return how often retrieval among the test rows finds the right one within the 10 nearest; empty for a victim without embeddings.
+    """Return how often retrieval among the test rows finds the right one within the 10 nearest; empty where there are no captions or embeddings.
 
     "caption_recall": the share of the pictures whose own caption is among the 10 nearest of the distinct captions. "picture_recall": the share of the
     distinct captions with a picture of their own among the 10 nearest pictures. Captions of one class fit its pictures equally well, so neither is 1.
     """
+    test = test.take((test.extra[CAPTION] != PADDING).any(1))
     if not isinstance(victim, Paired) or not len(test):
         return {}
     pictures, captions = victim.embedded(test)

@@ -1,6 +1,6 @@
 """Labels whose classes are described by captions: how a model of pictures and captions is asked for a class.
 
-Shape letters: P prompts, L words of a prompt.
+Shape letters: N rows, P prompts, L words of a prompt.
 """
 
 from __future__ import annotations
@@ -35,13 +35,21 @@ class Prompts(Choice):
     def texts(self) -> Tensor:
         """Return (P, L) int64 words of the captions of all classes, one class after the other, padded at the end."""
         every = [prompt for prompts in self.listed for prompt in prompts]
-        longest = max(map(len, every))
-        return torch.tensor([[*prompt, *[PADDING] * (longest - len(prompt))] for prompt in every])
+        longest = max(map(len, every), default=1)
+        return torch.tensor([[*prompt, *[PADDING] * (longest - len(prompt))] for prompt in every], dtype=torch.int64).view(-1, longest)
 
     @property
     def classes(self) -> Tensor:
         """Return (P,) int64, the class that each caption names."""
-        return torch.tensor([number for number, prompts in enumerate(self.listed) for _ in prompts])
+        return torch.tensor([number for number, prompts in enumerate(self.listed) for _ in prompts], dtype=torch.int64)
+
+    def drawn(self, labels: Tensor, draws: Tensor, length: int) -> Tensor:
+        """Return (N, length) int64, for each class in (N,) `labels` one of its captions; (N,) `draws` in [0, 1) choose it."""
+        found = torch.full((len(labels), length), PADDING)
+        for row, (label, draw) in enumerate(zip(labels.tolist(), draws.tolist(), strict=True)):
+            words = self.listed[label][int(draw * len(self.listed[label]))]
+            found[row, : len(words)] = torch.tensor(words)
+        return found
 
 
 def prompts_of(rows: Dataset, what: str) -> Prompts:

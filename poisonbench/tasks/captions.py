@@ -13,6 +13,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from poisonbench.core.errors import ConfigError
+from poisonbench.forms.prompts import Prompts
 from poisonbench.forms.tokens import Tokens, vocabulary_of, words_of
 from poisonbench.tasks.dialogues import rows_of
 
@@ -40,6 +41,8 @@ class Captions:
         Raises:
             ConfigError: a length below 1, a template without one place for a name, or a word that is not one word in lower case.
         """
+        if not self.templates:
+            raise ConfigError("task.templates=[]: give one sentence or more, such as 'a photo of a {}'")
         if self.length < 1:
             raise ConfigError(f"task.length={self.length}: give a number of words of 1 or more")
         if odd := [template for template in self.templates if template.count("{}") != 1]:
@@ -64,6 +67,23 @@ class Captions:
         asked = [*map(class_words, classes), *(words_of(template.replace("{}", " ")) for template in self.templates)]
         form = Tokens(vocabulary=vocabulary_of([*kept, *asked], self.words))
         return form, rows_of(kept, form, self.length)
+
+    def prompts(self, form: Tokens, classes: Sequence[str], size: int) -> Prompts:
+        """Return the form of labels whose classes are described by the sentences.
+
+        Args:
+            form: of the captions.
+            classes: names of the first classes; no sentence names the others.
+            size: number of classes.
+
+        Raises:
+            ConfigError: a sentence that is longer than a row.
+        """
+        named = [[words_of(template.replace("{}", " ".join(class_words(name)))) for template in self.templates] for name in classes]
+        if (longest := max((len(words) for each in named for words in each), default=0)) > self.length:
+            raise ConfigError(f"task.length={self.length}: a sentence with the name of a class has {longest} words; set task.length={longest} or more")
+        listed = tuple(tuple(tuple(form.places[word] for word in words) for words in each) for each in named)
+        return Prompts(size=size, listed=(*listed, *[()] * (size - len(listed))))
 
 
 @dataclass(frozen=True)

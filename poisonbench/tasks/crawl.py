@@ -22,10 +22,10 @@ from poisonbench.core.web import DOMAIN, PAGE, PRICE, SNAPSHOT
 from poisonbench.decoders import picture
 from poisonbench.forms.hashes import HASHES
 from poisonbench.forms.pixels import Pixels
-from poisonbench.forms.prompts import CAPTION
+from poisonbench.forms.prompts import CAPTION, Prompts
 from poisonbench.forms.reals import Reals
 from poisonbench.storage.store import Store
-from poisonbench.tasks.pairs import Wording
+from poisonbench.tasks.captions import Captions
 from poisonbench.tasks.source import Raw, Source, Split
 
 SEALED = Column(form=Form(), role="sealed")
@@ -98,6 +98,7 @@ class Crawl(Split):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
+        Captions(length=self.length, templates=self.templates, words=()).check()
         for name, most in (("expired", 1), ("churn", 1), ("gone", 0.99), ("encyclopedia", 0.99)):
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"task.{name}={getattr(self, name)}: give a share from 0 to {most}")
@@ -119,23 +120,31 @@ class Crawl(Split):
         base, key = self.pictures.load(store), Key.root(self.split_seed).child("crawl")
         if not isinstance(base.train.form, Pixels):
             raise ConfigError(f"task.pictures: the rows of {base.name} are {base.train.form.NAME}; choose a task of pictures, such as digits")
-        wording = Wording.of(base.class_names, self.templates, (), self.length)
+        captions = Captions(length=self.length, templates=self.templates, words=())
+        form, _ = captions.encoded("crawl", (), base.class_names)
+        prompts = captions.prompts(form, base.class_names, len(base.class_names))
         whole = base.train.append(base.public).append(base.trusted)
-        found = self._columns(whole, wording, key.child("train"))
+        found = self._columns(whole, prompts, key.child("train"))
         kept = key.child("gone").per_row(whole.ids)[:, 0] >= self.gone
         raw = Raw(
             train={name: column[kept] for name, column in found.items()},
-            test=self._columns(base.test, wording, None),
+            test=self._columns(base.test, prompts, None),
             class_names=base.class_names,
-            columns=wording.columns | {DOMAIN: SEALED, PRICE: SEALED, PAGE: PAGE_COLUMN} | dict.fromkeys(self.hashes, SEALED),
-            answers=wording.answers(others=False),
+            columns={
+                CAPTION: Column(form=form, role="said"),
+                DOMAIN: SEALED,
+                PRICE: SEALED,
+                PAGE: PAGE_COLUMN,
+                **dict.fromkeys(self.hashes, SEALED),
+            },
+            answers=prompts,
         )
         return self.task("crawl", raw)
 
-    def _columns(self, rows: Dataset, wording: Wording, key: Key | None) -> Mapping[str, Tensor]:
+    def _columns(self, rows: Dataset, prompts: Prompts, key: Key | None) -> Mapping[str, Tensor]:
         """Return the columns of rows; without a key nothing changes between index and download, and no domain is for sale."""
         own = Key.root(self.split_seed).child("crawl/test") if key is None else key
-        captions = wording.drawn(rows.labels, own.child("captions").per_row(rows.ids)[:, 0])
+        captions = prompts.drawn(rows.labels, own.child("captions").per_row(rows.ids)[:, 0], self.length)
         domains, prices, pages = self._web(rows, own)
         on_pages = pages[:, SNAPSHOT] >= 0
         hashes = {name: HASHES[name](rows.inputs).masked_fill(on_pages[:, None], 0) for name in self.hashes}

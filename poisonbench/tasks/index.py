@@ -21,8 +21,9 @@ from torch import Tensor
 from poisonbench.core.data import Task
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.core.files import file_digest
-from poisonbench.core.form import IDENTITY, Choice, Column
+from poisonbench.core.form import IDENTITY, Column
 from poisonbench.core.keys import key
+from poisonbench.forms.hashes import digests
 from poisonbench.forms.tokens import PADDING, words_of
 from poisonbench.storage.store import Store
 from poisonbench.tasks.captions import NO_CLASS, Captions, Kinds, class_words
@@ -154,10 +155,6 @@ class Index(Split):
             log.warning("%s: %d of %d rows have no picture and are left out (the first is %s%s)", root, len(lost), len(every), lost[0].where, why)
         return root, pairs
 
-    def answers(self, names: Sequence[str]) -> Choice | None:
-        """Return the form of the labels; None: plain classes. The place for a form that knows the sentences about each class (`templates`)."""
-        return None
-
     def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
         """Refuse: pictures in shards are not written back.
 
@@ -232,13 +229,14 @@ class Index(Split):
         if strange := [pair.row for pair, equal in zip(rows.pairs, same, strict=True) if not equal]:
             told = f"{root}: the bytes of {len(strange)} of {len(same)} pictures have another digest than the index (the first is {strange[0].where})"
             log.warning("%s%s", told, f"; {REENCODED}" if len(strange) == len(same) else "")
-        pixels = [_pixels(row) for row in raw.train["inputs"]]
-        promised = [own if equal else _padded(pair.row.digest) for own, equal, pair in zip(pixels, same, rows.pairs, strict=True)]
-        tested = [_pixels(row) for row in raw.test["inputs"]]
+        promised = digests(raw.train["inputs"])
+        for place, (equal, pair) in enumerate(zip(same, rows.pairs, strict=True)):
+            if not equal:
+                promised[place] = _padded(pair.row.digest)
         return dataclasses.replace(
             raw,
-            train={**raw.train, "sha256": _bytes(promised)},
-            test={**raw.test, "sha256": _bytes(tested)},
+            train={**raw.train, "sha256": promised},
+            test={**raw.test, "sha256": digests(raw.test["inputs"])},
             columns=MappingProxyType({"sha256": IDENTITY}),
         )
 
@@ -259,7 +257,7 @@ class Index(Split):
             train={**raw.train, **train},
             test={**raw.test, **test},
             columns=MappingProxyType(columns),
-            answers=self.answers(raw.class_names),
+            answers=self._captions.prompts(form, [name for name in raw.class_names if name not in (NO_CLASS, UNLABELLED)], len(raw.class_names)),
         )
 
 
@@ -279,19 +277,9 @@ class Rows(NamedTuple):
     names: tuple[str, ...]
 
 
-def _pixels(row: Tensor) -> bytes:
-    """Return SHA-256 of the pixels of a picture."""
-    return hashlib.sha256(row.contiguous().numpy().tobytes()).digest()
-
-
-def _padded(digest: str) -> bytes:
-    """Return the first 32 bytes of a digest, with zeros at the end of a shorter one."""
-    return bytes.fromhex(digest)[:32].ljust(32, b"\0")
-
-
-def _bytes(values: Sequence[bytes]) -> Tensor:
-    """Return (N, 32) uint8."""
-    return torch.tensor([[*value] for value in values], dtype=torch.uint8).reshape(len(values), 32)
+def _padded(digest: str) -> Tensor:
+    """Return (32,) uint8, the first bytes of a digest in hexadecimal digits, with zeros at the end of a shorter one."""
+    return torch.tensor([*bytes.fromhex(digest)[:32].ljust(32, b"\0")], dtype=torch.uint8)
 
 
 def _is_file(root: str | None) -> bool:

@@ -14,7 +14,7 @@ from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.forms.prompts import CAPTION
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
-from poisonbench.tasks.pairs import named_classes
+from tests.unit.tasks.naming import named_classes
 
 QUICK = ("learner.epochs=1",)
 

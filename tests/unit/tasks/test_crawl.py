@@ -9,8 +9,9 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.web import DOMAIN, HOLD_BACK, PAGE, PLANNED, PRICE, REVERT, SNAPSHOT, UNCHANGED
 from poisonbench.forms.hashes import HASHES, bits_apart, digests
 from poisonbench.forms.prompts import CAPTION
-from poisonbench.tasks.pairs import Wording, named_classes
+from poisonbench.tasks.captions import Captions
 from tests.conftest import assemble, tree_of
+from tests.unit.tasks.naming import named_classes
 
 
 @pytest.fixture
@@ -102,9 +103,9 @@ def test_pages_are_those_of_the_encyclopedia_alone(crawl):
         (["task.price=0"], r"task\.price=0.0: give a number of 0\.01 or more"),
         (["task.churn=1.5"], r"task\.churn=1\.5: give a share from 0 to 1"),
         (["task.hashes=[md6]"], r"task\.hashes: md6 is no hash; choose among sha256, dhash, phash, average_hash"),
-        (["task.templates=[a photo]"], r"task\.templates: 'a photo' needs \{\} once"),
-        (["task.templates=[]"], r"task\.templates=\[\]: give one or more captions"),
-        (["task.length=3"], r"task\.length=3: a template with the name of a class has \d words; set task\.length=\d or more"),
+        (["task.templates=[a photo]"], r"task\.templates: 'a photo' has 0 times \{\}; write it once"),
+        (["task.templates=[]"], r"task\.templates=\[\]: give one sentence or more"),
+        (["task.length=3"], r"task\.length=3: a sentence with the name of a class has \d words; set task\.length=\d or more"),
         (["task.hold_back=-1"], r"task\.hold_back=-1\.0: give a finite number of 0 or more"),
     ],
 )
@@ -118,18 +119,17 @@ def test_pictures_of_another_form_are_refused(crawl):
         crawl("task@task.pictures=breast_cancer")
 
 
-def test_the_first_name_in_a_caption_counts_and_of_two_the_longer_one():
-    names = ("cat", "dog", "hot dog")
-    texts = ["A Dog and a cat", "my hot dog", "a catalogue", "", "the CAT."]
-    assert named_classes(texts, names).tolist() == [1, 2, 3, 3, 0]
-
-
 def test_a_class_without_a_caption_is_the_last_one():
-    wording = Wording.of(("red", "blue"), ("a {} car",), ("rain",), 5)
-    assert wording.answers(others=True).size == 3
-    assert wording.answers(others=True).listed[2] == ()
-    assert wording.form.decode(wording.drawn(torch.tensor([1]), torch.tensor([0.0]))[0]) == "a blue car"
-    assert "rain" in wording.form.places
+    captions = Captions(length=5, templates=("a {} car",), words=())
+    form, rows = captions.encoded("cars", ["red rain"], ["red", "blue_sky"])
+    asked = captions.prompts(form, ["red", "blue_sky"], 3)
+    assert asked.size == 3
+    assert asked.listed[2] == ()
+    assert form.decode(asked.drawn(torch.tensor([1]), torch.tensor([0.0]), 5)[0]) == "a blue sky car"
+    assert form.decode(rows[0]) == "red rain"
+    none = captions.prompts(form, [], 1)
+    assert none.texts.shape == (0, 1)
+    assert none.classes.tolist() == []
 
 
 def test_a_digest_is_that_of_hashlib_over_the_pixels():

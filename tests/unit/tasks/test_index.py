@@ -252,7 +252,7 @@ def test_unlabelled_rows_have_one_class(tmp_path):
 
 
 def test_long_captions_are_cut_and_counted(tmp_path, caplog):
-    found = task(tar_shard(tmp_path / "web"), "task.length=3", "task.words=[zorbo]")
+    found = task(tar_shard(tmp_path / "web"), "task.length=3", "task.templates=[a {}]", "task.words=[zorbo]")
     form = found.train.schema["caption"].form
     assert found.train.extra["caption"].shape == (4, 3)
     assert form.decode(found.train.extra["caption"][0]) == "a dog ,"
