@@ -18,7 +18,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import stated
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.keys import tensor_digest
-from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan
+from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, asked_of
 from poisonbench.core.rng import Key, seeded
 from poisonbench.core.threat import POISON_RATE
 
@@ -102,6 +102,11 @@ class Exchanged:
     inner: Objective
     peer: nn.Module
     share: float
+
+    @property
+    def ASKS(self) -> str:
+        """What the objective of each network needs."""
+        return asked_of(self.inner)
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses whose mean is the sum of both networks' mean losses on their selected rows."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError
+from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.learner import Moment, PlainStep, Plan, Step
 from poisonbench.core.proof import PRIVATE, Tolerance
 from poisonbench.core.rng import Key, seeded
@@ -115,11 +115,17 @@ class PrivateStep(PlainStep):
         return "constants of the form"
 
     def check(self, module: nn.Module, plan: Plan) -> None:
-        """Check delta, that no layer mixes rows, and that the network measures no private rows.
+        """Check delta, that neither a layer nor the loss mixes rows, and that the network measures no private rows.
 
         Raises:
             ConfigError: what to change.
+            Incompatible: a network that compares the rows of a batch with each other.
         """
+        if isinstance(module, FeatureNet) and module.says == "pairs":
+            raise Incompatible(
+                "defense=dp_sgd bounds the gradient of the loss of each single row, and the loss of a pair depends on the other pairs of its batch; "
+                "choose another defense, or a network that gives scores of classes"
+            )
         if self.delta >= 1 / plan.rows:
             raise ConfigError(f"defense.train.step.delta={self.delta} with {plan.rows} rows: delta stays below 1 / N = {1 / plan.rows:.2g}")
         mixing = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from defenses.train.augmentations import brightened, contrasted, plasma, shuffled, trivially_augmented
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan
+from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, asked_of
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import PICTURES
@@ -85,6 +85,11 @@ class Hardest:
     objective: Objective
     views: int
     rng: Key
+
+    @property
+    def ASKS(self) -> str:
+        """What the objective of a view needs."""
+        return asked_of(self.objective)
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return the (B,) losses of the hardest views."""

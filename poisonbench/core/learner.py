@@ -181,6 +181,11 @@ class Batch:
     form: Form = PLAIN
     extra: Mapping[str, Tensor] = dataclasses.field(default_factory=lambda: NO_COLUMNS)
 
+    def take(self, rows: Tensor) -> Batch:
+        """Return some of the rows: their positions, or (B,) bool."""
+        extra = {name: column[rows] for name, column in self.extra.items()}
+        return dataclasses.replace(self, inputs=self.inputs[rows], labels=self.labels[rows], ids=self.ids[rows], extra=extra)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -238,6 +243,12 @@ class Objective(Protocol):
         ...
 
 
+def asked_of(objective: Objective) -> str:
+    """Return what an objective needs from the network; see `Objective`. An objective around another one passes on what that one needs."""
+    asked: str = getattr(objective, "ASKS", "classes")
+    return asked
+
+
 @runtime_checkable
 class Anchored(Protocol):
     """An objective that compares the model in training with the model that the training started from."""
@@ -289,7 +300,8 @@ class Step(Protocol):
         """Prepare the model before the first step.
 
         A step keeps what it must remember between epochs as an attribute of the module. A network that is added as a submodule is trained by the same
-        optimiser. `finish` removes both.
+        optimiser. `finish` removes both. Before anything is computed, it also gets a model that is not trained afterwards, to see what the step
+        minimises.
 
         Args:
             module: the model; its weights are trained.

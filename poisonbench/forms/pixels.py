@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from poisonbench.core.form import Form, Norm, Twins
 from poisonbench.core.rng import Key
@@ -23,6 +24,27 @@ PICTURES = frozenset({"pixels"})  # for READS of plugins that need pictures
 def changed_pixels(one: Tensor, other: Tensor) -> Tensor:
     """Return (N,) float64, the number of pixels of each picture that differ in some channel."""
     return (one != other).any(1).flatten(1).sum(1).to(torch.float64)
+
+
+def crop(inputs: Tensor, draws_B2: Tensor, pad: int) -> Tensor:
+    """Shift each image by up to `pad` pixels in both axes; fill with zeros.
+
+    Args:
+        inputs: (B, C, H, W), any dtype.
+        draws_B2: uniform in [0, 1), one for rows and one for columns.
+        pad: largest shift, in pixels.
+
+    Returns:
+        (B, C, H, W), channels last in memory.
+    """
+    height, width = inputs.shape[2:]
+    padded = F.pad(inputs, (pad, pad, pad, pad))
+    top_left = (draws_B2 * (2 * pad + 1)).long()
+    rows = top_left[:, 0, None] + torch.arange(height, device=inputs.device)
+    columns = top_left[:, 1, None] + torch.arange(width, device=inputs.device)
+    images = torch.arange(len(inputs), device=inputs.device)[:, None, None]
+    # the slice between index tensors moves channels to the end, which is the layout convolutions want
+    return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from poisonbench.core.form import Form
 from poisonbench.core.rng import Key
-from poisonbench.forms.pixels import PICTURES
+from poisonbench.forms.pixels import PICTURES, crop
 
 CROP, FLIP, CUTOUT = slice(0, 2), slice(2, 3), slice(3, 5)
 DRAWS = 5
@@ -60,27 +59,6 @@ class Augmentation:
         inputs = crop(inputs, draws[:, CROP], self.crop) if self.crop else inputs
         inputs = flip(inputs, draws[:, FLIP]) if self.flip else inputs
         return cutout(inputs, draws[:, CUTOUT], self.cutout) if self.cutout else inputs
-
-
-def crop(inputs: Tensor, draws_B2: Tensor, pad: int) -> Tensor:
-    """Shift each image by up to `pad` pixels in both axes; fill with zeros.
-
-    Args:
-        inputs: (B, C, H, W), any dtype.
-        draws_B2: uniform in [0, 1), one for rows and one for columns.
-        pad: largest shift, in pixels.
-
-    Returns:
-        (B, C, H, W), channels last in memory.
-    """
-    height, width = inputs.shape[2:]
-    padded = F.pad(inputs, (pad, pad, pad, pad))
-    top_left = (draws_B2 * (2 * pad + 1)).long()
-    rows = top_left[:, 0, None] + torch.arange(height, device=inputs.device)
-    columns = top_left[:, 1, None] + torch.arange(width, device=inputs.device)
-    images = torch.arange(len(inputs), device=inputs.device)[:, None, None]
-    # the slice between index tensors moves channels to the end, which is the layout convolutions want
-    return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def flip(inputs: Tensor, draws_B1: Tensor) -> Tensor:

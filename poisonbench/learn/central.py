@@ -17,8 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Anchored, Batch, Combine, Differentiable, Fitted, Objective, Plan, State, Step, Trained, Victim, fit_each, score_each
+from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.learner import (
+    Anchored,
+    Batch,
+    Combine,
+    Differentiable,
+    Fitted,
+    Moment,
+    Objective,
+    Plan,
+    State,
+    Step,
+    Trained,
+    Victim,
+    asked_of,
+    fit_each,
+    score_each,
+)
 from poisonbench.core.plugins import check_arguments
 from poisonbench.core.precision import is_full
 from poisonbench.core.proof import Looks
@@ -183,8 +199,12 @@ class Central:
         _fits(module, plan)
         if self.ddp:
             distributed.check(module, self.device, plan.rows // plan.steps)
+        objective, first = self.objective, Moment(module=module, plan=plan, epoch=0, step=0, rng=Key.root(0))
         for step in self.steps:
             step.check(module, plan)
+            step.begin(module, combine.trusted)
+            objective = step.objective(objective, first)
+            check_says(module, objective, step)
         self._measured(data)
 
     def begin(self, data: Dataset, rng: Key) -> NetVictim:
@@ -383,15 +403,19 @@ class NetVictim:
                 yield device.laid_out(self.like.form.ready(batch.to(place)))
 
 
-def check_says(net: FeatureNet, objective: Objective) -> None:
-    """Refuse a network that does not give what the objective asks for.
+def check_says(net: FeatureNet, objective: Objective, step: Step | None = None) -> None:
+    """Refuse a network that does not give what an objective asks for: that of the recipe, or what a step makes of it.
 
     Raises:
-        ConfigError: what to choose.
+        Incompatible: what to choose.
     """
-    asked: str = getattr(objective, "ASKS", "classes")
-    if net.says != asked:
-        raise ConfigError(f"this network gives {SAYS[net.says]}, and learner.objective={type(objective).__name__} needs {SAYS[asked]}; use {GIVEN_BY[asked]}")
+    name, asked = type(objective).__name__, asked_of(objective)
+    if net.says == asked:
+        return
+    if step is None:
+        raise Incompatible(f"this network gives {SAYS[net.says]}, and learner.objective={name} needs {SAYS[asked]}; use {GIVEN_BY[asked]}")
+    fault = f"this network gives {SAYS[net.says]}, and {type(step).__name__} minimises {name}, which needs {SAYS[asked]}"
+    raise Incompatible(f"{fault}; choose another defense, or use {GIVEN_BY[asked]}")
 
 
 def _fits(net: FeatureNet, plan: Plan) -> None:

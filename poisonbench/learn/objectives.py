@@ -159,8 +159,8 @@ class Compared:
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses."""
         pairs = paired(batch.extra.get("response"), batch.extra.get("rejected"), len(batch.labels)).to(batch.inputs.device)
-        parts = [(pairs, self._pairs(network, _taken(batch, pairs)))] if pairs.any() else []
-        parts += [(~pairs, NEXT_WORD(network, _taken(batch, ~pairs), label_smoothing))] if not pairs.all() else []
+        parts = [(pairs, self._pairs(network, batch.take(pairs)))] if pairs.any() else []
+        parts += [(~pairs, NEXT_WORD(network, batch.take(~pairs), label_smoothing))] if not pairs.all() else []
         losses = torch.zeros(len(pairs), dtype=parts[0][1].dtype, device=pairs.device)
         for rows, values in parts:
             losses[rows] = values
@@ -181,9 +181,3 @@ def paired(chosen: Tensor | None, rejected: Tensor | None, rows: int) -> Tensor:
     if chosen is None or rejected is None:
         return torch.zeros(rows, dtype=torch.bool)
     return (chosen != PADDING).any(1) & (rejected != PADDING).any(1)
-
-
-def _taken(batch: Batch, rows: Tensor) -> Batch:
-    """Return the rows of a batch where (B,) bool `rows` holds."""
-    extra = {name: column[rows] for name, column in batch.extra.items()}
-    return dataclasses.replace(batch, inputs=batch.inputs[rows], labels=batch.labels[rows], ids=batch.ids[rows], extra=extra)

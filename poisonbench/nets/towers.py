@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Towers:
         captions: recipe of the network for captions.
         width: E, numbers of an embedding.
         temperature: 1 / the factor at the start, in [0.01, 1] (CLIP: 0.07).
+        norm: "own", what the recipe of the pictures says; or "group" in its place, as ensembles ask of every network.
     """
 
     VERSION: ClassVar[int] = 1
@@ -46,6 +47,7 @@ class Towers:
     captions: Net
     width: int
     temperature: float
+    norm: Literal["own", "group"] = field(default="own", metadata={"spec": "changed"})
 
     def __post_init__(self) -> None:
         """Refuse numbers that define no network."""
@@ -62,7 +64,14 @@ class Towers:
         labels, words = Column(form=Choice(size=self.width), role="said"), like.schema[CAPTION]
         seen = dataclasses.replace(like, schema=MappingProxyType({**like.schema, "labels": labels}))
         said = dataclasses.replace(seen, inputs=like.extra[CAPTION], schema=MappingProxyType({**seen.schema, "inputs": words}))
-        return PairNet(self.pictures.build(seen), self.captions.build(said), self.temperature, prompts)
+        return PairNet(self._eye.build(seen), self.captions.build(said), self.temperature, prompts)
+
+    @property
+    def _eye(self) -> Net:
+        """The recipe of the pictures with the normalisation that is asked for; a network without such a setting stays as it is."""
+        if self.norm == "own" or not hasattr(self.pictures, "norm"):
+            return self.pictures
+        return dataclasses.replace(self.pictures, norm=self.norm)  # type: ignore[type-var]
 
 
 class PairNet(FeatureNet):

@@ -89,7 +89,7 @@ def test_rows_without_captions_and_other_objectives_are_refused(tiny):
     with pytest.raises(Incompatible, match="net=towers needs pictures with captions; choose task=crawl"):
         PAIRS.build(Dataset.of(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), num_classes=2, form=Pixels()))
     with pytest.raises(
-        ConfigError, match=r"this network gives similarities of pictures and captions, and learner\.objective=CrossEntropy needs scores of classes"
+        Incompatible, match=r"this network gives similarities of pictures and captions, and learner\.objective=CrossEntropy needs scores of classes"
     ):
         check_says(built(pairs()), CROSS_ENTROPY)
     with pytest.raises(ConfigError, match=r"learner\.ddp=true: a pair is compared"):

@@ -143,9 +143,9 @@ def test_a_task_without_answers_has_no_scores(victim):
 def test_a_network_for_classes_is_refused_with_words_and_the_other_way_round(tiny):
     learner = tiny("attack=text").learner
     text = tiny("attack=text").task.train
-    with pytest.raises(ConfigError, match="needs scores of the next word"):
+    with pytest.raises(Incompatible, match="needs scores of the next word"):
         dataclasses.replace(learner, objective=NextWord()).check(text, honest(text))
-    with pytest.raises(ConfigError, match="needs scores of classes"):
+    with pytest.raises(Incompatible, match="needs scores of classes"):
         dataclasses.replace(learner, net=Gpt(width=8, layers=1, heads=2, spread=0.5)).check(text, honest(text))
 
 
