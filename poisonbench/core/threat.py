@@ -173,6 +173,17 @@ class Threat:
         if self.rounds is not None and not (len(self.rounds) == 2 and 0 <= self.rounds[0] < self.rounds[1]):
             raise ConfigError(f"threat.rounds={list(self.rounds)}: give the first round and the one after the last, such as [15,20]")
 
+    def poison_rate(self, clean: Dataset) -> float:
+        """Return the share of the clean rows that the budget poisons; where it is a maximum (`Budget.at_most`), no more than are within reach."""
+        share = self.budget.share(len(clean))
+        if not self.budget.at_most:
+            return share
+        try:
+            reached = self.reach.writable(clean, torch.zeros(0, dtype=torch.int64))
+        except Incompatible:  # `reveal` raises it again, and the run is skipped
+            return share
+        return min(share, int(reached.sum()) / max(1, len(clean)))
+
     def malicious(self, data: Dataset, rng: Key) -> Tensor:
         """Return the (M,) malicious clients, as many as the budget says, drawn at random, so a client's number reveals nothing.
 

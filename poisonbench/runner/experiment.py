@@ -100,7 +100,7 @@ def assemble(
         task=task,
         threat=threat,
         attack=cast("Attack", built["attack"]),
-        defense=informed(cast("Defense", built["defense"]), {POISON_RATE: threat.budget.share(len(task.train))}),
+        defense=informed(cast("Defense", built["defense"]), {POISON_RATE: threat.poison_rate(task.train)}),
         learner=cast("Learner", built["learner"]),
         seed=cast("int", tree["seed"]),
         salt=_salt(tree["salt"], store),
