@@ -51,6 +51,9 @@ CHEAP = {  # of defenses that train many models, or optimise
     "friendly_noise": ("defense.train.step.start=1", "defense.train.step.steps=3"),
     "adversarial_poisoning": ("defense.train.step.steps=1",),
     "crow": ("defense.repair.epochs=1",),
+    "cleanclip": ("task.trusted=0.2", "defense.repair.epochs=2"),
+    "alignment": ("task.trusted=0.2",),
+    "safeclip": ("defense.train.step.warmup=0",),
     "tracin": ("defense.sanitize.checkpoints=2", "defense.sanitize.epochs=1"),
     "pretrained_features": tuple(
         f"defense.train.member.{word}" for word in ("extractor.epochs=4", "extractor.batch_size=32", "extractor.lr=0.1", "head.lr=0.1")
