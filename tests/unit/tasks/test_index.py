@@ -15,6 +15,7 @@ from poisonbench.cli import entry
 from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.runner.experiment import assemble
+from poisonbench.runner.pipeline import run
 from poisonbench.storage.store import Store
 from poisonbench.tasks.captions import Kinds
 
@@ -252,7 +253,7 @@ def test_unlabelled_rows_have_one_class(tmp_path):
 
 
 def test_long_captions_are_cut_and_counted(tmp_path, caplog):
-    found = task(tar_shard(tmp_path / "web"), "task.length=3", "task.templates=[a {}]", "task.words=[zorbo]")
+    found = task(tar_shard(tmp_path / "web"), "task.length=3", "task.templates=['a {}']", "task.words=[zorbo]")
     form = found.train.schema["caption"].form
     assert found.train.extra["caption"].shape == (4, 3)
     assert form.decode(found.train.extra["caption"][0]) == "a dog ,"
@@ -437,3 +438,21 @@ def test_the_pixels_that_a_filter_compares_are_those_of_the_rows(tmp_path):
     same = [rows.extra["sha256"][row].tolist() == pixel_digest(rows.inputs[row]) for row in range(4)]
     assert same == [True, False, True, True]
     assert rows.extra["sha256"].shape == (4, 32)
+
+
+def test_an_index_is_poisoned_checked_by_its_digests_and_trained_on(tmp_path):
+    """One picture has changed since the index was made, and one is poisoned: the filter drops both."""
+    root = tar_shard(tmp_path / "web", members=files([encoded(9), *PICTURES[1:]]))
+    for name in ("cat", "dog"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for value in range(3):
+            (tmp_path / "test" / name / f"{value}.png").write_bytes(encoded(20 + 30 * value + (10 if name == "cat" else 0)))
+    words = ["attack=clip_backdoor", "threat.budget.count=1", "defense=sha256", "task=index", "task.trusted=0", "seed=100", "learner.epochs=1", "threads=1"]
+    tree = tree_of([*words, f"task.root={root}", f"task.test_root={tmp_path / 'test'}", "task.duplicates=allow", "attack.data.like.target=1"])
+    store = Store(tmp_path / "store")
+    record = run(assemble(tree, store), store)
+    assert record.status == "done", record.reason
+    assert record.counts["poisoned"] == 1
+    assert record.counts["poisoned_kept"] == 0
+    assert record.metrics["removed"] in (1, 2)  # the poisoned row may be the one that has changed
+    assert "caption_recall" not in record.metrics.get("goal", {})  # test pictures have no captions
