@@ -236,7 +236,7 @@ class Threat:
     def reveal(self, task: Task, *, malicious: Tensor, targets: Dataset, fit: Fit, tune: Tune) -> Known:
         """Return what the attacker, who owns these clients, knows of the task under this threat."""
         writable = self.reach.writable(task.train, malicious)
-        if len(writable) and not writable.any():
+        if len(writable) and not writable.any() and not self.budget.at_most:
             lacking = f"threat.reach: the attacker can write none of the training rows of {task.name}"
             raise Incompatible(
                 f"{lacking}; change threat.reach, or choose a task with rows within its reach, such as task=world for a stage of a language model"

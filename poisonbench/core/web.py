@@ -17,6 +17,7 @@ from torch import Tensor
 
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError, Incompatible
+from poisonbench.core.keys import tensor_digest
 from poisonbench.core.rng import Key
 
 DOMAIN, PRICE, PAGE = "domain", "price", "page"  # columns of a crawl; see `poisonbench.tasks.crawl`
@@ -29,7 +30,11 @@ class Domains:
     """The rows on expired domains that the attacker buys after the index was made (split-view poisoning).
 
     Source: Carlini, Jagielski, Choquette-Choo, Paleka, Pearce, Anderson, Terzis, Thomas, Tramer, "Poisoning Web-Scale Training Datasets is Practical",
-    IEEE S&P 2024, section 4. The owner of a domain decides what every later download of its urls returns.
+    IEEE S&P 2024, section 4. The owner of a domain decides what every later download of its urls returns. The captions are those of the index, so
+    `configs/threat/split_view.yaml` forbids new ones.
+
+    Differences from the web: a domain that is for sale delivers its pictures until it is bought, and a picture that has disappeared does not come back
+    when its domain is bought. All rows count the same for the choice of domains, whatever an attack can use them for.
 
     Args:
         money: the budget, in dollars, 0 or more.
@@ -77,7 +82,7 @@ def _offers(data: Dataset) -> tuple[Tensor, Tensor]:
     """
     for name in (DOMAIN, PRICE):
         if name not in data.extra:
-            raise Incompatible("threat=split_view buys domains, and the rows of this task have none; choose task=crawl")
+            raise Incompatible("threat=split_view buys domains by their prices, and the rows of this task have none; choose task=crawl")
     sold = data.extra[PRICE] > 0
     domains, rows = data.extra[DOMAIN][sold].unique(return_counts=True)
     prices = torch.zeros(int(domains.max()) + 1 if len(domains) else 0, dtype=torch.int64)
@@ -130,8 +135,8 @@ class Snapshots:
     after the other, by a schedule that the attacker can predict up to an error. The attacker edits each page once, `lead` seconds before the predicted
     time. The edit is in the snapshot if it is older than the hold-back of the snapshot, and not reverted when the page is read.
 
-    The attacker knows how errors of the schedule and times to a revert are distributed over all pages, as the histories of earlier snapshots show
-    them, but not those of a single page.
+    The attacker knows how its errors and the times to a revert are distributed over all pages of this snapshot, but not those of a single page. In
+    reality it would know them from earlier snapshots; this favours the attacker a little.
 
     Args:
         clock_error: standard deviation of the attacker's own error, in seconds, normal and independent for each page; 0 or more.
@@ -152,7 +157,7 @@ class Snapshots:
         numbers, pages = pages_of(data)
         found = torch.zeros(len(data), dtype=torch.bool)
         if pages.any():
-            error = self._errors(data.ids[pages])
+            error = self._errors(data.ids[pages], numbers)
             late = numbers[:, SNAPSHOT] - numbers[:, PLANNED] + error  # how much later than the attacker predicts a page is read
             age = late + self.best(late, numbers) if self.lead is None else late + self.lead
             found[pages] = (age >= numbers[:, HOLD_BACK]) & (age >= 0) & (age < numbers[:, REVERT])
@@ -178,9 +183,10 @@ class Snapshots:
         lasting = 1 - torch.searchsorted(reverts, ages, right=True).double() / len(reverts)  # the share of reverts that come later than that age
         return float(leads[(lasting * (ages >= held) * (ages >= 0)).mean(1).argmax()])
 
-    def _errors(self, ids: Tensor) -> Tensor:
-        """Return (P,) float64 normal errors, in seconds; each page keeps its own."""
-        draws = Key.root(0).child("clock").per_row(ids).clamp(1e-9, 1 - 1e-9)[:, 0]
+    def _errors(self, ids: Tensor, numbers_P5: Tensor) -> Tensor:
+        """Return (P,) float64 normal errors, in seconds; each page keeps its own, and another web has others."""
+        web = tensor_digest(numbers_P5[:, [SNAPSHOT, REVERT]])
+        draws = Key.root(0).child(f"clock/{web}").per_row(ids).clamp(1e-9, 1 - 1e-9)[:, 0]
         return self.clock_error * math.sqrt(2) * torch.erfinv(2 * draws - 1)
 
 

@@ -62,17 +62,34 @@ def test_a_target_is_shown_with_several_captions_of_the_wished_class(tiny, store
     assert probe.targets.tolist() == line.targets[0].tolist()
 
 
-def test_bought_domains_decide_which_rows_are_poisoned_and_the_record_counts_them(tiny, store):
+def test_bought_domains_decide_which_pictures_are_replaced_and_captions_stay(tiny, store):
     experiment = tiny("attack=webscale", "threat.reach.money=20", *QUICK)
+    clean, struck = experiment.task.train, Line(experiment=experiment, store=store).struck()
+    writable = experiment.threat.reach.writable(clean, torch.zeros(0, dtype=torch.int64))
+    assert torch.equal(struck.mask, writable & (clean.labels == 0))
+    assert torch.equal(struck.data.extra[CAPTION], clean.extra[CAPTION])
+    patch = torch.tensor([[255, 0, 255], [0, 255, 0], [255, 0, 255]])
+    pictures = struck.data.inputs[struck.mask]
+    assert (pictures[:, :, -3:, -3:] == patch).all()
+    others = clean.inputs[clean.labels != 0].clone()
+    others[:, :, -3:, -3:] = patch
+    assert all((others == picture).flatten(1).all(1).any() for picture in pictures)
     record = run(experiment, store)
     assert record.status == "done"
-    writable = experiment.threat.reach.writable(experiment.task.train, torch.zeros(0, dtype=torch.int64))
-    assert record.counts["reachable"] == int(writable.sum())
-    assert 0 < record.counts["poisoned"] == int((writable & (experiment.task.train.labels != 0)).sum())
+    assert record.counts["reachable"] == int(writable.sum()) > record.counts["poisoned"] > 0
     assert 0 < record.counts["cents"] <= 2000
+
+
+def test_edits_decide_which_rows_are_poisoned_and_a_reach_of_nothing_is_a_record(tiny, store):
     front = run(tiny("attack=clip_backdoor", "threat=frontrunning", "threat.reach.clock_error=600", *QUICK), store)
     assert 0 < front.counts["reachable"] < front.counts["attempted"]
     assert 0 < front.counts["poisoned"] <= front.counts["reachable"]
+    none = run(tiny("attack=clip_backdoor", "threat=frontrunning", "task.hold_back=1e8", *QUICK), store)
+    assert none.status == "done"
+    assert none.counts["poisoned"] == none.counts["reachable"] == 0
+    assert none.undefended["asr"] == none.baseline["asr"]
+    hidden = run(tiny("attack=clip_backdoor", "threat=frontrunning", "task.order=random", *QUICK), store)
+    assert hidden.counts["reachable"] < 0.2 * hidden.counts["attempted"]
 
 
 def test_a_budget_that_is_no_maximum_needs_its_rows(tiny, store):

@@ -93,7 +93,7 @@ def test_the_best_lead_is_no_worse_than_any_other_and_errors_cost_success():
 
 def test_what_cannot_be_bought_or_edited_is_refused():
     plain = Dataset.of(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), num_classes=2)
-    with pytest.raises(Incompatible, match="threat=split_view buys domains, and the rows of this task have none; choose task=crawl"):
+    with pytest.raises(Incompatible, match="threat=split_view buys domains by their prices, and the rows of this task have none; choose task=crawl"):
         Domains(money=1.0).writable(plain, NOBODY)
     with pytest.raises(Incompatible, match="threat=frontrunning edits pages before a snapshot"):
         Snapshots(clock_error=1.0).writable(plain, NOBODY)
@@ -105,3 +105,10 @@ def test_what_cannot_be_bought_or_edited_is_refused():
     ):
         with pytest.raises(ConfigError, match=r"threat\.reach: "):
             wrong()
+
+
+def test_another_web_has_other_errors_of_the_clock():
+    one, other = (pages([[1000.0 + shift, 1000.0, 300.0, 0.0]] * 40) for shift in (0.0, 1.0))
+    reach = Snapshots(clock_error=100.0, lead=150.0)
+    assert not torch.equal(reach.writable(one, NOBODY), reach.writable(other, NOBODY))
+    assert torch.equal(reach.writable(one, NOBODY), reach.writable(one, NOBODY))
