@@ -50,8 +50,8 @@ class InfluenceRank:
 
     Against retrainings without single rows (`python -m benchmarks influence_loo`: 200 instructions, a transformer of width 16, 40 rows, 6 random starts), the
     rank correlation of the estimate with the change of the loss is 0.49 [0.19, 0.70] after a training by SGD, where the loss of the row has 0.19
-    [-0.16, 0.50]. After one by AdamW, as the recipes of language models have it, it is 0.02 [-0.28, 0.33]; there the changes themselves hardly agree between
-    two halves of the starts (0.11), so 6 starts do not show what the estimate is worth.
+    [-0.16, 0.50]. After one by AdamW, as the recipes of language models have it, it is 0.02 [-0.28, 0.33]. The changes of two halves of the starts do not
+    agree after either training (SGD -0.02 [-0.34, 0.32], AdamW 0.11 [-0.24, 0.42]), so 6 starts do not show what the estimate is worth.
 
     Many dimensions are needed where the products of poisoned and clean rows differ little, because the projection errs by the root of the variance
     above. The trusted rows of different stages of a language model can pull in different directions: a refusal and a direct answer to a restricted

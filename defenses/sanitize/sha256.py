@@ -23,8 +23,8 @@ class Sha256:
     Datasets is Practical", IEEE S&P 2024, section 6. Every byte counts, so the check also drops each picture that its owner has compressed again or made
     lighter; the FPR is that cost.
 
-    What it cannot find: pictures that were poisoned before the index was made, as when a page is edited before a snapshot; and new captions, since the
-    digests are those of the pictures. A row whose digest is all zeros has none in the index, and is kept.
+    What it cannot find: pictures that were poisoned before the index was made, as when a page is edited before a snapshot; and new captions on
+    such a page, since the digests are those of the pictures. A row whose digest is all zeros has none in the index, and is kept.
 
     The suspicion is the number of bits in which the two digests differ.
     """

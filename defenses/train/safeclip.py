@@ -48,18 +48,18 @@ class SafeStep(PlainStep):
 
     Source: Yang, Gao, Mirzasoleiman, "Better Safe than Sorry: Pre-training CLIP against Targeted Data Poisoning and Backdoor Attacks", ICML 2024
     (SafeCLIP). The first `warmup` epochs have losses inside each modality alone, the next one the loss between pictures and captions with a small
-    learning rate, on all pairs. Then a mixture of two Gaussians is fitted to the cosines of all pairs: a pair is safe if it belongs to the component
-    with the larger mean with a probability above `threshold`. Before each further epoch the safe set is chosen anew: the pairs with the largest
-    cosines, as many as before and `grow` of all rows more, up to the share `most`.
+    learning rate, on all pairs. Then a mixture of two Gaussians is fitted to the cosines of all pairs. As many pairs are safe as belong to the
+    component with the larger mean with a probability above `threshold`: those with the largest cosines. Before each further epoch the safe set is
+    chosen anew: the pairs with the largest cosines, as many as before and `grow` of all rows more, up to the share `most`.
 
     Differences: the losses inside a modality compare a row with a view of itself alone (`defenses.views.Views`). A batch has safe and other rows, each
     compared with its like in the batch; the authors train on one set after the other. The small learning rate shortens each step of that epoch after
-    the optimiser made it.
+    the optimiser made it, and the default does not slow it (`slow=1`), because an epoch of a small data set has few steps.
 
     Args:
         warmup: epochs with losses inside each modality alone, 0 or more.
         slow: factor of the learning rate in the epoch after these, in (0, 1].
-        threshold: probability from which a pair is safe at the first split, in (0, 1).
+        threshold: probability above which a pair is safe at the first split, in (0, 1).
         grow: share of the rows that join the safe set in each further epoch, in [0, 1] (an early version of the authors' code: 0.05).
         most: largest share of safe rows, in (0, 1] (there: 0.95).
         views: how pictures and captions are changed.

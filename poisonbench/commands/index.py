@@ -22,7 +22,8 @@ USAGE = Usage(
 )
 OPTIONS = ("images", "hash")
 STATES = ("match", "differ", "missing")
-FIRST = {"differ": "differs", "missing": "is missing"}
+UNLISTED = "without a digest in the index"  # counted where there are such rows
+FIRST = {"differ": "differs", "missing": "is missing", UNLISTED: "has no digest in the index"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -45,14 +46,15 @@ def _verify(root: Path, given: dict[str, str]) -> int:
 
     images = Path(given["images"]).expanduser() if "images" in given else None
     if not root.exists() or (images is not None and not images.is_dir()):
-        raise DataError(f"no folder at {images if root.exists() else root}; give the path of an existing folder")
+        raise DataError(f"nothing at {images if root.exists() else root}; give a folder of shards, or the Parquet file of one index and images=FOLDER")
     counts, first = dict.fromkeys(STATES, 0), dict[str, Row]()
     for shard in shards(root, images, Chosen(hash=given.get("hash"), uncaptioned=True)):
         assert shard.algorithm is not None, "an index without digests is refused"
         found = dict(shard.holder.digests(shard.algorithm))
         for row in shard.rows:
-            state = "missing" if row.key not in found else "match" if found[row.key].hex() == row.digest else "differ"
-            counts[state] += 1
+            unknown = "missing" if row.key not in found else "" if row.digest else UNLISTED
+            state = unknown or ("match" if found[row.key].hex() == row.digest else "differ")
+            counts[state] = counts.get(state, 0) + 1
             first.setdefault(state, row)
     _say(f"{root}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     for state, row in first.items():

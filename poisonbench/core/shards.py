@@ -1,7 +1,7 @@
 """Read shards of a web data set: tar files whose members are the pictures, texts and metadata of rows. Memory does not grow with their size.
 
 The members of a row have one name up to the first dot, its key: 000000123.jpg, 000000123.txt. Headers are read here, all those of a window at once,
-because Python's tarfile needs 25 microseconds for a header, and SHA-256 3 for a picture of 4 KB (`python -m benchmarks index_hashes`).
+because for small members Python's tarfile needs longer for a header than SHA-256 for the content (`python -m benchmarks index_hashes`).
 
 Source: the format "ustar" of POSIX.1-1988, in which Python's tarfile, GNU tar and webdataset write.
 Shape letters: H headers, W bytes of a field.
@@ -178,7 +178,7 @@ def _files(path: Path, headers: _Headers, view: memoryview) -> tuple[list[tuple[
     spans = zip(starts[further].tolist(), sizes[further].tolist(), strict=True) if further.any() else ()
     told = b"".join([view[start : start + size] for start, size in spans])
     if (roles == UNREAD).any() or blocks[:, PREFIX].any() or b" path=" in told or b" size=" in told:
-        raise DataError(f"{path} has names of more than 100 bytes, which are not read; write keys as img2dataset does")
+        raise DataError(f"{path} has long names, names with other letters than ASCII, or sparse files, which are not read; write keys as img2dataset does")
     if not (plain := roles == PLAIN).all():
         blocks, starts, sizes = blocks[plain], starts[plain], sizes[plain]
     found = np.ascontiguousarray(blocks[:, NAME])

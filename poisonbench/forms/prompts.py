@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.errors import Incompatible
+from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.form import Choice
 from poisonbench.forms.tokens import PADDING
 
@@ -32,6 +32,11 @@ class Prompts(Choice):
     listed: tuple[tuple[tuple[int, ...], ...], ...]
 
     @property
+    def named(self) -> Tensor:
+        """Return (K,) bool, the classes that have captions."""
+        return torch.tensor([bool(prompts) for prompts in self.listed])
+
+    @property
     def texts(self) -> Tensor:
         """Return (P, L) int64 words of the captions of all classes, one class after the other, padded at the end."""
         every = [prompt for prompts in self.listed for prompt in prompts]
@@ -44,9 +49,15 @@ class Prompts(Choice):
         return torch.tensor([number for number, prompts in enumerate(self.listed) for _ in prompts], dtype=torch.int64)
 
     def drawn(self, labels: Tensor, draws: Tensor, length: int) -> Tensor:
-        """Return (N, length) int64, for each class in (N,) `labels` one of its captions; (N,) `draws` in [0, 1) choose it."""
+        """Return (N, length) int64, for each class in (N,) `labels` one of its captions; (N,) `draws` in [0, 1) choose it.
+
+        Raises:
+            ConfigError: a class without captions.
+        """
         found = torch.full((len(labels), length), PADDING)
         for row, (label, draw) in enumerate(zip(labels.tolist(), draws.tolist(), strict=True)):
+            if not self.listed[label]:
+                raise ConfigError(f"no caption names class {label} of this task, so no attack can write one; choose another target")
             words = self.listed[label][int(draw * len(self.listed[label]))]
             found[row, : len(words)] = torch.tensor(words)
         return found

@@ -120,7 +120,7 @@ def check_columns(experiment: Experiment) -> None:
             for name in getattr(part, "COLUMNS", ()):
                 if name not in rows.extra or not (rows.extra[name] != 0).any():
                     fault = f"{place}: {type(part).__name__} works on the column {name}, and the training rows of {experiment.task.name} have none"
-                    raise Incompatible(f"{fault}; choose a task that has it, `list task` names all")
+                    raise Incompatible(f"{fault}; choose a task that has it (`list task` names all), or a setting of the task that adds it")
 
 
 def alternative(asked: set[str], missing: Sequence[str]) -> str:

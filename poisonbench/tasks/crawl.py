@@ -71,7 +71,7 @@ class Crawl(Split):
         revert: median time after which a bad edit is reverted, in seconds, above 0.
         revert_spread: standard deviation of the logarithm of that time, 0 or more.
         unchanged: mean time from the last harmless edit of a page to its reading, in seconds, above 0; exponential.
-        hold_back: a snapshot takes revisions that are at least so many seconds old, 0 or more.
+        hold_back: a snapshot takes the newest revision that is at least so many seconds old and has not been reverted when the page is read; 0 or more.
         order: "planned", pages are read by a schedule that an attacker can know; "random", in an order drawn for each snapshot.
     """
 

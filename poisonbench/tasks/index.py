@@ -128,8 +128,15 @@ class Index(Split):
         labels = self._labels([pair.row for pair in pairs], names)
         every = (*names, NO_CLASS) if len(names) in labels else names
         raw = self._decoded(root, Rows(pairs, labels, tested, every), store)
-        raw = self._with_captions(root, raw, pairs)
-        return self.task(root.resolve().stem, raw)
+        raw = self._with_captions(root, raw, pairs, () if self.unlabelled else names)
+        return self._answerable(self.task(root.resolve().stem, raw), len(names))
+
+    def _answerable(self, task: Task, named: int) -> Task:
+        """Return the task without test rows whose caption names no class, since no answer to them is right; a warning counts them."""
+        right = task.test.labels < named
+        if lost := int((~right).sum()):
+            log.warning("%s: %d of %d test rows are left out, because their caption names no class", task.name, lost, len(right))
+        return dataclasses.replace(task, test=task.test.take(right)) if lost else task
 
     def pairs(self) -> tuple[Path, list[Pair]]:
         """Return the place of the index and the rows that have a picture; warnings say which rows and pictures are left out.
@@ -240,8 +247,8 @@ class Index(Split):
             columns=MappingProxyType({"sha256": IDENTITY}),
         )
 
-    def _with_captions(self, root: Path, raw: Raw, pairs: Sequence[Pair]) -> Raw:
-        """Return the rows with the columns "caption" and "domain", and the form of the labels."""
+    def _with_captions(self, root: Path, raw: Raw, pairs: Sequence[Pair], names: Sequence[str]) -> Raw:
+        """Return the rows with the columns "caption" and "domain", and the form of the labels, whose first classes have these names."""
         form, captions = self._captions.encoded(str(root), [pair.row.caption for pair in pairs], raw.class_names)
         numbers = {name: number for number, name in enumerate(sorted({pair.host for pair in pairs}))}
         tested = len(raw.test["labels"])
@@ -257,7 +264,7 @@ class Index(Split):
             train={**raw.train, **train},
             test={**raw.test, **test},
             columns=MappingProxyType(columns),
-            answers=self._captions.prompts(form, [name for name in raw.class_names if name not in (NO_CLASS, UNLABELLED)], len(raw.class_names)),
+            answers=self._captions.prompts(form, names, len(raw.class_names)),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from poisonbench.tasks.source import Split
 from poisonbench.tasks.spoken import Limit, Line, spoken
 
 INSTRUCTION = STAGES.index("instruction")
+
+log = logging.getLogger("poisonbench")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,8 @@ class Instructions(Split):
         known = task.test.labels != task.test.num_classes - 1
         if len(task.test) and not known.any():
             raise DataError(f"{file}: none of the {len(task.test)} test rows has a response among the {self.answers} that are listed; raise task.answers")
+        if lost := int((~known).sum()):
+            log.warning("%s: %d of %d test rows are left out, because their response is not listed; raise task.answers", file, lost, len(known))
         return self.accepted(dataclasses.replace(task, test=task.test.take(known)))
 
     def lines(self, file: Path) -> list[Line]:

@@ -1,5 +1,6 @@
 """Web indexes in the layouts of img2dataset: what is read, which digest a row promises, and every mistake as one sentence."""
 
+import dataclasses
 import hashlib
 import io
 import tarfile
@@ -16,6 +17,7 @@ from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.runner.experiment import assemble
 from poisonbench.runner.pipeline import run
+from poisonbench.runner.stages import Line
 from poisonbench.storage.store import Store
 from poisonbench.tasks.captions import Kinds
 
@@ -456,3 +458,39 @@ def test_an_index_is_poisoned_checked_by_its_digests_and_trained_on(tmp_path):
     assert record.counts["poisoned_kept"] == 0
     assert record.metrics["removed"] in (1, 2)  # the poisoned row may be the one that has changed
     assert "caption_recall" not in record.metrics.get("goal", {})  # test pictures have no captions
+
+
+def test_a_class_may_be_called_unlabelled_and_only_classes_with_names_have_captions(tmp_path):
+    root = tar_shard(tmp_path / "web", table={**columns(), "caption": ["an unlabelled jar", "the cat", "nothing at all", "a cat fish"]})
+    found = task(root, "task.classes=[unlabelled,cat]")
+    form, words = found.train.schema["labels"].form, found.train.schema["caption"].form
+    assert found.train.labels.tolist() == [0, 1, 2, 1]
+    assert [len(prompts) for prompts in form.listed] == [3, 3, 0]
+    assert words.decode(torch.tensor(form.listed[0][0])) == "a photo of a unlabelled"
+    with pytest.raises(ConfigError, match="no caption names class 2 of this task, so no attack can write one; choose another target"):
+        form.drawn(torch.tensor([2]), torch.tensor([0.5]), 32)
+
+
+def test_held_out_rows_that_name_no_class_are_left_out_with_a_warning(tmp_path, caplog):
+    many = {name: [*values] * 5 for name, values in columns().items() if name != "error_message"}
+    many["url"] = [f"https://a.example/{number}.png" for number in range(20)]
+    many["key"] = [f"{number:09}" for number in range(20)]
+    pictures = [encoded(value) for value in range(20)]
+    many["sha256"] = [hashlib.sha256(picture).hexdigest() for picture in pictures]
+    found = task(tar_shard(tmp_path / "web", table=many, members=files(pictures)), "task.test=0.4")
+    assert 0 < len(found.test) < 8
+    assert (found.test.labels < 2).all()
+    assert "of 8 test rows are left out, because their caption names no class" in told(caplog)
+    experiment = assemble(tree_of([*WORDS, f"task.root={tmp_path / 'web'}", "task.test=0.4", "attack=clip_targeted", "threat.trials=1"]), Store(tmp_path / "s"))
+    for seed in range(100, 110):
+        line = Line(experiment=dataclasses.replace(experiment, seed=seed), store=Store(tmp_path / "s"))
+        assert int(line.struck().goal.inner.wish[0]) in (0, 1)
+
+
+def test_a_row_without_a_digest_is_counted_apart(tmp_path, capsys):
+    table = columns()
+    table["sha256"] = [None, *table["sha256"][1:]]
+    tar_shard(tmp_path / "web", table=table)
+    assert entry(["index", "verify", str(tmp_path / "web")]) == 0
+    said = capsys.readouterr().out
+    assert "3 match, 0 differ, 0 missing, 1 without a digest in the index" in " ".join(said.split())
