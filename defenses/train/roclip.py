@@ -53,7 +53,7 @@ class MatchStep(PlainStep):
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
         if self.every < 1 or not 0 < self.pool <= 1:
-            raise ConfigError(f"defense.train.step: every={self.every} is 1 or more, pool={self.pool} lies in (0, 1]")
+            raise ConfigError(f"defense.train.step: every={self.every}, pool={self.pool}; give 1 epoch or more, and a share above 0 and at most 1")
 
     def check(self, module: nn.Module, plan: Plan) -> None:
         """Refuse all but models of pictures and captions.

@@ -13,7 +13,7 @@ from poisonbench.report.figures import plain
 
 USAGE = Usage(
     call="index verify FOLDER [images=FOLDER] [hash=COLUMN]",
-    does="Compare the bytes of each picture with the digest that the index has for it; exit code 1 if one differs.",
+    does="Compare the bytes of each picture with the digest that the index has for it; exit code 1 if one differs or is missing.",
     options={
         "FOLDER": "shards as img2dataset writes them, or the Parquet file of one index",
         "images=FOLDER": "the pictures of one index, if they are not beside it",
@@ -22,12 +22,12 @@ USAGE = Usage(
 )
 OPTIONS = ("images", "hash")
 STATES = ("match", "differ", "missing")
-UNLISTED = "without a digest in the index"  # counted where there are such rows
+UNFETCHED, UNLISTED = "not downloaded", "without a digest in the index"  # counted where there are such rows
 FIRST = {"differ": "differs", "missing": "is missing", UNLISTED: "has no digest in the index"}
 
 
 def main(words: Sequence[str]) -> int:
-    """Print how many rows match, differ and are missing, and the first that differs and that is missing; return 1 if one differs.
+    """Print how many rows match, differ and are missing, and the first that differs and that is missing; return 1 if one differs or is missing.
 
     Raises:
         ConfigError: other words.
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
 
 def _verify(root: Path, given: dict[str, str]) -> int:
     from poisonbench.core.errors import DataError
-    from poisonbench.tasks.fetched import Chosen, Row, shards
+    from poisonbench.tasks.fetched import SUCCESS, Chosen, Row, shards
 
     images = Path(given["images"]).expanduser() if "images" in given else None
     if not root.exists() or (images is not None and not images.is_dir()):
@@ -52,7 +52,8 @@ def _verify(root: Path, given: dict[str, str]) -> int:
         assert shard.algorithm is not None, "an index without digests is refused"
         found = dict(shard.holder.digests(shard.algorithm))
         for row in shard.rows:
-            unknown = "missing" if row.key not in found else "" if row.digest else UNLISTED
+            absent = "missing" if row.status in ("", SUCCESS) else UNFETCHED
+            unknown = absent if row.key not in found else "" if row.digest else UNLISTED
             state = unknown or ("match" if found[row.key].hex() == row.digest else "differ")
             counts[state] = counts.get(state, 0) + 1
             first.setdefault(state, row)
@@ -60,7 +61,7 @@ def _verify(root: Path, given: dict[str, str]) -> int:
     for state, row in first.items():
         if state in FIRST:
             _say(f"  first that {FIRST[state]}: {row.where}, {row.url}")
-    return int(counts["differ"] > 0)
+    return int(counts["differ"] + counts["missing"] > 0)
 
 
 def _say(text: str) -> None:

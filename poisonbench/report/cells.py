@@ -11,7 +11,7 @@ from typing import NamedTuple
 from poisonbench.report.figures import Failures, defended, goal, name_of, number, plain, radii, relation
 from poisonbench.report.kinds import kind_of
 from poisonbench.report.measures import FIGURES, Figure, certified, failed, figures_of, lost, values_of
-from poisonbench.report.tables import cells_of
+from poisonbench.report.tables import AT_MOST, cells_of
 from poisonbench.stats import ranks
 from poisonbench.storage.record import Part, Record
 
@@ -203,7 +203,7 @@ def _cell(named: tuple[str, ...], records: Sequence[Record], figures: Mapping[st
         family=_family(records[0]),
         threat=_threat(records[0]),
         attack=attack,
-        rate=float(rate.removesuffix(" %")) / 100 if rate else None,
+        rate=float(rate.removesuffix(" %")) / 100 if rate and not rate.startswith(AT_MOST) else None,  # a maximum is no rate
         defense=defense,
         learner=_learner(records[0]),
         setting=setting,

@@ -104,6 +104,10 @@ class Index(Split):
         """Check what can be checked without the files."""
         super().__post_init__()
         self._captions.check()
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"task.size={self.size}: give a number of pixels of 1 or more, or null")
+        if self.classes is not None and not self.classes:
+            raise ConfigError("task.classes=[]: name one class or more")
         if self.unhashed and self.hash is not None:
             raise ConfigError(f"task.hash={self.hash} names the digests, and task.unhashed=true reads rows without digests; leave one of them out")
         if self.unlabelled and (self.classes is not None or self.test_root is not None):

@@ -418,16 +418,18 @@ def test_verify_counts_what_differs_and_what_is_missing_and_names_the_first(tmp_
     assert f"first that is missing: {tmp_path}/web/00000.parquet, row 2, https://b.example/2.png" in out
 
 
-def test_verify_of_missing_rows_alone_is_no_difference(tmp_path, capsys):
+def test_rows_that_were_not_downloaded_are_no_difference_and_a_lost_picture_is_one(tmp_path, capsys):
     table = changed(status=["success", "failed_to_download", "success", "success"])
     members = {name: content for name, content in files().items() if "1.png" not in name}
     assert verify(tar_shard(tmp_path / "web", table, members)) == 0
+    assert "3 match, 0 differ, 0 missing, 1 not downloaded" in capsys.readouterr().out
+    assert verify(tar_shard(tmp_path / "lost", columns(), members)) == 1
     assert "3 match, 0 differ, 1 missing" in capsys.readouterr().out
 
 
 def test_verify_refuses_what_it_cannot_compare(tmp_path, capsys):
     root = tar_shard(tmp_path / "web", without(columns(), "sha256"))
-    for words, says in (((root,), "one column named md5 or sha256"), ((), "index verify FOLDER"), ((tmp_path / "none",), "no folder")):
+    for words, says in (((root,), "one column named md5 or sha256"), ((), "index verify FOLDER"), ((tmp_path / "none",), "nothing at")):
         assert verify(*words) == 2
         assert says in capsys.readouterr().err
     assert entry(["index"]) == 2
