@@ -77,9 +77,10 @@ def check_form(experiment: Experiment) -> None:
             fault = f"{place}: {type(part).__name__} reads {read}, but the inputs of {experiment.task.name} are {form.NAME}"
             group = "learner" if place == "threat.surrogate" else place
             raise Incompatible(f"{fault}; choose another {place} that reads {form.NAME}, `list {group}` names all")
-    if experiment.attack.data != Untouched() and threat.budget.norm is not None and threat.budget.norm not in form.NORMS:
-        known = " or ".join(form.NORMS) or "no norm"
-        raise ConfigError(f"threat.budget.norm={threat.budget.norm}: changes of {form.NAME} are measured by {known}; choose that, or null")
+    seen = [column.form for column in experiment.task.train.schema.values() if column.role == "seen"]
+    if experiment.attack.data != Untouched() and threat.budget.norm is not None and not any(threat.budget.norm in each.NORMS for each in seen):
+        known, names = " or ".join(norm for each in seen for norm in each.NORMS) or "no norm", " and ".join(each.NAME for each in seen)
+        raise ConfigError(f"threat.budget.norm={threat.budget.norm}: changes of {names} are measured by {known}; choose that, or null")
 
 
 def check_aim(experiment: Experiment) -> None:

@@ -10,6 +10,8 @@ from poisonbench.core.errors import BudgetError, ConfigError
 from poisonbench.core.form import Choice, Column, Form
 from poisonbench.core.goals import NoGoal
 from poisonbench.core.threat import Budget
+from poisonbench.forms.pixels import Pixels
+from poisonbench.forms.tokens import Tokens
 
 EVERYWHERE = torch.ones(10, dtype=torch.bool)
 
@@ -153,3 +155,15 @@ def test_copies_are_the_rows_that_equal_a_clean_row_in_every_column_but_id_and_o
     rows = rows.edit(torch.arange(3), ids=torch.tensor([-1, -2, -3]), owners=torch.tensor([5, 5, 5]))
     assert copies(clean, rows).tolist() == [True, False, False]  # -0 is 0; another label is no copy
     assert copies(clean, rows.take(torch.arange(0))).tolist() == []
+
+
+def test_the_limit_counts_for_the_column_that_changed_and_each_form_has_its_own_norms():
+    numbers = Dataset.of(torch.zeros(10, 3, dtype=torch.int64), torch.arange(10) % 2, num_classes=2, form=Tokens(vocabulary=("", "<unk>", "a", "b")))
+    data = numbers.with_column("picture", torch.full((10, 1, 2, 2), 100, dtype=torch.uint8), Column(form=Pixels(), role="seen"))
+    rows, budget = torch.tensor([3]), Budget(count=1, norm="linf", limit=16, relabel=False)
+    moved = data.extra["picture"][rows]
+    audit(data, poisoned(data.edit(rows, picture=moved + 16), 3), budget, EVERYWHERE)
+    with pytest.raises(BudgetError, match="changed by 17 in linf"):
+        audit(data, poisoned(data.edit(rows, picture=moved + 17), 3), budget, EVERYWHERE)
+    with pytest.raises(BudgetError, match="changes of tokens are measured by tokens"):
+        audit(data, poisoned(data.edit(rows, picture=moved + 1, inputs=data.inputs[rows] + 2), 3), budget, EVERYWHERE)
