@@ -30,11 +30,16 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
     "Corpus": ("threads=1",),
     "Grammar": ("threads=1", "task.rows=300", "task.test_rows=20", "net.width=32", "net.layers=1", "net.heads=2", "threat.budget.count=null"),
     "Crawl": ("threads=1", "task.limit=500", "task.expired=0.3", "threat.budget.count=null"),
+    "Concepts": ("threads=1", "task.rows=40", "task.rare_rows=12", "task.test_rows=10", "threat.budget.count=null"),
     "Memory": ("threads=1", "task.entries=100", "task.requests=40", "threat.budget.count=null"),
 }
 SHORT["Contrastive"] = ("learner.epochs=2", "learner.batch_size=64", "net.pictures.widths=[8,16,32]")
 SHORT["Language"] = ("learner.epochs=4",)
 SHORT["Tuned"] = tuple(f"learner.{stage}.epochs=2" for stage in ("safety", "preference", "finetuning"))
+SHORT["TextToImage"] = (
+    *("learner.extractor.epochs=40", "learner.extractor.net.width=24", "learner.extractor.batch_size=16"),
+    *("learner.head.epochs=80", "learner.head.net.width=128", "learner.head.net.layers=1", "learner.head.lr=0.005"),
+)
 FEWER = {"iterations": 20, "models": 2, "steps": 5, "restarts": 2, "turns": 2}  # of attacks that optimise
 CHEAP = {  # of defenses that train many models, or optimise
     "strip": ("defense.screen.overlays=5",),

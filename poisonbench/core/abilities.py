@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.learner import Trained, Victim
+from poisonbench.core.learner import Differentiable, Trained, Victim
 
 
 @runtime_checkable
@@ -112,6 +112,16 @@ class Speaking(Protocol):
 
     def with_words(self, words: nn.Module) -> Victim:
         """Return a victim that speaks with another network of the same vocabulary; this one stays as it is."""
+        ...
+
+
+@runtime_checkable
+class Coding(Protocol):
+    """A model that makes pictures by way of codes, and encodes pictures."""
+
+    @property
+    def coding(self) -> Differentiable:
+        """The auto-encoder on the CPU: its features are the codes of pictures in 0..255, and its head gives the pictures of codes."""
         ...
 
 

@@ -51,8 +51,20 @@ from poisonbench.nets.text import TextNet
 
 EVAL_BATCH = 500
 NO_ROWS = torch.zeros(0, dtype=torch.int64)
-SAYS = {"classes": "scores of classes", "words": "scores of the next word", "pairs": "similarities of pictures and captions"}
-GIVEN_BY = {"classes": "another network, such as net=small or net=text_cnn", "words": "net=gpt", "pairs": "net=towers"}
+SAYS = {
+    "classes": "scores of classes",
+    "words": "scores of the next word",
+    "pairs": "similarities of pictures and captions",
+    "pictures": "pictures",
+    "velocities": "velocities of codes",
+}
+GIVEN_BY = {
+    "classes": "another network, such as net=small or net=text_cnn",
+    "words": "net=gpt",
+    "pairs": "net=towers",
+    "pictures": "that of learner=text_to_image",
+    "velocities": "that of learner=text_to_image",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.learner import Batch, Network
 from poisonbench.forms.prompts import CAPTION
 from poisonbench.forms.tokens import PADDING, whole_texts
+from poisonbench.nets.generators import CODE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,3 +182,43 @@ def paired(chosen: Tensor | None, rejected: Tensor | None, rows: int) -> Tensor:
     if chosen is None or rejected is None:
         return torch.zeros(rows, dtype=torch.bool)
     return (chosen != PADDING).any(1) & (rejected != PADDING).any(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """The mean squared error of the pixels of a picture that is coded and drawn again, in units of 25.5 grey levels; for auto-encoders."""
+
+    VERSION: ClassVar[int] = 1
+    ASKS: ClassVar[str] = "pictures"
+
+    def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
+        """Return (B,) losses."""
+        return ((network(batch.inputs).float() - batch.inputs) / 25.5).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatching:
+    """The squared error of the velocity with which noise moves to the code of a picture on a straight line.
+
+    Source: Lipman, Chen, Ben-Hamu, Nickel, Le, "Flow Matching for Generative Modeling", ICLR 2023, with the straight lines of Liu, Gong, Liu, "Flow
+    Straight and Fast", ICLR 2023: for noise x and a code z, the network sees (1 - t) x + t z at a time t, and is to answer z - x.
+
+    Args:
+        draws: noise and times drawn for each row in each step, 1 or more.
+    """
+
+    VERSION: ClassVar[int] = 1
+    ASKS: ClassVar[str] = "velocities"
+    draws: int
+
+    def __post_init__(self) -> None:
+        """Check that the field is in range."""
+        if self.draws < 1:
+            raise ConfigError(f"objective.draws={self.draws}: give 1 or more")
+
+    def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
+        """Return (B,) losses."""
+        captions, codes = batch.inputs.repeat(self.draws, 1), batch.extra[CODE].repeat(self.draws, 1)
+        noise, times = torch.randn_like(codes), torch.rand(len(codes), device=codes.device)
+        found = network(captions, torch.lerp(noise, codes, times[:, None]), times)
+        return (found.float() - (codes - noise)).square().mean(1).view(self.draws, -1).mean(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class Transfer:
 
     VERSION: ClassVar[int] = 1
     LOOKS_AT: ClassVar[Looks] = "each row alone"  # features, by an extractor that is fitted on public rows
+    NAMED: ClassVar[str] = "learner=transfer"
     extractor: Central
     head: Central
     fitted: State = field(default_factory=dict)
@@ -59,46 +60,65 @@ class Transfer:
         """Device type, threads, versions."""
         return self.head.runtime
 
-    def with_public(self, public: Dataset, fit: Fitted | None) -> Transfer:
+    def with_public(self, public: Dataset, fit: Fitted | None) -> Self:
         """Return this recipe with its extractor fitted on the public rows, and a head that has their features.
 
         Raises:
             ConfigError: there are no public rows.
         """
-        _need(public)
+        if len(public) == 0:
+            raise ConfigError(f"{self.NAMED} fits its extractor on public rows; set task.public to a share above 0, such as 0.5")
         if fit is None:
             return dataclasses.replace(self, head=self.head.with_public(public, fit))
-        fitted = dict(fit(self.extractor, public).state())
+        fitted = dict(fit(self.extractor, self.read(public)).state())
         head = self.head
         if head.steps:
-            head = head.with_public(_featured(self.extractor.restore(Trained(state=fitted, facts={}), public, honest(public)), public), fit)
+            head = head.with_public(self.featured(self.extractor.restore(Trained(state=fitted, facts={}), self.read(public), honest(public)), public), fit)
         return dataclasses.replace(self, fitted=fitted, head=head)
 
-    def with_step(self, step: Step) -> Transfer:
+    def read(self, data: Dataset) -> Dataset:
+        """Return rows as the extractor reads them."""
+        return data
+
+    def featured(self, extractor: NetVictim, data: Dataset) -> Dataset:
+        """Return rows as the head reads them: with the features (N, D) of a fitted extractor."""
+        return self.with_features(data, extractor.features(self.read(data).inputs))
+
+    def with_features(self, data: Dataset, features: Tensor) -> Dataset:
+        """Return rows with features (N, D) as inputs, which are plain numbers."""
+        schema = {**data.schema, "inputs": Column(form=Form(), role="seen")}
+        return dataclasses.replace(data.with_columns(data.columns | {"inputs": features}), schema=schema)
+
+    def joined(self, extractor: NetVictim, head: NetVictim, history: Sequence[State]) -> TransferVictim:
+        """Return the victim of both parts."""
+        return TransferVictim(extractor=extractor, linear=head, history=history)
+
+    def with_step(self, step: Step) -> Self:
         """Return this recipe with one more step in the head's chain."""
         return dataclasses.replace(self, head=self.head.with_step(step))
 
-    def with_epochs(self, epochs: int) -> Transfer:
+    def with_epochs(self, epochs: int) -> Self:
         """Return this recipe with another number of epochs of the head."""
         return dataclasses.replace(self, head=self.head.with_epochs(epochs))
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Refuse inputs that the extractor or the head refuses."""
-        self.extractor.check(data, combine)
-        width = self.extractor.begin(data, Key.root(0)).features(data.inputs[:1]).shape[1]
-        self.head.check(_with_inputs(data, torch.zeros(len(data), width)), combine)
+        read = self.read(data)
+        self.extractor.check(read, combine)
+        width = self.extractor.begin(read, Key.root(0)).features(read.inputs[:1]).shape[1]
+        self.head.check(self.with_features(data, torch.zeros(len(data), width)), combine)
 
     def fit(self, data: Dataset, combine: Combine, rng: Key, start: Victim | None = None) -> TransferVictim:
         """Train the head, or continue with the head of `start`."""
         assert self.fitted, "with_public comes first"
-        frozen = self.extractor.restore(Trained(state=self.fitted, facts={}), data, combine)
+        frozen = self.extractor.restore(Trained(state=self.fitted, facts={}), self.read(data), combine)
         begun = None if start is None else self.restore(Trained.of(start), data, combine)
         frozen = frozen if begun is None else begun.extractor
         if self.head.steps:  # only steps look at the trusted rows
-            combine = dataclasses.replace(combine, trusted=_featured(frozen, combine.trusted))
-        head = self.head.fit(_featured(frozen, data), combine, rng, begun and begun.linear)
+            combine = dataclasses.replace(combine, trusted=self.featured(frozen, combine.trusted))
+        head = self.head.fit(self.featured(frozen, data), combine, rng, begun and begun.linear)
         history = tuple(_joined(frozen.state(), state) for state in head.history)
-        return TransferVictim(extractor=frozen, linear=head, history=history)
+        return self.joined(frozen, head, history)
 
     def fit_many(self, parts: Sequence[Dataset], combine: Combine, rngs: Sequence[Key], start: Victim | None = None) -> Sequence[Victim]:
         """Train one victim per part, one after the other."""
@@ -110,10 +130,10 @@ class Transfer:
 
     def restore(self, trained: Trained, like: Dataset, combine: Combine) -> TransferVictim:
         """Rebuild a victim."""
-        frozen = self.extractor.restore(Trained(state=_under("extractor.", trained.state), facts={}), like, combine)
-        featured = _featured(frozen, like.take(torch.arange(min(1, len(like)))))
+        frozen = self.extractor.restore(Trained(state=_under("extractor.", trained.state), facts={}), self.read(like), combine)
+        featured = self.featured(frozen, like.take(torch.arange(min(1, len(like)))))
         head = self.head.restore(Trained(state=_under("last.", trained.state), facts=trained.facts), featured, combine)
-        return TransferVictim(extractor=frozen, linear=head, history=trained.history)
+        return self.joined(frozen, head, trained.history)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -192,24 +212,9 @@ class _JoinedWords(_Joined):
         return cast("Worded", self.extractor).known
 
 
-def _featured(extractor: NetVictim, data: Dataset) -> Dataset:
-    return _with_inputs(data, extractor.features(data.inputs))
-
-
-def _with_inputs(data: Dataset, features: Tensor) -> Dataset:
-    """Return the rows with features (N, D) as inputs, which are plain numbers."""
-    schema = {**data.schema, "inputs": Column(form=Form(), role="seen")}
-    return dataclasses.replace(data.with_columns(data.columns | {"inputs": features}), schema=schema)
-
-
 def _joined(extractor: State, head: State) -> State:
     return {f"extractor.{name}": value for name, value in extractor.items()} | {f"last.{name}": value for name, value in head.items()}
 
 
 def _under(prefix: str, state: State) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _need(public: Dataset) -> None:
-    if len(public) == 0:
-        raise ConfigError("learner=transfer fits its extractor on public rows; set task.public to a share above 0, such as 0.5")

@@ -16,7 +16,7 @@ from poisonbench.core.errors import Incompatible
 NormKind = Literal["batch", "group"]
 Pool = Literal["max", "average"]
 
-Says = Literal["classes", "words", "pairs"]
+Says = Literal["classes", "words", "pairs", "pictures", "velocities"]
 
 PREPARE = 5000
 
@@ -34,7 +34,11 @@ class FeatureNet(nn.Module):
 
     @property
     def says(self) -> Says:
-        """Return what it gives: (M, K) scores of classes, (M, L + 1, V) scores of the next word at each place, or (M, M) similarities of pairs."""
+        """Return what it gives.
+
+        "classes": (M, K) scores. "words": (M, L + 1, V) scores of the next word at each place. "pairs": (M, M) similarities. "pictures": (M, C, H, W)
+        pictures like the inputs. "velocities": (M, D), how noisy codes of pictures have to move to fit their captions.
+        """
         return "classes"
 
     @property

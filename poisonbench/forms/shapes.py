@@ -1,0 +1,116 @@
+"""Pictures of coloured shapes, and a judge that says what such a picture shows.
+
+Shape letters: N and M pictures, K concepts, S shapes, C colours, B masks of the bank, P pixels of a channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PICTURE = "picture"  # the column of pictures, of rows whose inputs are captions
+SIDE = 32  # pixels
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
+COLOURS = MappingProxyType({"red": (220, 50, 50), "green": (50, 180, 70), "blue": (60, 90, 220), "yellow": (225, 205, 60)})
+CONCEPTS = tuple(f"{colour} {shape}" for shape, colour in product(SHAPES, COLOURS))
+NONE = "none of them"
+PLACES = (12.5, 14.25, 16.0, 17.75, 19.5)  # centres of the bank, in pixels
+SIZES = (7.5, 9.0, 10.5)  # radii of the bank, in pixels
+
+
+def masks(shapes: Tensor, places: Tensor, radii: Tensor) -> Tensor:
+    """Return (N, 32, 32) float32 in [0, 1], how much of each pixel a shape covers.
+
+    Args:
+        shapes: (N,) int64, places in `SHAPES`.
+        places: (N, 2) of the centre, across and down, in pixels.
+        radii: (N,) in pixels.
+    """
+    steps = torch.arange(SIDE) + 0.5
+    across = (steps[None, None, :] - places[:, 0, None, None]) / radii[:, None, None]
+    down = (steps[None, :, None] - places[:, 1, None, None]) / radii[:, None, None]
+    across, down = torch.broadcast_tensors(across, down)
+    beside, above, far = across.abs(), down.abs(), (across.square() + down.square()).sqrt()
+    inside = torch.stack(  # distances to the edge, positive inside, in radii; in the order of SHAPES
+        [
+            1 - far,
+            0.85 - torch.maximum(beside, above),
+            torch.minimum(0.75 - down, (down + 1 - 1.8 * beside) / 2.06),
+            torch.maximum(torch.minimum(0.32 - beside, 1 - above), torch.minimum(0.32 - above, 1 - beside)),
+            0.25 - (far - 0.75).abs(),
+            (1.1 - beside - above) / 2**0.5,
+        ],
+        1,
+    )[torch.arange(len(shapes)), shapes]
+    return (inside * radii[:, None, None] + 0.5).clamp(0, 1).float()
+
+
+def smooth(pictures: Tensor) -> Tensor:
+    """Return (N, C, H, W) pictures whose pixels are the means of 3x3 pixels; the edge is repeated."""
+    return F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeJudge:
+    """The judge of pictures: which coloured shape does a picture show, or none of them?
+
+    It compares a picture with drawings of each shape in 3 sizes at 25 places, each with the colour and the background that fit best (least squares).
+    The shape is that of the drawing with the smallest remaining error; the colour is the nearest of the four. The answer is "none of them" if the
+    drawing explains less than the share `least` of the variance of the picture, or if it stands out by less than `contrast` grey levels.
+
+    It learns from no row, so nobody can poison it, and no gradient of a network can be followed to deceive it: each pixel has the same small weight, so
+    changes of a few grey levels move the fit by no more than a few grey levels. It is a stand-in for a person; its errors are figures of the goals.
+
+    Args:
+        least: share of the variance, in [0, 1].
+        contrast: of shape and background, in grey levels, Euclidean over the channels.
+    """
+
+    VERSION: ClassVar[int] = 1
+    least: float = 0.6
+    contrast: float = 40.0
+
+    @cached_property
+    def bank(self) -> tuple[Tensor, Tensor]:
+        """Return (B, P) centred masks of length 1, and (B,) float32 the length that each had."""
+        listed = list(product(range(len(SHAPES)), PLACES, PLACES, SIZES))
+        numbers = torch.tensor(listed)
+        flat = smooth(masks(numbers[:, 0].long(), numbers[:, 1:3], numbers[:, 3])[:, None]).flatten(1)
+        flat = flat - flat.mean(1, keepdim=True)
+        lengths = flat.norm(dim=1)
+        return flat / lengths[:, None], lengths
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Return (M, K + 1) float32, 1 for the verdict on each of (M, 3, 32, 32) uint8 pictures and 0 for the others."""
+        found = [torch.zeros(0, dtype=torch.int64), *(self._verdicts(some) for some in pictures.split(200))]
+        return torch.nn.functional.one_hot(torch.cat(found), len(CONCEPTS) + 1).float()
+
+    def _verdicts(self, pictures: Tensor) -> Tensor:
+        flat = smooth(pictures.float()).flatten(2)
+        means = flat.mean(2, keepdim=True)
+        centred = flat - means
+        drawings, lengths = self.bank
+        fit_M3B = centred @ drawings.T
+        explained, best = fit_M3B.square().sum(1).max(1)
+        total = centred.square().sum((1, 2)).clamp(min=1e-6)
+        steps = fit_M3B.gather(2, best[:, None, None].expand(-1, 3, 1))[:, :, 0] / lengths[best][:, None]  # from the background to the shape
+        share = self._covered[best][:, None]
+        colours = means[:, :, 0] + steps * (1 - share)
+        palette = torch.tensor([*COLOURS.values()], dtype=torch.float32)
+        colour = torch.cdist(colours, palette).argmin(1)
+        shape = best // (len(PLACES) ** 2 * len(SIZES))
+        unclear = (explained / total < self.least) | (steps.norm(dim=1) < self.contrast)
+        return torch.where(unclear, len(CONCEPTS), shape * len(COLOURS) + colour)
+
+    @cached_property
+    def _covered(self) -> Tensor:
+        """Return (B,) float32, the share of the picture that each drawing covers."""
+        numbers = torch.tensor(list(product(range(len(SHAPES)), PLACES, PLACES, SIZES)))
+        return masks(numbers[:, 0].long(), numbers[:, 1:3], numbers[:, 3]).mean((1, 2))
