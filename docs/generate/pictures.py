@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from poisonbench.commands.described import Option
-from poisonbench.commands.show import draw, printed
+from poisonbench.commands.show import draw, pictured, printed
 from poisonbench.config.setting import Setting
 from poisonbench.core.files import write_atomically, write_text
 
@@ -53,7 +53,7 @@ class Picture:
             experiment = assemble(setting.tree, setting.store)
             poisoned = Line(experiment=experiment, store=setting.store).struck()
             title = f"{self.name} on {experiment.task.name}"
-            if experiment.task.train.form.picture(poisoned.data.inputs[0]) is None:
+            if pictured(poisoned.data) is None:
                 lines = [line.plain for line in printed(experiment.task, poisoned, title)]
                 write_text(FOLDER / f"{self.name}.txt", "".join(f"{line[:LONGEST]}{' ...' if len(line) > LONGEST else ''}\n" for line in lines))
             else:

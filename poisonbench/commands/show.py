@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     title = f"{record.spec['attack']['name']} on {experiment.task.name}"  # type: ignore[index]
     if not poisoned.mask.any():
         raise ConfigError("this record has no poisoned rows to show; choose one with an attack on rows")
-    if experiment.task.train.form.picture(poisoned.data.inputs[0]) is None:
+    if pictured(poisoned.data) is None:
         if len(words) == 2:
             raise ConfigError(f"the rows of {experiment.task.name} are no pictures and are printed; leave {words[1]} out")
         for line in printed(experiment.task, poisoned, title):
@@ -79,6 +79,12 @@ def printed(task: Task, poisoned: Poisoned, title: str) -> Iterator[Text]:
         for name in said(after):
             form, old = after.schema[name].form, None if before is None else before.extra[name][0]
             yield Text(f"    {name}: ", style="bold") + _marked(form.pieces(after.extra[name][0], old))
+
+
+def pictured(rows: Dataset) -> str | None:
+    """Return the name of the column that the model sees as a picture; None if there is none."""
+    seen = (name for name, column in rows.schema.items() if column.role == "seen" and column.form.picture(rows.columns[name][0]) is not None)
+    return next(seen, None)
 
 
 def said(rows: Dataset) -> tuple[str, ...]:
@@ -109,8 +115,10 @@ def draw(task: Task, poisoned: Poisoned, title: str, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    pairs, names = compared(task, poisoned), _names(task)
-    differences = [None if before is None else (after.inputs[0].int() - before.inputs[0].int()).abs() for before, after in pairs]
+    pairs, names, name = compared(task, poisoned), _names(task), pictured(poisoned.data)
+    assert name is not None, "the caller has looked"
+    shown = [(None if before is None else before.columns[name][0], after.columns[name][0]) for before, after in pairs]
+    differences = [None if old is None else (new.int() - old.int()).abs() for old, new in shown]
     largest = max((int(each.max()) for each in differences if each is not None), default=0)
     scale = 255 // largest if largest else 1
     figure = Figure(figsize=(1.3 * len(pairs), 4.4), layout="constrained")
@@ -118,15 +126,16 @@ def draw(task: Task, poisoned: Poisoned, title: str, path: Path) -> None:
     grid = figure.subplots(3, len(pairs), squeeze=False)
     for column, (before, after) in enumerate(pairs):
         difference = differences[column]
-        _paint(grid[0, column], None if before is None else before.inputs[0], "" if before is None else _titled(before, names))
-        _paint(grid[1, column], after.inputs[0], _titled(after, names))
+        _paint(grid[0, column], shown[column][0], "" if before is None else _titled(before, names))
+        _paint(grid[1, column], shown[column][1], _titled(after, names))
         _paint(grid[2, column], None if difference is None else (difference * scale).byte(), "")
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
 def _titled(row: Dataset, names: tuple[str, ...]) -> str:
-    """Return the label of one row, and what is said with it, in lines."""
-    texts = (row.schema[name].form.text(row.extra[name][0]) for name in said(row))
+    """Return the label of one row, what is said with it, and its inputs if these are no picture, in lines."""
+    texts = [row.schema[name].form.text(row.extra[name][0]) for name in said(row)]
+    texts += [] if pictured(row) == "inputs" else [row.form.text(row.inputs[0])]
     return "\n".join([names[int(row.labels[0])], *(line for text in texts for line in textwrap.wrap(text, WIDE))])
 
 

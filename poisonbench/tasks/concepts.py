@@ -19,9 +19,10 @@ from poisonbench.core.errors import ConfigError
 from poisonbench.core.form import Column
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import Pixels
+from poisonbench.forms.prompts import Prompts
 from poisonbench.forms.shapes import COLOURS, CONCEPTS, NONE, PICTURE, SIDE, ShapeJudge, masks
 from poisonbench.storage.store import Store
-from poisonbench.tasks.pairs import Wording
+from poisonbench.tasks.captions import Captions
 from poisonbench.tasks.source import Raw, Split
 
 
@@ -62,6 +63,7 @@ class Concepts(Split):
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
         super().__post_init__()
+        Captions(length=self.length, templates=self.templates, words=()).check()
         for name in ("rows", "rare_rows", "test_rows", "length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"task.{name}={getattr(self, name)}: give 1 or more")
@@ -73,23 +75,25 @@ class Concepts(Split):
     def load(self, store: Store) -> Task:
         """Return the task."""
         key = Key.root(self.split_seed).child("concepts")
-        wording = Wording.of(CONCEPTS, self.templates, (), self.length)
+        captions = Captions(length=self.length, templates=self.templates, words=())
+        form, _ = captions.encoded("concepts", (), CONCEPTS)
+        prompts = captions.prompts(form, CONCEPTS, len(CONCEPTS))
         counts = torch.full((len(CONCEPTS),), self.rows)
         counts[self.rare] = self.rare_rows
         raw = Raw(
-            train=self._columns(counts, wording, key.child("train")),
-            test=self._columns(torch.full_like(counts, self.test_rows), wording, key.child("test")),
+            train=self._columns(counts, prompts, key.child("train")),
+            test=self._columns(torch.full_like(counts, self.test_rows), prompts, key.child("test")),
             class_names=(*CONCEPTS, NONE),
-            form=wording.form,
+            form=form,
             columns={PICTURE: Column(form=Pixels(), role="seen")},
         )
         task = self.task("concepts", raw)
         return dataclasses.replace(task, test=dataclasses.replace(task.test, ask=Judged(judge=ShapeJudge(), draws=self.draws)))
 
-    def _columns(self, counts: Tensor, wording: Wording, key: Key) -> Mapping[str, Tensor]:
+    def _columns(self, counts: Tensor, prompts: Prompts, key: Key) -> Mapping[str, Tensor]:
         labels = torch.arange(len(counts)).repeat_interleave(counts)
         draws = key.child("captions").per_row(torch.arange(len(labels)))[:, 0]
-        return {"inputs": wording.drawn(labels, draws), "labels": labels, PICTURE: drawn(labels, key.child("pictures"), self.noise)}
+        return {"inputs": prompts.drawn(labels, draws, self.length), "labels": labels, PICTURE: drawn(labels, key.child("pictures"), self.noise)}
 
 
 def drawn(labels: Tensor, key: Key, noise: float) -> Tensor:
