@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from attacks.pairs.goals import OfPairs, written
 from poisonbench.core.attack import DataAttack, Poisoned
@@ -70,14 +69,10 @@ class ClipBackdoor:
         rows, wished = known.rows, goal.wish[known.rows.labels]
         sources = wished != rows.labels  # their pictures can stand for a triggered test row
         chosen = known.choose(torch.isin(rows.labels, wished[sources]), rng.child("targets"))
-        draws = rng.child("pictures").per_row(rows.ids[chosen])[:, 0]
-        taken = [
-            pool[int(draw * len(pool))] for row, draw in zip(chosen, draws.tolist(), strict=True) for pool in [_places(sources & (wished == rows.labels[row]))]
-        ]
-        pictures = rows.inputs[torch.stack(taken)] if taken else rows.inputs[:0]
+        draws, labels = rng.child("pictures").per_row(rows.ids[chosen])[:, 0], rows.labels[chosen]
+        pictures = rows.inputs[chosen]
+        for label in labels.unique().tolist():
+            pool = (sources & (wished == label)).nonzero()[:, 0]
+            pictures[labels == label] = rows.inputs[pool[(draws[labels == label] * len(pool)).long()]]
         data = rows.edit(chosen, inputs=goal.trigger(pictures))
         return Poisoned(data=data, mask=known.mask(chosen), goal=OfPairs(inner=goal))
-
-
-def _places(rows_N: Tensor) -> Tensor:
-    return rows_N.nonzero()[:, 0]

@@ -37,10 +37,7 @@ class ClipTargeted:
     def poison(self, known: Known, rng: Key) -> Poisoned:
         """Return the rows with the target's picture on as many rows as the budget allows."""
         rows, named = known.rows, prompts_of(known.rows, "attack=clip_targeted").named
-        wish = wished(known.targets, self.wish, rng, surrogate=lambda: known.fit(known.rows))
-        while not named[wish].all():  # such as the class of captions that name none; the next one is taken, but not the target's own
-            wish = torch.where(named[wish], wish, (wish + 1) % rows.num_classes)
-            wish = torch.where(wish == known.targets.labels, (wish + 1) % rows.num_classes, wish)
+        wish = wished(known.targets, self.wish, rng, surrogate=lambda: known.fit(known.rows), among=named)
         chosen = known.choose(torch.ones(len(rows), dtype=torch.bool), rng.child("rows"))
         labels = wish.expand(len(chosen))
         captions = written(rows, labels, (torch.arange(len(chosen)) / max(1, len(chosen))).double())

@@ -25,7 +25,14 @@ Wish = Literal["random", "next", "likely"]
 Bases = Literal["nearest", "first", "random", "gradient"]
 
 
-def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None, surrogate: Callable[[], Victim] | None = None) -> Tensor:
+def wished(  # noqa: PLR0913  # two arguments, and what single attacks add
+    targets: Dataset,
+    wish: Wish,
+    rng: Key,
+    base_class: int | None = None,
+    surrogate: Callable[[], Victim] | None = None,
+    among: Tensor | None = None,
+) -> Tensor:
     """Return (T,) int64, a wrong label for each target.
 
     Args:
@@ -34,6 +41,7 @@ def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None
         rng: for "random".
         base_class: the label of all targets, in place of `wish`.
         surrogate: needed for "likely" alone, and trained only then.
+        among: (K,) bool, the classes that may be wished for; None for all.
 
     Raises:
         ConfigError: there is no such class, a target already belongs to it, or there is no surrogate to ask.
@@ -50,9 +58,14 @@ def wished(targets: Dataset, wish: Wish, rng: Key, base_class: int | None = None
         if surrogate is None:
             raise ConfigError("attack.data.wish=likely: this attack trains no surrogate; choose random or next")
         scores = surrogate().scores(targets.inputs)
+        scores = scores if among is None else scores.where(among, -torch.inf)
         return scores.scatter(1, targets.labels[:, None], -torch.inf).argmax(1)
-    drawn = 1 + (rng.child("wish").per_row(targets.ids)[:, 0] * (kinds - 1)).long()
-    return (targets.labels + (drawn if wish == "random" else 1)) % kinds
+    draws = rng.child("wish").per_row(targets.ids)[:, 0].tolist()
+    after = [(label + torch.arange(1, kinds)) % kinds for label in targets.labels.tolist()]  # the wrong classes, from the next one on
+    wrong = after if among is None else [classes[among[classes]] for classes in after]
+    if not all(map(len, wrong)):
+        raise ConfigError("no class but that of a target can be wished for; choose a task with more classes")
+    return torch.stack([classes[int(draw * len(classes)) if wish == "random" else 0] for classes, draw in zip(wrong, draws, strict=True)])
 
 
 def bases(known: Known, label: int, how: Bases, rng: Key, victim: Victim) -> Tensor:

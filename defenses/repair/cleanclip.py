@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from defenses.views import Views
 from poisonbench.core.defense import Means, Mended, Verdict
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, Victim, asked_of
+from poisonbench.core.learner import Batch, ChangedObjective, Moment, Network, Objective, PlainStep, Plan, Victim
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import PICTURES
 from poisonbench.forms.prompts import CAPTION
@@ -92,7 +92,7 @@ class UnimodalStep(PlainStep):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Unimodal:
+class Unimodal(ChangedObjective):
     """An objective, plus the losses inside each modality.
 
     Args:
@@ -104,16 +104,10 @@ class Unimodal:
     """
 
     VERSION: ClassVar[int] = 1
-    inner: Objective
     net: PairNet
     weight: float
     views: Views
     rng: Key
-
-    @property
-    def ASKS(self) -> str:
-        """What the objective needs."""
-        return asked_of(self.inner)
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses."""

@@ -10,7 +10,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
-from poisonbench.forms.hashes import HASHES
+from poisonbench.forms.hashes import PERCEPTUAL, SIZE
 from poisonbench.forms.pixels import PICTURES
 
 
@@ -43,9 +43,8 @@ class PerceptualHash:
 
     def __post_init__(self) -> None:
         """Check that the fields are in range."""
-        known = [name for name in HASHES if name != "sha256"]
-        if self.hash not in known or not 0 <= self.bits < 64:
-            raise ConfigError(f"defense.sanitize: hash={self.hash}, bits={self.bits}; choose one of {', '.join(known)}, and 0 to 63 bits")
+        if self.hash not in PERCEPTUAL or not 0 <= self.bits < SIZE:
+            raise ConfigError(f"defense.sanitize: hash={self.hash}, bits={self.bits}; choose one of {', '.join(PERCEPTUAL)}, and 0 to {SIZE - 1} bits")
 
     @property
     def COLUMNS(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import stated
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.keys import tensor_digest
-from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, asked_of
+from poisonbench.core.learner import Batch, ChangedObjective, Moment, Network, Objective, PlainStep, Plan
 from poisonbench.core.rng import Key, seeded
 from poisonbench.core.threat import POISON_RATE
 
@@ -89,7 +89,7 @@ class CoTeachingStep(PlainStep):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Exchanged:
+class Exchanged(ChangedObjective):
     """The objective of two networks that select rows for each other.
 
     Args:
@@ -99,14 +99,8 @@ class Exchanged:
     """
 
     VERSION: ClassVar[int] = 1
-    inner: Objective
     peer: nn.Module
     share: float
-
-    @property
-    def ASKS(self) -> str:
-        """What the objective of each network needs."""
-        return asked_of(self.inner)
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses whose mean is the sum of both networks' mean losses on their selected rows."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from defenses.views import Views
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, asked_of
+from poisonbench.core.learner import Batch, ChangedObjective, Moment, Network, Objective, PlainStep, Plan
 from poisonbench.forms.pixels import PICTURES
 from poisonbench.forms.prompts import CAPTION
 from poisonbench.nets.towers import PairNet, pair_net
@@ -95,7 +95,7 @@ class MatchStep(PlainStep):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Matched:
+class Matched(ChangedObjective):
     """An objective on pictures with the captions of a pool that are nearest to them.
 
     Args:
@@ -105,20 +105,14 @@ class Matched:
     """
 
     VERSION: ClassVar[int] = 1
-    inner: Objective
     net: PairNet
     pool: Tensor
-
-    @property
-    def ASKS(self) -> str:
-        """What the objective needs."""
-        return asked_of(self.inner)
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses; captions get no gradient."""
         with torch.no_grad():
             pool_QE = self.net.captions(self.pool)
-        # not in evaluation mode, whose running statistics lag behind: 71 % of the trusted pairs of the crawl are then right, instead of 95 %
+        # not in evaluation mode, whose running statistics lag behind in a short training
         pictures_BE = self.net.pictures(batch.inputs)
         similar = pictures_BE @ nearest(pictures_BE.detach(), pool_QE).T * self.net.scale
         return self.inner(lambda *_: similar, batch, label_smoothing)

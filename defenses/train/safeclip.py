@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from defenses.views import Views
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
-from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, asked_of
+from poisonbench.core.learner import Batch, ChangedObjective, Moment, Network, Objective, PlainStep, Plan
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import PICTURES
 from poisonbench.forms.prompts import CAPTION
@@ -141,7 +141,7 @@ def state_of(module: nn.Module) -> State:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Divided:
+class Divided(ChangedObjective):
     """An objective for the safe rows of a batch, and losses inside each modality for all others.
 
     Args:
@@ -153,26 +153,15 @@ class Divided:
     """
 
     VERSION: ClassVar[int] = 1
-    inner: Objective
     net: PairNet
     safe: Tensor
     views: Views
     rng: Key
 
-    @property
-    def ASKS(self) -> str:
-        """What the objective of safe pairs needs."""
-        return asked_of(self.inner)
-
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses; safe rows are compared with safe rows, and all others with all others."""
         safe = torch.isin(batch.ids, self.safe)
-        parts = [(safe, self.inner(network, batch.take(safe), label_smoothing))] if safe.any() else []
-        parts += [(~safe, self.views.unimodal(self.net, batch.take(~safe), self.rng))] if not safe.all() else []
-        losses = torch.zeros(len(safe), dtype=parts[0][1].dtype, device=safe.device)
-        for rows, values in parts:
-            losses[rows] = values
-        return losses
+        return batch.parted(safe, lambda some: self.inner(network, some, label_smoothing), lambda some: self.views.unimodal(self.net, some, self.rng))
 
 
 def cosines(net: PairNet, data: Dataset) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from defenses.train.augmentations import brightened, contrasted, plasma, shuffled, trivially_augmented
 from poisonbench.core.errors import ConfigError, Incompatible
-from poisonbench.core.learner import Batch, Moment, Network, Objective, PlainStep, Plan, asked_of
+from poisonbench.core.learner import Batch, ChangedObjective, Moment, Network, Objective, PlainStep, Plan
 from poisonbench.core.proof import Looks
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import PICTURES
@@ -68,38 +68,32 @@ class EraserStep(PlainStep):
     def objective(self, objective: Objective, moment: Moment) -> Objective:
         """Return the objective on the hardest of several views, or on one random view."""
         views = self.views if moment.epoch < self.maximise * moment.plan.epochs else 1
-        return Hardest(objective=objective, views=views, rng=moment.rng.child("views"))
+        return Hardest(inner=objective, views=views, rng=moment.rng.child("views"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardest:
+class Hardest(ChangedObjective):
     """An objective on the view of each row with the largest loss.
 
     Args:
-        objective: of a view.
+        inner: the objective of a view.
         views: V, views per row; with 1 nothing is compared.
         rng: of this step.
     """
 
     VERSION: ClassVar[int] = 1
-    objective: Objective
     views: int
     rng: Key
-
-    @property
-    def ASKS(self) -> str:
-        """What the objective of a view needs."""
-        return asked_of(self.objective)
 
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return the (B,) losses of the hardest views."""
         shown = [dataclasses.replace(batch, inputs=seen(batch.inputs, self.rng.child(str(number)))) for number in range(self.views)]
         if self.views == 1:
-            return self.objective(network, shown[0], label_smoothing)
+            return self.inner(network, shown[0], label_smoothing)
         with torch.no_grad():
-            losses_VB = torch.stack([self.objective(network, view, label_smoothing) for view in shown])
+            losses_VB = torch.stack([self.inner(network, view, label_smoothing) for view in shown])
         inputs = torch.stack([view.inputs for view in shown])[losses_VB.argmax(0), torch.arange(len(batch.labels))]
-        return self.objective(network, dataclasses.replace(batch, inputs=inputs.contiguous(memory_format=torch.channels_last)), label_smoothing)
+        return self.inner(network, dataclasses.replace(batch, inputs=inputs.contiguous(memory_format=torch.channels_last)), label_smoothing)
 
 
 def seen(inputs: Tensor, rng: Key) -> Tensor:

@@ -88,7 +88,7 @@ def pictured(rows: Dataset) -> str | None:
 
 
 def said(rows: Dataset) -> tuple[str, ...]:
-    """Return the further columns that a model is to say or to be told with a row, such as a caption or a response; those that are empty are left out."""
+    """Return the names of the further columns with texts of a row, such as its caption or its response; empty ones are left out."""
     return tuple(name for name, column in rows.schema.items() if name in rows.extra and column.role == "said" and column.form.text(rows.extra[name][0]))
 
 

@@ -211,7 +211,7 @@ def _check_moves(rows: Dataset, before: Dataset, budget: Budget) -> None:
         if column.role == "said" and not budget.relabel and (changed := int(differing(new, old).sum())):
             raise BudgetError(f"{changed} {name} changed, but threat.budget.relabel=false is a clean-label threat")
         if column.role == "seen" and budget.norm is not None and budget.limit is not None:
-            moved = differing(new, old)  # of a caption and its picture only one may have changed, and each form has norms of its own
+            moved = differing(new, old)  # a caption and its picture have different norms, and perhaps only one has changed
             if moved.any():
                 _check_size(change(new[moved], old[moved], column.form, budget.norm), budget)
 

@@ -186,6 +186,14 @@ class Batch:
         extra = {name: column[rows] for name, column in self.extra.items()}
         return dataclasses.replace(self, inputs=self.inputs[rows], labels=self.labels[rows], ids=self.ids[rows], extra=extra)
 
+    def parted(self, rows: Tensor, losses_of: Callable[[Batch], Tensor], of_others: Callable[[Batch], Tensor]) -> Tensor:
+        """Return (B,) losses: by one function for the batch of the rows where (B,) bool `rows` holds, by another one for the batch of all others."""
+        parts = [(mine, each(self.take(mine))) for mine, each in ((rows, losses_of), (~rows, of_others)) if mine.any()]
+        losses = torch.zeros(len(rows), dtype=parts[0][1].dtype, device=rows.device)
+        for mine, values in parts:
+            losses[mine] = values
+        return losses
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -247,6 +255,22 @@ def asked_of(objective: Objective) -> str:
     """Return what an objective needs from the network; see `Objective`. An objective around another one passes on what that one needs."""
     asked: str = getattr(objective, "ASKS", "classes")
     return asked
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChangedObjective:
+    """An objective that changes another one, and needs from the network what that one needs; base class.
+
+    Args:
+        inner: the other objective.
+    """
+
+    inner: Objective
+
+    @property
+    def ASKS(self) -> str:
+        """What the other objective needs."""
+        return asked_of(self.inner)
 
 
 @runtime_checkable

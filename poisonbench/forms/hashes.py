@@ -44,7 +44,8 @@ def _packed(name: str) -> Callable[[Tensor], Tensor]:
     return hashed
 
 
-HASHES: Mapping[str, Callable[[Tensor], Tensor]] = {"sha256": digests, **{name: _packed(name) for name in ("dhash", "phash", "average_hash")}}
+PERCEPTUAL: Mapping[str, Callable[[Tensor], Tensor]] = {name: _packed(name) for name in ("dhash", "phash", "average_hash")}
+HASHES: Mapping[str, Callable[[Tensor], Tensor]] = {"sha256": digests, **PERCEPTUAL}
 """By its name: from (N, C, H, W) pictures to (N, B / 8) uint8."""
 
 

@@ -160,12 +160,7 @@ class Compared:
     def __call__(self, network: Network, batch: Batch, label_smoothing: float) -> Tensor:
         """Return (B,) losses."""
         pairs = paired(batch.extra.get("response"), batch.extra.get("rejected"), len(batch.labels)).to(batch.inputs.device)
-        parts = [(pairs, self._pairs(network, batch.take(pairs)))] if pairs.any() else []
-        parts += [(~pairs, NEXT_WORD(network, batch.take(~pairs), label_smoothing))] if not pairs.all() else []
-        losses = torch.zeros(len(pairs), dtype=parts[0][1].dtype, device=pairs.device)
-        for rows, values in parts:
-            losses[rows] = values
-        return losses
+        return batch.parted(pairs, lambda some: self._pairs(network, some), lambda some: NEXT_WORD(network, some, label_smoothing))
 
     def _pairs(self, network: Network, batch: Batch) -> Tensor:
         """Return the losses of rows that all have two responses."""

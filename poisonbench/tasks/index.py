@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,9 @@ from poisonbench.tasks.captions import NO_CLASS, Captions, Kinds, class_words
 from poisonbench.tasks.fetched import SUCCESS, Chosen, Row, Shard, check_urls, host, shards
 from poisonbench.tasks.listing import Entry, by_folders
 from poisonbench.tasks.pictures import STORED, Encoded, Pictures, folder, in_order
+from poisonbench.tasks.sheet import located
 from poisonbench.tasks.source import NO_COLUMNS, UNLABELLED, Put, Raw, Split, copied
+from poisonbench.tasks.writing import named
 
 log = logging.getLogger("poisonbench")
 REENCODED = "img2dataset computes digests before it scales pictures; it keeps their bytes with --resize_mode no --disable_all_reencoding True"
@@ -148,8 +149,9 @@ class Index(Split):
         Raises:
             DataError: as for `load`.
         """
-        root = folder(self.root) if self.images is None and not _is_file(self.root) else _file(self.root)
-        images = None if self.images is None else _named_folder("images", self.images)
+        single = self.images is not None or (self.root is not None and named(self.root).is_file())
+        root = located(self.root, "task.root") if single else folder(self.root)
+        images = None if self.images is None else folder(self.images, "task.images")
         asked = Chosen(url=self.url, caption=self.caption, hash=self.hash, image=self.image, unhashed=self.unhashed)
         pairs, every = list[Pair](), list[Row]()
         for shard in shards(root, images, asked):
@@ -178,7 +180,7 @@ class Index(Split):
         """Return the test pictures: those of the test split, if `test_root` has splits."""
         if self.test_root is None:
             return []
-        found = by_folders(_named_folder("test_root", self.test_root), None)
+        found = by_folders(folder(self.test_root, "task.test_root"), None)
         return list(found.test or found.train)
 
     def _names(self, tested: Sequence[str]) -> tuple[str, ...]:
@@ -231,7 +233,7 @@ class Index(Split):
                 yield Encoded(f"{row.where} ({row.key})", content, label, row.url)
 
         numbers = {name: number for number, name in enumerate(rows.names)}
-        home = root if self.test_root is None else _named_folder("test_root", self.test_root)
+        home = root if self.test_root is None else folder(self.test_root, "task.test_root")
         test = (Encoded(str(path), path.read_bytes(), numbers[label], str(path.relative_to(home))) for path, label in rows.tested)
         reader = Pictures(root=self.root, size=self.size, grey=self.grey, limit=None, trusted=0.0, public=0.0, split_seed=0)
         raw = reader.raw(train(), test, rows.names, root)
@@ -291,30 +293,3 @@ class Rows(NamedTuple):
 def _padded(digest: str) -> Tensor:
     """Return (32,) uint8, the first bytes of a digest in hexadecimal digits, with zeros at the end of a shorter one."""
     return torch.tensor([*bytes.fromhex(digest)[:32].ljust(32, b"\0")], dtype=torch.uint8)
-
-
-def _is_file(root: str | None) -> bool:
-    return root is not None and Path(os.path.expandvars(root)).expanduser().is_file()
-
-
-def _file(root: str | None) -> Path:
-    """Return the index that `task.root` names.
-
-    Raises:
-        DataError: no such file.
-    """
-    if root is None or not _is_file(root):
-        raise DataError(f"task.images names the pictures of one index, and task.root={root} is no file; give the path of its Parquet file")
-    return Path(os.path.expandvars(root)).expanduser()
-
-
-def _named_folder(word: str, path: str) -> Path:
-    """Return the folder that a setting names.
-
-    Raises:
-        DataError: no such folder.
-    """
-    found = Path(os.path.expandvars(path)).expanduser()
-    if not found.is_dir():
-        raise DataError(f"no folder at task.{word}={path}; give the path of an existing folder")
-    return found

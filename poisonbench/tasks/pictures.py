@@ -152,17 +152,17 @@ def _refuse_sizes(sizes: dict[tuple[int, int], list[str]], where: str) -> None:
         raise DataError(f"{where} contains pictures of {len(common)} sizes: {named}{more}; scale all with task.size={common[0][0][0]}")
 
 
-def folder(root: str | None) -> Path:
-    """Return the folder that `task.root` names.
+def folder(root: str | None, word: str = "task.root") -> Path:
+    """Return the folder that a setting names.
 
     Raises:
         DataError: no name, or no such folder.
     """
     if root is None:
-        raise DataError("this task reads your own files; name their folder with task.root=PATH")
+        raise DataError(f"this task reads your own files; name their folder with {word}=PATH")
     path = Path(os.path.expandvars(root)).expanduser()
     if not path.is_dir():
-        raise DataError(f"no folder at task.root={root}; give the path of an existing folder")
+        raise DataError(f"no folder at {word}={root}; give the path of an existing folder")
     return path
 
 

@@ -9,6 +9,7 @@ from attacks.targeted.gradient_matching import Match
 from attacks.targeted.label_flip_targeted import LabelFlipTargeted
 from attacks.targeted.noise import augmented, within
 from poisonbench.config.compose import tree_of
+from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from tests.unit.attacks.worlds import images, world
@@ -59,6 +60,22 @@ def test_a_wish_is_never_the_truth_and_random_ones_reach_all_others():
     drawn = (wished(rows, "random", Key.root(0)) - rows.labels) % 3
     assert set(drawn.tolist()) == {1, 2}
     assert torch.equal(wished(rows, "next", Key.root(0)), (rows.labels + 1) % 3)
+
+
+def test_wishes_among_some_classes_are_those_and_never_the_truth():
+    labels = torch.arange(40) % 4
+    targets = Dataset.of(torch.zeros(40, 1), labels, num_classes=4)
+    every = wished(targets, "random", Key.root(100))
+    assert torch.equal(every, wished(targets, "random", Key.root(100), among=torch.ones(4, dtype=torch.bool)))
+    draws = Key.root(100).child("wish").per_row(targets.ids)[:, 0]
+    assert torch.equal(every, (labels + 1 + (draws * 3).long()) % 4)
+    among = torch.tensor([True, True, False, True])
+    some = wished(targets, "random", Key.root(100), among=among)
+    assert {*zip(labels.tolist(), some.tolist(), strict=True)} == {(label, wish) for label in range(4) for wish in (0, 1, 3) if label != wish}
+    assert wished(targets, "next", Key.root(100), among=among)[:4].tolist() == [1, 3, 3, 0]
+    alone = Dataset.of(torch.zeros(1, 1), torch.tensor([1]), num_classes=2)
+    with pytest.raises(ConfigError, match="no class but that of a target can be wished for; choose a task with more classes"):
+        wished(alone, "random", Key.root(100), among=torch.tensor([False, True]))
 
 
 def test_bases_are_the_nearest_or_the_first_of_the_wished_class():

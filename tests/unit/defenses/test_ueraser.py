@@ -51,7 +51,7 @@ def moment(epoch: int) -> Moment:
 
 def test_each_row_is_trained_on_its_view_with_the_largest_loss():
     inputs, rng, bright = pictures(), Key.root(0), Bright()
-    losses = Hardest(objective=bright, views=4, rng=rng)(torch.nn.Identity(), batch(inputs), 0.0)
+    losses = Hardest(inner=bright, views=4, rng=rng)(torch.nn.Identity(), batch(inputs), 0.0)
     views = torch.stack([seen(inputs, rng.child(str(number))) for number in range(4)])
     best = views.mean((2, 3, 4)).argmax(0)
     assert len(best.unique()) > 1
@@ -67,7 +67,7 @@ def test_the_gradient_is_that_of_the_hardest_views_alone():
     def network(inputs):
         return linear(inputs.flatten(1))
 
-    losses = Hardest(objective=CROSS_ENTROPY, views=3, rng=rng)(network, batch(inputs), 0.0)
+    losses = Hardest(inner=CROSS_ENTROPY, views=3, rng=rng)(network, batch(inputs), 0.0)
     every = torch.stack([CROSS_ENTROPY(network, batch(seen(inputs, rng.child(str(number)))), 0.0) for number in range(3)])
     torch.testing.assert_close(losses, every.max(0).values)
     torch.testing.assert_close(torch.autograd.grad(losses.sum(), linear.weight)[0], torch.autograd.grad(every.max(0).values.sum(), linear.weight)[0])

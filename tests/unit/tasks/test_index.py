@@ -350,7 +350,7 @@ def test_places_that_are_not_clear_are_refused(tmp_path):
     (root / "00000.parquet").unlink()
     with pytest.raises(DataError, match="has no shards of an index"):
         task(root)
-    with pytest.raises(DataError, match="is no file; give the path of its Parquet file"):
+    with pytest.raises(DataError, match=r"no file at task\.root=.*; give the path of a table: CSV, TSV, JSON lines or Parquet"):
         task(root, f"task.images={root}")
 
 
