@@ -159,11 +159,22 @@ def _trial_lines(record: Record) -> Iterator[str]:
             yield f"assumed: {place}={assumed.get('value')}, {assumed.get('source')}"
     if clients := malicious(record):
         yield f"clients: {clients}"
+    if "reachable" in record.counts:
+        yield _reach_line(record.counts)
     if "listed" in record.counts:
         poisoned, signed = record.counts["poisoned"], record.counts["poisoned_listed"]
         known = "; the poison was there before the rows were signed, so the list cannot find it" if poisoned and signed == poisoned else ""
         yield f"signed list: it names {record.counts['listed']} of the rows, {signed} of {poisoned} poisoned rows among them{known}"
     yield from _kept_lines(record)
+
+
+def _reach_line(counts: Mapping[str, int]) -> str:
+    line = f"within the attacker's reach: {counts['reachable']} of {counts['train']} rows"
+    if "cents" in counts:
+        line += f", on {counts['domains']} domains bought for {counts['cents'] / 100:.2f} dollars"
+    if "attempted" in counts:
+        line += f", of {counts['attempted']} pages that were edited"
+    return f"{line}; poisoned: {counts['poisoned']}"
 
 
 def _kept_lines(record: Record) -> Iterator[str]:

@@ -22,7 +22,7 @@ USAGE = Usage(
     call="describe NAME...",
     does="Show what a method does, its source, what its attacker may do, every key with its default, and its seconds in published records.",
     options={
-        "NAME": "an option of any group, such as spectral, badnets or image_folder (`list` shows all of them), or the dotted path of a class",
+        "NAME": "an option of any group, such as spectral, badnets or attack=sig (`list` shows all of them), or the dotted path of a class",
         "hydra.searchpath=[pkg://my_lab.configs]": "where your own options are stored",
     },
 )
@@ -34,7 +34,8 @@ def main(words: Sequence[str]) -> int:
     Raises:
         ConfigError: no name, or a name that is in no group.
     """
-    more, named = [word for word in words if "=" in word], [word for word in words if "=" not in word]
+    chosen = [word.rpartition("=")[2] if word.partition("=")[0] in groups() else word for word in words]  # "attack=sig" means the same as "sig"
+    more, named = [word for word in chosen if "=" in word], [word for word in chosen if "=" not in word]
     known: dict[str, list[str]] = {}
     for group in (group for group in groups() if group != "experiment"):
         for name in options(group):

@@ -236,8 +236,10 @@ def definition(target: str) -> ast.ClassDef | None:
 
 def allowed(threat: Mapping[str, object]) -> str:
     """Return what the attacker may do, without what the threat does not grant."""
-    budget = cast("Mapping[str, object]", threat["budget"])
-    granted = {f"budget.{name}": value for name, value in budget.items()} | {name: threat[name] for name in ("trials", "rounds", "omniscient")}
+    budget, reach = cast("Mapping[str, object]", threat["budget"]), cast("Mapping[str, object]", threat["reach"])
+    unused = "rate" if budget["count"] is not None else "count"
+    granted = {f"budget.{name}": value for name, value in budget.items() if name != unused}
+    granted |= {f"reach.{name}": value for name, value in reach.items()} | {name: threat[name] for name in ("trials", "rounds", "omniscient")}
     return ", ".join(f"{name}={value}" for name, value in granted.items() if value not in (None, False) and not name.endswith("_target_"))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from poisonbench.commands.usage import Usage
-from poisonbench.config.vocabulary import groups, options
+from poisonbench.config.vocabulary import groups, option_meant, options
 from poisonbench.core.errors import ConfigError, meant
 
 JSON = "--json"
@@ -30,7 +30,8 @@ def main(words: Sequence[str]) -> int:
     asked = [word if word in known else word.removesuffix("s") for word in words if word != JSON]
     for group, word in zip(asked, [word for word in words if word != JSON], strict=True):
         if group not in known:
-            raise ConfigError(f"list {word}: no such group; {meant(word, known)}")
+            named = option_meant(word)
+            raise ConfigError(f"list {word}: no such group; {f'{named} is an option: `describe {word}` explains it' if named else meant(word, known)}")
     listed = {group: options(group) for group in asked or known}
     lines = [json.dumps(listed)] if JSON in words else [f"{group}: {', '.join(names)}" for group, names in listed.items()]
     for line in lines:

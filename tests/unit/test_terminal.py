@@ -34,6 +34,18 @@ def test_a_sweep_fits_eighty_columns_without_cutting_a_word():
     assert all(word in text for word in ("random_drop", "100.0 / 100.0", "0123456789ab", "failed"))
 
 
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ({"domains": 2, "cents": 1783}, "within the attacker's reach: 9 of 1306 rows, on 2 domains bought for 17.83 dollars; poisoned: 2"),
+        ({"attempted": 270}, "within the attacker's reach: 9 of 1306 rows, of 270 pages that were edited; poisoned: 2"),
+    ],
+)
+def test_a_record_shows_the_rows_within_reach_and_what_they_cost(counts, line):
+    told = dataclasses.replace(RECORD, counts={"train": 1306, "reachable": 9, "poisoned": 2, **counts})
+    assert line in " ".join(shown(show_record, told, Path("x.json")).split())
+
+
 def test_a_record_that_is_not_done_shows_its_reason():
     skipped = dataclasses.replace(RECORD, status="skipped", reason="no place for it")
     assert "skipped, no place for it" in shown(show_record, skipped, Path("x.json"))

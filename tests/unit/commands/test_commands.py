@@ -66,6 +66,7 @@ def test_a_record_is_drawn(record, capsys):
         (["show", "nowhere.json"], "is not a record"),
         (["verify"], "verify RECORD"),
         (["list", "defence"], "did you mean defense?"),
+        (["list", "badnets"], "attack=badnets is an option: `describe badnets` explains it"),
         (["describe", "spectrals"], "did you mean spectral?"),
         (["describe", "badnet"], "did you mean badnets?"),
         (["describe", "nowhere.Mine"], "describe nowhere.Mine: no such class"),
@@ -176,6 +177,11 @@ def lab(tmp_path, monkeypatch):
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
         del sys.modules[name]
+
+
+def test_a_method_may_be_named_with_its_group(capsys):
+    assert entry(["describe", "attack=sig"]) == 0
+    assert capsys.readouterr().out.startswith("attack=sig: Sig\n")
 
 
 def test_a_plugin_of_ones_own_is_described_by_its_option(lab, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from poisonbench.commands.described import option
+from poisonbench.commands.described import allowed, option
 from poisonbench.core.errors import ConfigError
 
 
@@ -59,3 +59,13 @@ def test_writers_are_described_where_an_attack_takes_them():
 def test_an_unknown_option_is_one_sentence():
     with pytest.raises(ConfigError, match="nowhere"):
         option("attack", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "untold"),
+    [("webscale", "reach.money=60.0, reach.choice=exact", "count"), ("nightshade", "budget.count=50", "rate"), ("sig", "budget.rate=0.05", "reach")],
+)
+def test_what_the_attacker_may_do_names_the_budget_that_counts_and_what_is_within_reach(name, told, untold):
+    said = allowed(option("attack", name).tree["threat"])
+    assert told in said
+    assert untold not in said
