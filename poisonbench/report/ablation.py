@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poisonbench.core.errors import ConfigError
-from poisonbench.report.experiments import belonging, experiment_of, number_of, swept
+from poisonbench.report.curves import words_of
+from poisonbench.report.experiments import belonging, experiment_of, number_of, swept, without
 from poisonbench.report.figures import Failures, failed_seeds, number, radii
 from poisonbench.stats import over_seeds
 from poisonbench.storage.record import Record
@@ -20,7 +21,7 @@ Lines = Mapping[str, Mapping[float, list[Record]]]
 
 
 def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
-    """Write an SVG or a PDF: one panel per measure, one line per defense; means over seeds, bars from the smallest seed to the largest.
+    """Write an SVG or a PDF: one panel per measure, one line per defense and other setting; means over seeds, bars from the smallest seed to the largest.
 
     A failed seed counts as it does in tables. It has no radius, so the legend counts the failed seeds.
 
@@ -37,10 +38,8 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
         command = f"python -m poisonbench +experiment={experiment} publish=true"
         raise ConfigError(f"no records of +experiment={experiment} that sweep a number; make some: {command}")
     lines: dict[str, dict[float, list[Record]]] = {}
-    for record in mine:
-        defense = record.spec["defense"]
-        assert isinstance(defense, Mapping)
-        lines.setdefault(str(defense["name"]), {}).setdefault(number_of(record, key), []).append(record)
+    for record, label in zip(mine, labels(mine, experiment, key), strict=True):
+        lines.setdefault(label, {}).setdefault(number_of(record, key), []).append(record)
     panels = [name for name in PANELS if any(name in record.metrics for record in mine)]
     with mpl.rc_context({"svg.hashsalt": "poisonbench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(3.6 * len(panels), 3.0), layout="constrained")
@@ -50,6 +49,28 @@ def draw(records: Iterable[Record], experiment: str, path: Path) -> None:
         figure.axes[-1].legend(fontsize=7, frameon=False)
         bare = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
         figure.savefig(path, format=path.suffix[1:], metadata=bare)
+
+
+def labels(records: Sequence[Record], experiment: str, key: str) -> list[str]:
+    """Return the name of each record's line: what the experiment varies beside the key and the seed, or the defense if it varies nothing else.
+
+    A record of another command has the name of the experiment's records that differ from it in the key and the seed alone.
+    """
+    words = [words_of(record.command) if experiment_of(record) == experiment else {} for record in records]
+    several = [name for name in sorted({name for each in words for name in each}) if len({each.get(name) for each in words if each}) > 1]
+    several = [name for name in several if name not in (key, "seed")]
+    found = dict[str, str]()
+    for record, each in zip(records, words, strict=True):
+        if each:
+            bare = [each.get(name, "") if name in ("attack", "defense", "task") else f"{name}={each.get(name, '')}" for name in several]
+            found[without(record, key)] = ", ".join(bare) or _defense(record)
+    return [found.get(without(record, key), _defense(record)) for record in records]
+
+
+def _defense(record: Record) -> str:
+    defense = record.spec["defense"]
+    assert isinstance(defense, Mapping)
+    return str(defense["name"])
 
 
 def heights(line: Mapping[float, Sequence[Record]], name: str, failures: Failures) -> dict[float, list[float]]:
@@ -69,8 +90,9 @@ def _fill(axis: Axes, name: str, lines: Lines, failures: Failures) -> None:
         means = [mean for mean, _, _ in spreads.values()]
         bars = ([mean - smallest for mean, smallest, _ in spreads.values()], [largest - mean for mean, _, largest in spreads.values()])
         axis.errorbar(list(spreads), means, bars, marker="o", markersize=3, capsize=2, linestyle=("-", "--", ":", "-.")[nth % 4], label=label)
-    if places[0] > 0 and places[-1] / places[0] >= 8:
-        axis.set_xscale("log")
+    least = min((place for place in places if place > 0), default=0)
+    if least and places[-1] / least >= 8 and places[0] >= 0:
+        axis.set_xscale("log" if places[0] > 0 else "symlog", **({} if places[0] > 0 else {"linthresh": least}))
     axis.set_xticks(places, [f"{place:g}" for place in places])
     axis.minorticks_off()
     axis.set_ylabel("\n".join([PANELS[name], *units]))

@@ -37,8 +37,8 @@ def belonging(records: Sequence[Record], experiment: str) -> list[Record]:
     key = swept(mine)
     if key is None or any(value_of(record, key) is None for record in mine):
         return mine
-    known, own = {_without(record, key) for record in mine}, {id(record) for record in mine}
-    return [record for record in records if value_of(record, key) is not None and (id(record) in own or _without(record, key) in known)]
+    known, own = {without(record, key) for record in mine}, {id(record) for record in mine}
+    return [record for record in records if value_of(record, key) is not None and (id(record) in own or without(record, key) in known)]
 
 
 def value_of(record: Record, key: str) -> float | None:
@@ -55,7 +55,7 @@ def number_of(record: Record, key: str) -> float:
     return float(words_of(record.command)[key]) if value is None else value
 
 
-def _without(record: Record, key: str) -> str:
+def without(record: Record, key: str) -> str:
     """Return a specification without a key and the seed, as text."""
     return json.dumps(_pruned({name: part for name, part in record.spec.items() if name != "seed"}, key.split(".")), sort_keys=True)
 

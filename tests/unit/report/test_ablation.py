@@ -45,6 +45,33 @@ def test_the_figure_of_an_experiment_is_the_same_every_time(here, kind):
         assert all(text in first.decode() for text in ("attack.data.size", "spectral", "none", "ASR", "C-Acc"))
 
 
+def limited(count: int, limit: str, attack: str = "badnets", seed: int = 0) -> Record:
+    told = made(attack=attack, defense="none", seed=seed, asr=count / 10)
+    command = f"python -m poisonbench attack={attack} threat.budget.count={count} task.limit={limit} seed={seed} +experiment=e"
+    threat = {"budget": {"count": count}}
+    return dataclasses.replace(told, command=command, spec={**told.spec, "threat": threat, "task": {"name": "digits", "rows": limit}})
+
+
+def test_each_setting_that_an_experiment_varies_has_a_line_of_its_own():
+    key = "threat.budget.count"
+    one = [limited(count, limit) for limit in ("685", "null") for count in (1, 5)]
+    assert ablation.labels(one, "e", key) == ["task.limit=685"] * 2 + ["task.limit=null"] * 2
+    two = [*one, limited(1, "null", "sig")]
+    assert ablation.labels(two, "e", key)[-2:] == ["badnets, task.limit=null", "sig, task.limit=null"]
+    alone = [limited(count, "null", seed=seed) for count in (1, 5) for seed in (0, 1)]
+    assert ablation.labels(alone, "e", key) == ["none"] * 4
+    plain = dataclasses.replace(limited(9, "685"), command="python -m poisonbench task.limit=685 threat.budget.count=9")
+    assert ablation.labels([*one, plain], "e", key)[-1] == "task.limit=685"
+
+
+def test_numbers_from_zero_are_drawn_apart(tmp_path):
+    records = [limited(count, limit) for limit in ("685", "null") for count in (0, 1, 100)]
+    ablation.draw(records, "e", tmp_path / "f.svg")
+    drawn = (tmp_path / "f.svg").read_text()
+    assert all(text in drawn for text in ("task.limit=685", "task.limit=null", "threat.budget.count"))
+    assert drawn.count(">100<") == 2  # a tick in each panel
+
+
 def broken(record: Record) -> Record:
     return dataclasses.replace(record, status="failed", reason="out of memory", metrics={}, undefended={}, baseline={})
 
