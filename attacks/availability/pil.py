@@ -19,6 +19,7 @@ from poisonbench.core.attack import Poisoned
 from poisonbench.core.data import Dataset
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.core.threads import one_thread
 from poisonbench.core.threat import Known
 from poisonbench.forms.pixels import PICTURES
 
@@ -93,7 +94,7 @@ def classifier(rows: Dataset, penalty: float) -> Tensor:
 
     kinds = rows.labels.unique()
     model = LogisticRegression(C=1 / (penalty * len(rows)), fit_intercept=False, max_iter=ITERATIONS)
-    with warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a classifier short of its optimum is still a linear surrogate
         model.fit((rows.inputs.flatten(1).float() / 255).numpy(), rows.labels.numpy())
     found = torch.from_numpy(model.coef_).float()

@@ -21,6 +21,7 @@ from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.core.threads import one_thread
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -136,7 +137,7 @@ def reduced(features_RD: Tensor, how: Literal["pca", "ica"], dims: int, rng: Key
         _, directions = svd_flip(None, principal(rows, count).directions.numpy().T, u_based_decision=False)
         found: NDArray[np.float64] = rows.numpy() @ directions.T
         return found
-    with warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # Gaussian directions have no independent components to converge to
         ica = FastICA(count, max_iter=200, tol=1e-2, whiten="unit-variance", random_state=rng.seed % 2**32)
         independent: NDArray[np.float64] = ica.fit_transform(features_RD.double().numpy())

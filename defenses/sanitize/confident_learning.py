@@ -17,6 +17,7 @@ from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.progress import track
 from poisonbench.core.rng import Key
+from poisonbench.core.threads import one_thread
 
 ITERATIONS = 1000  # of the logistic regression, at most
 NEAR = 1e-6  # by which another class must be more probable than the label; cleanlab's value
@@ -133,7 +134,8 @@ def headed(data: Dataset, means: Means, fold_N: Tensor) -> Tensor:
         if len(known := data.labels[fold_N != fold].unique()) == 1:  # a regression needs two classes
             chances_NK[out, known] = 1.0
             continue
-        head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS)).fit(features_ND[~out], labels_N[~out])
+        with one_thread():
+            head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS)).fit(features_ND[~out], labels_N[~out])
         chances_NK[out.nonzero()[0][:, None], known] = torch.from_numpy(head.predict_proba(features_ND[out]))
     return chances_NK
 

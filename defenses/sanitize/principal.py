@@ -5,13 +5,13 @@ Shape letters: R rows of one class, D features, d directions.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+from poisonbench.core.threads import one_thread
 
 
 class Principal(NamedTuple):
@@ -43,7 +43,7 @@ def principal(centred_RD: Tensor, count: int) -> Principal:
 
     rows = centred_RD.numpy()
     few = rows.shape[0] < rows.shape[1]
-    with _linear_algebra().limit(limits=1):  # several threads take four times as long at 200 x 200, and round differently
+    with one_thread():  # several threads take four times as long at 200 x 200, and round differently
         gram = rows @ rows.T if few else rows.T @ rows
         size, total = len(gram), max(float(gram.trace()), 1e-12)
         variances, vectors = eigh(gram, subset_by_index=(size - count, size - 1), overwrite_a=True)
@@ -53,9 +53,3 @@ def principal(centred_RD: Tensor, count: int) -> Principal:
         varies = variances[::-1] > size * np.finfo(np.float64).eps * variances[-1]  # smaller variances are rounding errors
         found = np.divide(found, np.linalg.norm(found, axis=0), out=np.zeros_like(found), where=varies)
     return Principal(directions=torch.from_numpy(found.copy()), share=float(variances[-1]) / total)
-
-
-@cache
-def _linear_algebra() -> ThreadpoolController:
-    """Return the BLAS libraries that scipy uses; call it after scipy is imported."""
-    return ThreadpoolController().select(user_api="blas")

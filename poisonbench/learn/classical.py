@@ -10,9 +10,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, cast
+from typing import ClassVar, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -26,11 +25,9 @@ from poisonbench.core.form import Form
 from poisonbench.core.learner import Combine, State, Trained, Victim
 from poisonbench.core.plain import PlainLearner, PlainVictim
 from poisonbench.core.rng import Key
+from poisonbench.core.threads import one_thread
 from poisonbench.forms.tokens import TEXTS
 from poisonbench.learn.tables import Arrays, Table, preparation, prepared, tabled
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
 
 SLICE = 1000  # test rows at a time
 BELOW = 1e4  # a class without training rows scores this much below all others; a record refuses infinite scores
@@ -316,14 +313,6 @@ def _one_thread() -> Iterator[None]:
     """Run a block on one thread, without warnings that a solver stopped at its most steps: the result is a victim like any other."""
     from sklearn.exceptions import ConvergenceWarning
 
-    with _pools().limit(limits=1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
-
-
-@cache
-def _pools() -> ThreadpoolController:
-    """Return the thread pools of the libraries that scikit-learn uses; call it after scikit-learn is imported."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()

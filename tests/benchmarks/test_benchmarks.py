@@ -20,6 +20,7 @@ from benchmarks import (
     federated,
     filters,
     grid,
+    label_errors,
     memory,
     peers,
     planning,
@@ -98,8 +99,8 @@ def test_the_machine_is_named():
 
 def test_every_script_is_known_by_its_name():
     told = (
-        "accuracy against audit_folder bm25 bounds crafting federated filters grid hash_distances hashes index_hashes influence_loo memory peers "
-        "planning privacy search signing stacked startup text training trend"
+        "accuracy against audit_folder bm25 bounds crafting federated filters grid hash_distances hashes index_hashes influence_loo label_errors memory "
+        "peers planning privacy search signing stacked startup text training trend"
     )
     assert told.split() == NAMES
 
@@ -345,6 +346,13 @@ def test_each_version_has_one_row_of_the_published_ratios(tmp_path, capsys):
 def test_the_committed_benchmarks_can_be_read():
     for path in (HOME / "results" / "benchmarks").glob("*.json"):
         assert read(path).name == path.stem
+
+
+def test_label_errors_are_measured_against_cleanlab_with_the_same_network():
+    pytest.importorskip("cleanlab")
+    sides = list(label_errors.measure(Options(), words=("task=digits", "task.limit=300"), epochs=6, repeats=1))
+    assert [each.ours.split()[0] for each in sides] == ["confident_learning"] * 2 + ["deep_knn"] * 2
+    assert all(each.facts["cpu_ratio"] > 0 and each.facts["auroc"] > 0.7 and each.facts["auroc_of_alternative"] > 0.7 for each in sides)
 
 
 def test_signing_and_checking_are_measured_against_hashlib():
