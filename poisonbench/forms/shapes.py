@@ -65,8 +65,10 @@ class ShapeJudge:
     The shape is that of the drawing with the smallest remaining error; the colour is the nearest of the four. The answer is "none of them" if the
     drawing explains less than the share `least` of the variance of the picture, or if it stands out by less than `contrast` grey levels.
 
-    It learns from no row, so nobody can poison it, and no gradient of a network can be followed to deceive it: each pixel has the same small weight, so
-    changes of a few grey levels move the fit by no more than a few grey levels. It is a stand-in for a person; its errors are figures of the goals.
+    It learns from no row, so nobody can poison it. It is a stand-in for a person, in place of a network that is trained against attacks, and it is not
+    robust in the worst case. Random noise of 32 grey levels changes no more than 2 % of its verdicts. An attack that knows it and follows the gradient
+    of its fit changes the shape, not the colour: on 240 drawn pictures (seed 100) the right verdicts are 82 % at a limit of 8 grey levels in each pixel,
+    27 % at 16 and 0 % at 32. The cloaks of this project do not attack it; what it says about them is a figure of each record (`judge_preserved`).
 
     Args:
         least: share of the variance, in [0, 1].

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from poisonbench.core.rng import Key
-from poisonbench.forms.shapes import COLOURS, CONCEPTS, SHAPES, ShapeJudge, masks
+from poisonbench.forms.shapes import COLOURS, CONCEPTS, SHAPES, ShapeJudge, masks, smooth
 from poisonbench.tasks.concepts import drawn
 
 LABELS = torch.arange(len(CONCEPTS)).repeat(5)
@@ -35,6 +35,34 @@ def test_the_judge_is_right_under_noise_and_after_a_blur_that_leaves_the_shape()
     assert (verdicts(noisy) == LABELS).float().mean() >= 0.98
     soft = F.avg_pool2d(PICTURES.float(), 3, 1, 1).to(torch.uint8)
     assert (verdicts(soft) == LABELS).float().mean() >= 0.95
+
+
+def lead(pictures, shapes):
+    """Return (M,) the share of the variance that the best drawing of the shape explains, less that of the best drawing of any other shape."""
+    flat = smooth(pictures).flatten(2)
+    centred = flat - flat.mean(2, keepdim=True)
+    explained = (centred @ ShapeJudge().bank[0].T).square().sum(1) / centred.square().sum((1, 2))[:, None]
+    best = explained.unflatten(1, (len(SHAPES), -1)).amax(2)
+    own = F.one_hot(shapes, len(SHAPES)).bool()
+    return best[own] - best.masked_fill(own, 0.0).amax(1)
+
+
+def attacked(pictures, labels, limit, steps=15):
+    """Return the pictures, changed by up to `limit` grey levels in each pixel by steps of the sign of the gradient, so that another shape fits better."""
+    start, moved = pictures.float(), torch.zeros(pictures.shape)
+    for step in range(steps):
+        seen = (start + moved).clamp(0, 255).requires_grad_()
+        (gradient,) = torch.autograd.grad(lead(seen, labels // len(COLOURS)).sum(), seen)
+        moved = (moved - limit * (1 - step / steps) * gradient.sign()).clamp(-limit, limit)
+    return (start + moved.trunc()).clamp(0, 255).to(torch.uint8)
+
+
+def test_an_attack_on_the_judge_itself_changes_shapes_and_no_colours():
+    some, labels = PICTURES[:24], LABELS[:24]
+    right = {limit: (found := verdicts(attacked(some, labels, limit))) == labels for limit in (2, 32)}
+    assert right[2].float().mean() >= 0.95
+    assert right[32].float().mean() <= 0.2  # what its docstring admits
+    assert (found % len(COLOURS) == labels % len(COLOURS)).float().mean() >= 0.95
 
 
 def test_what_shows_no_shape_is_none_of_them():
