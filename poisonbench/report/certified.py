@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 HIDDEN = ("seed", "attack", "task", "task.root", "+experiment")
 STYLES = ("-", "--", ":", "-.")
 MARKS = ("o", "s", "^", "D")
+NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 
 
 def of(records: Sequence[Record], experiment: str) -> list[Record]:
@@ -117,8 +119,14 @@ def _points(axis: Axes, groups: Mapping[str, Sequence[Record]]) -> None:
 
 
 def _grouped(records: Sequence[Record], label: Callable[[Record], str]) -> dict[str, list[Record]]:
-    """Return the records by their label, sorted by label."""
-    return {text: [record for record in records if label(record) == text] for text in sorted({label(record) for record in records})}
+    """Return the records by their label, sorted by label; 50 comes before 250."""
+    return {text: [record for record in records if label(record) == text] for text in sorted({label(record) for record in records}, key=_by_number)}
+
+
+def _by_number(label: str) -> list[tuple[str, float]]:
+    """Return the parts of a label, each a text and the number after it."""
+    *pairs, last = NUMBER.split(label)
+    return [*zip(pairs[::2], map(float, pairs[1::2]), strict=True), (last, 0.0)]
 
 
 def _labels(records: Sequence[Record], *, with_unit: bool) -> Callable[[Record], str]:

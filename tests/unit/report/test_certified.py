@@ -115,3 +115,10 @@ def test_a_failed_seed_of_a_figure_with_two_units_is_named_at_a_line_of_its_name
     drawn = (tmp_path / "figure.svg").read_text()
     assert "dpa, in flipped labels (1 seed failed)" in drawn
     assert "bagging, in edited rows<" in drawn
+
+
+def test_labels_are_sorted_by_their_numbers():
+    from poisonbench.report.certified import _by_number
+
+    labels = ["ss_dpa, parts=1200", "ss_dpa, parts=50", "dpa, ridge=1.5", "ss_dpa, parts=250", "ss_dpa", "dpa, ridge=0.5"]
+    assert sorted(labels, key=_by_number) == ["dpa, ridge=0.5", "dpa, ridge=1.5", "ss_dpa", "ss_dpa, parts=50", "ss_dpa, parts=250", "ss_dpa, parts=1200"]
