@@ -69,10 +69,11 @@ CHEAP = {  # of defenses that train many models, or optimise
     ),
 }
 SEARCHING = {"near_duplicate", "hubness", "memsad", "query_echo", "cluster_top_k", "reliability_rag", "expand_k", "robust_rag"}  # defenses of retrieval
-OWN_ATTACK = {  # defenses of language models and of pictures with captions, and what they act on
+OWN_ATTACK = {  # defenses of language models, of generators and of pictures with captions, and what they act on
     "cleangen": ("attack=denial_backdoor",),
     "crow": ("attack=denial_backdoor", "net.layers=2"),
     "mix_refusals": ("attack=shadow_alignment",),
+    "residual": ("attack=random_noise",),
     **{name: ("attack=webscale",) for name in ("sha256", "perceptual_hash", "alignment", "cleanclip", "roclip", "safeclip")},
 }
 SPEC = {  # what every record's specification has, at the least

@@ -24,7 +24,7 @@ from poisonbench.learn.retrieval import Retrieval
 from poisonbench.retrieval.support import Support
 from poisonbench.retrieval.tfidf import Tfidf
 from poisonbench.runner.stages import Line
-from tests.conftest import SEARCHING
+from tests.conftest import OWN_ATTACK, SEARCHING
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
@@ -155,8 +155,11 @@ class Words(Features):
 FILTERS = {name: plan["sanitize"] for name in options("defense") if "sanitize" in (plan := tree_of([f"defense={name}"])["defense"])}
 OF_PASSAGES = sorted(FILTERS.keys() & {*SEARCHING, "perplexity"})  # those that need a retriever, or trusted texts of their own
 OF_LANGUAGE = [name for name, plan in FILTERS.items() if (finds := getattr(find_class(plan["_target_"], OWN), "FINDS", None)) and finds.kind == "language"]
+OF_PAIRS = [name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "COLUMNS", ())]
 OF_TEXTS = [
-    name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "READS", None) == TEXTS and name not in (*OF_PASSAGES, *OF_LANGUAGE)
+    name
+    for name, plan in FILTERS.items()
+    if getattr(find_class(plan["_target_"], OWN), "READS", None) == TEXTS and name not in (*OF_PASSAGES, *OF_LANGUAGE, *OF_PAIRS)
 ]
 
 
@@ -217,19 +220,23 @@ def test_filters_of_passages_give_the_output_of_their_version(tiny, name):
     check(name, sanitize, tensor_digest(keep)[:16])
 
 
-OF_PAIRS = [name for name, plan in FILTERS.items() if getattr(find_class(plan["_target_"], OWN), "COLUMNS", ())]
-
-
 class Placed(Features):
-    """A model of pictures and captions whose embeddings are whole numbers."""
+    """A model of pictures and captions whose embeddings and codes are whole numbers; it draws flat pictures."""
+
+    @property
+    def coding(self):
+        return self
 
     def embedded(self, data):
         return data.inputs.flatten(1)[:, :8].double() // 16, data.extra["caption"].double()
 
+    def head(self, codes):
+        return codes.flatten(1)[:, :3, None, None].round()
+
 
 @pytest.mark.parametrize("name", OF_PAIRS)
 def test_filters_of_pictures_with_captions_give_the_output_of_their_version(tiny, store, name):
-    experiment = tiny("attack=webscale", f"defense={name}")
+    experiment = tiny(*OWN_ATTACK[name], f"defense={name}")
     rows = Line(experiment=experiment, store=store).struck().data
     means = Means(trusted=rows, fit=lambda data, draw=0: Placed(), tune=lambda victim, data, epochs, draw=0: Placed(), truth=rows.ids < 0)
     keep = experiment.defense.sanitize.judge(rows, means, Key.root(0)).keep
