@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from defenses.sanitize.dropping import check_dropping, dropped
-from poisonbench.core.abilities import Paired
+from poisonbench.core.abilities import agreement_of
 from poisonbench.core.data import Dataset
 from poisonbench.core.defense import Means, Verdict
 from poisonbench.core.errors import ConfigError, Incompatible
@@ -17,15 +17,21 @@ from poisonbench.core.rng import Key
 from poisonbench.core.threat import POISON_RATE
 from poisonbench.forms.pixels import PICTURES
 from poisonbench.forms.prompts import CAPTION
+from poisonbench.forms.shapes import PICTURE
+from poisonbench.forms.tokens import TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Drop the pairs with the smallest cosine between the picture and its caption, by the embeddings of a judge.
+    """Drop the pairs whose picture and caption fit each other least: those with the smallest cosine of their embeddings by a judge.
 
     Source: the filter of Schuhmann et al., "LAION-5B: An open large-scale dataset for training next generation image-text models", NeurIPS 2022,
     which keeps pairs with a cosine above a threshold (0.28 for English) by a CLIP model that was trained on other data. It was made for noise, not
     for poison.
+
+    A generator has no embeddings of both parts. It is asked how much better it makes the picture from its own caption than from other captions
+    (`learner=text_to_image`, after Li et al., ICCV 2023), and these gains take the place of the cosines. It sees pictures by the encoder that a cloak
+    deceives, so it finds cloaked pictures, in which a person sees nothing wrong.
 
     Differences: a share of the pairs is dropped, not all below a threshold, because the cosines of a model depend on how it was trained. The judge
     has the recipe of the victim. It is trained on trusted pairs, or on the received ones, with the poison among them.
@@ -38,8 +44,8 @@ class Alignment:
     """
 
     VERSION: ClassVar[int] = 1
-    READS: ClassVar[frozenset[str]] = PICTURES
-    COLUMNS: ClassVar[tuple[str, ...]] = (CAPTION,)
+    READS: ClassVar[frozenset[str]] = PICTURES | TEXTS
+    COLUMNS: ClassVar[tuple[tuple[str, ...], ...]] = ((CAPTION, PICTURE),)
     judge_by: Literal["trusted", "own"]
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     margin: float
@@ -56,16 +62,15 @@ class Alignment:
         return frozenset({"trusted"}) if self.judge_by == "trusted" else frozenset()
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
-        """Score every pair by minus its cosine.
+        """Score every pair by minus its cosine, or by minus what its own caption gains.
 
         Raises:
             Incompatible: the judge is no model of pictures and captions.
             ConfigError: all rows would be dropped.
         """
         judge = means.fit(means.trusted if self.judge_by == "trusted" else data)
-        if not isinstance(judge, Paired):
+        if (fit_N := agreement_of(judge, data)) is None:
             raise Incompatible(
-                f"defense=alignment compares pictures with captions, and {type(judge).__name__} has no embeddings of both; use learner=contrastive"
+                f"defense=alignment compares pictures with captions, and {type(judge).__name__} cannot; use learner=contrastive or learner=text_to_image"
             )
-        pictures_NE, captions_NE = judge.embedded(data)
-        return dropped(-(pictures_NE * captions_NE).sum(1), self.expected_rate, self.margin)
+        return dropped(-fit_N, self.expected_rate, self.margin)

@@ -56,6 +56,25 @@ class Paired(Protocol):
         ...
 
 
+@runtime_checkable
+class Agreeing(Protocol):
+    """A victim that says how well the two parts of a row fit each other, without embeddings of both."""
+
+    def agreement(self, data: Dataset) -> Tensor:
+        """Return (N,) float32, larger for parts that fit better; comparable among the rows of one data set."""
+        ...
+
+
+def agreement_of(victim: Victim, data: Dataset) -> Tensor | None:
+    """Return (N,), how well the two parts of each row fit each other: what the victim says, or the cosine of their embeddings; None if it has neither."""
+    if isinstance(victim, Agreeing):
+        return victim.agreement(data)
+    if isinstance(victim, Paired):
+        one_NE, other_NE = victim.embedded(data)
+        return (one_NE * other_NE).sum(1)
+    return None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HeadGradients:
     """The gradients of the losses of m rows with respect to the last layer: that of a row is the sum over its places of outer products.

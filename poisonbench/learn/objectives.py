@@ -215,5 +215,10 @@ class FlowMatching:
         """Return (B,) losses."""
         captions, codes = batch.inputs.repeat(self.draws, 1), batch.extra[CODE].repeat(self.draws, 1)
         noise, times = torch.randn_like(codes), torch.rand(len(codes), device=codes.device)
-        found = network(captions, torch.lerp(noise, codes, times[:, None]), times)
-        return (found.float() - (codes - noise)).square().mean(1).view(self.draws, -1).mean(0)
+        return velocity_errors(network, captions, codes, noise, times).view(self.draws, -1).mean(0)
+
+
+def velocity_errors(network: Network, captions: Tensor, codes: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """Return (B,) float32, the mean squared error of the velocity from noise to codes, (B, D) each, as the network sees it at (B,) times."""
+    found = network(captions, torch.lerp(noise, codes, times[:, None]), times)
+    return (found.float() - (codes - noise)).square().mean(1)

@@ -24,12 +24,13 @@ from poisonbench.forms.shapes import PICTURE
 from poisonbench.forms.tokens import TEXTS
 from poisonbench.learn import device
 from poisonbench.learn.central import EVAL_BATCH, NetVictim
-from poisonbench.learn.objectives import FlowMatching
+from poisonbench.learn.objectives import FlowMatching, velocity_errors
 from poisonbench.learn.transfer import Transfer, TransferVictim
 from poisonbench.nets.generators import CODE, CodingNet, FlowNet
 
 NEAR_ZERO = 2.0**-53  # draws below have no finite normal number
 LOSS_DRAWS = 16  # noise and times for the loss of a row
+OTHERS = 24  # captions that the caption of a row is compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,34 @@ class Generator(TransferVictim):
         learner = dataclasses.replace(self.linear.learner, objective=FlowMatching(draws=LOSS_DRAWS))
         with seeded(Key.root(0).child("losses of rows")):
             return dataclasses.replace(self.linear, learner=learner).losses(self.recipe.featured(self.extractor, data))
+
+    def agreement(self, data: Dataset) -> Tensor:
+        """Return (N,) float32, how much smaller the error of the velocity is with the caption of a row than with other captions, the mean over 24 of them.
+
+        The captions are distinct ones of `data`, drawn with the same key in each call. Noise and times are the same for all rows and captions, so the
+        value of a row does not depend on its place. Source: the comparison of captions is that of Li, Prabhudesai, Duggal, Brown, Pathak, "Your Diffusion
+        Model is Secretly a Zero-Shot Classifier", ICCV 2023, which answers with the caption of the smallest error.
+        """
+        rng, captions = Key.root(0).child("agreement of rows"), data.inputs.unique(dim=0)
+        others = captions[rng.child("captions").pick(torch.arange(len(captions)), min(OTHERS, len(captions)))]
+        codes = self.extractor.features(self.recipe.read(data).inputs)
+        noise = torch.randn(LOSS_DRAWS, codes.shape[1], generator=rng.child("noise").torch())
+        own = self._errors(data.inputs, codes, noise)
+        return torch.stack([self._errors(other.expand_as(data.inputs), codes, noise) for other in others]).mean(0) - own
+
+    def _errors(self, captions: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
+        """Return (N,) float32, the mean error of the velocity over (T, D) noise, at times that are spread evenly."""
+        place, found = device.resolve(self.linear.learner.device), []
+        times = (torch.arange(len(noise)) + 0.5) / len(noise)
+        with torch.inference_mode(), self.linear.learner.autocast():
+            for rows in torch.arange(len(codes)).split(EVAL_BATCH):
+                said, seen = captions[rows].to(place), codes[rows].to(place)
+                each = [
+                    velocity_errors(self.linear.net, said, seen, start.to(place).expand_as(seen), time.to(place).expand(len(seen)))
+                    for start, time in zip(noise, times, strict=True)
+                ]
+                found.append(torch.stack(each).mean(0).cpu())
+        return torch.cat([torch.zeros(0), *found])
 
     def sample(self, inputs: Tensor, rng: Key) -> Tensor:
         """Return (M, C, H, W) uint8, a picture for each of (M, L) captions; the draws of a caption depend on its place alone."""

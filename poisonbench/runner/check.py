@@ -112,15 +112,19 @@ def check_classes(experiment: Experiment) -> None:
 def check_columns(experiment: Experiment) -> None:
     """Refuse rows without the further columns that an attack or a defense works on, which it declares with COLUMNS; a column of zeros alone is none.
 
+    An entry of COLUMNS is a name, or several names, one of which is enough.
+
     Raises:
         Incompatible: what to use instead.
     """
     rows = experiment.task.train
     for place, plugin in (("attack", experiment.attack), ("defense", experiment.defense)):
         for part in parts(plugin):
-            for name in getattr(part, "COLUMNS", ()):
-                if name not in rows.extra or not (rows.extra[name] != 0).any():
-                    fault = f"{place}: {type(part).__name__} works on the column {name}, and the training rows of {experiment.task.name} have none"
+            for entry in getattr(part, "COLUMNS", ()):
+                names = (entry,) if isinstance(entry, str) else entry
+                if not any(name in rows.extra and (rows.extra[name] != 0).any() for name in names):
+                    asked = f"{type(part).__name__} works on the column {' or '.join(names)}"
+                    fault = f"{place}: {asked}, and the training rows of {experiment.task.name} have none"
                     raise Incompatible(f"{fault}; choose a task that has it (`list task` names all), or a setting of the task that adds it")
 
 

@@ -95,6 +95,16 @@ def test_the_loss_of_a_row_is_larger_under_another_caption_and_the_same_in_each_
     assert losses_of(victim, wrong).mean() > losses_of(victim, rows).mean() + 0.05
 
 
+def test_pictures_fit_their_own_captions_better_than_those_of_other_concepts_wherever_the_rows_stand(trained):
+    line, victim = trained
+    rows = line.experiment.task.train
+    fit = victim.agreement(rows)
+    wrong = victim.agreement(rows.edit(torch.arange(len(rows)), inputs=rows.inputs.roll(50, 0)))
+    assert fit.shape == (len(rows),)
+    assert (fit > wrong).double().mean() > 0.9
+    assert torch.allclose(victim.agreement(rows.take(torch.arange(len(rows)).flip(0))).flip(0), fit, atol=1e-4)
+
+
 def test_scores_are_refused_and_so_are_rows_without_pictures_and_no_public_rows(trained, tiny, store):
     line, victim = trained
     with pytest.raises(Incompatible, match="makes pictures"):
