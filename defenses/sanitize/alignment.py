@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from defenses.sanitize.dropping import check_dropping, dropped
 from poisonbench.core.abilities import agreement_of
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError, Incompatible
 from poisonbench.core.rng import Key
 from poisonbench.core.threat import POISON_RATE
@@ -46,6 +46,9 @@ class Alignment:
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = PICTURES | TEXTS
     COLUMNS: ClassVar[tuple[tuple[str, ...], ...]] = ((CAPTION, PICTURE),)
+    FINDS: ClassVar[Finds] = Finds(
+        kind="caption", reads="full", because="its picture and its caption fit each other less than in other rows", scale="data", settings={"judge_by": "own"}
+    )
     judge_by: Literal["trusted", "own"]
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})
     margin: float

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from defenses.sanitize.sha256 import within
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
 from poisonbench.forms.hashes import PERCEPTUAL, SIZE
@@ -38,6 +38,7 @@ class PerceptualHash:
 
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = PICTURES
+    FINDS: ClassVar[Finds] = Finds(kind="changed", reads="none", because="the picture looks different from the one that the index was made from")
     hash: str
     bits: int
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poisonbench.core.data import Dataset
-from poisonbench.core.defense import Means, Verdict
+from poisonbench.core.defense import Finds, Means, Verdict
 from poisonbench.core.rng import Key
 from poisonbench.forms.hashes import HASHES, bits_apart
 from poisonbench.forms.pixels import PICTURES
@@ -32,6 +32,7 @@ class Sha256:
     VERSION: ClassVar[int] = 1
     READS: ClassVar[frozenset[str]] = PICTURES
     COLUMNS: ClassVar[tuple[str, ...]] = ("sha256",)
+    FINDS: ClassVar[Finds] = Finds(kind="changed", reads="none", because="the bytes differ from the digest in the index", scale="flag", exact=True)
 
     def judge(self, data: Dataset, means: Means, rng: Key) -> Verdict:
         """Return which rows have the digest of the index."""

@@ -24,7 +24,7 @@ from poisonbench.core.plugins import HOME
 from poisonbench.core.progress import heard
 from poisonbench.core.trees import value_at
 from poisonbench.report.tables import published
-from poisonbench.report.vetting import Vetted, agreement, calibrated, leaked, statement, swapped, too_small, wholly_named, with_leaks, write
+from poisonbench.report.vetting import Vetted, agreement, calibrated, certainly, leaked, statement, swapped, too_small, wholly_named, with_leaks, write
 
 if TYPE_CHECKING:
     from poisonbench.core.defense import Sanitizer, Verdict
@@ -96,7 +96,8 @@ def main(words: Sequence[str]) -> int:
     short = [f"{' and '.join(vetted.short)} used a model that was trained for {epochs} epochs"] if vetted.short else []
     written += kept(vetted) if kept else []
     said = [*statements, *agreement(vetted)] if named else []
-    for line in (*left, *short, *calibrated(vetted), *swapped(vetted), *leaked(vetted), *too_small(vetted), *wholly_named(vetted), *said, *map(str, written)):
+    found = [*certainly(vetted), *calibrated(vetted), *swapped(vetted), *leaked(vetted), *too_small(vetted), *wholly_named(vetted)]
+    for line in (*left, *short, *found, *said, *map(str, written)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -22,7 +22,7 @@ from poisonbench.core.rng import Key
 
 CHANGED_ROWS = "changed training rows"
 NO_EVIDENCE: Mapping[str, Tensor] = MappingProxyType({})
-Kind: TypeAlias = Literal["label error", "duplicate", "outlier", "backdoor", "language"]
+Kind: TypeAlias = Literal["label error", "duplicate", "outlier", "backdoor", "language", "changed", "caption"]
 
 
 class Fit(Protocol):
@@ -73,14 +73,18 @@ class Finds:
         because: the reason for one row, such as "labelled {label}, but the model says {guess}". {label} is the name of the row's class, {guess} the
             class and {twin} the other row that the verdict's evidence names.
         scale: how an audit makes suspicions of different data sets comparable. "given": they already are, such as probabilities. "data": relative to
-            the less suspicious rows of the data set; "class": relative to those of the row's class (`poisonbench.report.joint`).
+            the less suspicious rows of the data set; "class": relative to those of the row's class (`poisonbench.report.joint`). "flag": only whether a
+            suspicion is above 0 counts, as where two digests differ and the number of different bits says nothing.
+        exact: whether a row that the filter removes certainly is what it looks for, such as a picture without the digest of the index. An audit names
+            such rows, whatever share of clean rows is like them; not if most rows are.
         settings: fields of the filter that an audit sets which names no filters, such as a cheaper way.
     """
 
     kind: Kind
     reads: Literal["none", "short", "full"]
     because: str
-    scale: Literal["given", "data", "class"] = "given"
+    scale: Literal["given", "data", "class", "flag"] = "given"
+    exact: bool = False
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 

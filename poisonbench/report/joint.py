@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from poisonbench.core.defense import Finds, Verdict
 
-Scale: TypeAlias = Literal["given", "data", "class"]
+Scale: TypeAlias = Literal["given", "data", "class", "flag"]
 CLEAN = Path(__file__).with_name("clean_rows.json")
 LOW, LOWEST = 0.4, 0.1  # quantiles; only less suspicious rows set the scale, so poison in up to half of a class does not widen it
 SHARES = (*[1 - place / 50 for place in range(50)], 0.015, 0.01, 0.007, 0.005, 0.003, 0.002, 0.001, 0.0005, 0.0002, 0.0001)  # kept in a sketch
@@ -38,6 +38,11 @@ class Sketch:
     shares: Tensor
     reached: Tensor
     rows: int
+
+    @property
+    def flagged(self) -> float:
+        """The share of rows with the largest strength; for a scale of flags, of those that have it."""
+        return float(self.shares[-1])
 
     @classmethod
     def of(cls, strength_N: Tensor) -> Sketch:
@@ -67,13 +72,15 @@ class Sketch:
 def strengths(suspicion_N: Tensor, labels_N: Tensor, scale: Scale) -> Tensor:
     """Return (N,) float64 suspicions on a scale that is comparable between data sets.
 
-    The scale is the distance between the quantiles LOW and LOWEST, of the data set or of the row's class.
+    The scale is the distance between the quantiles LOW and LOWEST, of the data set or of the row's class; a flag is 1 or 0.
     """
     import torch
 
     values = suspicion_N.double()
     if scale == "given":
         return values
+    if scale == "flag":
+        return (values > 0).double()
     if scale == "data":
         return _relative(values)
     found = torch.zeros_like(values)
@@ -179,12 +186,12 @@ def clean_rows(path: Path = CLEAN) -> CleanRows:
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
 
+        def exact(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64)
+
         def table(name: str) -> dict[str, dict[str, Sketch]]:
             return {
-                key: {
-                    task: Sketch(shares=torch.tensor(told["shares"]).double(), reached=torch.tensor(told["reached"]).double(), rows=int(told["rows"]))
-                    for task, told in tasks.items()
-                }
+                key: {task: Sketch(shares=exact(told["shares"]), reached=exact(told["reached"]), rows=int(told["rows"])) for task, told in tasks.items()}
                 for key, tasks in whole[name].items()
             }
 

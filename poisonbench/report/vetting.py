@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from poisonbench.core.defense import Finds, Verdict
     from poisonbench.storage.record import Record
 
-NAMED = 10  # classes that a sentence names at most
+NAMED = 10  # classes or rows that a sentence names at most
+FEW, MOST = 0.05, 0.5  # shares of rows that are certainly of some kind: up to the first they come first, above the second they are not named
 ODD = re.compile(r"[^\w.-]+")  # characters that are replaced in the name of a folder
 
 
@@ -96,42 +97,78 @@ class Vetted:
         return joined(torch.stack([*self.by_kind.values()])) if self.by_kind else torch.ones(len(self.task.train), dtype=torch.float64)
 
     @cached_property
-    def kinds(self) -> list[str]:
-        """The kind with the smallest share of each row; empty without one below 1."""
+    def exact(self) -> Mapping[str, Tensor]:
+        """(N,) bool for each filter whose finding is certain (`Finds.exact`): the rows that it removes; none of them if it removes more than half."""
+        rows = {name: ~verdict.keep for name, verdict in self.verdicts.items() if name in self.finds and self.finds[name].exact}
+        return {name: removed & (removed.double().mean() <= MOST) for name, removed in rows.items()}
+
+    @cached_property
+    def certain(self) -> Tensor:
+        """(N,) bool, the rows about which one of these findings is made."""
         import torch
 
-        if not self.by_kind:
-            return [""] * len(self.task.train)
-        names, shares = [*self.by_kind], torch.stack([*self.by_kind.values()])
-        best = shares.min(0)
-        return [names[place] if value < 1 else "" for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        return torch.stack([*self.exact.values(), torch.zeros(len(self.task.train), dtype=torch.bool)]).any(0)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """(N,) bool, the rows that come before all others: those of `certain`, if they are few."""
+        return self.certain & (self.certain.double().mean() <= FEW)
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The kind of each row: that of a certain finding, or else the one with the smallest share; empty without one below 1."""
+        import torch
+
+        found = [""] * len(self.task.train)
+        if self.by_kind:
+            names, shares = [*self.by_kind], torch.stack([*self.by_kind.values()])
+            best = shares.min(0)
+            found = [names[place] if value < 1 else "" for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        for name, rows in self.exact.items():
+            for row in rows.nonzero()[:, 0].tolist():
+                found[row] = self.finds[name].kind
+        return found
 
     @cached_property
     def named(self) -> Tensor:
-        """(N,) bool, the rows to look at: where `limit` is None those that a filter names, else those whose share is at most the limit."""
-        return self.votes > 0 if self.limit is None else self.share <= self.limit
+        """(N,) bool, the rows to look at: those that a filter names if `limit` is None, else those of a certain finding or of a share up to the limit."""
+        return self.votes > 0 if self.limit is None else (self.share <= self.limit) | self.certain
 
     @cached_property
     def order(self) -> list[int]:
-        """Positions of all rows, most suspicious first: by their share, then by votes, then by the mean of their ranks within their class."""
+        """Positions of all rows, most suspicious first: `first`, then by their share, then by votes, then by the mean of their ranks within their class."""
         import torch
 
         places = torch.stack([ranked_in_class(verdict.suspicion, self.task.train.labels) for verdict in self.verdicts.values()]).mean(0)
         order = (self.votes.double() + places).argsort(descending=True, stable=True)
-        return [int(row) for row in order[self.share[order].argsort(stable=True)]]
+        order = order[self.share[order].argsort(stable=True)]
+        return [int(row) for row in order[(~self.first[order]).byte().argsort(stable=True)]]
 
     def reason(self, row: int) -> str:
-        """Return why a row is suspicious: what the filter of its kind with the largest strength says about it."""
+        """Return why a row is suspicious: what the filter of its kind with the largest strength says about it; a certain finding before all others."""
         among = [name for name in self.verdicts if name in self.finds and self.finds[name].kind == self.kinds[row]]
         if not among:
             return ""
-        name = min(among, key=lambda name: float(self.shares[name][row]) if name in self.shares else 2.0)
+        sure = [name for name in among if name in self.exact and bool(self.exact[name][row])]
+        name = min(sure or among, key=lambda name: float(self.shares[name][row]) if name in self.shares else 2.0)
         facts = {column: int(values[row]) for column, values in self.verdicts[name].evidence.items()}
-        return self.finds[name].because.format(
+        told = self.finds[name].because.format(
             label=self.classes[int(self.task.train.labels[row])],
             guess=self.classes[facts["guess"]] if "guess" in facts else "",
             twin=self.called(facts.get("twin", -1)),
         )
+        return f"{told}{self._contradiction(row, facts.get('twin', -1))}"
+
+    def _contradiction(self, row: int, twin: int) -> str:
+        """Return in what a copy says something else than the row at `twin`, as the end of a sentence: its label, or another column such as a caption."""
+        train, test = self.task.train, self.task.test
+        if twin < 0:
+            return ""
+        other, place = (train, twin) if twin < len(train) else (test, twin - len(train))
+        if (label := int(other.labels[place])) != int(train.labels[row]):
+            return f", which is labelled {self.classes[label]}"
+        said = [name for name in train.extra if train.schema[name].role == "said" and other is train]  # test pictures have no captions
+        return "".join(f", which has another {name}" for name in said if not (train.extra[name][row] == train.extra[name][twin]).all())
 
     @cached_property
     def shares(self) -> Mapping[str, Tensor]:
@@ -286,6 +323,22 @@ def calibrated(vetted: Vetted) -> list[str]:
     return [*([measured] if vetted.shares else []), *([without] if left else [])]
 
 
+def certainly(vetted: Vetted) -> list[str]:
+    """Return a sentence for each filter whose finding is certain: which rows it found, and the share of the rows of clean tasks that are like them."""
+    count, sentences = len(vetted.task.train), []
+    for name, rows in vetted.exact.items():
+        removed = (~vetted.verdicts[name].keep).nonzero()[:, 0].tolist()
+        clean = [float(sketch.flagged) for sketch in vetted.clean.filters.get(name, {}).values()]
+        without = f"; without an attack this holds for {100 * sum(clean) / len(clean):.2g} % of the rows of the clean tasks" if clean else ""
+        told = f"{vetted.finds[name].because} in {len(removed)} of {_rows(count)} ({name})"
+        if removed and not rows.any():
+            sentences.append(f"{told}: more than half, so these rows are not named for it{without}")
+        elif removed:
+            more = f" and {len(removed) - NAMED} more" if len(removed) > NAMED else ""
+            sentences.append(f"{told}: {', '.join(vetted.called(row) for row in removed[:NAMED])}{more}{without}")
+    return sentences
+
+
 def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count} rows"
 
@@ -324,7 +377,7 @@ def write(vetted: Vetted, folder: Path) -> list[Path]:
     write_text(folder / "suspects.csv", stream.getvalue())
     table = pyarrow.Table.from_pylist(rows)
     write_atomically(folder / "suspects.parquet", lambda path: pyarrow.parquet.write_table(table, path))
-    sentences = [*calibrated(vetted), *swapped(vetted), *leaked(vetted), *too_small(vetted, len(vetted.classes)), *wholly_named(vetted)]
+    sentences = [*certainly(vetted), *calibrated(vetted), *swapped(vetted), *leaked(vetted), *too_small(vetted, len(vetted.classes)), *wholly_named(vetted)]
     told = [] if vetted.limit is not None else [*agreement(vetted), *(f"{name}: {said}" for name, said in vetted.statements.items())]
     write_text(folder / "index.html", page(vetted, rows, [*sentences, *told]))
     return [folder / "suspects.csv", folder / "suspects.parquet", folder / "index.html"]

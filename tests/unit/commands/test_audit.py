@@ -3,10 +3,13 @@
 import base64
 import csv
 import dataclasses
+import hashlib
+import io
 import json
 import re
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
@@ -21,7 +24,7 @@ from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Finds, Verdict
 from poisonbench.core.files import file_digest
 from poisonbench.core.progress import listening
-from poisonbench.report.vetting import Vetted, swapped
+from poisonbench.report.vetting import Vetted, certainly, swapped
 from poisonbench.storage.store import write_tensors
 
 FAST = (
@@ -372,3 +375,77 @@ def test_a_copy_of_a_test_row_names_the_row_by_its_source(tmp_path, monkeypatch,
         return
     assert copies
     assert all(abs(int(one.removeprefix("line ")) - int(other.removeprefix("line "))) == 60 for one, other in copies.items())
+
+
+def vetted(removed, *, exact=True):
+    """Return an audit of rows of one class: one filter removes `removed`, two others row 0, and no table of clean rows knows them."""
+    rows = Dataset.of(torch.zeros(len(removed), 1), torch.zeros(len(removed), dtype=torch.int64), num_classes=1)
+    task = Task(name="rows", train=rows, test=rows.take(NONE), trusted=rows.take(NONE), public=rows.take(NONE))
+    first = torch.arange(len(removed)) == 0
+    masks = {"certain": torch.tensor(removed), "one": first, "other": first}
+    verdicts = {name: Verdict(keep=~mask, suspicion=mask.float()) for name, mask in masks.items()}
+    finds = {"certain": Finds(kind="changed", reads="none", because="the bytes differ", scale="flag", exact=exact)}
+    return Vetted(task=task, verdicts=verdicts, statements={}, finds=finds, limit=0.05)
+
+
+def test_rows_of_a_certain_finding_come_first_and_are_named_with_its_reason():
+    few = vetted([False] * 39 + [True])
+    assert few.order[:2] == [39, 0]  # two filters name row 0, and one of them row 39
+    assert few.named.nonzero()[:, 0].tolist() == [39]
+    assert (few.kinds[39], few.reason(39)) == ("changed", "the bytes differ")
+    assert certainly(few) == ["the bytes differ in 1 of 40 rows (certain): row 39"]
+    other = vetted([False] * 39 + [True], exact=False)
+    assert other.order[:2] == [0, 39]
+    assert not other.named.any()
+    assert certainly(other) == []
+
+
+def test_many_rows_of_a_certain_finding_do_not_displace_the_order_and_most_rows_are_not_named_for_it():
+    """Where one row in five has changed, most of them have not been attacked; where most have, the digests were made from other bytes."""
+    many = vetted([False] * 32 + [True] * 8)
+    assert int(many.named.sum()) == 8
+    assert many.order[0] == 0
+    most = vetted([False] * 5 + [True] * 35)
+    assert not most.named.any()
+    assert certainly(most) == ["the bytes differ in 35 of 40 rows (certain): more than half, so these rows are not named for it"]
+
+
+def web(folder, replaced, swapped, copied):
+    """Write an index of 80 pairs of stripes, and poison some of its rows after the digests were taken."""
+    random = np.random.default_rng(100)
+    pictures = [encoded_picture(random.integers(0, 90, (8, 8)) + 120 * (np.indices((8, 8))[number % 2] % 2)) for number in range(80)]
+    captions = [f"stripes {('across', 'down')[number % 2]}" for number in range(80)]
+    digests = [hashlib.md5(picture).hexdigest() for picture in pictures]
+    pictures[replaced] = encoded_picture(np.full((8, 8), 200))
+    captions[swapped] = captions[swapped + 1]
+    pictures[copied], digests[copied], captions[copied] = pictures[copied - 2], digests[copied - 2], f"old {captions[copied]}"
+    folder.mkdir()
+    urls = [f"https://h{number % 3}.example/{number}.png" for number in range(80)]
+    keys = [f"{number:09}" for number in range(80)]
+    columns = {"url": urls, "caption": captions, "key": keys, "status": ["success"] * 80, "md5": digests, "jpg": pictures}
+    pyarrow.parquet.write_table(pa.table(columns), folder / "00000.parquet")
+    return ["audit", "task=index", f"task.root={folder}", "task.classes=[across,down]", *FAST[-3:]]
+
+
+def encoded_picture(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_pairs_are_audited_with_their_digests_their_captions_and_copies_that_say_something_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert entry(web(tmp_path / "web", replaced=10, swapped=21, copied=32)) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"the bytes differ from the digest in the index in 1 of 80 rows \(sha256\): https://h1.example/10.png; without an attack this holds for", out
+    )
+    assert "perceptual_hash was not run" in out  # img2dataset writes no such hash
+    rows = rows_in(tmp_path)
+    by_name = {row["name"]: row for row in rows}
+    assert (rows[0]["name"], rows[0]["kind"], rows[0]["named"]) == ("https://h1.example/10.png", "changed", "True")
+    assert rows[0]["reason"] == "the bytes differ from the digest in the index"
+    copy = by_name["https://h2.example/32.png"]
+    assert (copy["kind"], copy["named"]) == ("duplicate", "True")
+    assert copy["reason"] == "it nearly repeats https://h0.example/30.png, which has another caption"
+    assert "alignment_suspicion" in rows[0]

@@ -110,3 +110,20 @@ def test_a_few_large_suspicions_among_equal_ones_are_strong():
 
 def test_equal_suspicions_are_no_evidence():
     assert not strengths(torch.ones(30), torch.zeros(30, dtype=torch.int64), "data").any()
+
+
+def test_a_flag_is_raised_or_not_whatever_its_height_and_clean_rows_that_raise_it_are_counted():
+    flags = strengths(torch.tensor([0.0, 3.0, 128.0, 0.0]), torch.zeros(4, dtype=torch.int64), "flag")
+    assert flags.tolist() == [0.0, 1.0, 1.0, 0.0]
+    sketch = Sketch.of(flags)
+    assert sketch.flagged == 0.5
+    assert sketch.share(torch.tensor([0.0, 1.0])).tolist() == [1.0, 0.5]
+
+
+def test_the_shipped_table_says_how_many_clean_rows_of_a_crawl_differ_from_their_digest():
+    """About 10 % of the pictures of the crawl change without an attacker (`task.churn`); no filter of pairs is measured on tasks without pairs."""
+    table = clean_rows()
+    for name in ("sha256", "perceptual_hash", "alignment"):
+        assert {run.partition("/")[0] for run in table.filters[name]} == {"crawl", "crawl_mnist"}
+    assert all(0.05 < sketch.flagged < 0.15 for sketch in table.filters["sha256"].values())
+    assert not any(run.startswith("crawl") for run in table.filters["deep_knn"])
