@@ -10,6 +10,7 @@ Shape letters: H headers, W bytes of a field.
 from __future__ import annotations
 
 import hashlib
+import tarfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -92,6 +93,19 @@ def members(path: Path) -> Iterator[Member]:
     for base, _, names, starts, sizes in _windows(path):
         for (key, _, suffix), start, size in zip(names, starts, sizes, strict=True):
             yield Member(key, suffix.lower(), base + start, size)
+
+
+def write_without(path: Path, keys: Collection[str], place: Path) -> None:
+    """Write a tar file without the members that have one of the keys; the contents of all others stay as they are.
+
+    Raises:
+        DataError: as for `members`.
+    """
+    dropped = {member.start for member in members(path) if member.key in keys}
+    with tarfile.open(path) as old, tarfile.open(place, "w") as new:
+        for member in old:
+            if member.offset_data not in dropped:
+                new.addfile(member, old.extractfile(member) if member.isreg() else None)
 
 
 def digests(path: Path, suffixes: Collection[str], algorithm: Algorithm = "sha256") -> Iterator[tuple[str, bytes]]:

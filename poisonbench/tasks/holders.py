@@ -11,10 +11,11 @@ from typing import ClassVar, Protocol
 
 from poisonbench.core.errors import DataError
 from poisonbench.core.files import file_digest
-from poisonbench.core.shards import Algorithm, Member, digests, members
+from poisonbench.core.shards import Algorithm, Member, digests, members, write_without
 from poisonbench.tasks.listing import SUFFIXES
 from poisonbench.tasks.parquet import Columns, cells
 from poisonbench.tasks.pictures import is_hidden
+from poisonbench.tasks.writing import Copy
 
 PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
 
@@ -45,6 +46,10 @@ class Holder(Protocol):
 
     def digests(self, algorithm: Algorithm) -> Iterator[tuple[str, bytes]]:
         """Yield the key and the digest of each picture."""
+        ...
+
+    def write(self, dropped: Collection[str], copy: Copy) -> list[Path]:
+        """Write the files without the pictures that have these keys, and without the texts and metadata of their rows; return the files."""
         ...
 
 
@@ -83,6 +88,14 @@ class Tar:
     def digests(self, algorithm: Algorithm) -> Iterator[tuple[str, bytes]]:
         """Yield the key and the digest of each picture."""
         return digests(self.path, PICTURES, algorithm)
+
+    def write(self, dropped: Collection[str], copy: Copy) -> list[Path]:
+        """Write the tar file; without a dropped key, it is copied."""
+        if dropped:
+            write_without(self.path, dropped, copy.place(self.path))
+        else:
+            copy.copy(self.path)
+        return [self.path]
 
 
 @dataclass(frozen=True)
@@ -128,6 +141,14 @@ class Folder:
             with path.open("rb") as stream:
                 yield key, hashlib.file_digest(stream, algorithm).digest()
 
+    def write(self, dropped: Collection[str], copy: Copy) -> list[Path]:
+        """Copy the files of the other rows."""
+        files = sorted(path for path in self.path.iterdir() if path.is_file() and not is_hidden(Path(path.name)))
+        for path in files:
+            if (path.name if self.by_name else path.name.partition(".")[0]) not in dropped:
+                copy.copy(path)
+        return files
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -162,3 +183,7 @@ class Cells:
         """Yield the key and the digest of each picture."""
         for key, content in self.keys.items():
             yield key, hashlib.new(algorithm, content).digest()
+
+    def write(self, dropped: Collection[str], copy: Copy) -> list[Path]:
+        """Write nothing: the rows of the index have the pictures."""
+        return []

@@ -28,10 +28,10 @@ from poisonbench.storage.store import Store
 from poisonbench.tasks.captions import NO_CLASS, Captions, Kinds, class_words
 from poisonbench.tasks.fetched import SUCCESS, Chosen, Row, Shard, check_urls, host, shards
 from poisonbench.tasks.listing import Entry, by_folders
-from poisonbench.tasks.pictures import STORED, Encoded, Pictures, folder, in_order
+from poisonbench.tasks.pictures import STORED, Encoded, Pictures, folder, in_order, quiet
 from poisonbench.tasks.sheet import located
 from poisonbench.tasks.source import NO_COLUMNS, UNLABELLED, Put, Raw, Split, copied
-from poisonbench.tasks.writing import named
+from poisonbench.tasks.writing import Copy, check_same, named, write_parquet
 
 log = logging.getLogger("poisonbench")
 REENCODED = "img2dataset computes digests before it scales pictures; it keeps their bytes with --resize_mode no --disable_all_reencoding True"
@@ -119,6 +119,10 @@ class Index(Split):
     def _captions(self) -> Captions:
         return Captions(length=self.length, templates=self.templates, words=self.words)
 
+    @property
+    def _asked(self) -> Chosen:
+        return Chosen(url=self.url, caption=self.caption, hash=self.hash, image=self.image, unhashed=self.unhashed)
+
     def load(self, store: Store) -> Task:
         """Return the task.
 
@@ -152,9 +156,8 @@ class Index(Split):
         single = self.images is not None or (self.root is not None and named(self.root).is_file())
         root = located(self.root, "task.root") if single else folder(self.root)
         images = None if self.images is None else folder(self.images, "task.images")
-        asked = Chosen(url=self.url, caption=self.caption, hash=self.hash, image=self.image, unhashed=self.unhashed)
         pairs, every = list[Pair](), list[Row]()
-        for shard in shards(root, images, asked):
+        for shard in shards(root, images, self._asked):
             pairs += [Pair(row, shard, host(row)) for row in shard.fetched()]
             every += shard.rows
             if extra := sorted({*shard.holder.keys} - {row.key for row in shard.rows}):
@@ -169,12 +172,31 @@ class Index(Split):
         return root, pairs
 
     def kept(self, dropped: Collection[int], out: Path, put: Put = copied) -> Path:
-        """Refuse: pictures in shards are not written back.
+        """Write the shards without some rows and without their pictures, texts and metadata; see `Split.kept`.
+
+        Rows of the index without a picture stay. Test pictures of `test_root` are copied only if they are below `root`. Files beside the shards are
+        copied as they are, so counts in them are those of all rows.
 
         Raises:
-            DataError: always.
+            DataError: the copy would not have the same rows.
         """
-        raise DataError("rows of an index are not written back, because its shards would be written anew; leave apply out, and use suspects.csv")
+        with quiet():
+            root, pairs = self.pairs()
+        gone = {pair.row.where for ident, pair in enumerate(pairs) if ident in dropped}
+        images = () if self.images is None else (folder(self.images, "task.images"),)
+        copy = Copy(root, images, out, put)
+        found = list(shards(root, images[0] if images else None, self._asked))
+        rows = [row for shard in found for row in shard.rows]
+        write_parquet([shard.path for shard in found], {place for place, row in enumerate(rows) if row.where in gone}, copy)
+        known = [shard.path for shard in found]
+        for shard in found:
+            known += shard.holder.write({row.key for row in shard.rows if row.where in gone}, copy)
+        if root.is_dir():
+            copy.copy_others(known)
+        again = dataclasses.replace(self, root=str(copy.place(root)), images=str(copy.place(images[0])) if images else None)
+        with quiet():
+            check_same([_said(pair) for pair in pairs if pair.row.where not in gone], lambda: [_said(pair) for pair in again.pairs()[1]], root)
+        return copy.place(root)
 
     def _tested(self) -> list[Entry]:
         """Return the test pictures: those of the test split, if `test_root` has splits."""
@@ -288,6 +310,11 @@ class Rows(NamedTuple):
     labels: list[int]
     tested: list[Entry]
     names: tuple[str, ...]
+
+
+def _said(pair: Pair) -> tuple[str, str, str, str]:
+    """Return what the index says about a pair."""
+    return pair.row.url, pair.row.caption, pair.row.key, pair.row.digest
 
 
 def _padded(digest: str) -> Tensor:

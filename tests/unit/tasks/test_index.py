@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from poisonbench.cli import entry
+from poisonbench.config.build import build
 from poisonbench.config.compose import tree_of
 from poisonbench.core.errors import ConfigError, DataError
 from poisonbench.runner.experiment import assemble
@@ -371,7 +372,7 @@ def test_settings_that_contradict_are_refused(tmp_path, words, says):
         task(tar_shard(tmp_path / "web"), *words)
 
 
-def test_an_audit_names_rows_by_their_urls_and_writes_back_nothing(tmp_path, capsys):
+def test_an_audit_names_rows_by_their_urls_and_writes_the_others_back(tmp_path, capsys):
     root = tmp_path / "web"
     root.mkdir()
     generator = np.random.default_rng(100)
@@ -394,9 +395,68 @@ def test_an_audit_names_rows_by_their_urls_and_writes_back_nothing(tmp_path, cap
     (suspects,) = tmp_path.rglob("suspects.csv")
     assert "https://a.example/39" in suspects.read_text()
     capsys.readouterr()
-    assert entry([*words, f"apply={tmp_path / 'clean'}"]) == 2
-    assert "rows of an index are not written back" in capsys.readouterr().err
-    assert not (tmp_path / "clean").exists()
+    assert entry([*words, f"apply={tmp_path / 'clean'}"]) == 0
+    assert task(tmp_path / "clean" / "web").row_names == tuple(table["url"][:39])
+    assert entry(["index", "verify", str(tmp_path / "clean" / "web")]) == 0
+    assert "39 match, 0 differ, 0 missing" in capsys.readouterr().out
+    assert "https://a.example/39" in (tmp_path / "clean" / "dropped.csv").read_text()
+    assert pq.read_table(root / "0.parquet").num_rows == 40  # the source stays
+
+
+def named_shard(root):
+    """One index without keys, and a folder of pictures elsewhere."""
+    (root.parent / "pictures").mkdir(exist_ok=True)
+    root.mkdir()
+    pq.write_table(pa.table(without(columns(), "key")), root / "index.parquet")
+    for number, content in enumerate(PICTURES):
+        (root.parent / "pictures" / f"{number}.png").write_bytes(content)
+    return root / "index.parquet"
+
+
+@pytest.mark.parametrize("make", [tar_shard, folder_shard, column_shard, named_shard])
+@pytest.mark.parametrize("dropped", [(), (1, 3), (0, 1, 2, 3)])
+def test_kept_rows_are_the_same_bytes_and_the_others_leave_nothing(tmp_path, make, dropped):
+    root = make(tmp_path / "web")
+    images = [f"task.images={tmp_path / 'pictures'}"] if make is named_shard else []
+    source = build(tree_of([*WORDS, f"task.root={root}", *images])["task"], Store(tmp_path / "store").trusted, "task")
+    out = tmp_path / "out"
+    out.mkdir()
+    left = [number for number in range(4) if number not in dropped]
+    if not left:
+        with pytest.raises(DataError, match="cannot be copied so that the copy reads back the same rows"):
+            source.kept(dropped, out)
+        return
+    place = source.kept(dropped, out)
+    moved = dataclasses.replace(source, root=str(place), images=str(out / "pictures") if images else None)
+    _, pairs = moved.pairs()
+    assert [pair.row.url for pair in pairs] == [columns()["url"][number] for number in left]
+    assert [pair.shard.holder.read(pair.row.key) for pair in pairs] == [PICTURES[number] for number in left]
+    assert moved.load(Store(tmp_path / "store")).train.labels.tolist() == [[1, 0, 2, 0][number] for number in left]
+    assert len(pairs[0].shard.holder.keys) == len(left)
+    files = [path for path in out.rglob("*") if path.suffix in (".png", ".txt", ".json") and "_stats" not in path.name]
+    assert len(files) == len(left) * {folder_shard: 3, named_shard: 1}.get(make, 0)
+
+
+def test_a_tar_file_keeps_the_texts_metadata_and_times_of_the_rows_that_stay_and_other_shards_are_copied(tmp_path):
+    root = tar_shard(tmp_path / "web")
+    second = {**columns(), "url": [f"https://d.example/{number}" for number in range(4)]}
+    pq.write_table(pa.table(second), root / "00001.parquet")
+    packed(root / "00001.tar", files())
+    source = build(tree_of([*WORDS, f"task.root={root}"])["task"], Store(tmp_path / "store").trusted, "task")
+    place = source.kept({2}, tmp_path / "out")
+    with tarfile.open(place / "00000.tar") as tar:
+        assert tar.getnames() == [name for name in files() if not name.startswith("000000002")]
+        assert {member.mtime for member in tar.getmembers()} == {1700000000.5}
+    for name in ("00001.parquet", "00001.tar", "00000_stats.json"):
+        assert (place / name).read_bytes() == (root / name).read_bytes()
+
+
+def test_rows_that_were_not_downloaded_stay_in_the_index(tmp_path):
+    table = {**columns(), "status": ["success", "failed_to_download", "success", "success"]}
+    root = tar_shard(tmp_path / "web", table, {name: content for name, content in files().items() if not name.startswith("000000001")})
+    source = build(tree_of([*WORDS, f"task.root={root}"])["task"], Store(tmp_path / "store").trusted, "task")
+    place = source.kept({1}, tmp_path / "out")  # the second of the rows that have a picture
+    assert pq.read_table(place / "00000.parquet")["key"].to_pylist() == ["000000000", "000000001", "000000003"]
 
 
 def verify(*words):
