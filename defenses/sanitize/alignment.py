@@ -47,7 +47,7 @@ class Alignment:
     READS: ClassVar[frozenset[str]] = PICTURES | TEXTS
     COLUMNS: ClassVar[tuple[tuple[str, ...], ...]] = ((CAPTION, PICTURE),)
     FINDS: ClassVar[Finds] = Finds(
-        kind="caption", reads="full", because="its picture and its caption fit each other less than in other rows", scale="data", settings={"judge_by": "own"}
+        kind="caption", reads="full", because='"{caption}" fits its picture less than other captions fit theirs', scale="data", settings={"judge_by": "own"}
     )
     judge_by: Literal["trusted", "own"]
     expected_rate: float | None = field(metadata={"fact": POISON_RATE})

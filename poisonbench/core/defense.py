@@ -71,7 +71,7 @@ class Finds:
         kind: the kind of row.
         reads: the victim that serves the filter best: "none"; "short", trained for a few epochs, so that it has not memorised wrong labels; or "full".
         because: the reason for one row, such as "labelled {label}, but the model says {guess}". {label} is the name of the row's class, {guess} the
-            class and {twin} the other row that the verdict's evidence names.
+            class and {twin} the other row that the verdict's evidence names. What a row says besides its label has the name of its column, as in {caption}.
         scale: how an audit makes suspicions of different data sets comparable. "given": they already are, such as probabilities. "data": relative to
             the less suspicious rows of the data set; "class": relative to those of the row's class (`poisonbench.report.joint`). "flag": only whether a
             suspicion is above 0 counts, as where two digests differ and the number of different bits says nothing.

@@ -156,6 +156,7 @@ class Vetted:
             label=self.classes[int(self.task.train.labels[row])],
             guess=self.classes[facts["guess"]] if "guess" in facts else "",
             twin=self.called(facts.get("twin", -1)),
+            **self._said(row),
         )
         return f"{told}{self._contradiction(row, facts.get('twin', -1))}"
 
@@ -167,8 +168,13 @@ class Vetted:
         other, place = (train, twin) if twin < len(train) else (test, twin - len(train))
         if (label := int(other.labels[place])) != int(train.labels[row]):
             return f", which is labelled {self.classes[label]}"
-        said = [name for name in train.extra if train.schema[name].role == "said" and other is train]  # test pictures have no captions
-        return "".join(f", which has another {name}" for name in said if not (train.extra[name][row] == train.extra[name][twin]).all())
+        here, there = self._said(row), self._said(twin) if other is train else {}  # test pictures have no captions
+        return "".join(f', which has another {name}, "{text}"' for name, text in there.items() if text != here[name])
+
+    def _said(self, row: int) -> dict[str, str]:
+        """Return what a training row says besides its label, as texts without control characters, such as its caption."""
+        train = self.task.train
+        return {name: plain(train.schema[name].form.text(train.extra[name][row])) for name in train.extra if train.schema[name].role == "said"}
 
     @cached_property
     def shares(self) -> Mapping[str, Tensor]:

@@ -447,5 +447,13 @@ def test_pairs_are_audited_with_their_digests_their_captions_and_copies_that_say
     assert rows[0]["reason"] == "the bytes differ from the digest in the index"
     copy = by_name["https://h2.example/32.png"]
     assert (copy["kind"], copy["named"]) == ("duplicate", "True")
-    assert copy["reason"] == "it nearly repeats https://h0.example/30.png, which has another caption"
+    assert copy["reason"] == 'it nearly repeats https://h0.example/30.png, which has another caption, "stripes across"'
     assert "alignment_suspicion" in rows[0]
+
+
+def test_a_caption_that_does_not_fit_is_told_with_its_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = web(tmp_path / "web", replaced=10, swapped=21, copied=32)
+    assert entry([*words, "defense=alignment", "defense.sanitize.judge_by=own", "threat.budget.rate=0.05"]) == 0
+    told = {row["name"]: row["reason"] for row in rows_in(tmp_path) if row["named"] == "True"}
+    assert told["https://h0.example/21.png"] == '"stripes across" fits its picture less than other captions fit theirs'
