@@ -102,7 +102,7 @@ POISON: Mapping[str, Poison] = {
     "word trigger": Poison(("attack=word_trigger", RATE)),
     "exact copies": Poison(NOTHING, exact_copies),
     "near copies": Poison(NOTHING, near_copies),
-    "replaced pictures": Poison(("attack=webscale",)),
+    "replaced pictures": Poison(("attack=webscale", "threat.reach.money=1000")),  # every domain that is for sale
     "swapped captions": Poison(NOTHING, swapped_captions),
 }
 PICTURES, WORDS = ("badnets", "blended"), ("word trigger",)
