@@ -265,8 +265,8 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
     found = ["| task | poison | best filter | its AUROC | AUROC of the joint order | named poison | named others |", "|---|---|---|---|---|---|---|"]
     for name, what in dict.fromkeys((str(line["task"]), str(line["poison"])) for line in lines):
         same = [line for line in lines if (line["task"], line["poison"]) == (name, what)]
-        false = _share(same, "false_flags")
-        if "joint" not in same[0]:
+        false, same = _share(same, "false_flags"), [line for line in same if "joint" in line]  # a seed may have no poison
+        if not same:
             found.append(f"| {name} | {what} | | | | | {false} |")
             continue
         each = [cast("Mapping[str, float]", line["filters"]) for line in same]
