@@ -45,7 +45,6 @@ class Purify:
     """
 
     VERSION: ClassVar[int] = 1
-    LOOKS_AT: ClassVar[Looks] = "each row alone"
     how: Literal["jpeg", "blur", "noise"]
     quality: int
     sigma: float
@@ -88,7 +87,13 @@ class Purified(Around):
     """
 
     VERSION: ClassVar[int] = 1
+    LOOKS_AT: ClassVar[Looks] = "each row alone"
     recipe: Purify
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Those of a learner around another one; a certificate is about the member, if it has one."""
+        return super().stages - ({"defense.certify"} - self.member.stages)
 
     def check(self, data: Dataset, combine: Combine) -> None:
         """Refuse rows without pictures of one or three channels, and what the member refuses.
