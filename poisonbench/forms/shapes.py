@@ -1,10 +1,11 @@
 """Pictures of coloured shapes, and a judge that says what such a picture shows.
 
-Shape letters: N and M pictures, K concepts, S shapes, C colours, B masks of the bank, P pixels of a channel.
+Shape letters: N and M pictures, K concepts, S shapes, C colours, B drawings of a bank, P pixels of a channel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -14,6 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from poisonbench.core.rng import Key
 
 PICTURE = "picture"  # the column of pictures, of rows whose inputs are captions
 SIDE = 32  # pixels
@@ -25,8 +28,8 @@ PLACES = (12.5, 14.25, 16.0, 17.75, 19.5)  # centres of the bank, in pixels
 SIZES = (7.5, 9.0, 10.5)  # radii of the bank, in pixels
 
 
-def masks(shapes: Tensor, places: Tensor, radii: Tensor) -> Tensor:
-    """Return (N, 32, 32) float32 in [0, 1], how much of each pixel a shape covers.
+def depths(shapes: Tensor, places: Tensor, radii: Tensor) -> Tensor:
+    """Return (N, 32, 32), how far each pixel lies inside the edge of a shape, in pixels; negative outside.
 
     Args:
         shapes: (N,) int64, places in `SHAPES`.
@@ -49,12 +52,89 @@ def masks(shapes: Tensor, places: Tensor, radii: Tensor) -> Tensor:
         ],
         1,
     )[torch.arange(len(shapes)), shapes]
-    return (inside * radii[:, None, None] + 0.5).clamp(0, 1).float()
+    return inside * radii[:, None, None]
+
+
+def masks(shapes: Tensor, places: Tensor, radii: Tensor) -> Tensor:
+    """Return (N, 32, 32) float32 in [0, 1], how much of each pixel a shape covers; the arguments are those of `depths`."""
+    return (depths(shapes, places, radii) + 0.5).clamp(0, 1).float()
+
+
+def painted(cover: Callable[[Tensor, Tensor], Tensor], colours: Tensor, key: Key, noise: float) -> Tensor:
+    """Return (N, 3, 32, 32) uint8 pictures of drawings in a colour, on grey.
+
+    The centre lies within 3 pixels of the middle, the radius from 7.5 to 10.5 pixels, the background from 40 to 100 grey levels, and each channel of
+    the colour within 10 levels of its own.
+
+    Args:
+        cover: from (N, 2) places and (N,) radii to (N, 32, 32), how much of each pixel is painted.
+        colours: (N,) int64, places in `COLOURS`.
+        key: of all draws.
+        noise: standard deviation of a pixel, in grey levels.
+    """
+    draws = key.per_row(torch.arange(len(colours)), draws=7).float()
+    drawing = cover(16 + 6 * (draws[:, :2] - 0.5), 9 + 3 * (draws[:, 2] - 0.5))[:, None]
+    paint = torch.tensor([*COLOURS.values()], dtype=torch.float32)[colours] + 20 * (draws[:, 4:] - 0.5)
+    background = (40 + 60 * draws[:, 3])[:, None, None, None]
+    grain = noise * torch.randn(len(colours), 3, SIDE, SIDE, generator=key.child("noise").torch())
+    return (background * (1 - drawing) + paint[:, :, None, None] * drawing + grain).round().clamp(0, 255).to(torch.uint8)
 
 
 def smooth(pictures: Tensor) -> Tensor:
     """Return (N, C, H, W) pictures whose pixels are the means of 3x3 pixels; the edge is repeated."""
     return F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Bank:
+    """Drawings that pictures are compared with, by least squares.
+
+    Args:
+        drawings: (B, P) float32, smoothed, with a mean of 0 and a length of 1.
+        lengths: (B,) float32, the length that each had.
+        covered: (B,) float32, the share of the picture that each covers.
+    """
+
+    drawings: Tensor
+    lengths: Tensor
+    covered: Tensor
+
+    @classmethod
+    def of(cls, covers: Tensor) -> Bank:
+        """Return the bank of (B, 32, 32) drawings in [0, 1]."""
+        flat = smooth(covers[:, None]).flatten(1)
+        flat = flat - flat.mean(1, keepdim=True)
+        lengths = flat.norm(dim=1)
+        return cls(drawings=flat / lengths[:, None], lengths=lengths, covered=covers.mean((1, 2)))
+
+    def nearest(self, pictures: Tensor) -> Nearest:
+        """Return the drawing that fits each of (M, 3, 32, 32) uint8 pictures best, with the colour and the background that fit best."""
+        flat = smooth(pictures.float()).flatten(2)
+        means = flat.mean(2, keepdim=True)
+        centred = flat - means
+        fit_M3B = centred @ self.drawings.T
+        explained, best = fit_M3B.square().sum(1).max(1)
+        total = centred.square().sum((1, 2)).clamp(min=1e-6)
+        steps = fit_M3B.gather(2, best[:, None, None].expand(-1, 3, 1))[:, :, 0] / self.lengths[best][:, None]  # from the background to the shape
+        colours = means[:, :, 0] + steps * (1 - self.covered[best][:, None])
+        return Nearest(drawing=best, colours=colours, explained=explained / total, contrast=steps.norm(dim=1))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Nearest:
+    """The drawings that fit best.
+
+    Args:
+        drawing: (M,) int64, places in the bank.
+        colours: (M, 3) float32, of the painted pixels.
+        explained: (M,) float32, share of the variance of the picture.
+        contrast: (M,) float32, of drawing and background, in grey levels, Euclidean over the channels.
+    """
+
+    drawing: Tensor
+    colours: Tensor
+    explained: Tensor
+    contrast: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +160,10 @@ class ShapeJudge:
     contrast: float = 40.0
 
     @cached_property
-    def bank(self) -> tuple[Tensor, Tensor]:
-        """Return (B, P) centred masks of length 1, and (B,) float32 the length that each had."""
-        listed = list(product(range(len(SHAPES)), PLACES, PLACES, SIZES))
-        numbers = torch.tensor(listed)
-        flat = smooth(masks(numbers[:, 0].long(), numbers[:, 1:3], numbers[:, 3])[:, None]).flatten(1)
-        flat = flat - flat.mean(1, keepdim=True)
-        lengths = flat.norm(dim=1)
-        return flat / lengths[:, None], lengths
+    def bank(self) -> Bank:
+        """The drawings that pictures are compared with."""
+        numbers = torch.tensor(list(product(range(len(SHAPES)), PLACES, PLACES, SIZES)))
+        return Bank.of(masks(numbers[:, 0].long(), numbers[:, 1:3], numbers[:, 3]))
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return (M, K + 1) float32, 1 for the verdict on each of (M, 3, 32, 32) uint8 pictures and 0 for the others."""
@@ -95,24 +171,9 @@ class ShapeJudge:
         return torch.nn.functional.one_hot(torch.cat(found), len(CONCEPTS) + 1).float()
 
     def _verdicts(self, pictures: Tensor) -> Tensor:
-        flat = smooth(pictures.float()).flatten(2)
-        means = flat.mean(2, keepdim=True)
-        centred = flat - means
-        drawings, lengths = self.bank
-        fit_M3B = centred @ drawings.T
-        explained, best = fit_M3B.square().sum(1).max(1)
-        total = centred.square().sum((1, 2)).clamp(min=1e-6)
-        steps = fit_M3B.gather(2, best[:, None, None].expand(-1, 3, 1))[:, :, 0] / lengths[best][:, None]  # from the background to the shape
-        share = self._covered[best][:, None]
-        colours = means[:, :, 0] + steps * (1 - share)
+        found = self.bank.nearest(pictures)
         palette = torch.tensor([*COLOURS.values()], dtype=torch.float32)
-        colour = torch.cdist(colours, palette).argmin(1)
-        shape = best // (len(PLACES) ** 2 * len(SIZES))
-        unclear = (explained / total < self.least) | (steps.norm(dim=1) < self.contrast)
+        colour = torch.cdist(found.colours, palette).argmin(1)
+        shape = found.drawing // (len(PLACES) ** 2 * len(SIZES))
+        unclear = (found.explained < self.least) | (found.contrast < self.contrast)
         return torch.where(unclear, len(CONCEPTS), shape * len(COLOURS) + colour)
-
-    @cached_property
-    def _covered(self) -> Tensor:
-        """Return (B,) float32, the share of the picture that each drawing covers."""
-        numbers = torch.tensor(list(product(range(len(SHAPES)), PLACES, PLACES, SIZES)))
-        return masks(numbers[:, 0].long(), numbers[:, 1:3], numbers[:, 3]).mean((1, 2))

@@ -20,7 +20,7 @@ from poisonbench.core.form import Column
 from poisonbench.core.rng import Key
 from poisonbench.forms.pixels import Pixels
 from poisonbench.forms.prompts import Prompts
-from poisonbench.forms.shapes import COLOURS, CONCEPTS, NONE, PICTURE, SIDE, ShapeJudge, masks
+from poisonbench.forms.shapes import COLOURS, CONCEPTS, NONE, PICTURE, ShapeJudge, masks, painted
 from poisonbench.storage.store import Store
 from poisonbench.tasks.captions import Captions
 from poisonbench.tasks.source import Raw, Split
@@ -97,19 +97,6 @@ class Concepts(Split):
 
 
 def drawn(labels: Tensor, key: Key, noise: float) -> Tensor:
-    """Return (N, 3, 32, 32) uint8 pictures of (N,) concepts.
-
-    The centre lies within 3 pixels of the middle, the radius from 7.5 to 10.5 pixels, the background from 40 to 100 grey levels, and each channel of
-    the colour within 10 levels of its own.
-
-    Args:
-        labels: concepts.
-        key: of all draws.
-        noise: standard deviation of a pixel, in grey levels.
-    """
-    draws = key.per_row(torch.arange(len(labels)), draws=7).float()
-    drawing = masks(labels // len(COLOURS), 16 + 6 * (draws[:, :2] - 0.5), 9 + 3 * (draws[:, 2] - 0.5))[:, None]
-    colours = torch.tensor([*COLOURS.values()], dtype=torch.float32)[labels % len(COLOURS)] + 20 * (draws[:, 4:] - 0.5)
-    background = (40 + 60 * draws[:, 3])[:, None, None, None]
-    grain = noise * torch.randn(len(labels), 3, SIDE, SIDE, generator=key.child("noise").torch())
-    return (background * (1 - drawing) + colours[:, :, None, None] * drawing + grain).round().clamp(0, 255).to(torch.uint8)
+    """Return (N, 3, 32, 32) uint8 pictures of (N,) concepts; see `painted` for the other arguments."""
+    shapes = labels // len(COLOURS)
+    return painted(lambda places, radii: masks(shapes, places, radii), labels % len(COLOURS), key, noise)
