@@ -69,7 +69,7 @@ class TextToImage(Transfer):
             Incompatible: rows without pictures.
         """
         if PICTURE not in data.extra:
-            raise Incompatible("learner=text_to_image needs captions with pictures; choose task=concepts")
+            raise Incompatible("learner=text_to_image needs captions with pictures; choose task=concepts or task=styles")
         columns = {name: data.columns[name] for name in ("labels", "ids", "owners")} | {"inputs": data.extra[PICTURE]}
         schema = {**{name: data.schema[name] for name in columns}, "inputs": data.schema[PICTURE]}
         return dataclasses.replace(data, schema=MappingProxyType(schema)).with_columns(columns)

@@ -258,7 +258,7 @@ def test_filters_give_the_output_of_their_version(tiny, name):
     check(name, sanitize, tensor_digest(sanitize.judge(data, means, Key.root(0)).keep)[:16])
 
 
-@pytest.mark.parametrize("name", ["digits", "facts", "memory"])
+@pytest.mark.parametrize("name", ["digits", "facts", "memory", "styles"])
 def test_tasks_give_the_output_of_their_version(store, name):
     from poisonbench.config.build import build
 

@@ -41,7 +41,7 @@ def lead(pictures, shapes):
     """Return (M,) the share of the variance that the best drawing of the shape explains, less that of the best drawing of any other shape."""
     flat = smooth(pictures).flatten(2)
     centred = flat - flat.mean(2, keepdim=True)
-    explained = (centred @ ShapeJudge().bank[0].T).square().sum(1) / centred.square().sum((1, 2))[:, None]
+    explained = (centred @ ShapeJudge().bank.drawings.T).square().sum(1) / centred.square().sum((1, 2))[:, None]
     best = explained.unflatten(1, (len(SHAPES), -1)).amax(2)
     own = F.one_hot(shapes, len(SHAPES)).bool()
     return best[own] - best.masked_fill(own, 0.0).amax(1)
