@@ -31,7 +31,7 @@ HOMES = {  # what makes the task of an attack tiny, by the task's class; all oth
     "Grammar": ("threads=1", "task.rows=300", "task.test_rows=20", "net.width=32", "net.layers=1", "net.heads=2", "threat.budget.count=null"),
     "Crawl": ("threads=1", "task.limit=500", "task.expired=0.3", "threat.budget.count=null"),
     "Concepts": ("threads=1", "task.rows=40", "task.rare_rows=12", "task.test_rows=10", "threat.budget.count=null"),
-    "Styles": ("threads=1", "task.rows=50", "task.rare_rows=25", "task.test_rows=10", "threat.budget.count=null"),
+    "Styles": ("threads=1", "task.rows=60", "task.test_rows=10", "threat.budget.count=null"),
     "Memory": ("threads=1", "task.entries=100", "task.requests=40", "threat.budget.count=null"),
 }
 SHORT["Contrastive"] = ("learner.epochs=2", "learner.batch_size=64", "net.pictures.widths=[8,16,32]")

