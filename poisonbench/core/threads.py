@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def one_thread() -> Iterator[None]:
     """Run a block with one thread in each BLAS and OpenMP library that is loaded; import the library that does the work before.
 
-    Iterations over small matrices wait for the slowest thread in each step: on a busy machine of two cores, a logistic regression of 1,000 rows takes
-    fifty times as long on two threads as on one. The number of threads also changes how sums are rounded.
+    Iterations over small matrices wait for the slowest thread in each step. On a busy machine, several threads then take much longer than one. The number
+    of threads also changes how sums are rounded.
     """
     with _loaded(len(sys.modules)).limit(limits=1):
         yield

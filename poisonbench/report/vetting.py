@@ -156,7 +156,7 @@ class Vetted:
             label=self.classes[int(self.task.train.labels[row])],
             guess=self.classes[facts["guess"]] if "guess" in facts else "",
             twin=self.called(facts.get("twin", -1)),
-            **self._said(row),
+            **(self._own_caption(row) | self._said(row)),
         )
         return f"{told}{self._contradiction(row, facts.get('twin', -1))}"
 
@@ -170,6 +170,14 @@ class Vetted:
             return f", which is labelled {self.classes[label]}"
         here, there = self._said(row), self._said(twin) if other is train else {}  # test pictures have no captions
         return "".join(f', which has another {name}, "{text}"' for name, text in there.items() if text != here[name])
+
+    def _own_caption(self, row: int) -> dict[str, str]:
+        """Return the caption of a training row whose inputs are its caption, because its picture is in another column; empty for other rows."""
+        from poisonbench.forms.prompts import CAPTION
+        from poisonbench.forms.shapes import PICTURE
+
+        train = self.task.train
+        return {CAPTION: plain(train.form.text(train.inputs[row]))} if PICTURE in train.extra else {}
 
     def _said(self, row: int) -> dict[str, str]:
         """Return what a training row says besides its label, as texts without control characters, such as its caption."""

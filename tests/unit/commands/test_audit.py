@@ -24,6 +24,7 @@ from poisonbench.core.data import Dataset, Task
 from poisonbench.core.defense import Finds, Verdict
 from poisonbench.core.files import file_digest
 from poisonbench.core.progress import listening
+from poisonbench.report.joint import clean_rows
 from poisonbench.report.vetting import Vetted, certainly, swapped
 from poisonbench.storage.store import write_tensors
 
@@ -457,3 +458,13 @@ def test_a_caption_that_does_not_fit_is_told_with_its_words(tmp_path, monkeypatc
     assert entry([*words, "defense=alignment", "defense.sanitize.judge_by=own", "threat.budget.rate=0.05"]) == 0
     told = {row["name"]: row["reason"] for row in rows_in(tmp_path) if row["named"] == "True"}
     assert told["https://h0.example/21.png"] == '"stripes across" fits its picture less than other captions fit theirs'
+
+
+def test_a_caption_that_is_the_input_of_a_generator_is_told_with_its_words_too(tiny):
+    experiment = tiny("task=concepts", "defense=alignment")
+    rows = experiment.task.train
+    verdict = Verdict(keep=torch.arange(len(rows)) > 5, suspicion=torch.linspace(1, 0, len(rows)))
+    filters = {"alignment": experiment.defense.sanitize.FINDS}
+    vetted = Vetted(task=experiment.task, verdicts={"alignment": verdict}, statements={}, finds=filters, clean=clean_rows(), limit=0.05)
+    assert vetted.kinds[0] == "caption"
+    assert vetted.reason(0) == f'"{rows.form.text(rows.inputs[0])}" fits its picture less than other captions fit theirs'
